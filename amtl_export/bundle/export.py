@@ -1,0 +1,200 @@
+"""`export`: freeze, lay out, trace, lower, write, check; the bundle appears whole or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from amtl_export.bundle import signature as sig
+from amtl_export.bundle.bundle import Bundle, open_bundle
+from amtl_export.bundle.check import check_bundle
+from amtl_export.bundle.samples import write_readme, write_samples
+from amtl_export.errors import InputError
+from amtl_export.files import made_by, read_json, whole_folder, write_json, write_sums
+from amtl_export.freezing.frozen import FrozenModel, freeze, load_frozen
+from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
+from amtl_export.graph.trace import trace
+from amtl_export.runtime.session import onnxruntime
+from amtl_export.tables.cost import best_width, choose_layout
+from amtl_export.tables.layout import LaidOut, Paged, dense, paged, stored_bytes
+from amtl_export.training.run import load_run
+
+LayoutName = Literal["auto", "dense", "paged"]
+LAYOUTS: tuple[LayoutName, ...] = ("auto", "dense", "paged")
+
+#: Version of the metadata keys and of signature.json.
+SCHEMA_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """How a bundle is written.
+
+    Attributes:
+        layout: of the table; `auto` takes paged where that saves at least a tenth of the bytes.
+        page_width: c of the paged layout; None lets the cost model choose.
+        id_policy: `guard` answers any int64 id, `trust` needs legal ids.
+    """
+
+    layout: LayoutName = "auto"
+    page_width: int | None = None
+    id_policy: IdPolicy = "guard"
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise InputError("export: unknown layout", found=self.layout, allowed=", ".join(LAYOUTS))
+        if self.page_width is not None and self.layout != "paged":
+            raise InputError("export: a page width goes with --layout paged", found=self.layout)
+
+
+def open_exportable(path: Path) -> FrozenModel:
+    """The frozen model of a run or of a frozen folder.
+
+    Raises:
+        InputError: the folder is neither.
+    """
+    if path.is_dir() and (path / "config.json").is_file() and read_json(path / "config.json").get("kind") == "frozen":
+        return load_frozen(path)
+    return freeze(load_run(path))
+
+
+def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *, overwrite: bool = False) -> Bundle:
+    """Write a bundle and check that ONNX Runtime answers as PyTorch does on its samples.
+
+    Args:
+        frozen: from `freeze`.
+        out: the bundle folder; appears only when every check has passed.
+        config: layout, page width, id policy.
+        overwrite: replace an earlier bundle.
+
+    Raises:
+        InputError: `out` exists, the layout does not fit, or the backbone cannot be exported.
+        ValidationFailed: the written graph does not answer as PyTorch does.
+        EnvironmentLacks: ONNX Runtime is missing; no disk space; no permission.
+    """
+    onnxruntime()
+    config = config or ExportConfig()
+    with whole_folder(out, overwrite=overwrite) as draft:
+        table = lay_out(frozen, config)
+        model = trace(frozen.module)
+        lookups = lower_lookups(model, table, config.id_policy)
+        signature = _signature(frozen, config, table, lookups)
+        _describe(model, frozen, signature)
+        write_model(model, draft)
+        write_json(draft / "schema.json", frozen.schema.to_json())
+        write_json(draft / "signature.json", signature.model_dump(mode="json"))
+        _write_vocabularies(frozen, draft)
+        checked = check_bundle(draft, frozen, signature)
+        write_samples(draft, frozen, checked.session)
+        write_json(draft / "report.json", _report(frozen, table, model, checked.parity))
+        write_readme(draft, frozen, signature)
+        write_sums(draft)
+    return open_bundle(out)
+
+
+def lay_out(frozen: FrozenModel, config: ExportConfig) -> LaidOut:
+    """The model's table in the layout asked for.
+
+    Raises:
+        InputError: the page width does not fit.
+    """
+    rows = frozen.table.rows.cpu().numpy()
+    dims = frozen.table.dims.cpu().numpy()
+    layout = choose_layout(dims, rows.shape[1]) if config.layout == "auto" else config.layout
+    if layout == "dense":
+        return dense(rows)
+    width = config.page_width or best_width(dims, rows.shape[1]).width
+    try:
+        return paged(rows, dims, width)
+    except ValueError as error:
+        raise InputError("export: the table cannot be paged", found=error, fix="another --page-width") from None
+
+
+def write_model(model: ir.Model, folder: Path) -> None:
+    """Write `model.onnx` and `model.onnx.data`; large tensors begin on page boundaries, ready to be mapped."""
+    ir.save(model, folder / "model.onnx", external_data="model.onnx.data", size_threshold_bytes=128)
+    if not (folder / "model.onnx.data").is_file():
+        raise InputError("the model has no weights worth a file", fix="is the backbone empty?")
+
+
+def _signature(frozen: FrozenModel, config: ExportConfig, table: LaidOut, lookups: list[Lookup]) -> sig.Signature:
+    inputs, outputs = sig.tensors(frozen.config)
+    return sig.Signature(
+        made_by=made_by(),
+        inputs=inputs,
+        outputs=outputs,
+        reserved=sig.RESERVED,
+        vocabulary_hash=frozen.vocabulary_hash,
+        layout=table.layout,
+        dtype="fp32",
+        id_policy=config.id_policy,
+        dim=table.dim,
+        page_width=table.width if isinstance(table, Paged) else None,
+        table_rows=len(frozen.table.dims),
+        table_bytes=stored_bytes(table),
+        lookups=sig.sites(lookups),
+    )
+
+
+def _describe(model: ir.Model, frozen: FrozenModel, signature: sig.Signature) -> None:
+    """Fill in `metadata_props` and the graph's own names."""
+    mark = made_by()
+    model.producer_name, model.producer_version = mark["tool"], mark["version"]
+    model.graph.name = "amtl_export"
+    model.metadata_props.update(
+        {
+            "amtl.tool": f"{mark['tool']} {mark['version']}",
+            "amtl.schema_version": SCHEMA_VERSION,
+            "amtl.vocabulary_hash": frozen.vocabulary_hash,
+            "amtl.layout": signature.layout,
+            "amtl.dtype": signature.dtype,
+            "amtl.id_policy": signature.id_policy,
+            "amtl.method": str(frozen.origin["method"]),
+            "amtl.backbone": str(frozen.origin["backbone"]),
+            "amtl.fields": ",".join(field.name for field in frozen.config.embedded),
+        }
+    )
+
+
+def _write_vocabularies(frozen: FrozenModel, draft: Path) -> None:
+    (draft / "vocab").mkdir()
+    for name, vocabulary in frozen.vocabularies.items():
+        dims = frozen.field_dims(name).cpu().numpy().astype(np.int32)
+        vocabulary.write(draft / "vocab" / f"{name}.parquet", dims=dims)
+
+
+def _report(frozen: FrozenModel, table: LaidOut, model: ir.Model, parity: dict[str, float]) -> dict[str, Any]:
+    ops: dict[str, int] = {}
+    for node in model.graph:
+        ops[node.op_type] = ops.get(node.op_type, 0) + 1
+    dense_bytes = 4 * len(frozen.table.dims) * table.dim
+    stored = stored_bytes(table)
+    fields = {}
+    for field in frozen.config.embedded:
+        dims = frozen.field_dims(field.name)
+        kept = dims if field.padding is None else dims[:-1]
+        fields[field.name] = {
+            "vocab": field.size,
+            "dim": table.dim,
+            "avg_dim": float(kept.double().mean()),
+            "params_dense": field.size * table.dim,
+            "params_kept": int(dims.sum()),
+        }
+    return {
+        "made_by": made_by(),
+        "origin": frozen.origin,
+        "torch": torch.__version__,
+        "layout": table.layout,
+        "page_width": table.width if isinstance(table, Paged) else None,
+        "bytes_dense": dense_bytes,
+        "bytes_table": stored,
+        "bytes_ratio": stored / dense_bytes,
+        "fields": fields,
+        "ops": dict(sorted(ops.items())),
+        "parity_on_samples": parity,
+    }

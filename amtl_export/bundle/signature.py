@@ -1,0 +1,111 @@
+"""`signature.json`: what the graph takes and gives, and what every column means."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from amtl_export.errors import InputError
+from amtl_export.graph.lower import Lookup
+from amtl_export.models.config import ModelConfig
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Column(_Part):
+    """One column of `ids`, or the field of a multi-valued input."""
+
+    field: str
+    size: int
+    padding: int | None = None
+
+
+class Tensor(_Part):
+    """An input or output; a text in `shape` is a dynamic dimension."""
+
+    name: str
+    dtype: Literal["int64", "float32"]
+    shape: tuple[str | int, ...]
+    columns: tuple[Column, ...] = ()
+    fields: tuple[str, ...] = ()
+
+
+class LookupSite(_Part):
+    """A lookup in the graph; see `graph.lower.Lookup`."""
+
+    input: str
+    output: str
+    sizes: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+
+class Signature(_Part):
+    """A bundle's contract.
+
+    Attributes:
+        reserved: meaning of the reserved ids.
+        vocabulary_hash: ids are those of the vocabularies with this hash, and of no others.
+        parameters: path of each backbone parameter that the graph holds.
+    """
+
+    made_by: dict[str, str]
+    kind: Literal["bundle"] = "bundle"
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    reserved: dict[str, str]
+    vocabulary_hash: str
+    layout: str
+    dtype: str
+    id_policy: str
+    dim: int
+    page_width: int | None
+    table_rows: int
+    table_bytes: int
+    lookups: tuple[LookupSite, ...]
+
+    @classmethod
+    def from_values(cls, values: Any, where: object) -> Signature:
+        """Check parsed JSON.
+
+        Raises:
+            InputError: it does not fit.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise InputError("a bundle's signature cannot be read", where=where, found=f"{key}: {first['msg']}") from None
+
+
+RESERVED = {
+    "0": "out of vocabulary: values unseen or rare in training; so are ids outside [0, size)",
+    "1": "missing",
+    "padding": "fills up a multi-valued field; contributes nothing",
+}
+
+
+def tensors(config: ModelConfig) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and outputs of a model's graph."""
+    inputs = []
+    if config.single:
+        columns = tuple(Column(field=config.embedded[i].name, size=config.embedded[i].size) for i in config.single)
+        inputs.append(Tensor(name="ids", dtype="int64", shape=("batch", len(columns)), columns=columns))
+    if config.numeric:
+        names = tuple(field.name for field in config.numeric)
+        inputs.append(Tensor(name="numeric", dtype="float32", shape=("batch", len(names)), fields=names))
+    for i in config.multi:
+        field = config.embedded[i]
+        column = Column(field=field.name, size=field.size, padding=field.padding)
+        shape = ("batch", f"length_{field.name}")
+        inputs.append(Tensor(name=field.name, dtype="int64", shape=shape, columns=(column,)))
+    outputs = tuple(Tensor(name=name, dtype="float32", shape=("batch",)) for name in ("logit", "probability"))
+    return tuple(inputs), outputs
+
+
+def sites(lookups: list[Lookup]) -> tuple[LookupSite, ...]:
+    """Lookups as they stand in the signature."""
+    return tuple(LookupSite(input=s.input, output=s.output, sizes=s.sizes, offsets=s.offsets) for s in lookups)

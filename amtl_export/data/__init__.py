@@ -1,0 +1,1 @@
+"""Rows in, ids out: schemas, sources, vocabularies and encoded splits."""

@@ -1,0 +1,120 @@
+"""What a data set holds: fields, vocabulary sizes, skew, label rate."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from amtl_export.data.rows import LABEL, read_rows
+from amtl_export.data.source import Source
+from amtl_export.data.vocabulary import FIRST_VALUE, ValueCounter, Vocabulary
+
+
+@dataclass(frozen=True)
+class FieldSummary:
+    """One embedded field of a data set.
+
+    Attributes:
+        values: distinct values.
+        missing_ratio: occurrences that are missing.
+        once_ratio: distinct values that occur once.
+        top1pct_share: share of all occurrences held by the most frequent 1 % of values (at least one).
+        zipf_exponent: slope of log count over log rank, the sign turned; None below ten values.
+    """
+
+    name: str
+    kind: str
+    governed: bool
+    values: int
+    occurrences: int
+    missing_ratio: float
+    once_ratio: float
+    top1pct_share: float
+    zipf_exponent: float | None
+
+
+@dataclass(frozen=True)
+class NumericSummary:
+    """One numeric field of a data set."""
+
+    name: str
+    missing_ratio: float
+    minimum: float | None
+    maximum: float | None
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """A data set at a glance, over all its splits."""
+
+    data: str
+    rows: int
+    label_rate: float
+    split_rows: tuple[int, int, int]
+    fields: tuple[FieldSummary, ...]
+    numeric: tuple[NumericSummary, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> DataSummary:
+    """One pass over all rows of the source.
+
+    Raises:
+        InputError: as `read_rows`.
+    """
+    schema = source.schema
+    counters = {f.name: ValueCounter(f.name, f.type) for f in schema.embedded}
+    split_rows, clicks = [0, 0, 0], 0
+    extremes: dict[str, list[pl.DataFrame]] = {f.name: [] for f in schema.numeric}
+    for chunk in read_rows(source, seed, limit_rows):
+        clicks += int(chunk.fields[LABEL].sum())
+        for index in range(3):
+            split_rows[index] += len(chunk.of_split(index))
+        for name, counter in counters.items():
+            values = chunk.fields[name]
+            counter.add(values.explode() if isinstance(values.dtype, pl.List) else values)
+        for name, parts in extremes.items():
+            column = pl.col(name)
+            parts.append(
+                chunk.fields.select(low=column.min(), high=column.max(), missing=column.null_count().cast(pl.Int64))
+            )
+    rows = sum(split_rows)
+    fields = tuple(
+        _field_summary(f.name, f.kind, f.governed, counters[f.name].vocabulary(1)) for f in schema.embedded
+    )
+    numeric = tuple(_numeric_summary(name, parts, rows) for name, parts in extremes.items())
+    split = (split_rows[0], split_rows[1], split_rows[2])
+    return DataSummary(source.name, rows, clicks / max(rows, 1), split, fields, numeric)
+
+
+def _field_summary(name: str, kind: str, governed: bool, vocabulary: Vocabulary) -> FieldSummary:
+    counts = vocabulary.counts[FIRST_VALUE:]
+    total = int(vocabulary.counts.sum())
+    top = counts[: max(1, len(counts) // 100)]
+    return FieldSummary(
+        name=name,
+        kind=kind,
+        governed=governed,
+        values=len(counts),
+        occurrences=total,
+        missing_ratio=float(vocabulary.counts[1]) / max(total, 1),
+        once_ratio=float((counts == 1).mean()) if len(counts) else 0.0,
+        top1pct_share=float(top.sum()) / max(total, 1),
+        zipf_exponent=_zipf(counts.astype(np.float64)) if len(counts) >= 10 else None,
+    )
+
+
+def _zipf(counts: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    rank = np.log(np.arange(1, len(counts) + 1))
+    return -float(np.polyfit(rank, np.log(counts), 1)[0])
+
+
+def _numeric_summary(name: str, parts: list[pl.DataFrame], rows: int) -> NumericSummary:
+    low, high, missing = pl.concat(parts).select(pl.col("low").min(), pl.col("high").max(), pl.col("missing").sum()).row(0)
+    return NumericSummary(name, missing / max(rows, 1), low, high)

@@ -1,0 +1,245 @@
+"""Two passes over a source: count the training split, then write ids as memory-mapped arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from amtl_export.data.rows import LABEL, Chunk, read_rows
+from amtl_export.data.schema import SPLITS, FieldSchema, Schema, SplitName
+from amtl_export.data.source import Source
+from amtl_export.data.vocabulary import MISSING, ValueCounter, Vocabulary
+from amtl_export.errors import InputError
+from amtl_export.files import read_json, write_json
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class NumericStats:
+    """Training statistics of one numeric field, after its transform."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded rows of one split; arrays are memory-mapped.
+
+    Attributes:
+        ids: int32 `[N, F]`, single-valued categorical fields.
+        numeric: float32 `[N, Nn]`, raw values; NaN is missing.
+        multi: field → int32 `[N, L]`, padded with the field's padding id.
+        label: uint8 `[N]`.
+    """
+
+    ids: Array
+    numeric: Array
+    multi: dict[str, Array]
+    label: Array
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, index: npt.NDArray[np.int64] | slice) -> Rows:
+        """A copy of the rows at `index`, in memory."""
+        multi = {name: np.array(values[index]) for name, values in self.multi.items()}
+        return Rows(np.array(self.ids[index]), np.array(self.numeric[index]), multi, np.array(self.label[index]))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A data set ready for training.
+
+    Attributes:
+        schema: what the columns mean.
+        vocabularies: embedded field → vocabulary, in `schema.embedded` order.
+        stats: numeric field → training statistics.
+        rows: split → encoded rows.
+    """
+
+    schema: Schema
+    vocabularies: dict[str, Vocabulary]
+    stats: dict[str, NumericStats]
+    rows: dict[SplitName, Rows]
+
+
+def encode(source: Source, folder: Path, seed: int, limit_rows: int | None = None) -> Encoded:
+    """Count, build vocabularies, and write `folder/<split>/*.npy` and `folder/stats.json`.
+
+    Memory is bounded by the chunk size and the number of distinct values, not by the rows.
+
+    Raises:
+        InputError: bad values, an empty split, or a split with one class only.
+    """
+    summary = _count(read_rows(source, seed, limit_rows), source.schema)
+    _check_splits(summary, source)
+    _write(read_rows(source, seed, limit_rows), source.schema, summary, folder)
+    stats = {name: {"mean": s.mean, "std": s.std} for name, s in summary.stats.items()}
+    write_json(folder / "stats.json", stats)
+    return Encoded(source.schema, summary.vocabularies, summary.stats, open_rows(folder, source.schema))
+
+
+def open_stats(folder: Path) -> dict[str, NumericStats]:
+    """Read `stats.json`."""
+    return {name: NumericStats(**values) for name, values in read_json(folder / "stats.json").items()}
+
+
+def open_rows(folder: Path, schema: Schema) -> dict[SplitName, Rows]:
+    """Memory-map the encoded splits that are there.
+
+    Raises:
+        InputError: an array is missing or truncated.
+    """
+    return {split: _open_split(folder / split, schema) for split in SPLITS if (folder / split).is_dir()}
+
+
+def _open_split(folder: Path, schema: Schema) -> Rows:
+    def load(name: str) -> Array:
+        file = folder / f"{name}.npy"
+        try:
+            loaded: Array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                "encoded rows cannot be read", where=file, found=error, fix="train anew with --overwrite"
+            ) from None
+        return loaded
+
+    multi = {f.name: load(f"multi_{f.name}") for f in schema.multi_valued}
+    return Rows(load("ids"), load("numeric"), multi, load("label"))
+
+
+@dataclass
+class _Summary:
+    vocabularies: dict[str, Vocabulary]
+    stats: dict[str, NumericStats]
+    rows: list[int]
+    positives: list[int]
+    lengths: dict[str, int]
+
+
+class _Moments:
+    """Mean and variance over chunks (Chan et al.'s pairwise update)."""
+
+    def __init__(self) -> None:
+        self.n, self.mean, self.m2 = 0, 0.0, 0.0
+
+    def add(self, values: npt.NDArray[np.float64]) -> None:
+        if not len(values):
+            return
+        n, mean = len(values), float(values.mean())
+        delta, total = mean - self.mean, self.n + n
+        self.m2 += float(((values - mean) ** 2).sum()) + delta * delta * self.n * n / total
+        self.mean += delta * n / total
+        self.n = total
+
+    def stats(self) -> NumericStats:
+        std = float(np.sqrt(self.m2 / self.n)) if self.n else 0.0
+        return NumericStats(self.mean, std if std > 0 else 1.0)
+
+
+def transformed(values: npt.NDArray[np.float64], field: FieldSchema) -> npt.NDArray[np.float64]:
+    """A numeric field's transform, `log1p` being sign(x)·log(1+|x|)."""
+    return np.sign(values) * np.log1p(np.abs(values)) if field.transform == "log1p" else values
+
+
+def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
+    counters = {f.name: ValueCounter(f.name, f.type, padded=f.kind == "multi-valued") for f in schema.embedded}
+    moments = {f.name: _Moments() for f in schema.numeric}
+    lengths = {f.name: 1 for f in schema.multi_valued}
+    rows, positives = [0, 0, 0], [0, 0, 0]
+    for chunk in chunks:
+        for index in range(len(SPLITS)):
+            part = chunk.of_split(index)
+            rows[index] += len(part)
+            positives[index] += int(part[LABEL].sum())
+        for field in schema.multi_valued:
+            longest = chunk.fields[field.name].list.len().max()
+            lengths[field.name] = max(lengths[field.name], longest if isinstance(longest, int) else 0)
+        train = chunk.of_split(0)
+        for name, counter in counters.items():
+            counter.add(_flat(train[name]))
+        for field in schema.numeric:
+            moments[field.name].add(transformed(train[field.name].drop_nulls().to_numpy(), field))
+    vocabularies = {f.name: counters[f.name].vocabulary(f.min_count) for f in schema.embedded}
+    return _Summary(vocabularies, {n: m.stats() for n, m in moments.items()}, rows, positives, lengths)
+
+
+def _flat(values: pl.Series) -> pl.Series:
+    """All values of a chunk; a multi-valued row without any counts once as missing."""
+    return values.explode() if isinstance(values.dtype, pl.List) else values
+
+
+def _check_splits(summary: _Summary, source: Source) -> None:
+    for split, rows, positives in zip(SPLITS, summary.rows, summary.positives, strict=True):
+        if rows == 0 or positives in (0, rows):
+            raise InputError(
+                f"the {split} split cannot be used: AUC needs clicks and non-clicks",
+                where=source.path or source.name,
+                found=f"{rows} rows, {positives} positive",
+                fix="more rows (--limit-rows), or another label, filter or [split] in schema.toml",
+            )
+
+
+def _write(chunks: Iterator[Chunk], schema: Schema, summary: _Summary, folder: Path) -> None:
+    arrays = [_create(folder / split, schema, n, summary.lengths) for split, n in zip(SPLITS, summary.rows, strict=True)]
+    start = [0, 0, 0]
+    for chunk in chunks:
+        for index, rows in enumerate(arrays):
+            part = chunk.of_split(index)
+            place = slice(start[index], start[index] + len(part))
+            _fill(rows, place, part, schema, summary.vocabularies)
+            start[index] += len(part)
+    if start != summary.rows:
+        raise InputError("the data changed while it was read", found=f"{start} rows", allowed=f"{summary.rows} rows")
+    for rows in arrays:
+        for array in (rows.ids, rows.numeric, rows.label, *rows.multi.values()):
+            array.flush()  # type: ignore[attr-defined]
+
+
+def _create(folder: Path, schema: Schema, n: int, lengths: dict[str, int]) -> Rows:
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def array(name: str, dtype: str, *shape: int) -> Array:
+        return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.dtype(dtype), shape=shape)
+
+    multi = {f.name: array(f"multi_{f.name}", "<i4", n, lengths[f.name]) for f in schema.multi_valued}
+    ids = array("ids", "<i4", n, len(schema.categorical))
+    return Rows(ids, array("numeric", "<f4", n, len(schema.numeric)), multi, array("label", "|u1", n))
+
+
+def _fill(rows: Rows, place: slice, part: pl.DataFrame, schema: Schema, vocabularies: dict[str, Vocabulary]) -> None:
+    for column, field in enumerate(schema.categorical):
+        rows.ids[place, column] = vocabularies[field.name].encode(part[field.name])
+    for column, field in enumerate(schema.numeric):
+        rows.numeric[place, column] = part[field.name].fill_null(float("nan")).to_numpy()
+    for field in schema.multi_valued:
+        width = rows.multi[field.name].shape[1]
+        rows.multi[field.name][place] = padded_ids(part[field.name], vocabularies[field.name], width)
+    rows.label[place] = part[LABEL].to_numpy()
+
+
+def padded_ids(values: pl.Series, vocabulary: Vocabulary, width: int) -> npt.NDArray[np.int32]:
+    """Ids of a List series, `[N, width]`; a row without values is missing; the rest is padding.
+
+    Args:
+        values: List of String or Int64, at most `width` values a row.
+        vocabulary: of a multi-valued field.
+        width: L.
+    """
+    assert vocabulary.padding is not None
+    padded = np.full((len(values), width), vocabulary.padding, dtype=np.int32)
+    lengths = values.list.len().fill_null(0).to_numpy().astype(np.int64)
+    ids = vocabulary.encode(values.filter(pl.Series(lengths > 0)).explode())
+    row = np.repeat(np.arange(len(values)), lengths)
+    first = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    padded[row, np.arange(len(ids)) - first] = ids
+    padded[lengths == 0, 0] = MISSING
+    return padded

@@ -1,0 +1,154 @@
+"""A data set made on the fly: Zipf values, planted effects whose usable rank grows with frequency.
+
+The p-th most frequent of V values has a latent vector with r(p) = clip(round(R·(1 - log(1+p)/log(1+V))), 1, R)
+leading numbers that are not zero, so that a method which gives frequent values more dims is right.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from amtl_export.data.schema import FieldSchema, RandomSplit, Schema
+from amtl_export.data.source import CHUNK_ROWS, FILE, ROW, Source
+from amtl_export.errors import InputError
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """What `--data synthetic:rows=…,values=…` sets.
+
+    Attributes:
+        rows: examples.
+        values: distinct values of each large field.
+        fields: number of large fields (user, item, field_2, …).
+        rank: R, numbers in the latent vector of the most frequent values.
+        tags: distinct values of the multi-valued field; 0 leaves it out.
+        exponent: of the Zipf law, in hundredths (105 is 1.05).
+        seed: of everything drawn.
+    """
+
+    rows: int = 200_000
+    values: int = 10_000
+    fields: int = 2
+    rank: int = 16
+    tags: int = 100
+    exponent: int = 105
+    seed: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> SyntheticConfig:
+        """Read `rows=1000,values=50`.
+
+        Raises:
+            InputError: an unknown key, or a value that is not a whole number in range.
+        """
+        known = {field.name for field in fields(cls)}
+        given: dict[str, int] = {}
+        for part in filter(None, text.split(",")):
+            key, _, value = part.partition("=")
+            if key not in known:
+                raise InputError("unknown synthetic option", found=key, allowed=", ".join(sorted(known)))
+            least = 0 if key in ("seed", "tags") else 2 if key in ("fields", "values") else 1
+            if not value.isdecimal() or int(value) < least:
+                raise InputError(f"synthetic option {key}", found=repr(value), allowed=f"a whole number >= {least}")
+            given[key] = int(value)
+        return cls(**given)
+
+
+def source(options: str = "") -> Source:
+    """The source; needs no files.
+
+    Raises:
+        InputError: bad options.
+    """
+    config = SyntheticConfig.parse(options)
+    name = f"synthetic:{options}" if options else "synthetic"
+    return Source(name, _schema(config), functools.partial(_chunks, config))
+
+
+def large_fields(config: SyntheticConfig) -> tuple[str, ...]:
+    """Names of the large fields."""
+    return ("user", "item", *(f"field_{i}" for i in range(2, config.fields)))
+
+
+def _schema(config: SyntheticConfig) -> Schema:
+    tags = [FieldSchema(name="tags", kind="multi-valued", type="int64", max_length=5, governed=False)]
+    return Schema(
+        label="click",
+        split=RandomSplit(valid=0.1, test=0.1),
+        fields=(
+            *(FieldSchema(name=name, kind="categorical", type="int64") for name in large_fields(config)),
+            FieldSchema(name="segment", kind="categorical", governed=False),
+            *(tags if config.tags else []),
+            FieldSchema(name="age", kind="numeric"),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Planted:
+    """What clicks depend on."""
+
+    cumulative: Floats  # [V] of the Zipf law
+    bias: Floats  # [fields, V]
+    latent: Floats  # [2, V, R] of user and item
+    segment: Floats  # [8]
+    tags: Floats  # [tags + 1], the last is 0: no tag
+
+    @classmethod
+    def draw(cls, config: SyntheticConfig) -> _Planted:
+        rng = np.random.default_rng(np.random.SeedSequence([config.seed, 0]))
+        V, R = config.values, config.rank
+        weight = np.arange(1, V + 1) ** (-config.exponent / 100)
+        usable = usable_rank(np.arange(V), V, R)
+        latent = rng.normal(size=(2, V, R)) * (np.arange(R) < usable[:, None])
+        tags = np.append(rng.normal(scale=0.5, size=config.tags), 0.0)
+        bias = rng.normal(scale=0.6, size=(config.fields, V))
+        return cls(np.cumsum(weight / weight.sum()), bias, latent / np.sqrt(R), rng.normal(scale=0.3, size=8), tags)
+
+
+def usable_rank(p: npt.NDArray[np.int64], V: int, R: int) -> npt.NDArray[np.int64]:
+    """r(p) of the module's text, for frequency ranks p from 0."""
+    return np.clip(np.round(R * (1 - np.log1p(p) / np.log1p(V))), 1, R).astype(np.int64)
+
+
+def _chunks(config: SyntheticConfig) -> Iterator[pl.DataFrame]:
+    planted = _Planted.draw(config)
+    for number, start in enumerate(range(0, config.rows, CHUNK_ROWS)):
+        n = min(CHUNK_ROWS, config.rows - start)
+        rng = np.random.default_rng(np.random.SeedSequence([config.seed, 1, number]))
+        yield _chunk(config, planted, rng, start, n)
+
+
+def _chunk(config: SyntheticConfig, planted: _Planted, rng: np.random.Generator, start: int, n: int) -> pl.DataFrame:
+    p = np.minimum(np.searchsorted(planted.cumulative, rng.random((config.fields, n))), config.values - 1)
+    segment = rng.integers(0, 8, n)
+    tag = np.sort(rng.integers(0, config.tags + 1, (n, 4)), axis=1)
+    tag[:, 1:][tag[:, 1:] == tag[:, :-1]] = config.tags
+    age = np.where(rng.random(n) < 0.05, np.nan, rng.normal(35.0, 10.0, n))
+
+    logit = planted.bias[np.arange(config.fields)[:, None], p].sum(axis=0)
+    logit += 2.0 * (planted.latent[0, p[0]] * planted.latent[1, p[1]]).sum(axis=1)
+    logit += planted.segment[segment] + planted.tags[tag].sum(axis=1)
+    logit += np.nan_to_num((age - 35.0) / 40.0) - 0.5
+    click = rng.random(n) < 1 / (1 + np.exp(-logit))
+
+    columns: dict[str, pl.Series] = {
+        name: pl.Series(p[i] * 7 + 1000) for i, name in enumerate(large_fields(config))
+    }
+    if config.tags:
+        tags = pl.DataFrame({"t": tag}).select(pl.col("t").arr.to_list().list.eval(pl.element().filter(pl.element() < config.tags)))
+        columns["tags"] = tags.to_series()
+    columns["segment"] = pl.Series([f"s{s}" for s in segment])
+    columns["age"] = pl.Series(age)
+    columns["click"] = pl.Series(click.astype(np.float64))
+    columns[ROW] = pl.Series(np.arange(start, start + n))
+    return pl.DataFrame(columns).with_columns(pl.lit("synthetic").alias(FILE))

@@ -1,0 +1,269 @@
+"""What the columns of a data set mean: `schema.toml`, checked, immutable, and the same as JSON."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from amtl_export.errors import InputError
+
+Kind = Literal["categorical", "numeric", "multi-valued"]
+SplitName = Literal["train", "valid", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
+
+#: Names that the exported graph uses for itself.
+RESERVED_NAMES = frozenset({"ids", "numeric", "logit", "probability"})
+
+
+class Strict(BaseModel):
+    """Base of every part of a schema: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FieldSchema(Strict):
+    """One field of a request.
+
+    Attributes:
+        name: the field's name in reports, inputs and vocabulary files.
+        kind: how its values enter the model.
+        column: the data's column, if it is called otherwise.
+        type: how categorical values are compared and stored.
+        min_count: values seen fewer times in training share the out-of-vocabulary id.
+        governed: whether AMTL chooses this field's dims (never for numeric fields).
+        separator: what stands between the values of a multi-valued field.
+        max_length: values of a multi-valued field beyond this many are dropped.
+        pool: how the rows of a multi-valued field become one.
+        transform: applied to a numeric value before it is normalised; `log1p` is sign(x)·log(1+|x|).
+        missing: further texts of this field that mean "missing".
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$")]
+    kind: Kind
+    column: str | None = None
+    type: Literal["string", "int64"] = "string"
+    min_count: Annotated[int, Field(ge=1)] = 2
+    governed: bool = True
+    separator: Annotated[str, Field(min_length=1)] = "|"
+    max_length: Annotated[int, Field(ge=1, le=4096)] = 32
+    pool: Literal["mean", "sum"] = "mean"
+    transform: Literal["none", "log1p"] = "none"
+    missing: tuple[str, ...] = ()
+
+    @property
+    def source_column(self) -> str:
+        """The data's column that holds this field."""
+        return self.column or self.name
+
+    @model_validator(mode="after")
+    def _name_is_free(self) -> Self:
+        if self.name in RESERVED_NAMES:
+            raise ValueError(f"the name {self.name!r} is used by the exported graph; say name = … and column = …")
+        return self
+
+
+class FileFormat(Strict):
+    """How the files are written.
+
+    Attributes:
+        format: csv, tsv or parquet; by the files' suffix when not given.
+        pattern: which files of a folder are read, in name order.
+        separator: between columns; more than one character is allowed (then nothing is quoted).
+        header: whether the first line names the columns.
+        columns: the columns' names when there is no header.
+        quote: the quote character; empty for none.
+        encoding: of text files.
+        missing: texts that mean "missing", besides the empty one.
+    """
+
+    format: Literal["csv", "tsv", "parquet"] | None = None
+    pattern: str | None = None
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    header: bool = True
+    columns: tuple[str, ...] | None = None
+    quote: Annotated[str, Field(max_length=1)] = '"'
+    encoding: Literal["utf8", "latin-1"] = "utf8"
+    missing: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _named_columns(self) -> Self:
+        if not self.header and not self.columns:
+            raise ValueError("header = false needs columns = [...]")
+        if self.columns and len(set(self.columns)) != len(self.columns):
+            raise ValueError("columns has a name twice")
+        return self
+
+
+class RandomSplit(Strict):
+    """Each row falls into a split by chance, reproducibly from the seed."""
+
+    rule: Literal["random"] = "random"
+    valid: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> Self:
+        if self.valid + self.test >= 1:
+            raise ValueError("valid + test must stay below 1")
+        return self
+
+
+class TimeSplit(Strict):
+    """Rows before `valid_from` train, rows from `test_from` on test. Texts compare as texts (ISO dates)."""
+
+    rule: Literal["time"]
+    column: str
+    valid_from: float | str
+    test_from: float | str
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if isinstance(self.valid_from, str) != isinstance(self.test_from, str):
+            raise ValueError("valid_from and test_from must both be texts or both be numbers")
+        if not self.valid_from < self.test_from:  # type: ignore[operator]
+            raise ValueError("valid_from must come before test_from")
+        return self
+
+
+class ColumnSplit(Strict):
+    """A column says the split of each row."""
+
+    rule: Literal["column"]
+    column: str
+    train: str = "train"
+    valid: str = "valid"
+    test: str = "test"
+
+
+Split = Annotated[RandomSplit | TimeSplit | ColumnSplit, Field(discriminator="rule")]
+
+
+class Schema(Strict):
+    """The meaning of a data set.
+
+    Attributes:
+        label: a column of 0 and 1, or an SQL expression that is true for a click.
+        filter: an SQL expression; rows where it is not true are left out.
+        fields: in the order in which the exported graph takes them.
+    """
+
+    version: Literal[1] = 1
+    label: Annotated[str, Field(min_length=1)]
+    filter: str | None = None
+    files: FileFormat = FileFormat()
+    split: Split = RandomSplit()
+    fields: Annotated[tuple[FieldSchema, ...], Field(alias="field", min_length=1)]
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Self:
+        names = [field.name for field in self.fields]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"field named twice: {', '.join(twice)}")
+        if not self.categorical and not self.multi_valued:
+            raise ValueError("at least one categorical or multi-valued field is needed")
+        for text, what in ((self.label, "label"), (self.filter, "filter")):
+            if text is not None:
+                _columns_of(text, what)
+        return self
+
+    @property
+    def categorical(self) -> tuple[FieldSchema, ...]:
+        """Single-valued categorical fields, the columns of the input `ids`."""
+        return tuple(f for f in self.fields if f.kind == "categorical")
+
+    @property
+    def multi_valued(self) -> tuple[FieldSchema, ...]:
+        """Multi-valued fields, one input each."""
+        return tuple(f for f in self.fields if f.kind == "multi-valued")
+
+    @property
+    def embedded(self) -> tuple[FieldSchema, ...]:
+        """Fields with an embedding table: categorical first, then multi-valued."""
+        return self.categorical + self.multi_valued
+
+    @property
+    def numeric(self) -> tuple[FieldSchema, ...]:
+        """Numeric fields, the columns of the input `numeric`."""
+        return tuple(f for f in self.fields if f.kind == "numeric")
+
+    def expression_columns(self) -> dict[str, str]:
+        """Columns that label, filter and a numeric time split compare as numbers → who asks."""
+        texts = {f.source_column for f in self.embedded if f.type == "string"}
+        asked: dict[str, str] = {}
+        for text, what in ((self.label, "label"), (self.filter, "filter")):
+            for column in _columns_of(text, what) if text is not None else ():
+                if column not in texts:
+                    asked.setdefault(column, what)
+        if isinstance(self.split, TimeSplit) and not isinstance(self.split.valid_from, str):
+            asked.setdefault(self.split.column, "split")
+        return asked
+
+    def columns(self) -> set[str]:
+        """Every column of the data that is needed."""
+        needed = {field.source_column for field in self.fields}
+        needed |= set(_columns_of(self.label, "label"))
+        needed |= set(_columns_of(self.filter, "filter")) if self.filter else set()
+        if isinstance(self.split, TimeSplit | ColumnSplit):
+            needed.add(self.split.column)
+        return needed
+
+    def to_json(self) -> dict[str, Any]:
+        """The schema as JSON values, readable by `from_values`."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def from_values(cls, values: Any, where: Path | str) -> Schema:
+        """Check parsed TOML or JSON values.
+
+        Raises:
+            InputError: every problem, each with its key and what was found.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise InputError(
+                f"{len(error.errors())} problem(s) in the schema:\n" + "\n".join(_problems(error)), where=where
+            ) from None
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Schema:
+        """Read a `schema.toml`.
+
+        Raises:
+            InputError: the file is missing, is not TOML, or does not fit.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(
+                "the data folder has no schema.toml",
+                where=path,
+                fix="write one: label, and a [[field]] with name and kind for each field (docs/schema.md)",
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError("schema.toml is not TOML", where=path, found=error) from None
+        return cls.from_values(values, path)
+
+
+def _columns_of(expression: str, what: str) -> list[str]:
+    try:
+        return pl.sql_expr(expression).meta.root_names()
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{what} is not a column or SQL expression: {expression!r} ({error})") from None
+
+
+def _problems(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "schema"
+        found = problem["input"]
+        shown = f", found {found!r}" if isinstance(found, str | int | float | bool) else ""
+        lines.append(f"  {key}: {problem['msg']}{shown}")
+    return lines

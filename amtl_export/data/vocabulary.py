@@ -1,0 +1,206 @@
+"""Value → id, with counts: id 0 out of vocabulary, id 1 missing, then values by falling count.
+
+A multi-valued field has one id more, the last: padding. Its row is zero and its dims 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from amtl_export.errors import InputError
+
+OOV = 0
+MISSING = 1
+FIRST_VALUE = 2
+
+ValueType = Literal["string", "int64"]
+_DTYPES: dict[str, pl.DataType] = {"string": pl.String(), "int64": pl.Int64()}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The values of one field, fixed after training.
+
+    Attributes:
+        field: the field's name.
+        values: the known values in id order, from id 2 on; String or Int64.
+        counts: int64 `[V]`, training occurrences of every id, reserved ids included.
+        padded: whether the last id is padding (multi-valued fields).
+    """
+
+    field: str
+    values: pl.Series
+    counts: npt.NDArray[np.int64]
+    padded: bool = False
+
+    @property
+    def size(self) -> int:
+        """V, reserved ids included."""
+        return len(self.counts)
+
+    @property
+    def padding(self) -> int | None:
+        """The padding id, or None."""
+        return self.size - 1 if self.padded else None
+
+    @property
+    def type(self) -> ValueType:
+        """How values are stored."""
+        return "int64" if self.values.dtype == pl.Int64 else "string"
+
+    def encode(self, values: pl.Series) -> npt.NDArray[np.int32]:
+        """Ids of `values`: null becomes 1 (missing), an unknown value 0 (out of vocabulary)."""
+        return values.to_frame("v").select(self.encoded(pl.col("v"))).to_series().to_numpy()
+
+    def encoded(self, column: pl.Expr) -> pl.Expr:
+        """The same as a Polars expression; Int32."""
+        known = (
+            column.replace_strict(
+                self.values, np.arange(len(self.values), dtype=np.int32) + FIRST_VALUE, default=OOV, return_dtype=pl.Int32
+            )
+            if len(self.values)
+            else pl.lit(OOV, pl.Int32)
+        )
+        return pl.when(column.is_null()).then(pl.lit(MISSING, pl.Int32)).otherwise(known)
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 over field, type, values in id order, and counts."""
+        digest = hashlib.sha256(f"{self.field}\0{self.type}\0{self.padded}\0".encode())
+        digest.update(self.counts.astype("<i8").tobytes())
+        if self.type == "int64":
+            digest.update(self.values.to_numpy().astype("<i8").tobytes())
+        else:
+            for value in self.values:
+                encoded = value.encode()
+                digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        return digest.hexdigest()
+
+    def to_frame(self) -> pl.DataFrame:
+        """Columns `id` Int64, `kind` (oov, missing, value, padding), `value`, `count` Int64."""
+        kinds = ["oov", "missing"] + ["value"] * len(self.values) + ["padding"] * self.padded
+        none = pl.Series([None, None], dtype=self.values.dtype)
+        tail = pl.Series([None] * self.padded, dtype=self.values.dtype)
+        return pl.DataFrame(
+            {
+                "id": np.arange(self.size, dtype=np.int64),
+                "kind": pl.Series(kinds, dtype=pl.String),
+                "value": pl.concat([none, self.values.alias(""), tail]),
+                "count": self.counts,
+            }
+        )
+
+    @classmethod
+    def from_frame(cls, field: str, frame: pl.DataFrame, where: Path | str) -> Vocabulary:
+        """Check and take over what `to_frame` gave.
+
+        Raises:
+            InputError: a column is missing, ids are not 0..V-1, or a value occurs twice.
+        """
+        lacking = {"id", "kind", "value", "count"} - set(frame.columns)
+        if lacking:
+            raise InputError("a vocabulary lacks columns", where=where, found=sorted(lacking))
+        ids = frame["id"].to_numpy()
+        if not np.array_equal(ids, np.arange(len(frame))):
+            raise InputError("vocabulary ids are not 0, 1, 2, … in order", where=where, found=ids[:8].tolist())
+        kinds = frame["kind"].to_list()
+        padded = kinds[-1] == "padding"
+        expected = ["oov", "missing"] + ["value"] * (len(kinds) - 2 - padded) + ["padding"] * padded
+        if kinds != expected:
+            raise InputError("reserved ids of a vocabulary are out of place", where=where, found=kinds[:3])
+        values = frame["value"].slice(FIRST_VALUE, len(frame) - FIRST_VALUE - padded)
+        if values.null_count() or values.n_unique() != len(values):
+            raise InputError("a vocabulary has a value twice or an empty one", where=where)
+        return cls(field, values, frame["count"].to_numpy().astype(np.int64), padded)
+
+    def write(self, path: Path, **columns: Any) -> None:
+        """Write Parquet; `columns` are further columns of length V (a bundle adds `dims`)."""
+        frame = self.to_frame()
+        if columns:
+            frame = frame.with_columns(**{name: pl.Series(values) for name, values in columns.items()})
+        frame.write_parquet(path, compression="zstd")
+
+    @classmethod
+    def read(cls, path: Path, field: str) -> Vocabulary:
+        """Read what `write` wrote.
+
+        Raises:
+            InputError: missing, truncated, or not a vocabulary.
+        """
+        return cls.from_frame(field, read_parquet(path), path)
+
+
+def read_parquet(path: Path) -> pl.DataFrame:
+    """Read a Parquet file of our own.
+
+    Raises:
+        InputError: the file is missing, truncated or not Parquet.
+    """
+    if not path.is_file():
+        raise InputError("a file is missing", where=path, fix="make the folder anew")
+    try:
+        return pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(
+            "a file is truncated or not Parquet", where=path, found=str(error).splitlines()[0], fix="make the folder anew"
+        ) from None
+
+
+def write_vocabularies(folder: Path, vocabularies: dict[str, Vocabulary]) -> None:
+    """Write `vocab/<field>.parquet` for every field."""
+    (folder / "vocab").mkdir(exist_ok=True)
+    for name, vocabulary in vocabularies.items():
+        vocabulary.write(folder / "vocab" / f"{name}.parquet")
+
+
+def read_vocabularies(folder: Path, fields: list[str]) -> dict[str, Vocabulary]:
+    """Read `vocab/<field>.parquet` for every field named."""
+    return {name: Vocabulary.read(folder / "vocab" / f"{name}.parquet", name) for name in fields}
+
+
+def vocabulary_hash(vocabularies: dict[str, Vocabulary]) -> str:
+    """One hex SHA-256 over all vocabularies, in field order."""
+    return hashlib.sha256("".join(v.digest for v in vocabularies.values()).encode()).hexdigest()
+
+
+class ValueCounter:
+    """Counts values chunk by chunk, holding one row per distinct value."""
+
+    _FOLD_ABOVE = 4_000_000
+
+    def __init__(self, field: str, type: ValueType, *, padded: bool = False) -> None:
+        self._field = field
+        self._padded = padded
+        self._dtype = _DTYPES[type]
+        self._missing = 0
+        self._parts: list[pl.DataFrame] = []
+        self._pending = 0
+
+    def add(self, values: pl.Series) -> None:
+        """Count a chunk of values; null counts as missing."""
+        self._missing += values.null_count()
+        part = values.drop_nulls().alias("value").value_counts(name="count").cast({"count": pl.Int64})
+        self._parts.append(part)
+        self._pending += len(part)
+        if self._pending > self._FOLD_ABOVE:
+            self._parts = [self._folded()]
+            self._pending = 0
+
+    def _folded(self) -> pl.DataFrame:
+        empty = pl.DataFrame(schema={"value": self._dtype, "count": pl.Int64})
+        return pl.concat([empty, *self._parts]).group_by("value").agg(pl.col("count").sum())
+
+    def vocabulary(self, min_count: int) -> Vocabulary:
+        """Values seen at least `min_count` times, by falling count, ties by value."""
+        counted = self._folded().sort(["count", "value"], descending=[True, False])
+        kept = counted.filter(pl.col("count") >= min_count)
+        rare = int(counted["count"].sum()) - int(kept["count"].sum())
+        counts = np.concatenate([[rare, self._missing], kept["count"].to_numpy(), [0] * self._padded]).astype(np.int64)
+        return Vocabulary(self._field, kept["value"], counts, self._padded)

@@ -1,0 +1,96 @@
+"""Errors that a user can act on: what, where, the number found, the number allowed, the fix.
+
+Each class carries the process exit code that the command line returns for it:
+0 done; 1 a bug here; 2 wrong usage or bad input; 3 validation failed; 4 the environment lacks
+something asked for; 5 a stated service level was missed.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class AmtlError(Exception):
+    """Base of every error raised on purpose.
+
+    Args:
+        what: one sentence, what is wrong.
+        where: file, field, id or row it was found at.
+        found: the offending value or number.
+        allowed: what would have been accepted.
+        fix: what to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        found: object = None,
+        allowed: object = None,
+        fix: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = where
+        self.found = found
+        self.allowed = allowed
+        self.fix = fix
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        parts = {"where": self.where, "found": self.found, "allowed": self.allowed, "fix": self.fix}
+        lines = [self.what] + [f"  {name}: {value}" for name, value in parts.items() if value is not None]
+        return "\n".join(lines)
+
+
+class InputError(AmtlError):
+    """Wrong usage, or input that cannot be used."""
+
+    exit_code = 2
+
+
+class ValidationFailed(AmtlError):
+    """A check that was asked for ran and did not hold."""
+
+    exit_code = 3
+
+
+class EnvironmentLacks(AmtlError):
+    """Something asked for is not there: a library, a provider, disk space, permission."""
+
+    exit_code = 4
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def from_os_error(error: OSError, doing: str, path: Path | str | None = None) -> AmtlError:
+    """Say what an OSError means for the user (full disk, no permission, missing file)."""
+    where = path if path is not None else error.filename
+    if error.errno in _NO_ROOM:
+        return EnvironmentLacks(
+            f"no room left while {doing}",
+            where=where,
+            found=error.strerror,
+            fix="free disk space or lift the file size limit, then run the same command again",
+        )
+    if error.errno in _NO_RIGHT:
+        return EnvironmentLacks(
+            f"not permitted while {doing}", where=where, found=error.strerror, fix="choose a folder you may write"
+        )
+    return InputError(f"could not finish {doing}", where=where, found=error.strerror or str(error))
+
+
+@contextmanager
+def os_errors(doing: str, path: Path | str | None = None) -> Iterator[None]:
+    """Turn an OSError inside the block into an `AmtlError` that names the file and the fix."""
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(error, doing, path) from error

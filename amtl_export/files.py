@@ -1,0 +1,160 @@
+"""Folders written whole or not at all, and the checksums that prove it later."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from amtl_export.errors import InputError, os_errors
+
+TOOL = "amtl-export"
+SUMS = "SHA256SUMS"
+
+
+def made_by() -> dict[str, str]:
+    """The mark that this tool leaves in each folder it makes."""
+    return {"tool": TOOL, "version": version(TOOL)}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, indented, refusing NaN and infinity (they are not JSON)."""
+    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: the file is missing, truncated or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            "a file is missing", where=path, fix=f"is {path.parent} a folder that {TOOL} wrote, complete?"
+        ) from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(
+            "a file does not hold JSON", where=path, found=error, fix="restore the file or make the folder anew"
+        ) from None
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether this tool made `folder` (a run, a frozen model or a bundle)."""
+    for name in ("config.json", "signature.json"):
+        try:
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict) and isinstance(mark := found.get("made_by"), dict):
+            return mark.get("tool") == TOOL
+    return False
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Refuse an output path that exists, unless it is ours and `overwrite` was said.
+
+    Raises:
+        InputError: the path exists and must not be replaced.
+    """
+    if not path.exists() and not path.is_symlink():
+        return
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if not overwrite:
+        raise InputError("the output folder exists", where=path, fix="choose another --out, or say --overwrite")
+    if not path.is_dir() or not is_ours(path):
+        raise InputError(
+            f"the output path exists and was not made by {TOOL}, so it is not replaced",
+            where=path,
+            fix="choose another --out, or remove it yourself",
+        )
+
+
+@contextmanager
+def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a hidden sibling folder that becomes `path` only if the block succeeds.
+
+    On any error, interruption included, the sibling is removed and `path` is as it was.
+
+    Raises:
+        InputError: `path` exists and may not be replaced.
+        EnvironmentLacks: no disk space or no permission.
+    """
+    check_target(path, overwrite)
+    with os_errors("writing the output folder", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        try:
+            yield draft
+            publish(draft, path)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+
+
+def publish(draft: Path, path: Path) -> None:
+    """Move a finished folder to its place; an older one of ours goes only when the new one stands."""
+    for file in draft.rglob("*"):
+        if file.is_file():
+            _sync(file)
+    draft.chmod(0o755)
+    old = draft.with_name(draft.name + ".old")
+    if path.exists():
+        path.rename(old)
+    try:
+        draft.rename(path)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS over every file in the folder, in the form that `sha256sum -c` reads."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS)
+    lines = [f"{sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def wrong_sums(folder: Path) -> list[str]:
+    """Names of files that are missing or differ from SHA256SUMS (empty when all hold).
+
+    Raises:
+        InputError: the folder has no SHA256SUMS or a line of it cannot be read.
+    """
+    path = folder / SUMS
+    if not path.is_file():
+        raise InputError("a file is missing", where=path, fix=f"is {folder} a bundle that {TOOL} wrote, complete?")
+    wrong = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        digest, _, name = line.partition("  ")
+        if len(digest) != 64 or not name:
+            raise InputError("a checksum line cannot be read", where=f"{path}, line {number}", found=repr(line))
+        file = folder / name
+        if not file.is_file() or sha256(file) != digest:
+            wrong.append(name)
+    return wrong

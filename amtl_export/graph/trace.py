@@ -1,0 +1,169 @@
+"""`torch.onnx.export` of a frozen model, its lookups left as one foreign node each.
+
+The node `ai.amtl::Lookup(rows, ids)` is the seam between the model and the layout: tracing knows
+nothing of layouts, and `lower.py` nothing of PyTorch.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnxscript
+import torch
+from torch import Tensor, nn
+
+from amtl_export.errors import InputError
+from amtl_export.models.config import ModelConfig
+from amtl_export.models.ctr import CtrModel
+
+DOMAIN = "ai.amtl"
+OPSET = 20
+IR_VERSION = 10
+
+#: Node metadata that says which module and operator a node came from; kept as provenance.
+PROVENANCE = ("namespace", "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.name_scopes")
+
+
+def input_names(config: ModelConfig) -> list[str]:
+    """The graph's inputs: `ids`, `numeric`, then one per multi-valued field; absent kinds are left out."""
+    names = ["ids"] if config.single else []
+    names += ["numeric"] if config.numeric else []
+    return names + [config.embedded[i].name for i in config.multi]
+
+
+class _Serving(nn.Module):
+    """The model as it serves: flat inputs, logit and probability."""
+
+    def __init__(self, model: CtrModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        rest = list(inputs)
+        config = self.model.config
+        ids = rest.pop(0) if config.single else None
+        numeric = rest.pop(0) if config.numeric else None
+        logit = self.model(ids, numeric, rest)
+        return logit, torch.sigmoid(logit)
+
+
+def example_inputs(config: ModelConfig, batch: int = 3, length: int = 4) -> tuple[Tensor, ...]:
+    """Inputs of the right shapes; sizes that no other dimension has, so that none is taken for it."""
+    inputs: list[Tensor] = []
+    if config.single:
+        inputs.append(torch.zeros(batch, len(config.single), dtype=torch.int64))
+    if config.numeric:
+        inputs.append(torch.zeros(batch, len(config.numeric)))
+    inputs += [torch.zeros(batch, length, dtype=torch.int64) for _ in config.multi]
+    return tuple(inputs)
+
+
+def trace(model: CtrModel) -> ir.Model:
+    """The graph of a frozen model: inputs of `input_names`, outputs `logit` and `probability`, float32 `[B]`.
+
+    Any backbone that `torch.export` can trace passes. The batch and the length of multi-valued
+    fields stay dynamic, 0 included.
+
+    Raises:
+        InputError: the backbone cannot be exported; the exporter's reason is given.
+    """
+    config = model.config
+    names = input_names(config)
+    batch = torch.export.Dim("batch", min=0)
+    shapes: list[dict[int, Any]] = [{0: batch} for _ in names]
+    for name, shape in zip(names, shapes, strict=True):
+        if name not in ("ids", "numeric"):
+            shape[1] = torch.export.Dim(f"length_{name}".replace(".", "_").replace("-", "_"), min=0)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                _Serving(model).eval(),
+                example_inputs(config),
+                dynamo=True,
+                input_names=names,
+                output_names=["logit", "probability"],
+                dynamic_shapes=(tuple(shapes),),
+                opset_version=OPSET,
+                custom_translation_table={torch.ops.amtl.lookup.default: _lookup_node()},
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise InputError(
+            "the model cannot be exported",
+            where=f"backbone {config.backbone}",
+            found=_root_cause(error),
+            fix="use operations that torch.export traces with a dynamic batch (no loops over the batch, no .item())",
+        ) from error
+    assert program is not None
+    return cleaned(program.model)
+
+
+def cleaned(model: ir.Model) -> ir.Model:
+    """Drop what names the exporting machine; keep each node's module and operator."""
+    for node in model.graph:
+        kept = {key: node.metadata_props[key] for key in PROVENANCE if key in node.metadata_props}
+        node.metadata_props.clear()
+        node.metadata_props.update({key: value.replace("__main__.", "") for key, value in kept.items()})
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.ir_version = IR_VERSION
+    return model
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's talk about absent torchvision and shared axis names; errors still come through."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _lookup_node() -> Any:
+    """The translation of `amtl::lookup`, registering the foreign operator's schema once."""
+    _register_schema()
+    opset = onnxscript.values.Opset(DOMAIN, 1)
+
+    def translate(rows: Any, ids: Any, sizes: Sequence[int], offsets: Sequence[int]) -> Any:
+        return opset.Lookup(rows, ids, sizes=sizes, offsets=offsets)
+
+    return translate
+
+
+def _register_schema() -> None:
+    if onnx.defs.has("Lookup", DOMAIN):
+        return
+    define = onnx.defs.OpSchema
+    parameter, attribute = define.FormalParameter, define.Attribute
+    onnx.defs.register_schema(
+        define(
+            "Lookup",
+            DOMAIN,
+            1,
+            inputs=[parameter("rows", "T"), parameter("ids", "tensor(int64)")],
+            outputs=[parameter("looked_up", "T")],
+            type_constraints=[("T", ["tensor(float)"], "value type")],
+            attributes=[
+                attribute("sizes", define.AttrType.INTS, required=True),
+                attribute("offsets", define.AttrType.INTS, required=True),
+            ],
+        )
+    )

@@ -1,0 +1,1 @@
+"""How rows lie in a file: layouts, and what each costs."""

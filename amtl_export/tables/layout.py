@@ -1,0 +1,130 @@
+"""Layouts of a table of constants. Each is a value: the arrays that the graph holds, and how to read them back.
+
+A layout is one function from rows and dims to a `LaidOut`; `graph/lower.py` has the matching nodes.
+`ragged` will be a third.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+class LaidOut(Protocol):
+    """A table as it is stored."""
+
+    @property
+    def layout(self) -> str:
+        """The layout's name."""
+
+    @property
+    def dim(self) -> int:
+        """D."""
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Name → array, as written to the file."""
+
+    def read(self, rows: Ints) -> Floats:
+        """float32 `[n, D]`: what the graph answers for table rows `[n]`. The reference for its nodes."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Rows as they are: float32 `[V, D]`."""
+
+    rows: Floats
+    layout: str = "dense"
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.rows.shape[1]
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """`rows`."""
+        return {"rows": self.rows}
+
+    def read(self, rows: Ints) -> Floats:
+        """Rows."""
+        return self.rows[rows]
+
+
+@dataclass(frozen=True)
+class Paged:
+    """Rows cut into pages of c floats; the zeros past dims are page 0, stored once.
+
+    Attributes:
+        pages: float32 `[N, c]`, page 0 all zero.
+        page_table: int32 `[V, ceil(D/c)]`, the page of each part of each row.
+        dim: D; when c does not divide it, the last page's surplus is cut off after the lookup.
+    """
+
+    pages: Floats
+    page_table: npt.NDArray[np.int32]
+    dim: int
+    layout: str = "paged"
+
+    @property
+    def width(self) -> int:
+        """c."""
+        return self.pages.shape[1]
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """`pages`, `page_table`."""
+        return {"pages": self.pages, "page_table": self.page_table}
+
+    def read(self, rows: Ints) -> Floats:
+        """Rows, put together from their pages."""
+        return self.pages[self.page_table[rows]].reshape(len(rows), -1)[:, : self.dim]
+
+
+def dense(rows: Floats) -> Dense:
+    """The baseline layout."""
+    return Dense(np.ascontiguousarray(rows, dtype=np.float32))
+
+
+def paged(rows: Floats, dims: Ints, width: int) -> Paged:
+    """Cut rows into pages.
+
+    Args:
+        rows: float32 `[V, D]`, zero past dims.
+        dims: int64 `[V]`, 0..D.
+        width: c, 1..D.
+
+    Raises:
+        ValueError: width or dims out of range, or more pages than int32 can number.
+    """
+    V, D = rows.shape
+    if not 1 <= width <= D:
+        raise ValueError(f"page width must be within 1..{D}, got {width}")
+    if len(dims) != V or (V and (dims.min() < 0 or dims.max() > D)):
+        raise ValueError(f"dims must be {V} numbers within 0..{D}")
+    parts = -(-D // width)
+    used = -(-dims // width)
+    kept = np.arange(parts) < used[:, None]
+    count = 1 + int(used.sum())
+    if count > np.iinfo(np.int32).max:
+        raise ValueError(f"{count} pages are more than int32 can number; choose a wider page than {width}")
+    page_table = np.zeros((V, parts), dtype=np.int32)
+    page_table[kept] = np.arange(1, count, dtype=np.int32)
+    pages = np.zeros((count, width), dtype=np.float32)
+    for start in range(0, V, 1 << 18):  # bounds the padded copy
+        part = slice(start, start + (1 << 18))
+        padded = np.zeros((len(rows[part]), parts * width), dtype=np.float32)
+        padded[:, :D] = rows[part]
+        pages[page_table[part][kept[part]]] = padded.reshape(-1, parts, width)[kept[part]]
+    return Paged(pages, page_table, D)
+
+
+def stored_bytes(table: LaidOut) -> int:
+    """Bytes that a table takes in the file."""
+    return sum(int(array.nbytes) for array in table.arrays.values())

@@ -1,0 +1,1 @@
+"""From encoded rows to a run: the loop, its checkpoints, the metrics, the folder."""

@@ -1,0 +1,73 @@
+"""Batches of encoded rows as tensors, shuffled within bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from amtl_export.data.encode import Rows
+
+_BLOCK = 65_536
+_WINDOW_BLOCKS = 128  # 8.4 million rows shuffled together
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Model inputs and labels.
+
+    Attributes:
+        ids: int64 `[B, F]`, or None without single-valued fields.
+        numeric: float32 `[B, N]`, or None without numeric fields.
+        multi: int64 `[B, L]` for each multi-valued field.
+        label: float32 `[B]`.
+    """
+
+    ids: Tensor | None
+    numeric: Tensor | None
+    multi: tuple[Tensor, ...]
+    label: Tensor
+
+    @classmethod
+    def of(cls, rows: Rows) -> Batch:
+        """Tensors of in-memory rows."""
+        ids = torch.from_numpy(rows.ids.astype(np.int64)) if rows.ids.shape[1] else None
+        numeric = torch.from_numpy(np.ascontiguousarray(rows.numeric)) if rows.numeric.shape[1] else None
+        multi = tuple(torch.from_numpy(values.astype(np.int64)) for values in rows.multi.values())
+        return cls(ids, numeric, multi, torch.from_numpy(rows.label.astype(np.float32)))
+
+
+def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Row numbers of each batch of one epoch: a permutation drawn from (seed, epoch).
+
+    Above 8.4 million rows, blocks of 65,536 neighbouring rows are permuted and then shuffled
+    together 128 at a time, so that memory stays bounded and reads stay near each other.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
+    blocks = rng.permutation(-(-count // _BLOCK))
+    rest = np.empty(0, dtype=np.int64)
+    for start in range(0, len(blocks), _WINDOW_BLOCKS):
+        window = blocks[start : start + _WINDOW_BLOCKS]
+        index = np.concatenate([np.arange(b * _BLOCK, min((b + 1) * _BLOCK, count)) for b in window])
+        index = np.concatenate([rest, rng.permutation(index)])
+        whole = len(index) - len(index) % batch_size
+        yield from np.split(index[:whole], range(batch_size, whole, batch_size)) if whole else ()
+        rest = index[whole:]
+    if len(rest):
+        yield rest
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, rows: Rows, batch_size: int = 8192) -> npt.NDArray[np.float32]:
+    """Logits of all rows in order, float32 `[N]`; the model is put in evaluation mode."""
+    model.eval()
+    logits = np.empty(len(rows), dtype=np.float32)
+    for start in range(0, len(rows), batch_size):
+        place = slice(start, start + batch_size)
+        batch = Batch.of(rows.take(place))
+        logits[place] = model(batch.ids, batch.numeric, batch.multi).numpy()
+    return logits

@@ -1,0 +1,120 @@
+"""What a training run is asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from amtl_export.errors import InputError
+from amtl_export.models.config import SelectionConfig
+from amtl_export.models.ctr import BACKBONES, METHODS
+
+#: Above this many table rows the table's gradient is sparse unless said otherwise.
+SPARSE_ABOVE = 200_000
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run; together with the data and the machine it determines every bit of the result.
+
+    Attributes:
+        data: named source, or a folder with a `schema.toml`.
+        path: folder of a named source's files.
+        method: embedding method.
+        backbone: what turns rows into a logit.
+        dim: D.
+        epochs: at most this many passes over the training split.
+        patience: stop after this many epochs without a better validation AUC.
+        batch_size: examples a step.
+        lr: Adam's learning rate.
+        lr_decay: the learning rate is multiplied by this after an epoch without a better validation AUC.
+        selection_lr: of the selection network; `lr` when None.
+        weight_decay: L2 of the backbone.
+        embedding_decay: L2 of the table.
+        hidden: widths of the backbone's hidden layers.
+        dropout: on hidden outputs.
+        embedding_dropout: on embedded values.
+        selection: AMTL's selection network.
+        sparse: sparse table gradients (SparseAdam); None decides by table size.
+        limit_rows: use the first rows only.
+        warm_start: folder of the run whose embeddings and hidden layers are the start.
+        seed: of everything drawn.
+    """
+
+    data: str
+    path: str | None = None
+    method: str = "amtl"
+    backbone: str = "dnn"
+    dim: int = 16
+    epochs: int = 40
+    patience: int = 3
+    batch_size: int = 2048
+    lr: float = 1e-3
+    lr_decay: float = 1.0
+    selection_lr: float | None = None
+    weight_decay: float = 0.0
+    embedding_decay: float = 0.0
+    hidden: tuple[int, ...] = (256, 128)
+    dropout: float = 0.2
+    embedding_dropout: float = 0.1
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    sparse: bool | None = None
+    limit_rows: int | None = None
+    warm_start: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._one_of("method", METHODS)
+        self._one_of("backbone", BACKBONES)
+        for name in ("dim", "epochs", "patience", "batch_size"):
+            self._at_least(name, 1)
+        if self.limit_rows is not None:
+            self._at_least("limit_rows", 1)
+        if not 0 < self.lr < 1:
+            raise InputError("train: lr", found=self.lr, allowed="between 0 and 1")
+        if not 0 < self.lr_decay <= 1:
+            raise InputError("train: lr_decay", found=self.lr_decay, allowed="above 0, at most 1")
+        for name in ("dropout", "embedding_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"train: {name}", found=getattr(self, name), allowed="0 <= p < 1")
+        for name in ("weight_decay", "embedding_decay", "seed"):
+            self._at_least(name, 0)
+        if self.sparse and self.embedding_decay:
+            raise InputError("train: embedding_decay needs dense gradients", fix="drop one of the two")
+
+    def _one_of(self, name: str, allowed: Mapping[str, Any]) -> None:
+        if getattr(self, name) not in allowed:
+            raise InputError(f"train: unknown {name}", found=getattr(self, name), allowed=", ".join(allowed))
+
+    def _at_least(self, name: str, least: int) -> None:
+        if getattr(self, name) < least:
+            raise InputError(f"train: {name}", found=getattr(self, name), allowed=f"at least {least}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, readable by `from_json`."""
+        values = asdict(self)
+        values["hidden"] = list(self.hidden)
+        values["selection"]["features"] = list(self.selection.features)
+        values["selection"]["hidden"] = list(self.selection.hidden)
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: object) -> TrainConfig:
+        """Rebuild from `to_json`.
+
+        Raises:
+            InputError: a key is unknown or missing, or a value out of range.
+        """
+        try:
+            given = dict(values)
+            unknown = set(given) - {f.name for f in fields(cls)}
+            if unknown:
+                raise TypeError(f"unknown keys {sorted(unknown)}")
+            selection = dict(given["selection"])
+            selection = {k: tuple(v) if isinstance(v, list) else v for k, v in selection.items()}
+            given["selection"] = SelectionConfig(**selection)
+            given["hidden"] = tuple(given["hidden"])
+            return cls(**given)
+        except (TypeError, KeyError, ValueError) as error:
+            raise InputError("a run's settings cannot be read", where=where, found=error) from None

@@ -1,0 +1,348 @@
+"""Training: from a configuration to a run folder, resumable after any epoch."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import Adam, Optimizer, SparseAdam
+
+from amtl_export.data.encode import Encoded, Rows, encode, open_rows, open_stats
+from amtl_export.data.schema import Schema
+from amtl_export.data.source import Source, open_source
+from amtl_export.data.vocabulary import read_vocabularies, vocabulary_hash, write_vocabularies
+from amtl_export.errors import InputError, os_errors
+from amtl_export.files import check_target, made_by, publish, read_json, write_json
+from amtl_export.models.config import ModelConfig
+from amtl_export.models.ctr import CtrModel
+from amtl_export.training.batches import Batch, predict, shuffled
+from amtl_export.training.checkpoint import Progress, latest, load_checkpoint, save_checkpoint
+from amtl_export.training.config import TrainConfig
+from amtl_export.training.metrics import auc, logloss
+from amtl_export.training.run import Run, build_model, load_run, model_config_for
+from amtl_export.training.tensors import save_tensors
+from amtl_export.training.warm_start import warm_start
+
+
+class TrainObserver(Protocol):
+    """Is told how training goes. All methods may do nothing."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def epoch_started(self, epoch: int, steps: int) -> None:
+        """An epoch (from 1) of so many steps begins."""
+
+    def step(self, loss: float, examples: int) -> None:
+        """A step over so many examples is done."""
+
+    def epoch_finished(self, record: dict[str, Any]) -> None:
+        """The epoch's line of `history.jsonl`."""
+
+
+class Silent:
+    """A `TrainObserver` that says nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def epoch_started(self, epoch: int, steps: int) -> None:
+        """Nothing."""
+
+    def step(self, loss: float, examples: int) -> None:
+        """Nothing."""
+
+    def epoch_finished(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+def partial_folder(out: Path) -> Path:
+    """Where an unfinished training of `out` keeps its state."""
+    return out.with_name(out.name + ".partial")
+
+
+def train(config: TrainConfig, out: Path, *, overwrite: bool = False, observer: TrainObserver | None = None) -> Run:
+    """Train, keep the epoch with the best validation AUC, and write the run folder.
+
+    While training runs, its state is in `OUT.partial`; the same call after an interruption goes on
+    from the last finished epoch and ends with the same bits as an uninterrupted one.
+
+    Args:
+        config: what to do.
+        out: the run folder; appears when training is done.
+        overwrite: replace an earlier run, and discard an unfinished training of other settings.
+        observer: is told how it goes.
+
+    Raises:
+        InputError: bad data or settings; `out` exists; an unfinished training of other settings exists.
+        EnvironmentLacks: no disk space or no permission.
+    """
+    observer = observer or Silent()
+    check_target(out, overwrite)
+    work = partial_folder(out)
+    with os_errors("training", out):
+        resumed = _claim(work, config, overwrite)
+        try:
+            _train_in(work, config, observer, resumed)
+            publish(work, out)
+        except BaseException:
+            if latest(work) is None:
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+    return load_run(out)
+
+
+def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
+    """Make the working folder, or take over one with the same settings; whether it is taken over."""
+    if work.exists():
+        found = read_json(work / "train.json") if (work / "train.json").is_file() else None
+        if found == config.to_json() and not overwrite and latest(work) is not None:
+            return True
+        if found is not None and found != config.to_json() and not overwrite:
+            asked = config.to_json()
+            differing = ", ".join(f"{k} {found.get(k)!r} → {asked[k]!r}" for k in asked if found.get(k) != asked[k])
+            raise InputError(
+                "an unfinished training with other settings is in the way",
+                where=work,
+                found=differing,
+                fix="repeat it with its settings to go on, or say --overwrite to discard it",
+            )
+        if found is None and any(work.iterdir()):
+            raise InputError("a folder is in the way", where=work, fix="choose another --out, or remove it yourself")
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    write_json(work / "train.json", config.to_json())
+    return False
+
+
+def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, resumed: bool) -> None:
+    encoded = _reopen(work) if resumed else _prepare(work, config, observer)
+    with reproducible(config.seed):
+        model_config = model_config_for(config, encoded)
+        model = build_model(model_config, encoded.vocabularies)
+        if config.warm_start and not resumed:
+            for line in warm_start(model, encoded.vocabularies, Path(config.warm_start)):
+                observer.note(f"warm start: {line}")
+        state = TrainState.start(model, config)
+        checkpoint = latest(work)
+        if checkpoint is not None:
+            state.resume(checkpoint)
+            observer.note(f"resumed after epoch {state.progress.epoch} from {work}")
+        while not state.finished:
+            record = state.run_epoch(encoded, observer)
+            save_checkpoint(work, state.progress, model, state.best, state.optimizers)
+            _append_history(work, record)
+            observer.epoch_finished(record)
+        model.load_state_dict(state.best)
+        _finish(work, config, model_config, model, encoded, state.progress)
+
+
+def _prepare(work: Path, config: TrainConfig, observer: TrainObserver) -> Encoded:
+    source: Source = open_source(config.data, Path(config.path) if config.path else None)
+    started = time.perf_counter()
+    encoded = encode(source, work / "data", config.seed, config.limit_rows)
+    write_json(work / "schema.json", encoded.schema.to_json())
+    write_vocabularies(work, encoded.vocabularies)
+    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in encoded.rows.items())
+    observer.note(f"{source.name}: {counts} rows, encoded in {time.perf_counter() - started:.1f} s")
+    return encoded
+
+
+def _reopen(work: Path) -> Encoded:
+    schema = Schema.from_values(read_json(work / "schema.json"), work / "schema.json")
+    vocabularies = read_vocabularies(work, [f.name for f in schema.embedded])
+    return Encoded(schema, vocabularies, open_stats(work / "data"), open_rows(work / "data", schema))
+
+
+@contextmanager
+def reproducible(seed: int) -> Iterator[None]:
+    """Deterministic algorithms and a seeded generator inside the block; the old state after it."""
+    state, mode = torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode)
+        torch.set_rng_state(state)
+
+
+@dataclass
+class TrainState:
+    """A model in training: its optimizers, its progress, its best weights so far."""
+
+    model: CtrModel
+    config: TrainConfig
+    optimizers: list[Optimizer]
+    progress: Progress
+    best: dict[str, Tensor]
+
+    @classmethod
+    def start(cls, model: CtrModel, config: TrainConfig) -> TrainState:
+        """Before the first epoch."""
+        return cls(model, config, build_optimizers(model, config), Progress(0, 0, 0.0, []), {})
+
+    def resume(self, checkpoint: Path) -> None:
+        """Go back to the state of a checkpoint."""
+        self.progress, self.best = load_checkpoint(checkpoint, self.model, self.optimizers)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done or patience has run out."""
+        stale = self.progress.epoch - self.progress.best_epoch
+        return self.progress.epoch >= self.config.epochs or (self.progress.epoch > 0 and stale >= self.config.patience)
+
+    def run_epoch(self, encoded: Encoded, observer: TrainObserver) -> dict[str, Any]:
+        """Train one epoch, validate, remember the best; the epoch's history record."""
+        rows, valid = encoded.rows["train"], encoded.rows["valid"]
+        epoch = self.progress.epoch + 1
+        observer.epoch_started(epoch, -(-len(rows) // self.config.batch_size))
+        started = time.perf_counter()
+        loss = self.pass_over(rows, epoch, observer)
+        seconds = time.perf_counter() - started
+        logits = predict(self.model, valid)
+        if not np.isfinite(logits).all():
+            raise InputError("training diverged: logits are not finite", where=f"epoch {epoch}", fix="a smaller --lr")
+        auc_valid = auc(logits, valid.label)
+        self.progress = Progress(
+            epoch, self.progress.best_epoch, self.progress.best_auc, [*self.progress.epoch_seconds, seconds]
+        )
+        if auc_valid > self.progress.best_auc or not self.best:
+            self.progress.best_epoch, self.progress.best_auc = epoch, auc_valid
+            self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        else:
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] *= self.config.lr_decay
+        return {
+            "epoch": epoch,
+            "loss_train": loss,
+            "auc_valid": auc_valid,
+            "logloss_valid": logloss(logits, valid.label),
+            "avg_dim": average_dim(self.model),
+            "seconds": seconds,
+            "examples_per_second": len(rows) / seconds,
+        }
+
+    def pass_over(self, rows: Rows, epoch: int, observer: TrainObserver) -> float:
+        """One pass of steps over the rows; the mean loss."""
+        self.model.train()
+        total = 0.0
+        for index in shuffled(len(rows), self.config.batch_size, self.config.seed, epoch):
+            batch = Batch.of(rows.take(index))
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            logit = self.model(batch.ids, batch.numeric, batch.multi)
+            loss = F.binary_cross_entropy_with_logits(logit, batch.label)
+            loss.backward()
+            for optimizer in self.optimizers:
+                optimizer.step()
+            value = float(loss.detach())
+            total += value * len(index)
+            observer.step(value, len(index))
+        return total / len(rows)
+
+
+def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
+    """Adam for everything; SparseAdam for a table with sparse gradients."""
+    table, selection, other = [], [], []
+    for name, parameter in model.named_parameters():
+        group = table if name == "embedding.table.weight" else selection if name.startswith("embedding.") else other
+        group.append(parameter)
+    selection_lr = config.selection_lr or config.lr
+    groups: list[dict[str, Any]] = [
+        {"params": other, "weight_decay": config.weight_decay},
+        {"params": selection, "lr": selection_lr},
+    ]
+    optimizers: list[Optimizer] = []
+    if model.config.sparse:
+        optimizers.append(SparseAdam(table, lr=config.lr))
+    else:
+        groups.append({"params": table, "weight_decay": config.embedding_decay})
+    optimizers.insert(0, Adam([g for g in groups if g["params"]], lr=config.lr, fused=True))
+    return optimizers
+
+
+def average_dim(model: CtrModel, fields: list[int] | None = None) -> float:
+    """Mean dims over the rows of the governed fields (all fields when none is governed); padding left out."""
+    dims = model.method.frozen_dims()
+    chosen = fields
+    if chosen is None:
+        chosen = [i for i, f in enumerate(model.config.embedded) if f.governed] or list(range(len(model.method.sizes)))
+    parts = []
+    for i in chosen:
+        part = dims[model.method.offsets[i] : model.method.offsets[i] + model.method.sizes[i]]
+        padding = model.config.embedded[i].padding
+        parts.append(part if padding is None else part[torch.arange(len(part)) != padding])
+    return float(torch.cat(parts).double().mean())
+
+
+def _append_history(work: Path, record: dict[str, Any]) -> None:
+    """Add the epoch's line, dropping a later one that an interrupted epoch may have left."""
+    file = work / "history.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    lines = [*lines[: record["epoch"] - 1], json.dumps(record)]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _finish(
+    work: Path, config: TrainConfig, model_config: ModelConfig, model: CtrModel, encoded: Encoded, progress: Progress
+) -> None:
+    test = encoded.rows["test"]
+    logits = predict(model, test)
+    fields = {
+        f.name: {"vocab": f.size, "dim": model_config.dim, "avg_dim": average_dim(model, [i])}
+        for i, f in enumerate(model_config.embedded)
+    }
+    avg_dim = average_dim(model)
+    metrics = {
+        "method": config.method,
+        "backbone": config.backbone,
+        "data": config.data,
+        "seed": config.seed,
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "auc_valid": progress.best_auc,
+        "auc_test": auc(logits, test.label),
+        "logloss_test": logloss(logits, test.label),
+        "avg_dim": avg_dim,
+        "avg_dim_ratio": avg_dim / model_config.dim,
+        "fields": fields,
+        "epoch_seconds": progress.epoch_seconds,
+        "params_embedding": sum(model.method.sizes) * model_config.dim,
+        "params_embedding_kept": int(model.method.frozen_dims().sum()),
+        "rows": {split: len(rows) for split, rows in encoded.rows.items()},
+    }
+    save_tensors(model.state_dict(), work / "model.safetensors")
+    write_json(work / "metrics.json", metrics)
+    write_json(
+        work / "config.json",
+        {
+            "made_by": made_by(),
+            "kind": "run",
+            "train": config.to_json(),
+            "model": model_config.to_json(),
+            "vocabulary_hash": vocabulary_hash(encoded.vocabularies),
+            "environment": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "threads": torch.get_num_threads(),
+                "machine": platform.machine(),
+            },
+        },
+    )
+    for leftover in work.glob("checkpoint-*"):
+        shutil.rmtree(leftover)
+    shutil.rmtree(work / "data" / "train")
+    (work / "train.json").unlink()

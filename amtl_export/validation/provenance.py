@@ -1,0 +1,99 @@
+"""Proof that nothing of the selection network is left, and that every weight is accounted for."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from torch import nn
+
+#: Initializers up to this many numbers may be constants of the graph (shapes, axes, bounds).
+CONSTANT_SIZE = 16
+
+#: Where lowering puts its own initializers.
+_LAYOUT_SCOPES = ("table/", "lookup/", "guard/")
+_WRAPPER = "model."
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a graph holds that it should not.
+
+    Attributes:
+        selector_nodes: names of nodes that came from a module that freezing deletes.
+        selector_initializers: names of initializers that are, by name or bits, parameters that it deletes.
+        unexplained: initializers that are neither table, backbone parameter nor small constant.
+        changed: backbone parameters whose bits differ from the run's.
+        missing: backbone parameters that the graph does not hold.
+    """
+
+    selector_nodes: list[str]
+    selector_initializers: list[str]
+    unexplained: list[str]
+    changed: list[str]
+    missing: list[str]
+
+
+def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Provenance:
+    """Compare a graph with the model before and after freezing.
+
+    Args:
+        model: `model.onnx`, its external data beside it.
+        trained: the model with its selection network.
+        frozen: the same model frozen.
+    """
+    graph = ir.load(model).graph
+    deleted_modules = _modules(trained) - _modules(frozen)
+    kept = {name: value.numpy() for name, value in frozen.state_dict().items() if not name.startswith("embedding.")}
+    own_tables = {name for name, _ in trained.named_parameters() if name.endswith("table.weight")}
+    deleted = {
+        name: value.detach().numpy()
+        for name, value in trained.named_parameters()
+        if name not in frozen.state_dict() and name not in own_tables
+    }
+    digests = {_digest(array): name for name, array in deleted.items() if array.size > 1}
+    nodes = [node.name or node.op_type for node in graph if _scopes(node) & deleted_modules]
+    selectors, unexplained, changed = [], [], []
+    for name, value in graph.initializers.items():
+        tensor = value.const_value
+        assert tensor is not None
+        path = name.removeprefix(_WRAPPER)
+        if path in deleted or (1 < tensor.size and _digest(tensor.numpy()) in digests):
+            selectors.append(name)
+        elif name.startswith(_LAYOUT_SCOPES):
+            continue
+        elif path in kept:
+            if not same_bits(tensor.numpy(), kept[path]):
+                changed.append(name)
+        elif tensor.size > CONSTANT_SIZE:
+            unexplained.append(name)
+    held = {name.removeprefix(_WRAPPER) for name in graph.initializers}
+    missing = sorted(name for name, _ in frozen.named_parameters() if name in kept and name not in held)
+    return Provenance(nodes, selectors, unexplained, changed, missing)
+
+
+def _modules(module: nn.Module) -> set[str]:
+    return {name for name, _ in module.named_modules() if name}
+
+
+def _scopes(node: ir.Node) -> set[str]:
+    """Paths of the modules that a node came from."""
+    text = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
+    try:
+        scopes = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {text}
+    return {str(scope).removeprefix(_WRAPPER) for scope in scopes}
+
+
+def _digest(array: np.ndarray) -> bytes:  # type: ignore[type-arg]
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:  # type: ignore[type-arg]
+    """Whether two arrays have the same shape, type and bits."""
+    return a.shape == b.shape and a.dtype == b.dtype and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()

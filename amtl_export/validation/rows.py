@@ -1,0 +1,149 @@
+"""Every id of every field through the graph's own lookup, bit for bit, hostile ids included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.inputs import Feed
+from amtl_export.bundle.signature import LookupSite
+from amtl_export.errors import InputError, ValidationFailed
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.runtime.session import Provider, open_session
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+#: Floats that one probe may answer with: bounds memory.
+_PROBE_FLOATS = 1 << 24
+
+
+@dataclass(frozen=True)
+class RowCheck:
+    """What probing the lookups found.
+
+    Attributes:
+        rows: ids probed, each once.
+        equal: of them, answered with the run's bits.
+        hostile: out-of-range ids probed.
+        wrong: the first few differences, in words.
+    """
+
+    rows: int
+    equal: int
+    hostile: int
+    wrong: list[str]
+
+
+def hostile_ids(size: int) -> list[int]:
+    """Ids outside `[0, size)` that have broken lookups before."""
+    low, high = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+    return [-1, -size, -size - 1, size, size + 1, 2**31, 2**32, -(2**31), 2**62, -(2**62), low, high]
+
+
+class Probe:
+    """A bundle's graph with its lookups as outputs.
+
+    Args:
+        bundle: whose graph.
+        provider: where it runs.
+        optimized: all graph optimisations, or none.
+
+    Raises:
+        ValidationFailed: a lookup that the signature names is not in the graph.
+        EnvironmentLacks: the provider is missing.
+    """
+
+    def __init__(self, bundle: Bundle, provider: Provider, *, optimized: bool) -> None:
+        self._bundle = bundle
+        model = onnx.load(str(bundle.model), load_external_data=False)
+        made = {output for node in model.graph.node for output in node.output}
+        for site in bundle.signature.lookups:
+            if site.output not in made:
+                raise ValidationFailed("the graph lacks a lookup that the signature names", found=site.output)
+            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(site.output))
+        self._session = open_session(
+            model.SerializeToString(), provider=provider, optimized=optimized, weights=bundle.path
+        )
+
+    def lookup(self, site: LookupSite, ids: Ids) -> Floats:
+        """float32 `[n, K, D]`: the graph's rows for ids `[n, K]` of one input."""
+        feed: Feed = {}
+        for tensor in self._bundle.signature.inputs:
+            shape = [len(ids), *(s if isinstance(s, int) else 1 for s in tensor.shape[1:])]
+            feed[tensor.name] = np.zeros(shape, dtype=tensor.dtype)
+        feed[site.input] = ids
+        try:
+            rows: Floats = self._session.run([site.output], feed)[0]
+        except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
+            raise ValidationFailed("the graph fails on an id", where=site.input, found=str(error).splitlines()[0]) from error
+        return rows
+
+
+def check_rows(bundle: Bundle, frozen: FrozenModel, provider: Provider, *, optimized: bool) -> RowCheck:
+    """Probe every id of every field, then hostile ids unless the bundle trusts its ids.
+
+    Raises:
+        ValidationFailed: the graph cannot be probed.
+    """
+    probe = Probe(bundle, provider, optimized=optimized)
+    table, dim = frozen.table.rows.numpy(), bundle.signature.dim
+    positions = {field.name: i for i, field in enumerate(frozen.config.embedded)}
+    rows = equal = hostile = 0
+    wrong: list[str] = []
+    for site in bundle.signature.lookups:
+        fields = _fields_of(bundle, site)
+        sizes = np.array([frozen.table.sizes[positions[f]] for f in fields])
+        offsets = np.array([frozen.table.offsets[positions[f]] for f in fields])
+        for ids in _every_id(sizes, dim):
+            answered = probe.lookup(site, np.minimum(ids, sizes - 1))
+            counts = ids < sizes
+            expected = table[np.minimum(ids, sizes - 1) + offsets]
+            same = _equal(answered, expected)
+            rows += int(counts.sum())
+            equal += int((same & counts).sum())
+            wrong += _describe(fields, ids, same | ~counts, answered, expected)
+        if bundle.signature.id_policy == "guard":
+            ids = np.array([hostile_ids(int(size)) for size in sizes], dtype=np.int64).T
+            answered = probe.lookup(site, ids)
+            expected = np.broadcast_to(table[offsets], answered.shape)
+            same = _equal(answered, expected)
+            hostile += ids.size
+            wrong += _describe(fields, ids, same, answered, expected)
+    return RowCheck(rows, equal, hostile, wrong[:5])
+
+
+def _fields_of(bundle: Bundle, site: LookupSite) -> list[str]:
+    for tensor in bundle.signature.inputs:
+        if tensor.name == site.input:
+            return [column.field for column in tensor.columns]
+    raise InputError("a lookup's input is not in the signature", where=bundle.path, found=site.input)
+
+
+def _every_id(sizes: Ids, dim: int) -> Iterator[Ids]:
+    """int64 `[n, K]` blocks counting through the largest field."""
+    step = max(1, _PROBE_FLOATS // (dim * len(sizes)))
+    for start in range(0, int(sizes.max()), step):
+        ids = np.arange(start, min(start + step, int(sizes.max())), dtype=np.int64)
+        yield np.repeat(ids[:, None], len(sizes), axis=1)
+
+
+def _equal(a: Floats, b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """bool `[n, K]`: rows with the same bits."""
+    same: npt.NDArray[np.bool_] = (a.view(np.uint32) == np.ascontiguousarray(b).view(np.uint32)).all(axis=-1)
+    return same
+
+
+def _describe(fields: list[str], ids: Ids, good: npt.NDArray[np.bool_], found: Floats, expected: Any) -> list[str]:
+    lines = []
+    for row, column in np.argwhere(~good)[:3]:
+        a, b = found[row, column], expected[row, column]
+        at = int(np.flatnonzero(a.view(np.uint32) != np.ascontiguousarray(b).view(np.uint32))[0])
+        lines.append(f"field {fields[column]}, id {ids[row, column]}, dim {at}: found {a[at]!r}, the run has {b[at]!r}")
+    return lines

@@ -1,0 +1,57 @@
+"""Scores of a split: PyTorch with its selection network against the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.inputs import from_rows, sliced
+from amtl_export.data.encode import Rows
+from amtl_export.models.config import ModelConfig
+from amtl_export.runtime.session import Provider
+from amtl_export.training.metrics import auc, logloss
+
+_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Logits of one split and what they are worth."""
+
+    logits: npt.NDArray[np.float32]
+    auc: float
+    logloss: float
+
+    @classmethod
+    def of(cls, logits: npt.NDArray[np.float32], rows: Rows) -> Scores:
+        """From logits and labels; NaN logits have no AUC."""
+        if np.isnan(logits).any():
+            return cls(logits, float("nan"), float("nan"))
+        label = np.asarray(rows.label)
+        return cls(logits, auc(logits, label), logloss(logits, label))
+
+
+def graph_scores(bundle: Bundle, rows: Rows, config: ModelConfig, provider: Provider, *, optimized: bool) -> Scores:
+    """What the graph answers for a split."""
+    session = bundle.session(provider=provider, optimized=optimized)
+    logits = np.empty(len(rows), dtype=np.float32)
+    feed = from_rows(rows, config)
+    for start in range(0, len(rows), _BATCH):
+        place = slice(start, start + _BATCH)
+        logits[place] = session.run(["logit"], sliced(feed, place))[0]
+    return Scores.of(logits, rows)
+
+
+def rank_flips(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> int:
+    """Neighbours in the ranking by `a` that `b` ranks the other way round.
+
+    Args:
+        a: `[N]` logits.
+        b: `[N]` logits of the same examples.
+    """
+    order = np.argsort(a, kind="stable")
+    return int(((np.diff(a[order]) > 0) & (np.diff(b[order]) < 0)).sum())

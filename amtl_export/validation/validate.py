@@ -1,0 +1,231 @@
+"""`validate`: a verdict on a bundle, with the reason for every failure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from amtl_export.bundle.bundle import Bundle, open_bundle
+from amtl_export.data.schema import SplitName
+from amtl_export.errors import AmtlError, InputError, ValidationFailed
+from amtl_export.files import wrong_sums
+from amtl_export.freezing.frozen import FrozenModel, freeze
+from amtl_export.runtime.session import Provider, nodes_by_provider, open_session
+from amtl_export.training.batches import predict
+from amtl_export.training.run import Run, load_run
+from amtl_export.validation.provenance import trace_provenance
+from amtl_export.validation.rows import check_rows
+from amtl_export.validation.scores import Scores, graph_scores, rank_flips
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """What may differ.
+
+    Attributes:
+        auc: |AUC difference|.
+        logit: |logit difference|, any example.
+    """
+
+    auc: float = 1e-6
+    logit: float = 1e-4
+
+
+@dataclass
+class Verdict:
+    """The outcome; `to_json` is the form that tools outside the project read.
+
+    Attributes:
+        problems: why it failed, a sentence each; empty means pass.
+        numbers: the measured values.
+    """
+
+    bundle: str
+    run: str
+    split: str
+    problems: list[str] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Literal["pass", "fail"]:
+        """pass or fail."""
+        return "fail" if self.problems else "pass"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; a number that could not be had is null."""
+        numbers = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in self.numbers.items()
+        }
+        where = {"bundle": self.bundle, "run": self.run, "split": self.split}
+        return {"verdict": self.verdict, **where, **_EMPTY, **numbers, "problems": self.problems}
+
+
+#: Every key of the contract, for verdicts that failed before a number could be had.
+_EMPTY: dict[str, Any] = dict.fromkeys(
+    (
+        "auc_torch", "auc_onnx", "abs_delta_auc", "logloss_torch", "logloss_onnx", "max_abs_logit_diff",
+        "rows_checked", "rows_bit_equal", "rank_flips", "selector_nodes", "selector_initializers",
+        "bytes_dense", "bytes_table", "bytes_ratio", "providers", "nodes_by_provider", "hostile_ids_checked",
+    )
+)  # fmt: skip
+
+
+def validate(
+    bundle: Path,
+    run: Path,
+    *,
+    split: SplitName = "test",
+    provider: Provider = "cpu",
+    tolerances: Tolerances | None = None,
+) -> Verdict:
+    """Compare a bundle with the run that it says it came from.
+
+    Checks, in order: checksums; vocabularies; nothing of the selection network left and every weight
+    accounted for; every row of every field bit for bit and hostile ids, optimised and not; the
+    split's scores, optimised and not.
+
+    Args:
+        bundle: its folder.
+        run: the run's folder.
+        split: whose rows are scored; a run keeps `valid` and `test`.
+        provider: where the graph runs.
+        tolerances: what may differ.
+
+    Raises:
+        InputError: bundle or run cannot be opened.
+        EnvironmentLacks: ONNX Runtime or the provider is missing.
+    """
+    tolerances = tolerances or Tolerances()
+    opened, trained = open_bundle(bundle), load_run(run)
+    frozen = freeze(trained)
+    verdict = Verdict(str(bundle), str(run), split)
+    _check_files(opened, verdict)
+    if _check_vocabularies(opened, trained, verdict):
+        steps = (
+            lambda: _check_provenance(opened, trained, frozen, verdict),
+            lambda: _check_rows(opened, frozen, provider, verdict),
+            lambda: _check_scores(opened, trained, split, provider, tolerances, verdict),
+        )
+        for step in steps:
+            try:
+                step()
+            except (ValidationFailed, InputError) as error:
+                verdict.problems.append(_one_line(error))
+    return verdict
+
+
+def _one_line(error: AmtlError) -> str:
+    return " ".join(str(error).split())
+
+
+def _check_files(bundle: Bundle, verdict: Verdict) -> None:
+    wrong = wrong_sums(bundle.path)
+    if wrong:
+        verdict.problems.append(f"files differ from SHA256SUMS: {', '.join(wrong)}")
+
+
+def _check_vocabularies(bundle: Bundle, run: Run, verdict: Verdict) -> bool:
+    """Whether the bundle has the run's fields, so that the other checks make sense."""
+    fields = [f.name for f in run.model_config.embedded]
+    if bundle.fields != fields or bundle.signature.dim != run.model_config.dim:
+        verdict.problems.append(
+            f"the bundle is of another model: fields {bundle.fields} with D={bundle.signature.dim}, "
+            f"the run has {fields} with D={run.model_config.dim}"
+        )
+        return False
+    found = bundle.vocabularies()
+    differing = [name for name in fields if found[name].digest != run.vocabularies[name].digest]
+    if differing:
+        verdict.problems.append(
+            f"another run's vocabulary: field(s) {', '.join(differing)} map values to other ids than the run does"
+        )
+    model = onnx.load(str(bundle.model), load_external_data=False)
+    stated = {entry.key: entry.value for entry in model.metadata_props}.get("amtl.vocabulary_hash")
+    for where, value in (("model.onnx", stated), ("signature.json", bundle.signature.vocabulary_hash)):
+        if value != run.vocabulary_hash:
+            verdict.problems.append(f"{where} states the vocabulary hash {value}, the run's is {run.vocabulary_hash}")
+    sizes = [column.size for tensor in bundle.signature.inputs for column in tensor.columns]
+    return sizes == list(run.model.method.sizes)
+
+
+def _check_provenance(bundle: Bundle, run: Run, frozen: FrozenModel, verdict: Verdict) -> None:
+    found = trace_provenance(bundle.model, run.model, frozen.module)
+    verdict.numbers["selector_nodes"] = len(found.selector_nodes)
+    verdict.numbers["selector_initializers"] = len(found.selector_initializers)
+    for what, names in (
+        ("nodes of the selection network are left", found.selector_nodes),
+        ("parameters of the selection network are left", found.selector_initializers),
+        ("weights that neither table nor backbone explains", found.unexplained),
+        ("backbone parameters differ from the run's", found.changed),
+        ("backbone parameters are missing", found.missing),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            verdict.problems.append(f"{what}: {', '.join(names[:3])}{more}")
+
+
+def _check_rows(bundle: Bundle, frozen: FrozenModel, provider: Provider, verdict: Verdict) -> None:
+    for name in bundle.fields:
+        if not np.array_equal(bundle.dims(name), frozen.field_dims(name).numpy()):
+            verdict.problems.append(f"the dims in vocab/{name}.parquet are not the run's")
+    numbers = verdict.numbers
+    dense_bytes = 4 * len(frozen.table.dims) * bundle.signature.dim
+    numbers["bytes_dense"] = dense_bytes
+    numbers["bytes_table"] = _table_bytes(bundle)
+    numbers["bytes_ratio"] = numbers["bytes_table"] / dense_bytes
+    for optimized in (True, False):
+        found = check_rows(bundle, frozen, provider, optimized=optimized)
+        if optimized or found.wrong:
+            numbers["rows_checked"], numbers["rows_bit_equal"] = found.rows, found.equal
+            numbers["hostile_ids_checked"] = found.hostile
+        level = "optimised" if optimized else "not optimised"
+        verdict.problems += [f"wrong row ({level}): {line}" for line in found.wrong]
+
+
+def _table_bytes(bundle: Bundle) -> int:
+    """Bytes of the table's arrays, from the graph itself."""
+    model = onnx.load(str(bundle.model), load_external_data=False)
+    total = 0
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("table/"):
+            total += int(np.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return total
+
+
+def _check_scores(
+    bundle: Bundle, run: Run, split: SplitName, provider: Provider, tolerances: Tolerances, verdict: Verdict
+) -> None:
+    rows = run.rows(split)
+    expected = Scores.of(predict(run.model, rows), rows)
+    session = open_session(bundle.model, provider=provider, record_assignment=True)
+    numbers = verdict.numbers
+    numbers["providers"] = list(session.get_providers())
+    numbers["nodes_by_provider"] = nodes_by_provider(session)
+    numbers["auc_torch"], numbers["logloss_torch"] = expected.auc, expected.logloss
+    worst = 0.0
+    for optimized in (True, False):
+        found = graph_scores(bundle, rows, run.model_config, provider, optimized=optimized)
+        difference = float(np.abs(found.logits - expected.logits).max())
+        delta = abs(found.auc - expected.auc)
+        worst = max(worst, difference) if not math.isnan(difference) else difference
+        if optimized:
+            numbers["auc_onnx"], numbers["logloss_onnx"] = found.auc, found.logloss
+            numbers["abs_delta_auc"] = delta
+            numbers["rank_flips"] = rank_flips(expected.logits, found.logits)
+        level = "optimised" if optimized else "not optimised"
+        if not delta <= tolerances.auc:
+            verdict.problems.append(f"AUC differs by {delta:.3g} ({level}); allowed {tolerances.auc:.3g}")
+        if not difference <= tolerances.logit:
+            verdict.problems.append(
+                f"a logit differs by {difference:.3g} ({level}); allowed {tolerances.logit:.3g}; "
+                f"--logit-tolerance {difference * 1.01:.2g} would have passed"
+            )
+    numbers["max_abs_logit_diff"] = worst
+    numbers["minimum_logit_tolerance"] = worst
+    numbers["rows_scored"] = len(rows)

@@ -1,0 +1,1 @@
+"""The `amtl-export` command: one thin click command per file."""

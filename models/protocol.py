@@ -1,0 +1,43 @@
+"""What an embedding method must offer to be trained, frozen and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Freezable(Protocol):
+    """A module whose answer for an id is a constant row: all that `freeze` asks for.
+
+    One table serves all fields: field f's id i is row `offsets[f] + i`.
+    """
+
+    #: V of each field.
+    sizes: tuple[int, ...]
+    #: First row of each field.
+    offsets: tuple[int, ...]
+
+    def frozen_rows(self) -> Tensor:
+        """float32 `[V_total, D]`, zero past `frozen_dims` in every row."""
+
+    def frozen_dims(self) -> Tensor:
+        """int64 `[V_total]`, kept dims of every row: 1..D, and 0 for a padding row."""
+
+
+@runtime_checkable
+class EmbeddingMethod(Freezable, Protocol):
+    """A `Freezable` that a `CtrModel` calls in training."""
+
+    def lookup(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
+        """Rows of ids.
+
+        Args:
+            ids: int64 `[B, K]`.
+            fields: the field of each column: K of them, or one for all columns.
+
+        Returns:
+            float32 `[B, K, D]`.
+        """

@@ -1,0 +1,64 @@
+"""The table under every embedding method: one matrix for all fields, ids shifted by field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amtl_export.models.config import EmbeddedField
+
+
+class FieldTable(nn.Module):
+    """Rows of all fields in one `[V_total, D]` parameter.
+
+    Initialised normal with std 0.04/sqrt(D) (0.01 at D = 16), small against the logit; rows of ids that
+    training never sees (count 0) start and stay zero, which is neutral.
+
+    Args:
+        fields: in table order.
+        dim: D.
+        counts: field → int64 `[V]`, training occurrences.
+        sparse: whether the gradient is sparse.
+    """
+
+    def __init__(self, fields: Sequence[EmbeddedField], dim: int, counts: Sequence[Tensor], sparse: bool = False) -> None:
+        super().__init__()
+        self.fields = tuple(fields)
+        self.sizes = tuple(field.size for field in fields)
+        self.offsets = tuple(accumulate((0, *self.sizes[:-1])))
+        self.dim = dim
+        self.sparse = sparse
+        for field, count in zip(fields, counts, strict=True):
+            if count.shape != (field.size,):
+                raise ValueError(f"field {field.name}: {tuple(count.shape)} counts for {field.size} ids")
+        seen = torch.cat([count > 0 for count in counts])
+        self.weight = nn.Parameter(torch.randn(sum(self.sizes), dim) * (0.04 / dim**0.5) * seen.unsqueeze(1))
+
+    def shift(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
+        """Table rows of ids `[B, K]` whose columns belong to `fields` (one for all, or K)."""
+        if len(fields) == 1:
+            return ids + self.offsets[fields[0]]
+        return ids + torch.tensor([self.offsets[f] for f in fields], device=ids.device)
+
+    def take(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
+        """Unmasked rows of ids, `[B, K, D]`; padding rows are zero and learn nothing."""
+        padding = self.fields[fields[0]].padding if len(fields) == 1 else None
+        if padding is not None:
+            padding += self.offsets[fields[0]]
+        return F.embedding(self.shift(ids, fields), self.weight, padding_idx=padding, sparse=self.sparse)
+
+    def part(self, values: Tensor, field: int) -> Tensor:
+        """The slice of a per-row tensor that belongs to one field."""
+        return values[self.offsets[field] : self.offsets[field] + self.sizes[field]]
+
+    def full_dims(self) -> Tensor:
+        """int64 `[V_total]`: D for every row, 0 for padding rows."""
+        dims = torch.full((sum(self.sizes),), self.dim, dtype=torch.int64, device=self.weight.device)
+        for index, field in enumerate(self.fields):
+            if field.padding is not None:
+                dims[self.offsets[index] + field.padding] = 0
+        return dims

@@ -82,7 +82,10 @@ def from_os_error(error: OSError, doing: str, path: Path | str | None = None) ->
         )
     if error.errno in _NO_RIGHT:
         return EnvironmentLacks(
-            f"not permitted while {doing}", where=where, found=error.strerror, fix="choose a folder you may write"
+            f"not permitted while {doing}",
+            where=where,
+            found=error.strerror,
+            fix="choose a folder you may write",
         )
     return InputError(f"could not finish {doing}", where=where, found=error.strerror or str(error))
 

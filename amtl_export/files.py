@@ -43,7 +43,10 @@ def read_json(path: Path) -> Any:
         ) from None
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError(
-            "a file does not hold JSON", where=path, found=error, fix="restore the file or make the folder anew"
+            "a file does not hold JSON",
+            where=path,
+            found=error,
+            fix="restore the file or make the folder anew",
         ) from None
 
 

@@ -98,5 +98,5 @@ class CtrModel(nn.Module):
         total = self.method.lookup(ids, (position,)).sum(dim=1)
         if field.pool == "sum":
             return total
-        present = (ids != field.padding).sum(dim=1, keepdim=True).clamp(min=1)
+        present = torch.ne(ids, field.padding or 0).sum(dim=1, keepdim=True).clamp(min=1)
         return total / present.to(total.dtype)

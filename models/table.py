@@ -25,7 +25,9 @@ class FieldTable(nn.Module):
         sparse: whether the gradient is sparse.
     """
 
-    def __init__(self, fields: Sequence[EmbeddedField], dim: int, counts: Sequence[Tensor], sparse: bool = False) -> None:
+    def __init__(
+        self, fields: Sequence[EmbeddedField], dim: int, counts: Sequence[Tensor], sparse: bool = False
+    ) -> None:
         super().__init__()
         self.fields = tuple(fields)
         self.sizes = tuple(field.size for field in fields)

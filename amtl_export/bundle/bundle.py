@@ -74,7 +74,9 @@ def open_bundle(path: Path) -> Bundle:
         raise InputError("no such bundle", where=path, fix="amtl-export export RUN --out BUNDLE")
     for name in ("signature.json", "model.onnx", "model.onnx.data", "schema.json"):
         if not (path / name).is_file():
-            raise InputError("the folder is not a complete bundle", where=path, found=f"no {name}", fix="export it again")
+            raise InputError(
+                "the folder is not a complete bundle", where=path, found=f"no {name}", fix="export it again"
+            )
     signature = Signature.from_values(read_json(path / "signature.json"), path / "signature.json")
     schema = Schema.from_values(read_json(path / "schema.json"), path / "schema.json")
     return Bundle(path, signature, schema)

@@ -75,7 +75,9 @@ def _difference(session: Any, frozen: FrozenModel, feed: Feed, level: str) -> fl
     expected = torch_logits(frozen, feed)
     if logit.shape != expected.shape:
         raise ValidationFailed(
-            "the exported graph answers with another shape", where=f"batch {batch}, {level}", found=logit.shape
+            "the exported graph answers with another shape",
+            where=f"batch {batch}, {level}",
+            found=logit.shape,
         )
     difference = float(np.abs(logit - expected).max()) if batch else 0.0
     if not difference <= LOGIT_TOLERANCE:

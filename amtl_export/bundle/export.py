@@ -37,11 +37,13 @@ class ExportConfig:
 
     Attributes:
         layout: of the table; `auto` takes paged where that saves at least a tenth of the bytes.
+        dtype: of the stored values.
         page_width: c of the paged layout; None lets the cost model choose.
         id_policy: `guard` answers any int64 id, `trust` needs legal ids.
     """
 
     layout: LayoutName = "auto"
+    dtype: Literal["fp32"] = "fp32"
     page_width: int | None = None
     id_policy: IdPolicy = "guard"
 
@@ -131,7 +133,7 @@ def _signature(frozen: FrozenModel, config: ExportConfig, table: LaidOut, lookup
         reserved=sig.RESERVED,
         vocabulary_hash=frozen.vocabulary_hash,
         layout=table.layout,
-        dtype="fp32",
+        dtype=config.dtype,
         id_policy=config.id_policy,
         dim=table.dim,
         page_width=table.width if isinstance(table, Paged) else None,

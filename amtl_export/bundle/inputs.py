@@ -55,6 +55,7 @@ def draw(
         field = config.embedded[i]
         ids = draw_ids(field, vocabularies[field.name], batch * length, rng, law).reshape(batch, length)
         used = rng.integers(1, length + 1, size=(batch, 1))
+        assert field.padding is not None
         ids[np.arange(length) >= used] = field.padding
         feed[field.name] = ids
     return feed
@@ -70,7 +71,8 @@ def draw_ids(
     counts = vocabulary.counts[:size].astype(np.float64)
     counts[: MISSING + 1] = np.maximum(counts[: MISSING + 1], counts.sum() / 128)
     total = np.cumsum(counts) if counts.sum() else np.arange(1.0, size + 1)
-    return np.minimum(np.searchsorted(total, rng.random(n) * total[-1], side="right"), size - 1).astype(np.int64)
+    drawn = np.searchsorted(total, rng.random(n) * total[-1], side="right")
+    return np.minimum(drawn, size - 1).astype(np.int64, copy=False)
 
 
 def _numbers(config: ModelConfig, batch: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -87,5 +89,3 @@ def _numbers(config: ModelConfig, batch: int, rng: np.random.Generator) -> npt.N
 def sliced(feed: Feed, place: slice) -> Feed:
     """The same rows of every input."""
     return {name: values[place] for name, values in feed.items()}
-
-

@@ -78,7 +78,9 @@ class Signature(_Part):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
-            raise InputError("a bundle's signature cannot be read", where=where, found=f"{key}: {first['msg']}") from None
+            raise InputError(
+                "a bundle's signature cannot be read", where=where, found=f"{key}: {first['msg']}"
+            ) from None
 
 
 RESERVED = {

@@ -85,9 +85,7 @@ def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> Da
                 chunk.fields.select(low=column.min(), high=column.max(), missing=column.null_count().cast(pl.Int64))
             )
     rows = sum(split_rows)
-    fields = tuple(
-        _field_summary(f.name, f.kind, f.governed, counters[f.name].vocabulary(1)) for f in schema.embedded
-    )
+    fields = tuple(_field_summary(f.name, f.kind, f.governed, counters[f.name].vocabulary(1)) for f in schema.embedded)
     numeric = tuple(_numeric_summary(name, parts, rows) for name, parts in extremes.items())
     split = (split_rows[0], split_rows[1], split_rows[2])
     return DataSummary(source.name, rows, clicks / max(rows, 1), split, fields, numeric)
@@ -116,5 +114,7 @@ def _zipf(counts: np.ndarray[Any, np.dtype[np.float64]]) -> float:
 
 
 def _numeric_summary(name: str, parts: list[pl.DataFrame], rows: int) -> NumericSummary:
-    low, high, missing = pl.concat(parts).select(pl.col("low").min(), pl.col("high").max(), pl.col("missing").sum()).row(0)
+    low, high, missing = (
+        pl.concat(parts).select(pl.col("low").min(), pl.col("high").max(), pl.col("missing").sum()).row(0)
+    )
     return NumericSummary(name, missing / max(rows, 1), low, high)

@@ -189,7 +189,9 @@ def _check_splits(summary: _Summary, source: Source) -> None:
 
 
 def _write(chunks: Iterator[Chunk], schema: Schema, summary: _Summary, folder: Path) -> None:
-    arrays = [_create(folder / split, schema, n, summary.lengths) for split, n in zip(SPLITS, summary.rows, strict=True)]
+    arrays = [
+        _create(folder / split, schema, n, summary.lengths) for split, n in zip(SPLITS, summary.rows, strict=True)
+    ]
     start = [0, 0, 0]
     for chunk in chunks:
         for index, rows in enumerate(arrays):

@@ -99,7 +99,9 @@ def _label(kept: pl.DataFrame, schema: Schema) -> pl.Series:
         label = kept.select(pl.sql_expr(schema.label).cast(pl.Float64).alias(LABEL)).to_series()
     except pl.exceptions.PolarsError as error:
         raise InputError(
-            "the label expression cannot be computed", found=schema.label, allowed="0 and 1, or true and false"
+            "the label expression cannot be computed",
+            found=schema.label,
+            allowed="0 and 1, or true and false",
         ) from error
     bad = label.is_null() | label.is_nan() | ~label.is_in([0.0, 1.0])
     column = pl.sql_expr(schema.label).meta.root_names()[0]
@@ -141,7 +143,9 @@ def _typed(values: pl.Series, field: FieldSchema, kept: pl.DataFrame) -> pl.Seri
     if field.type == "string":
         return values.cast(pl.String)
     cast = values.cast(pl.Int64, strict=False)
-    fraction = (values != cast).fill_null(False) if values.dtype.is_float() else pl.repeat(False, len(values), eager=True)
+    fraction = (
+        (values != cast).fill_null(False) if values.dtype.is_float() else pl.repeat(False, len(values), eager=True)
+    )
     bad = (cast.is_null() & values.is_not_null()) | fraction
     refuse_first(kept, bad, field.source_column, f"field {field.name}", 'a whole number (or type = "string")')
     return cast
@@ -163,6 +167,6 @@ def _split(kept: pl.DataFrame, schema: Schema, rng: np.random.Generator) -> pl.S
         return late.cast(pl.UInt8).alias(SPLIT)
     assert isinstance(rule, ColumnSplit)
     names = {getattr(rule, split): index for index, split in enumerate(SPLITS)}
-    index = column.cast(pl.String).replace_strict(names, default=None, return_dtype=pl.UInt8)
-    refuse_first(kept, index.is_null(), rule.column, "column split", f"one of {sorted(names)}")
-    return index.alias(SPLIT)
+    known = column.cast(pl.String).replace_strict(names, default=None, return_dtype=pl.UInt8)
+    refuse_first(kept, known.is_null(), rule.column, "column split", f"one of {sorted(names)}")
+    return known.alias(SPLIT)

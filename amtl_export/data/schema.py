@@ -229,7 +229,8 @@ class Schema(Strict):
             return cls.model_validate(values)
         except ValidationError as error:
             raise InputError(
-                f"{len(error.errors())} problem(s) in the schema:\n" + "\n".join(_problems(error)), where=where
+                f"{len(error.errors())} problem(s) in the schema:\n" + "\n".join(_problems(error)),
+                where=where,
             ) from None
 
     @classmethod

@@ -68,7 +68,9 @@ def open_source(data: str, path: Path | None = None) -> Source:
     place = Path(data)
     if not place.exists():
         raise InputError(
-            "no such data", found=data, allowed=f"a folder or file with a schema.toml, or {', '.join(NAMED)}, synthetic"
+            "no such data",
+            found=data,
+            allowed=f"a folder or file with a schema.toml, or {', '.join(NAMED)}, synthetic",
         )
     return folder_source(place)
 
@@ -129,7 +131,9 @@ def scan_file(file: Path, files: FileFormat) -> pl.LazyFrame:
         raise InputError("the file is empty", where=file)
     kind = files.format or _SUFFIXES.get(file.suffix)
     if kind is None:
-        raise InputError("unknown file format", where=file, found=file.suffix, fix='[files] format = "csv" in schema.toml')
+        raise InputError(
+            "unknown file format", where=file, found=file.suffix, fix='[files] format = "csv" in schema.toml'
+        )
     with polars_errors(file):
         if kind == "parquet":
             return pl.scan_parquet(file).with_row_index(ROW)
@@ -205,9 +209,11 @@ def _refuse_truncated(file: Path, separator: str, files: FileFormat) -> None:
     last = tail.splitlines()[-1]
     counts = []
     for line in (first, last):
-        quoting = csv.QUOTE_MINIMAL if files.quote else csv.QUOTE_NONE
         text = [line.decode("utf-8", "replace")]
-        reader = csv.reader(text, delimiter=separator, quotechar=files.quote or None, quoting=quoting)
+        if files.quote:
+            reader = csv.reader(text, delimiter=separator, quotechar=files.quote)
+        else:
+            reader = csv.reader(text, delimiter=separator, quoting=csv.QUOTE_NONE)
         counts.append(len(next(reader, [])))
     if counts[1] < counts[0]:
         raise InputError(

@@ -63,7 +63,10 @@ class Vocabulary:
         """The same as a Polars expression; Int32."""
         known = (
             column.replace_strict(
-                self.values, np.arange(len(self.values), dtype=np.int32) + FIRST_VALUE, default=OOV, return_dtype=pl.Int32
+                self.values,
+                np.arange(len(self.values), dtype=np.int32) + FIRST_VALUE,
+                default=OOV,
+                return_dtype=pl.Int32,
             )
             if len(self.values)
             else pl.lit(OOV, pl.Int32)
@@ -149,7 +152,10 @@ def read_parquet(path: Path) -> pl.DataFrame:
         return pl.read_parquet(path)
     except pl.exceptions.PolarsError as error:
         raise InputError(
-            "a file is truncated or not Parquet", where=path, found=str(error).splitlines()[0], fix="make the folder anew"
+            "a file is truncated or not Parquet",
+            where=path,
+            found=str(error).splitlines()[0],
+            fix="make the folder anew",
         ) from None
 
 

@@ -206,6 +206,4 @@ def load_frozen(path: Path) -> FrozenModel:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("a frozen model's settings do not fit", where=path, found=error) from None
     load_into(module, tensors, file)
-    return FrozenModel(
-        module.eval().requires_grad_(False), model_config, schema, vocabularies, config["origin"]
-    )
+    return FrozenModel(module.eval().requires_grad_(False), model_config, schema, vocabularies, config["origin"])

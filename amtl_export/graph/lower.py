@@ -70,7 +70,8 @@ class _Builder:
 
     def replace(self, node: ir.Node, policy: IdPolicy) -> Lookup:
         ids = node.inputs[1]
-        assert ids is not None and ids.name is not None
+        assert ids is not None
+        assert ids.name is not None
         sizes = tuple(node.attributes["sizes"].as_ints())
         offsets = tuple(node.attributes["offsets"].as_ints())
         self._scope, self._made = f"lookup/{ids.name}", []
@@ -89,7 +90,10 @@ class _Builder:
         """An initializer, made once for each name."""
         if name not in self._graph.initializers:
             value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-            value.shape, value.dtype = ir.Shape(array.shape), ir.tensor(array[:0] if array.ndim else array).dtype
+            value.shape, value.dtype = (
+                ir.Shape(array.shape),
+                ir.tensor(array[:0] if array.ndim else array).dtype,
+            )
             self._graph.initializers[name] = value
         return self._graph.initializers[name]
 
@@ -110,7 +114,12 @@ class _Builder:
     def _shifted(self, ids: ir.Value, offsets: Sequence[int]) -> ir.Value:
         if not any(offsets):
             return ids
-        return self.op("Add", ids, self.constant(f"{self._scope}/offsets", np.array(offsets, dtype=np.int64)), name="place")
+        return self.op(
+            "Add",
+            ids,
+            self.constant(f"{self._scope}/offsets", np.array(offsets, dtype=np.int64)),
+            name="place",
+        )
 
 
 def _emit_dense(builder: _Builder, table: Dense, place: ir.Value) -> ir.Value:
@@ -127,7 +136,10 @@ def _emit_paged(builder: _Builder, table: Paged, place: ir.Value) -> ir.Value:
     rows = builder.op("Reshape", parts, shape, name="joined")  # [B, K, P·c]
     if width == table.dim:
         return rows
-    cut = [builder.constant(f"table/cut_{n}", np.array([v], dtype=np.int64)) for n, v in (("from", 0), ("to", table.dim), ("axis", 2))]
+    cut = [
+        builder.constant(f"table/cut_{n}", np.array([v], dtype=np.int64))
+        for n, v in (("from", 0), ("to", table.dim), ("axis", 2))
+    ]
     return builder.op("Slice", rows, *cut, name="cut")
 
 

@@ -77,11 +77,16 @@ def open_session(
     except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
         where = model if isinstance(model, Path) else weights
         raise InputError(
-            "ONNX Runtime cannot load the model", where=where, found=str(error).splitlines()[0], fix="export it again"
+            "ONNX Runtime cannot load the model",
+            where=where,
+            found=str(error).splitlines()[0],
+            fix="export it again",
         ) from error
     if session.get_providers()[0] != name:
         raise EnvironmentLacks(
-            f"the session runs on another provider than {provider}", found=session.get_providers(), allowed=name
+            f"the session runs on another provider than {provider}",
+            found=session.get_providers(),
+            allowed=name,
         )
     return session
 

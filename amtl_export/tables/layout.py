@@ -45,7 +45,7 @@ class Dense:
     @property
     def dim(self) -> int:
         """D."""
-        return self.rows.shape[1]
+        return int(self.rows.shape[1])
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -75,7 +75,7 @@ class Paged:
     @property
     def width(self) -> int:
         """c."""
-        return self.pages.shape[1]
+        return int(self.pages.shape[1])
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:

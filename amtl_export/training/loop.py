@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer, SparseAdam
 
 from amtl_export.data.encode import Encoded, Rows, encode, open_rows, open_stats
@@ -256,7 +256,9 @@ class TrainState:
 
 def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
     """Adam for everything; SparseAdam for a table with sparse gradients."""
-    table, selection, other = [], [], []
+    table: list[nn.Parameter] = []
+    selection: list[nn.Parameter] = []
+    other: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         group = table if name == "embedding.table.weight" else selection if name.startswith("embedding.") else other
         group.append(parameter)
@@ -297,7 +299,12 @@ def _append_history(work: Path, record: dict[str, Any]) -> None:
 
 
 def _finish(
-    work: Path, config: TrainConfig, model_config: ModelConfig, model: CtrModel, encoded: Encoded, progress: Progress
+    work: Path,
+    config: TrainConfig,
+    model_config: ModelConfig,
+    model: CtrModel,
+    encoded: Encoded,
+    progress: Progress,
 ) -> None:
     test = encoded.rows["test"]
     logits = predict(model, test)

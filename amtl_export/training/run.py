@@ -55,7 +55,9 @@ class Run:
         """
         splits = open_rows(self.path / "data", self.schema)
         if split not in splits:
-            raise InputError("the run does not keep this split", where=self.path, found=split, allowed=", ".join(splits))
+            raise InputError(
+                "the run does not keep this split", where=self.path, found=split, allowed=", ".join(splits)
+            )
         return splits[split]
 
     def history(self) -> list[dict[str, Any]]:
@@ -73,7 +75,9 @@ def load_run(path: Path) -> Run:
     if not path.is_dir():
         raise InputError("no such run", where=path, fix="amtl-export train … --out RUN")
     if not (path / "config.json").is_file():
-        raise InputError("the folder is not a run", where=path, found="no config.json", fix="give a folder made by train")
+        raise InputError(
+            "the folder is not a run", where=path, found="no config.json", fix="give a folder made by train"
+        )
     config = read_json(path / "config.json")
     if config.get("kind") != "run":
         raise InputError("the folder is not a run", where=path, found=f"kind {config.get('kind')!r}", allowed="run")

@@ -36,7 +36,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise InputError(
-            "a checkpoint is truncated or corrupted", where=path, found=error, fix="restore it from a copy, or train again"
+            "a checkpoint is truncated or corrupted",
+            where=path,
+            found=error,
+            fix="restore it from a copy, or train again",
         ) from None
 
 
@@ -64,6 +67,8 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], where: Path) -> Non
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             bad = int((~tensor.isfinite()).sum())
             raise InputError(
-                "a tensor holds NaN or infinity", where=f"{where}, tensor {name}", found=f"{bad} of {tensor.numel()} values"
+                "a tensor holds NaN or infinity",
+                where=f"{where}, tensor {name}",
+                found=f"{bad} of {tensor.numel()} values",
             )
     module.load_state_dict(tensors)

@@ -6,8 +6,10 @@ import ast
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 from torch import nn
 
@@ -62,7 +64,7 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
         tensor = value.const_value
         assert tensor is not None
         path = name.removeprefix(_WRAPPER)
-        if path in deleted or (1 < tensor.size and _digest(tensor.numpy()) in digests):
+        if path in deleted or (tensor.size > 1 and _digest(tensor.numpy()) in digests):
             selectors.append(name)
         elif name.startswith(_LAYOUT_SCOPES):
             continue
@@ -90,10 +92,14 @@ def _scopes(node: ir.Node) -> set[str]:
     return {str(scope).removeprefix(_WRAPPER) for scope in scopes}
 
 
-def _digest(array: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def _digest(array: npt.NDArray[Any]) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
 
 
-def same_bits(a: np.ndarray, b: np.ndarray) -> bool:  # type: ignore[type-arg]
+def same_bits(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
     """Whether two arrays have the same shape, type and bits."""
-    return a.shape == b.shape and a.dtype == b.dtype and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+    )

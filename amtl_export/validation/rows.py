@@ -82,7 +82,9 @@ class Probe:
         try:
             rows: Floats = self._session.run([site.output], feed)[0]
         except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
-            raise ValidationFailed("the graph fails on an id", where=site.input, found=str(error).splitlines()[0]) from error
+            raise ValidationFailed(
+                "the graph fails on an id", where=site.input, found=str(error).splitlines()[0]
+            ) from error
         return rows
 
 

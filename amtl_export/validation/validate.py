@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -107,7 +108,7 @@ def validate(
     verdict = Verdict(str(bundle), str(run), split)
     _check_files(opened, verdict)
     if _check_vocabularies(opened, trained, verdict):
-        steps = (
+        steps: tuple[Callable[[], None], ...] = (
             lambda: _check_provenance(opened, trained, frozen, verdict),
             lambda: _check_rows(opened, frozen, provider, verdict),
             lambda: _check_scores(opened, trained, split, provider, tolerances, verdict),

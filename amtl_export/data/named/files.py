@@ -26,7 +26,9 @@ def find(folder: Path, *names: str) -> Path:
     raise InputError("a published file is missing", where=folder, allowed=" or ".join(names), fix="check --path")
 
 
-def table(file: Path, separator: str, columns: tuple[str, ...], encoding: Any = "utf8", header: bool = False) -> pl.LazyFrame:
+def table(
+    file: Path, separator: str, columns: tuple[str, ...], encoding: Any = "utf8", header: bool = False
+) -> pl.LazyFrame:
     """A published text table without quoting."""
     files = FileFormat(header=header, columns=columns, quote="", encoding=encoding)
     return scan_text(file, separator, files)

@@ -117,7 +117,8 @@ class _Planted:
 
 def usable_rank(p: npt.NDArray[np.int64], V: int, R: int) -> npt.NDArray[np.int64]:
     """r(p) of the module's text, for frequency ranks p from 0."""
-    return np.clip(np.round(R * (1 - np.log1p(p) / np.log1p(V))), 1, R).astype(np.int64)
+    usable: npt.NDArray[np.int64] = np.clip(np.round(R * (1 - np.log1p(p) / np.log1p(V))), 1, R).astype(np.int64)
+    return usable
 
 
 def _chunks(config: SyntheticConfig) -> Iterator[pl.DataFrame]:
@@ -141,11 +142,11 @@ def _chunk(config: SyntheticConfig, planted: _Planted, rng: np.random.Generator,
     logit += np.nan_to_num((age - 35.0) / 40.0) - 0.5
     click = rng.random(n) < 1 / (1 + np.exp(-logit))
 
-    columns: dict[str, pl.Series] = {
-        name: pl.Series(p[i] * 7 + 1000) for i, name in enumerate(large_fields(config))
-    }
+    columns: dict[str, pl.Series] = {name: pl.Series(p[i] * 7 + 1000) for i, name in enumerate(large_fields(config))}
     if config.tags:
-        tags = pl.DataFrame({"t": tag}).select(pl.col("t").arr.to_list().list.eval(pl.element().filter(pl.element() < config.tags)))
+        tags = pl.DataFrame({"t": tag}).select(
+            pl.col("t").arr.to_list().list.eval(pl.element().filter(pl.element() < config.tags))
+        )
         columns["tags"] = tags.to_series()
     columns["segment"] = pl.Series([f"s{s}" for s in segment])
     columns["age"] = pl.Series(age)

@@ -1,0 +1,69 @@
+"""Who is timed: PyTorch dense, PyTorch with the selection network, ONNX dense, the bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.inputs import Feed
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.graph.trace import input_names
+from amtl_export.models.ctr import CtrModel
+from amtl_export.models.fbe import FixedEmbedding
+from amtl_export.runtime.session import Provider
+
+
+@dataclass
+class TorchSubject:
+    """A model in PyTorch eager mode, gradients off, on the CPU."""
+
+    name: str
+    model: CtrModel
+
+    def __post_init__(self) -> None:
+        self.model.eval()
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        self.bytes = sum(t.numel() * t.element_size() for t in tensors)
+
+    def prepare(self, feed: Feed) -> tuple[Tensor | None, Tensor | None, list[Tensor]]:
+        """(ids, numeric, multi)."""
+        tensors = {name: torch.from_numpy(feed[name]) for name in input_names(self.model.config)}
+        ids, numeric = tensors.pop("ids", None), tensors.pop("numeric", None)
+        return ids, numeric, list(tensors.values())
+
+    def run(self, prepared: tuple[Tensor | None, Tensor | None, list[Tensor]]) -> Tensor:
+        """Probabilities `[B]`."""
+        with torch.inference_mode():
+            return torch.sigmoid(self.model(*prepared))
+
+
+class OnnxSubject:
+    """A bundle in ONNX Runtime."""
+
+    def __init__(self, name: str, bundle: Bundle, provider: Provider, threads: int) -> None:
+        self.name = name
+        self.bytes = bundle.bytes()
+        self._session = bundle.session(provider=provider, threads=threads)
+
+    def prepare(self, feed: Feed) -> Feed:
+        """As they are."""
+        return feed
+
+    def run(self, prepared: Feed) -> Any:
+        """Probabilities `[B]`."""
+        return self._session.run(["probability"], prepared)
+
+
+def dense_torch(frozen: FrozenModel) -> CtrModel:
+    """The frozen rows in an ordinary embedding table: what serving without any of this looks like."""
+    config = replace(frozen.config, method="fbe", sparse=False)
+    model = CtrModel(config, [torch.from_numpy(v.counts) for v in frozen.vocabularies.values()])
+    assert isinstance(model.embedding, FixedEmbedding)
+    model.embedding.table.weight = torch.nn.Parameter(frozen.table.rows, requires_grad=False)
+    kept = {name: value for name, value in frozen.module.state_dict().items() if not name.startswith("embedding.")}
+    model.load_state_dict(kept, strict=False)
+    return model.eval()

@@ -1,0 +1,71 @@
+"""PNG plots; matplotlib is the extra `plot`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from amtl_export.errors import EnvironmentLacks, InputError, os_errors
+from amtl_export.report.inspection import Inspection
+
+
+def _figure(columns: int) -> tuple[Any, Any]:
+    """A figure without a display, and its axes as a flat list."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise EnvironmentLacks("plots need matplotlib", fix="pip install 'amtl-export[plot]'") from None
+    figure = Figure(figsize=(5.2 * columns, 4.0), layout="constrained")
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _save(figure: Any, path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise InputError("plots are PNG files", found=str(path), fix="--plot NAME.png")
+    with os_errors("writing the plot", path):
+        figure.savefig(path, dpi=150)
+
+
+def plot_dims(found: Inspection, path: Path) -> None:
+    """Mean dims by frequency group (the paper's Figure 3) and the dims histogram.
+
+    Raises:
+        EnvironmentLacks: matplotlib is missing.
+        InputError: no governed field has seven values, or the file is not a .png.
+    """
+    fields = [f for f in found.fields if f.governed and f.group_dims]
+    if not fields:
+        raise InputError("nothing to plot", where=found.path, found="no governed field with seven values")
+    figure, (left, right) = _figure(2)
+    for field in fields:
+        left.plot(range(1, len(field.group_dims) + 1), field.group_dims, marker="o", label=field.name)
+        right.step(range(1, field.dim + 1), field.histogram[1:], where="mid", label=field.name)
+    left.set(xlabel="frequency group (rarest first)", ylabel="mean dims", ylim=(0, fields[0].dim))
+    right.set(xlabel="dims", ylabel="ids")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    _save(figure, path)
+
+
+def plot_inference(result: Mapping[str, Any], path: Path) -> None:
+    """p50 latency over batch size, one panel for each id law.
+
+    Raises:
+        EnvironmentLacks: matplotlib is missing.
+        InputError: the file is not a .png.
+    """
+    cases = result["cases"]
+    laws = list(dict.fromkeys(case["ids"] for case in cases))
+    figure, panels = _figure(len(laws))
+    for axes, law in zip(panels, laws, strict=True):
+        for subject in dict.fromkeys(case["subject"] for case in cases):
+            own = [c for c in cases if c["ids"] == law and c["subject"] == subject]
+            batches, p50 = [c["batch"] for c in own], [c["p50_us"] for c in own]
+            axes.plot(batches, p50, marker="o", label=subject)
+            axes.fill_between(batches, p50, [c["p99_us"] for c in own], alpha=0.12)
+        axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="µs: p50, shaded to p99", title=f"{law} ids")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    _save(figure, path)

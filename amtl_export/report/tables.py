@@ -1,0 +1,215 @@
+"""Terminal tables and charts, as rich renderables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from amtl_export.data.describe import DataSummary
+from amtl_export.doctor import Check
+from amtl_export.report.inspection import FieldInspection, Inspection
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> Table:
+    """A table whose first `left` columns are texts and the others numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index < left else "right")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    return made
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1.2 MiB."""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def bars(values: Sequence[float], top: float) -> str:
+    """One block character for each value."""
+    return "".join(_BLOCKS[min(8, round(8 * value / top))] if top else " " for value in values)
+
+
+def data_summary(summary: DataSummary) -> RenderableType:
+    """For `data describe`."""
+    train, valid, test = summary.split_rows
+    head = Text(
+        f"{summary.data}: {summary.rows:,} rows ({train:,} train, {valid:,} valid, {test:,} test), "
+        f"label rate {summary.label_rate:.2%}"
+    )
+    rows = [
+        (
+            f.name, f.kind, "yes" if f.governed else "", f"{f.values:,}", f"{f.missing_ratio:.1%}", f"{f.once_ratio:.1%}",
+            f"{f.top1pct_share:.1%}", "" if f.zipf_exponent is None else f"{f.zipf_exponent:.2f}",
+        )
+        for f in summary.fields
+    ]  # fmt: skip
+    columns = ("field", "kind", "governed", "values", "missing", "seen once", "top 1% hold", "Zipf")
+    parts: list[RenderableType] = [head, table("Embedded fields", columns, rows, left=3)]
+    if summary.numeric:
+        numbers = [(n.name, f"{n.missing_ratio:.1%}", _number(n.minimum), _number(n.maximum)) for n in summary.numeric]
+        parts.append(table("Numeric fields", ("field", "missing", "min", "max"), numbers))
+    return Group(*parts)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
+def metrics(values: Mapping[str, Any]) -> RenderableType:
+    """For `train`: the end of a run."""
+    rows = [(name, f["vocab"], f["dim"], f"{f['avg_dim']:.1f}") for name, f in values["fields"].items()]
+    head = Text(
+        f"{values['method']}/{values['backbone']}: test AUC {values['auc_test']:.4f}, "
+        f"logloss {values['logloss_test']:.4f}, mean dims {values['avg_dim']:.1f} ({values['avg_dim_ratio']:.2f} D), best epoch {values['best_epoch']} "
+        f"of {values['epochs']}"
+    )
+    return Group(head, table("Fields", ("field", "vocab", "D", "mean dims"), rows))
+
+
+def bundle_report(report: Mapping[str, Any], path: str) -> RenderableType:
+    """For `export`: what was written."""
+    width = f", pages of {report['page_width']}" if report["page_width"] else ""
+    return Text(
+        f"{path}: layout {report['layout']}{width}, table {size(report['bytes_table'])} "
+        f"of {size(report['bytes_dense'])} dense ({report['bytes_ratio']:.2f}x), {sum(report['ops'].values())} nodes, largest logit difference on "
+        f"samples {max(report['parity_on_samples'].values()):.1e}"
+    )
+
+
+def verdict(values: Mapping[str, Any]) -> RenderableType:
+    """For `validate`."""
+
+    def shown(key: str, form: str = "") -> str:
+        value = values.get(key)
+        return "-" if value is None else format(value, form)
+
+    rows = [
+        ("rows bit-equal", f"{shown('rows_bit_equal', ',')} of {shown('rows_checked', ',')}"),
+        ("hostile ids", shown("hostile_ids_checked", ",")),
+        ("AUC PyTorch", shown("auc_torch", ".6f")),
+        ("AUC ONNX Runtime", shown("auc_onnx", ".6f")),
+        ("|ΔAUC|", shown("abs_delta_auc", ".1e")),
+        ("logloss PyTorch / ONNX", f"{shown('logloss_torch', '.6f')} / {shown('logloss_onnx', '.6f')}"),
+        ("largest |Δlogit|", shown("max_abs_logit_diff", ".1e")),
+        ("rank flips", shown("rank_flips", ",")),
+        (
+            "selection nodes, initializers left",
+            f"{shown('selector_nodes')}, {shown('selector_initializers')}",
+        ),
+        ("table bytes against dense", shown("bytes_ratio", ".3f")),
+        ("nodes by provider", _counts(values.get("nodes_by_provider"))),
+    ]
+    good = values["verdict"] == "pass"
+    parts: list[RenderableType] = [
+        table(f"{values['bundle']} against {values['run']}, {values['split']} split", ("check", "found"), rows),
+        Text(values["verdict"].upper(), style="bold green" if good else "bold red"),
+    ]
+    parts += [Text(f"  {problem}") for problem in values["problems"]]
+    return Group(*parts)
+
+
+def _counts(values: Mapping[str, int] | None) -> str:
+    return ", ".join(f"{name} {count}" for name, count in values.items()) if values else "-"
+
+
+def inference(result: Mapping[str, Any]) -> RenderableType:
+    """For `bench infer`: p50 with the ratio to ONNX dense, p99 and QPS."""
+    cases = result["cases"]
+    base = {(c["batch"], c["ids"]): c["p50_us"] for c in cases if c["subject"] == "onnx-dense"}
+    rows = []
+    for c in cases:
+        against = base.get((c["batch"], c["ids"]))
+        ratio = f"{c['p50_us'] / against:.2f}" if against else "-"
+        rows.append(
+            (
+                c["subject"], c["ids"], c["batch"], f"{c['p50_us']:,.1f}", ratio, f"{c['p95_us']:,.1f}", f"{c['p99_us']:,.1f}",
+                f"{c['qps']:,.0f}", size(c["bytes"]), c["runs"],
+            )
+        )  # fmt: skip
+    columns = (
+        "subject",
+        "ids",
+        "batch",
+        "p50 µs",
+        "of dense",
+        "p95 µs",
+        "p99 µs",
+        "rows/s",
+        "weights",
+        "runs",
+    )
+    title = f"Inference, {result['threads']} thread(s), {result['provider']}, {result['machine']['cpu']}"
+    return table(title, columns, rows, left=2)
+
+
+def training(result: Mapping[str, Any]) -> RenderableType:
+    """For `bench train`."""
+    rows = [
+        (c["method"], f"{c['median_s']:.2f}", f"{c['ratio']:.2f}", f"{c['examples_per_second']:,.0f}", len(c["epoch_seconds"]))
+        for c in result["cases"]
+    ]  # fmt: skip
+    title = (
+        f"Training, {result['threads']} thread(s), batch {result['batch_size']}, D={result['dim']}, {result['data']}"
+    )
+    return table(title, ("method", "s/epoch", "ratio", "examples/s", "epochs"), rows)
+
+
+def inspection(found: Inspection) -> RenderableType:
+    """For `inspect`."""
+    origin = " ".join(f"{key}={value}" for key, value in found.origin.items())
+    ratio = found.bytes_table / max(found.bytes_dense, 1)
+    layout = f", layout {found.layout}" if found.layout else ""
+    head = Text(
+        f"{found.kind} {found.path}, by {found.made_by['tool']} {found.made_by['version']}: {origin}{layout}\n"
+        f"tables {size(found.bytes_table)} of {size(found.bytes_dense)} dense ({ratio:.2f}x)"
+    )
+    rows = [
+        (
+            f.name, "yes" if f.governed else "", bars(_folded(f.histogram[1:]), max(_folded(f.histogram[1:]))), f"{f.vocab:,}", f.dim,
+            f"{f.avg_dim:.1f}", f"{f.params_dense:,}", f"{f.params_kept:,}", size(f.bytes_dense), size(f.bytes_kept),
+        )
+        for f in found.fields
+    ]  # fmt: skip
+    columns = ("field", "governed", "dims 1..D", "vocab", "D", "mean dims", "params", "kept", "bytes", "kept")
+    parts: list[RenderableType] = [head, table("Fields", columns, rows, left=3)]
+    governed = [f for f in found.fields if f.governed and f.group_dims]
+    if governed:
+        parts.append(_groups(governed))
+    if found.ops:
+        parts.append(table("Nodes", ("operator", "count"), list(found.ops.items())))
+    return Group(*parts)
+
+
+def _folded(histogram: Sequence[int], width: int = 32) -> list[int]:
+    """A histogram in at most `width` bins."""
+    step = -(-len(histogram) // width)
+    return [sum(histogram[i : i + step]) for i in range(0, len(histogram), step)]
+
+
+def _groups(fields: Sequence[FieldInspection]) -> Table:
+    rows = [
+        (f.name, bars(f.group_dims, f.dim), *(f"{dims:.1f} (×{count:,.0f})" for dims, count in zip(f.group_dims, f.group_counts, strict=True)))
+        for f in fields
+    ]  # fmt: skip
+    groups = [f"group {i}" for i in range(1, len(fields[0].group_dims) + 1)]
+    return table("Mean dims by frequency group, rarest first (mean count)", ("field", "", *groups), rows, left=2)
+
+
+def environment(checks: Sequence[Check]) -> RenderableType:
+    """For `doctor`."""
+    rows = []
+    for check in checks:
+        mark = Text("ok", style="green") if check.ok else Text("missing", style="yellow")
+        rows.append((check.part, mark, check.found or f"{check.cost}. {check.fix}."))
+    return table("Environment", ("part", "", "found, or what it costs and the fix"), rows, left=3)

@@ -1,0 +1,51 @@
+"""amtl-export bench infer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from amtl_export.cli.options import FOLDER, Common, IntList, TextList, common
+
+
+@click.command("infer")
+@click.argument("bundle", type=FOLDER)
+@click.option("--vs", "run", type=FOLDER, required=True, metavar="RUN", help="The run that the bundle came from.")
+@click.option("--batch", type=IntList(), default="1,16,64,256,1024,4096", show_default=True, help="Rows of a request.")
+@click.option("--ids", type=TextList(), default="zipf,uniform,replay", show_default=True, help="How ids are drawn.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of both engines.")
+@click.option(
+    "--provider",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Of ONNX Runtime.",
+)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, help="Per case."
+)
+@click.option("--plot", type=FOLDER, metavar="FILE.png", help="Latency over batch size.")
+@common
+def command(
+    bundle: Path,
+    run: Path,
+    batch: Any,
+    ids: Any,
+    threads: int,
+    provider: Any,
+    seconds: float,
+    plot: Path | None,
+    common: Common,
+) -> None:
+    """Time BUNDLE, ONNX dense, PyTorch dense and PyTorch with the selection network, interleaved."""
+    from amtl_export.bench.infer import InferConfig, bench_infer
+    from amtl_export.report.plots import plot_inference
+    from amtl_export.report.tables import inference
+
+    config = InferConfig(batch, ids, threads, provider, seconds, common.seed)
+    result = bench_infer(bundle, run, config, note=common.note)
+    if plot:
+        plot_inference(result, plot)
+    common.result(result, lambda: inference(result))

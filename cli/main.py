@@ -1,0 +1,125 @@
+"""The entry point: commands are imported when called, errors become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import traceback
+from typing import Any, NoReturn
+
+import click
+
+_PACKAGE = "amtl_export.cli"
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported only when one of them runs or shows its help.
+
+    Args:
+        lazy: command name → (module, one line of help).
+    """
+
+    def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """In the order given."""
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the command's module."""
+        if cmd_name not in self._lazy:
+            return None
+        command = importlib.import_module(f"{_PACKAGE}.{self._lazy[cmd_name][0]}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The commands' lines, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self._lazy.items()])
+
+
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+bench = LazyGroup(
+    "bench",
+    help="Time training and inference, as ratios within one run.",
+    context_settings=_HELP,
+    lazy={
+        "train": ("bench_train", "Seconds per epoch by method."),
+        "infer": ("bench_infer", "A bundle against PyTorch and ONNX dense."),
+    },
+)
+data = LazyGroup(
+    "data",
+    help="Look at data before training on it.",
+    context_settings=_HELP,
+    lazy={"describe": ("data_describe", "Fields, vocabulary sizes, skew, label rate.")},
+)
+
+
+class _Root(LazyGroup):
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return {"bench": bench, "data": data}.get(cmd_name) or super().get_command(ctx, cmd_name)
+
+
+cli = _Root(
+    "amtl-export",
+    help="From a trained click-through model with adaptive embedding sizes to a small, fast, proven ONNX file.",
+    context_settings=_HELP,
+    lazy={
+        "train": ("train", "Train a model from data."),
+        "freeze": ("freeze", "Turn a run into constants: rows, dims, backbone."),
+        "export": ("export", "Write an ONNX bundle from a run, checked."),
+        "validate": ("validate", "Prove that a bundle answers as its run does."),
+        "bench": ("", "Time training and inference."),
+        "inspect": ("inspect", "What a run or a bundle holds."),
+        "data": ("", "Look at data."),
+        "doctor": ("doctor", "What is installed, and what each missing part costs."),
+    },
+)
+click.version_option(package_name="amtl-export")(cli)
+
+
+def main() -> NoReturn:
+    """Run a command; exit codes: 0 done, 1 a bug here, 2 usage or input, 3 validation failed,
+    4 the environment lacks something, 5 a service level was missed, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line; the exit code."""
+    try:
+        result = cli.main(arguments, prog_name="amtl-export", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        return _report(error)
+    return result if isinstance(result, int) else 0
+
+
+def _report(error: Exception) -> int:
+    from amtl_export.errors import AmtlError, from_os_error
+
+    if isinstance(error, OSError):
+        error = from_os_error(error, "the command")
+    if isinstance(error, AmtlError):
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    traceback.print_exception(error)
+    click.echo("this is a bug in amtl-export; please report it with the lines above", err=True)
+    return 1
+
+
+def _terminated(number: int, frame: object) -> NoReturn:  # noqa: ARG001
+    raise KeyboardInterrupt

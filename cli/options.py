@@ -1,0 +1,100 @@
+"""What every command shares: --json, -q, --seed, --overwrite, and how results are shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FOLDER = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class Common:
+    """The shared options.
+
+    Attributes:
+        json_path: where the result goes as JSON; `-` is standard output.
+        quiet: no progress, no tables.
+        seed: of everything drawn.
+        overwrite: replace an output folder that this tool made.
+    """
+
+    json_path: str | None
+    quiet: bool
+    seed: int
+    overwrite: bool
+
+    def note(self, text: str) -> None:
+        """A line of progress, on standard error."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def result(self, values: Any, shown: Callable[[], RenderableType]) -> None:
+        """Print the result for people and write it as JSON where that was asked for."""
+        if self.json_path == "-":
+            click.echo(json.dumps(values, indent=2, allow_nan=False))
+        elif self.json_path is not None:
+            from amtl_export.errors import os_errors
+            from amtl_export.files import write_json
+
+            with os_errors("writing the JSON result", self.json_path):
+                write_json(Path(self.json_path), values)
+        if not self.quiet and self.json_path != "-":
+            from rich.console import Console
+
+            # A terminal's own width where there is one; a width that cuts no table elsewhere.
+            Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(shown())
+
+
+def common(command: F) -> F:
+    """Add the shared options; the command gets them as `common`."""
+
+    @click.option("--json", "json_path", metavar="PATH", help="Write the result as JSON; - is standard output.")
+    @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and --json -.")
+    @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all that is drawn.")
+    @click.option("--overwrite", is_flag=True, help="Replace an output folder that this tool made.")
+    @wraps(command)
+    def with_common(*args: Any, json_path: str | None, quiet: bool, seed: int, overwrite: bool, **kwargs: Any) -> Any:
+        return command(*args, common=Common(json_path, quiet, seed, overwrite), **kwargs)
+
+    return with_common  # type: ignore[return-value]
+
+
+class IntList(click.ParamType[tuple[int, ...]]):
+    """Whole numbers separated by commas: 1,64,1024."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers like 1,64,1024", param, ctx)
+        if min(numbers) < 1:
+            self.fail(f"{min(numbers)} is not positive", param, ctx)
+        return numbers
+
+
+class TextList(click.ParamType[tuple[str, ...]]):
+    """Names separated by commas."""
+
+    name = "A,B,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Parse."""
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(","))

@@ -1,0 +1,81 @@
+"""Training progress: a bar on a terminal, a plain line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from amtl_export.cli.options import Common
+from amtl_export.training.loop import Silent, TrainObserver
+
+
+@contextmanager
+def watch(common: Common) -> Iterator[TrainObserver]:
+    """The observer that fits where the output goes."""
+    if common.quiet:
+        yield Silent()
+    elif sys.stderr.isatty():
+        columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[state]}"))
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+            yield _Bar(bar)
+    else:
+        yield _Lines(common)
+
+
+def epoch_line(record: dict[str, Any]) -> str:
+    """One epoch in words."""
+    return (
+        f"epoch {record['epoch']:>2}: loss {record['loss_train']:.4f}, valid AUC {record['auc_valid']:.4f}, "
+        f"logloss {record['logloss_valid']:.4f}, mean dims {record['avg_dim']:.2f}, "
+        f"{record['examples_per_second']:,.0f} examples/s"
+    )
+
+
+class _Lines(Silent):
+    def __init__(self, common: Common) -> None:
+        self._common = common
+
+    def note(self, text: str) -> None:
+        self._common.note(text)
+
+    def epoch_finished(self, record: dict[str, Any]) -> None:
+        self._common.note(epoch_line(record))
+
+
+class _Bar(Silent):
+    """Loss is smoothed over about fifty steps; AUC and mean dims are of the last finished epoch."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task: TaskID | None = None
+        self._last = "AUC -, mean dims -"
+        self._loss = 0.0
+        self._examples = 0
+        self._started = 0.0
+
+    def note(self, text: str) -> None:
+        self._bar.console.print(text, highlight=False)
+
+    def epoch_started(self, epoch: int, steps: int) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task("", total=steps, epoch=epoch, state="")
+        self._examples, self._loss, self._started = 0, 0.0, time.perf_counter()
+
+    def step(self, loss: float, examples: int) -> None:
+        assert self._task is not None
+        self._loss = 0.98 * self._loss + 0.02 * loss if self._examples else loss
+        self._examples += examples
+        rate = self._examples / max(time.perf_counter() - self._started, 1e-9)
+        state = f"loss {self._loss:.4f}, {self._last}, {rate:,.0f} examples/s"
+        self._bar.update(self._task, advance=1, state=state)
+
+    def epoch_finished(self, record: dict[str, Any]) -> None:
+        self._last = f"AUC {record['auc_valid']:.4f}, mean dims {record['avg_dim']:.2f}"
+        self._bar.console.print(epoch_line(record), highlight=False)

@@ -1,0 +1,60 @@
+"""amtl-export validate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from amtl_export.cli.options import FOLDER, Common, common
+
+VALIDATION_FAILED = 3
+
+
+@click.command("validate")
+@click.argument("bundle", type=FOLDER)
+@click.option("--run", type=FOLDER, required=True, metavar="RUN", help="The run that the bundle came from.")
+@click.option(
+    "--split",
+    type=click.Choice(["valid", "test"]),
+    default="test",
+    show_default=True,
+    help="Whose rows are scored.",
+)
+@click.option(
+    "--provider",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where the graph runs.",
+)
+@click.option("--auc-tolerance", type=click.FloatRange(min=0), default=1e-6, show_default=True, help="On |ΔAUC|.")
+@click.option(
+    "--logit-tolerance",
+    type=click.FloatRange(min=0),
+    default=1e-4,
+    show_default=True,
+    help="On any |Δlogit|.",
+)
+@common
+def command(
+    bundle: Path,
+    run: Path,
+    split: Any,
+    provider: Any,
+    auc_tolerance: float,
+    logit_tolerance: float,
+    common: Common,
+) -> int:
+    """Prove that BUNDLE answers as RUN does: every row, hostile ids, the split's scores; exit code 3 if not."""
+    from amtl_export.report.tables import verdict
+    from amtl_export.validation.validate import Tolerances, validate
+
+    tolerances = Tolerances(auc_tolerance, logit_tolerance)
+    found = validate(bundle, run, split=split, provider=provider, tolerances=tolerances)
+    values = found.to_json()
+    common.result(values, lambda: verdict(values))
+    if common.quiet and found.problems:
+        click.echo("\n".join(["error: validation failed", *(f"  {p}" for p in found.problems)]), err=True)
+    return VALIDATION_FAILED if found.problems else 0

@@ -95,6 +95,6 @@ class TextList(click.ParamType[tuple[str, ...]]):
 
     name = "A,B,…"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+    def convert(self, value: Any, param: object, ctx: object) -> tuple[str, ...]:  # noqa: ARG002
         """Parse."""
         return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(","))

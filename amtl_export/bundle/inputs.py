@@ -72,7 +72,8 @@ def draw_ids(
     counts[: MISSING + 1] = np.maximum(counts[: MISSING + 1], counts.sum() / 128)
     total = np.cumsum(counts) if counts.sum() else np.arange(1.0, size + 1)
     drawn = np.searchsorted(total, rng.random(n) * total[-1], side="right")
-    return np.minimum(drawn, size - 1).astype(np.int64, copy=False)
+    ids: npt.NDArray[np.int64] = np.minimum(drawn, size - 1).astype(np.int64, copy=False)
+    return ids
 
 
 def _numbers(config: ModelConfig, batch: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:

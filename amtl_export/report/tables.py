@@ -49,11 +49,17 @@ def data_summary(summary: DataSummary) -> RenderableType:
     )
     rows = [
         (
-            f.name, f.kind, "yes" if f.governed else "", f"{f.values:,}", f"{f.missing_ratio:.1%}", f"{f.once_ratio:.1%}",
-            f"{f.top1pct_share:.1%}", "" if f.zipf_exponent is None else f"{f.zipf_exponent:.2f}",
+            f.name,
+            f.kind,
+            "yes" if f.governed else "",
+            f"{f.values:,}",
+            f"{f.missing_ratio:.1%}",
+            f"{f.once_ratio:.1%}",
+            f"{f.top1pct_share:.1%}",
+            "" if f.zipf_exponent is None else f"{f.zipf_exponent:.2f}",
         )
         for f in summary.fields
-    ]  # fmt: skip
+    ]
     columns = ("field", "kind", "governed", "values", "missing", "seen once", "top 1% hold", "Zipf")
     parts: list[RenderableType] = [head, table("Embedded fields", columns, rows, left=3)]
     if summary.numeric:
@@ -71,8 +77,8 @@ def metrics(values: Mapping[str, Any]) -> RenderableType:
     rows = [(name, f["vocab"], f["dim"], f"{f['avg_dim']:.1f}") for name, f in values["fields"].items()]
     head = Text(
         f"{values['method']}/{values['backbone']}: test AUC {values['auc_test']:.4f}, "
-        f"logloss {values['logloss_test']:.4f}, mean dims {values['avg_dim']:.1f} ({values['avg_dim_ratio']:.2f} D), best epoch {values['best_epoch']} "
-        f"of {values['epochs']}"
+        f"logloss {values['logloss_test']:.4f}, mean dims {values['avg_dim']:.1f} "
+        f"({values['avg_dim_ratio']:.2f} D), best epoch {values['best_epoch']} of {values['epochs']}"
     )
     return Group(head, table("Fields", ("field", "vocab", "D", "mean dims"), rows))
 
@@ -82,8 +88,9 @@ def bundle_report(report: Mapping[str, Any], path: str) -> RenderableType:
     width = f", pages of {report['page_width']}" if report["page_width"] else ""
     return Text(
         f"{path}: layout {report['layout']}{width}, table {size(report['bytes_table'])} "
-        f"of {size(report['bytes_dense'])} dense ({report['bytes_ratio']:.2f}x), {sum(report['ops'].values())} nodes, largest logit difference on "
-        f"samples {max(report['parity_on_samples'].values()):.1e}"
+        f"of {size(report['bytes_dense'])} dense ({report['bytes_ratio']:.2f}x), "
+        f"{sum(report['ops'].values())} nodes, largest logit difference on samples "
+        f"{max(report['parity_on_samples'].values()):.1e}"
     )
 
 
@@ -131,12 +138,9 @@ def inference(result: Mapping[str, Any]) -> RenderableType:
     for c in cases:
         against = base.get((c["batch"], c["ids"]))
         ratio = f"{c['p50_us'] / against:.2f}" if against else "-"
-        rows.append(
-            (
-                c["subject"], c["ids"], c["batch"], f"{c['p50_us']:,.1f}", ratio, f"{c['p95_us']:,.1f}", f"{c['p99_us']:,.1f}",
-                f"{c['qps']:,.0f}", size(c["bytes"]), c["runs"],
-            )
-        )  # fmt: skip
+        times = [f"{c[key]:,.1f}" for key in ("p50_us", "p95_us", "p99_us")]
+        tail = (f"{c['qps']:,.0f}", size(c["bytes"]), c["runs"])
+        rows.append((c["subject"], c["ids"], c["batch"], times[0], ratio, *times[1:], *tail))
     columns = (
         "subject",
         "ids",
@@ -156,9 +160,15 @@ def inference(result: Mapping[str, Any]) -> RenderableType:
 def training(result: Mapping[str, Any]) -> RenderableType:
     """For `bench train`."""
     rows = [
-        (c["method"], f"{c['median_s']:.2f}", f"{c['ratio']:.2f}", f"{c['examples_per_second']:,.0f}", len(c["epoch_seconds"]))
+        (
+            c["method"],
+            f"{c['median_s']:.2f}",
+            f"{c['ratio']:.2f}",
+            f"{c['examples_per_second']:,.0f}",
+            len(c["epoch_seconds"]),
+        )
         for c in result["cases"]
-    ]  # fmt: skip
+    ]
     title = (
         f"Training, {result['threads']} thread(s), batch {result['batch_size']}, D={result['dim']}, {result['data']}"
     )
@@ -176,11 +186,19 @@ def inspection(found: Inspection) -> RenderableType:
     )
     rows = [
         (
-            f.name, "yes" if f.governed else "", bars(_folded(f.histogram[1:]), max(_folded(f.histogram[1:]))), f"{f.vocab:,}", f.dim,
-            f"{f.avg_dim:.1f}", f"{f.params_dense:,}", f"{f.params_kept:,}", size(f.bytes_dense), size(f.bytes_kept),
+            f.name,
+            "yes" if f.governed else "",
+            _histogram(f.histogram[1:]),
+            f"{f.vocab:,}",
+            f.dim,
+            f"{f.avg_dim:.1f}",
+            f"{f.params_dense:,}",
+            f"{f.params_kept:,}",
+            size(f.bytes_dense),
+            size(f.bytes_kept),
         )
         for f in found.fields
-    ]  # fmt: skip
+    ]
     columns = ("field", "governed", "dims 1..D", "vocab", "D", "mean dims", "params", "kept", "bytes", "kept")
     parts: list[RenderableType] = [head, table("Fields", columns, rows, left=3)]
     governed = [f for f in found.fields if f.governed and f.group_dims]
@@ -191,17 +209,22 @@ def inspection(found: Inspection) -> RenderableType:
     return Group(*parts)
 
 
-def _folded(histogram: Sequence[int], width: int = 32) -> list[int]:
-    """A histogram in at most `width` bins."""
-    step = -(-len(histogram) // width)
-    return [sum(histogram[i : i + step]) for i in range(0, len(histogram), step)]
+def _histogram(counts: Sequence[int], width: int = 32) -> str:
+    """A histogram in at most `width` characters."""
+    step = -(-len(counts) // width)
+    bins = [sum(counts[i : i + step]) for i in range(0, len(counts), step)]
+    return bars(bins, max(bins))
 
 
 def _groups(fields: Sequence[FieldInspection]) -> Table:
     rows = [
-        (f.name, bars(f.group_dims, f.dim), *(f"{dims:.1f} (×{count:,.0f})" for dims, count in zip(f.group_dims, f.group_counts, strict=True)))
+        (
+            f.name,
+            bars(f.group_dims, f.dim),
+            *(f"{dims:.1f} (×{count:,.0f})" for dims, count in zip(f.group_dims, f.group_counts, strict=True)),
+        )
         for f in fields
-    ]  # fmt: skip
+    ]
     groups = [f"group {i}" for i in range(1, len(fields[0].group_dims) + 1)]
     return table("Mean dims by frequency group, rarest first (mean count)", ("field", "", *groups), rows, left=2)
 

@@ -1,0 +1,37 @@
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+# ONNX Runtime for the machine at hand: cpu, or gpu on a CUDA machine. They exclude each other.
+RUNTIME ?= cpu
+
+.PHONY: venv demo test lint bench clean
+
+venv: $(VENV)/.made-$(RUNTIME)
+
+$(VENV)/.made-$(RUNTIME): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[$(RUNTIME),plot,dev]'
+	touch $@
+
+# The main job, end to end, on data made on the fly: train, export, validate, time.
+demo: venv
+	$(BIN)/python benchmarks/demo.py --out demo-out
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+# mypy reads the package as users get it: installed.
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf .lint-site build
+	$(BIN)/python -m pip install --quiet --no-deps --target .lint-site .
+	MYPYPATH=.lint-site $(BIN)/mypy -p amtl_export
+
+bench: venv
+	$(BIN)/python benchmarks/infer_synthetic_1m.py --out benchmarks/results
+	$(BIN)/python benchmarks/infer_ml_1m.py --out benchmarks/results
+
+clean:
+	rm -rf $(VENV) .lint-site build demo-out *.egg-info

@@ -1,0 +1,94 @@
+"""Runs and bundles that many tests read, made once for each test process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.freezing.frozen import FrozenModel, freeze
+from amtl_export.training.config import TrainConfig
+from amtl_export.training.loop import train
+from amtl_export.training.run import Run, load_run
+
+TINY = "synthetic:rows=4000,values=120,rank=4,tags=12"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Two test processes share two cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_train() -> Callable[..., TrainConfig]:
+    """A training that takes a second."""
+
+    def make(**changes: object) -> TrainConfig:
+        settings: dict[str, object] = {"data": TINY, "dim": 12, "epochs": 2, "batch_size": 256, "hidden": (16, 8)}
+        return TrainConfig(**(settings | changes))  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_train: Callable[..., TrainConfig]) -> Run:
+    """A finished AMTL run with categorical, numeric and multi-valued fields."""
+    return train(tiny_train(), tmp_path_factory.mktemp("runs") / "amtl")
+
+
+@pytest.fixture(scope="session")
+def fbe_run(tmp_path_factory: pytest.TempPathFactory, tiny_train: Callable[..., TrainConfig]) -> Run:
+    """A finished FBE run of the same data."""
+    return train(tiny_train(method="fbe"), tmp_path_factory.mktemp("runs") / "fbe")
+
+
+@pytest.fixture(scope="session")
+def frozen(run: Run) -> FrozenModel:
+    return freeze(run)
+
+
+@pytest.fixture(scope="session", params=["dense", "paged"])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, frozen: FrozenModel) -> Bundle:
+    """The run's bundle in each layout."""
+    out = tmp_path_factory.mktemp("bundles") / request.param
+    return export(frozen, out, ExportConfig(layout=request.param))
+
+
+@pytest.fixture(scope="session")
+def paged_bundle(tmp_path_factory: pytest.TempPathFactory, frozen: FrozenModel) -> Bundle:
+    return export(frozen, tmp_path_factory.mktemp("bundles") / "one", ExportConfig(layout="paged", page_width=4))
+
+
+@pytest.fixture
+def run_copy(run: Run, tmp_path: Path) -> Path:
+    """The run in a folder that a test may spoil."""
+    return Path(shutil.copytree(run.path, tmp_path / "run"))
+
+
+@pytest.fixture
+def bundle_copy(paged_bundle: Bundle, tmp_path: Path) -> Path:
+    """The paged bundle in a folder that a test may spoil."""
+    return Path(shutil.copytree(paged_bundle.path, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def fresh_run(run: Run) -> Run:
+    """The run, loaded anew, whose model a test may change."""
+    return load_run(run.path)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Iterator[Path]:
+    """Folder of the public data sets, from AMTL_EXPORT_DATA or beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("AMTL_EXPORT_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no public data sets at {folder}; set AMTL_EXPORT_DATA to a folder with ml-1m, taobao-ecomm, …")
+    yield folder

@@ -1,0 +1,89 @@
+"""Named sources on small files of our own, in the published forms."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from amtl_export.data.describe import describe
+from amtl_export.data.encode import encode
+from amtl_export.data.named.synthetic import usable_rank
+from amtl_export.data.rows import read_rows
+from amtl_export.data.source import open_source
+from amtl_export.errors import InputError
+
+
+def movielens(folder: Path, *, timestamps: bool) -> Path:
+    rng = np.random.default_rng(0)
+    (folder / "users.dat").write_text("".join(f"{u}::{'FM'[u % 2]}::25::{u % 5}::0{u}\n" for u in range(1, 21)))
+    movies = "".join(f"{m}::Café {m} ({1980 + m})::Drama|War\n" for m in range(1, 11))
+    (folder / "movies.dat").write_bytes(movies.encode("latin-1"))
+    stamp = "::978300760" if timestamps else ""
+    rows = [f"{rng.integers(1, 21)}::{rng.integers(1, 11)}::{rng.integers(1, 6)}{stamp}\n" for _ in range(600)]
+    (folder / ("ratings.dat" if timestamps else "ratings_nots.dat")).write_text("".join(rows))
+    return folder
+
+
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_movielens_reads_both_forms(tmp_path: Path, timestamps: bool) -> None:
+    source = open_source("ml-1m", movielens(tmp_path, timestamps=timestamps))
+    summary = describe(source)
+    ratings = [line.split("::")[2][0] for line in next(tmp_path.glob("ratings*")).read_text().splitlines()]
+    kept = [r for r in ratings if r != "3"]
+    assert summary.rows == len(kept)
+    assert summary.label_rate == pytest.approx(sum(r in "45" for r in kept) / len(kept))
+    first = next(iter(read_rows(source, 0))).fields
+    assert set(first["genre"][0]) == {"Drama", "War"}
+    assert all(len(year) == 4 for year in first["release_year"])
+
+
+def test_a_line_of_the_wrong_length_is_named(tmp_path: Path) -> None:
+    movielens(tmp_path, timestamps=True)
+    file = tmp_path / "ratings.dat"
+    lines = file.read_text().splitlines()
+    lines[41] = "3::4"
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=r"ratings\.dat, row 42"):
+        describe(open_source("ml-1m", tmp_path))
+
+
+def test_a_key_that_occurs_twice_is_named(tmp_path: Path) -> None:
+    movielens(tmp_path, timestamps=True)
+    with (tmp_path / "users.dat").open("a") as users:
+        users.write("7::M::25::1::00000\n")
+    with pytest.raises(InputError, match=r"users\.dat.*\n  found: 7"):
+        open_source("ml-1m", tmp_path)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ratings\.dat or ratings_nots\.dat"):
+        open_source("ml-1m", tmp_path)
+
+
+def test_synthetic_is_reproducible_by_seed(tmp_path: Path) -> None:
+    arrays = []
+    for name, options in (("a", "seed=1"), ("b", "seed=1"), ("c", "seed=2")):
+        encoded = encode(open_source(f"synthetic:rows=3000,values=50,{options}"), tmp_path / name, seed=0)
+        arrays.append(np.asarray(encoded.rows["train"].label))
+    assert np.array_equal(arrays[0], arrays[1])
+    assert not np.array_equal(arrays[0][:2000], arrays[2][:2000])
+
+
+def test_synthetic_rank_grows_with_frequency() -> None:
+    rank = usable_rank(np.arange(1000), 1000, 16)
+    assert rank[0] == 16
+    assert rank[-1] == 1
+    assert (np.diff(rank) <= 0).all()
+
+
+def test_synthetic_values_follow_zipf() -> None:
+    summary = describe(open_source("synthetic:rows=50000,values=1000,fields=3"))
+    assert [f.name for f in summary.fields] == ["user", "item", "field_2", "segment", "tags"]
+    assert summary.fields[0].top1pct_share > 0.3
+    assert 0.2 < summary.label_rate < 0.8
+
+
+@pytest.mark.parametrize("options", ["rows=0", "rows=x", "speed=3", "fields=1"])
+def test_synthetic_refuses_bad_options(options: str) -> None:
+    with pytest.raises(InputError, match="synthetic option"):
+        open_source(f"synthetic:{options}")

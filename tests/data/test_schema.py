@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+
+from amtl_export.data.schema import Schema
+from amtl_export.errors import InputError
+
+GOOD = """
+label = "rating >= 4"
+filter = "rating <> 3"
+[split]
+rule = "time"
+column = "day"
+valid_from = "2024-01-02"
+test_from = "2024-01-03"
+[[field]]
+name = "user"
+kind = "categorical"
+[[field]]
+name = "tags"
+kind = "multi-valued"
+separator = ";"
+pool = "sum"
+[[field]]
+name = "price"
+kind = "numeric"
+transform = "log1p"
+"""
+
+
+def read(tmp_path: Path, text: str) -> Schema:
+    (tmp_path / "schema.toml").write_text(text)
+    return Schema.from_toml(tmp_path / "schema.toml")
+
+
+def test_reads_every_part(tmp_path: Path) -> None:
+    schema = read(tmp_path, GOOD)
+    assert [f.name for f in schema.categorical] == ["user"]
+    assert [f.name for f in schema.multi_valued] == ["tags"]
+    assert [f.name for f in schema.numeric] == ["price"]
+    assert schema.columns() == {"user", "tags", "price", "rating", "day"}
+    assert schema.expression_columns() == {"rating": "label"}
+
+
+def test_is_the_same_as_json(tmp_path: Path) -> None:
+    schema = read(tmp_path, GOOD)
+    assert Schema.from_values(schema.to_json(), "json") == schema
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('kind = "numeric"', 'kind = "number"', "number"),
+        ('label = "rating >= 4"', "", "label"),
+        ('label = "rating >= 4"', 'label = "rating >="', "not a column or SQL expression"),
+        ('name = "price"', 'name = "user"', "named twice: user"),
+        ('name = "price"', 'name = "logit"', "used by the exported graph"),
+        ('name = "price"', 'name = "pri ce"', "pri ce"),
+        ('transform = "log1p"', 'transform = "log1p"\ncolour = 3', "colour"),
+        ('test_from = "2024-01-03"', 'test_from = "2024-01-01"', "must come before"),
+        ('test_from = "2024-01-03"', "test_from = 3", "both be texts or both be numbers"),
+        ('pool = "sum"', "max_length = 0", "max_length"),
+        ('kind = "categorical"', 'kind = "categorical"\nmin_count = 0', "min_count"),
+    ],
+)
+def test_names_the_key_and_what_was_found(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert old in GOOD
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, GOOD.replace(old, new, 1))
+    assert says in str(caught.value)
+    assert "schema.toml" in str(caught.value)
+
+
+def test_needs_an_embedded_field(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least one categorical"):
+        read(tmp_path, 'label = "y"\n[[field]]\nname = "x"\nkind = "numeric"\n')
+
+
+def test_says_what_is_not_toml(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not TOML"):
+        read(tmp_path, "label = = 3")
+
+
+def test_says_that_it_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no schema\.toml"):
+        Schema.from_toml(tmp_path / "schema.toml")

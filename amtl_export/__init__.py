@@ -1,1 +1,86 @@
-"""From a trained click-through model with adaptive embedding sizes to a small, fast, proven ONNX file."""
+"""From a trained click-through model with adaptive embedding sizes to a small, fast, proven ONNX file.
+
+Every step is one function from one typed value to the next; nothing heavy is imported before it is used.
+
+    run = train(TrainConfig(data="synthetic"), Path("runs/first"))
+    bundle = export(freeze(run), Path("bundles/first"))
+    verdict = validate(bundle.path, run.path)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from amtl_export.bench.infer import InferConfig, bench_infer
+    from amtl_export.bench.train import bench_train
+    from amtl_export.bundle.bundle import Bundle, open_bundle
+    from amtl_export.bundle.export import ExportConfig, export
+    from amtl_export.data.describe import describe
+    from amtl_export.data.source import open_source
+    from amtl_export.errors import AmtlError
+    from amtl_export.freezing.frozen import FrozenModel, freeze, freeze_module, load_frozen, save_frozen
+    from amtl_export.report.inspection import inspect
+    from amtl_export.training.config import TrainConfig
+    from amtl_export.training.loop import train
+    from amtl_export.training.run import Run, load_run
+    from amtl_export.validation.validate import Tolerances, Verdict, validate
+
+_HOME = {
+    "AmtlError": "errors",
+    "Bundle": "bundle.bundle",
+    "ExportConfig": "bundle.export",
+    "FrozenModel": "freezing.frozen",
+    "InferConfig": "bench.infer",
+    "Run": "training.run",
+    "Tolerances": "validation.validate",
+    "TrainConfig": "training.config",
+    "Verdict": "validation.validate",
+    "bench_infer": "bench.infer",
+    "bench_train": "bench.train",
+    "describe": "data.describe",
+    "export": "bundle.export",
+    "freeze": "freezing.frozen",
+    "freeze_module": "freezing.frozen",
+    "inspect": "report.inspection",
+    "load_frozen": "freezing.frozen",
+    "load_run": "training.run",
+    "open_bundle": "bundle.bundle",
+    "open_source": "data.source",
+    "save_frozen": "freezing.frozen",
+    "train": "training.loop",
+    "validate": "validation.validate",
+}
+
+__all__ = [
+    "AmtlError",
+    "Bundle",
+    "ExportConfig",
+    "FrozenModel",
+    "InferConfig",
+    "Run",
+    "Tolerances",
+    "TrainConfig",
+    "Verdict",
+    "bench_infer",
+    "bench_train",
+    "describe",
+    "export",
+    "freeze",
+    "freeze_module",
+    "inspect",
+    "load_frozen",
+    "load_run",
+    "open_bundle",
+    "open_source",
+    "save_frozen",
+    "train",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

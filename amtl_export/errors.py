@@ -73,11 +73,12 @@ _NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 def from_os_error(error: OSError, doing: str, path: Path | str | None = None) -> AmtlError:
     """Say what an OSError means for the user (full disk, no permission, missing file)."""
     where = path if path is not None else error.filename
-    if error.errno in _NO_ROOM:
+    short_write = error.errno is None and "requested and" in str(error)  # numpy's tofile says no more
+    if error.errno in _NO_ROOM or short_write:
         return EnvironmentLacks(
             f"no room left while {doing}",
             where=where,
-            found=error.strerror,
+            found=error.strerror or str(error),
             fix="free disk space or lift the file size limit, then run the same command again",
         )
     if error.errno in _NO_RIGHT:

@@ -16,7 +16,7 @@ class FieldTable(nn.Module):
     """Rows of all fields in one `[V_total, D]` parameter.
 
     Initialised normal with std 0.04/sqrt(D) (0.01 at D = 16), small against the logit; rows of ids that
-    training never sees (count 0) start and stay zero, which is neutral.
+    training never sees (count 0) start and stay zero, which is neutral; so do padding rows.
 
     Args:
         fields: in table order.
@@ -38,6 +38,9 @@ class FieldTable(nn.Module):
             if count.shape != (field.size,):
                 raise ValueError(f"field {field.name}: {tuple(count.shape)} counts for {field.size} ids")
         seen = torch.cat([count > 0 for count in counts])
+        for field, offset in zip(self.fields, self.offsets, strict=True):
+            if field.padding is not None:
+                seen[offset + field.padding] = False
         self.weight = nn.Parameter(torch.randn(sum(self.sizes), dim) * (0.04 / dim**0.5) * seen.unsqueeze(1))
 
     def shift(self, ids: Tensor, fields: Sequence[int]) -> Tensor:

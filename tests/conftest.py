@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
@@ -16,6 +17,10 @@ from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.training.run import Run, load_run
+
+# Shared machines pause; no test depends on wall-clock speed.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 TINY = "synthetic:rows=4000,values=120,rank=4,tags=12"
 
@@ -85,10 +90,10 @@ def fresh_run(run: Run) -> Run:
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Iterator[Path]:
+def real_data() -> Path:
     """Folder of the public data sets, from AMTL_EXPORT_DATA or beside the checkout."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("AMTL_EXPORT_DATA", beside))
     if not folder.is_dir():
         pytest.skip(f"no public data sets at {folder}; set AMTL_EXPORT_DATA to a folder with ml-1m, taobao-ecomm, …")
-    yield folder
+    return folder

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from amtl_export.bundle.signature import Signature
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary, read_parquet, read_vocabularies
-from amtl_export.errors import InputError
+from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import read_json
 from amtl_export.runtime.session import Provider, open_session
 
@@ -58,6 +59,17 @@ class Bundle:
     def bytes(self) -> int:
         """Of `model.onnx` and `model.onnx.data`."""
         return self.model.stat().st_size + (self.path / "model.onnx.data").stat().st_size
+
+    def proto(self) -> onnx.ModelProto:
+        """The graph without its external data.
+
+        Raises:
+            ValidationFailed: `model.onnx` cannot be parsed.
+        """
+        try:
+            return onnx.load(str(self.model), load_external_data=False)
+        except Exception as error:  # protobuf's errors have no common base below Exception
+            raise ValidationFailed("the graph cannot be read", where=self.model, found=error) from None
 
     def session(self, *, provider: Provider = "cpu", threads: int = 1, optimized: bool = True) -> Any:
         """An ONNX Runtime session; see `runtime.session.open_session`."""

@@ -6,6 +6,7 @@ A multi-valued field has one id more, the last: padding. Its row is zero and its
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +58,8 @@ class Vocabulary:
 
     def encode(self, values: pl.Series) -> npt.NDArray[np.int32]:
         """Ids of `values`: null becomes 1 (missing), an unknown value 0 (out of vocabulary)."""
-        return values.to_frame("v").select(self.encoded(pl.col("v"))).to_series().to_numpy()
+        ids = values.to_frame("v").select(self.encoded(pl.col("v"))).to_series()
+        return ids.to_numpy(writable=True)
 
     def encoded(self, column: pl.Expr) -> pl.Expr:
         """The same as a Polars expression; Int32."""
@@ -128,7 +130,9 @@ class Vocabulary:
         frame = self.to_frame()
         if columns:
             frame = frame.with_columns(**{name: pl.Series(values) for name, values in columns.items()})
-        frame.write_parquet(path, compression="zstd")
+        buffer = io.BytesIO()  # so that a full disk is an OSError that names the file
+        frame.write_parquet(buffer, compression="zstd")
+        path.write_bytes(buffer.getbuffer())
 
     @classmethod
     def read(cls, path: Path, field: str) -> Vocabulary:

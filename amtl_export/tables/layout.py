@@ -84,7 +84,8 @@ class Paged:
 
     def read(self, rows: Ints) -> Floats:
         """Rows, put together from their pages."""
-        return self.pages[self.page_table[rows]].reshape(len(rows), -1)[:, : self.dim]
+        joined = self.pages[self.page_table[rows]].reshape(len(rows), self.page_table.shape[1] * self.width)
+        return joined[:, : self.dim]
 
 
 def dense(rows: Floats) -> Dense:

@@ -85,7 +85,7 @@ class TrainConfig:
 
     def _one_of(self, name: str, allowed: Mapping[str, Any]) -> None:
         if getattr(self, name) not in allowed:
-            raise InputError(f"train: unknown {name}", found=getattr(self, name), allowed=", ".join(allowed))
+            raise InputError(f"train: unknown {name}", found=repr(getattr(self, name)), allowed=", ".join(allowed))
 
     def _at_least(self, name: str, least: int) -> None:
         if getattr(self, name) < least:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 from torch import nn
 
+from amtl_export.errors import ValidationFailed
+
 #: Initializers up to this many numbers may be constants of the graph (shapes, axes, bounds).
 CONSTANT_SIZE = 16
 
@@ -48,7 +50,7 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
         trained: the model with its selection network.
         frozen: the same model frozen.
     """
-    graph = ir.load(model).graph
+    graph = _load(model)
     deleted_modules = _modules(trained) - _modules(frozen)
     kept = {name: value.numpy() for name, value in frozen.state_dict().items() if not name.startswith("embedding.")}
     own_tables = {name for name, _ in trained.named_parameters() if name.endswith("table.weight")}
@@ -76,6 +78,22 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
     held = {name.removeprefix(_WRAPPER) for name in graph.initializers}
     missing = sorted(name for name, _ in frozen.named_parameters() if name in kept and name not in held)
     return Provenance(nodes, selectors, unexplained, changed, missing)
+
+
+def _load(model: Path) -> ir.Graph:
+    """The graph with every weight readable.
+
+    Raises:
+        ValidationFailed: graph or weights are truncated or corrupted.
+    """
+    try:
+        graph = ir.load(model).graph
+        for value in graph.initializers.values():
+            assert value.const_value is not None
+            value.const_value.numpy()
+    except Exception as error:  # protobuf, numpy and the file system each have their own
+        raise ValidationFailed("graph or weights cannot be read", where=model, found=error) from None
+    return graph
 
 
 def _modules(module: nn.Module) -> set[str]:

@@ -62,7 +62,7 @@ class Probe:
 
     def __init__(self, bundle: Bundle, provider: Provider, *, optimized: bool) -> None:
         self._bundle = bundle
-        model = onnx.load(str(bundle.model), load_external_data=False)
+        model = bundle.proto()
         made = {output for node in model.graph.node for output in node.output}
         for site in bundle.signature.lookups:
             if site.output not in made:

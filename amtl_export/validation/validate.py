@@ -106,13 +106,14 @@ def validate(
     opened, trained = open_bundle(bundle), load_run(run)
     frozen = freeze(trained)
     verdict = Verdict(str(bundle), str(run), split)
-    _check_files(opened, verdict)
-    if _check_vocabularies(opened, trained, verdict):
-        steps: tuple[Callable[[], None], ...] = (
-            lambda: _check_provenance(opened, trained, frozen, verdict),
-            lambda: _check_rows(opened, frozen, provider, verdict),
-            lambda: _check_scores(opened, trained, split, provider, tolerances, verdict),
-        )
+    steps: tuple[Callable[[], None], ...] = (
+        lambda: _check_files(opened, verdict),
+        lambda: _check_vocabularies(opened, trained, verdict),
+        lambda: _check_provenance(opened, trained, frozen, verdict),
+        lambda: _check_rows(opened, frozen, provider, verdict),
+        lambda: _check_scores(opened, trained, split, provider, tolerances, verdict),
+    )
+    if _same_model(opened, trained, verdict):
         for step in steps:
             try:
                 step()
@@ -131,8 +132,8 @@ def _check_files(bundle: Bundle, verdict: Verdict) -> None:
         verdict.problems.append(f"files differ from SHA256SUMS: {', '.join(wrong)}")
 
 
-def _check_vocabularies(bundle: Bundle, run: Run, verdict: Verdict) -> bool:
-    """Whether the bundle has the run's fields, so that the other checks make sense."""
+def _same_model(bundle: Bundle, run: Run, verdict: Verdict) -> bool:
+    """Whether the bundle has the run's fields, sizes and D, so that comparing rows makes sense."""
     fields = [f.name for f in run.model_config.embedded]
     if bundle.fields != fields or bundle.signature.dim != run.model_config.dim:
         verdict.problems.append(
@@ -140,19 +141,27 @@ def _check_vocabularies(bundle: Bundle, run: Run, verdict: Verdict) -> bool:
             f"the run has {fields} with D={run.model_config.dim}"
         )
         return False
+    sizes = [column.size for tensor in bundle.signature.inputs for column in tensor.columns]
+    if sizes != list(run.model.method.sizes):
+        verdict.problems.append(
+            f"another run's vocabulary: its fields have {sizes} ids, the run's {list(run.model.method.sizes)}; "
+            f"vocabulary hash {bundle.signature.vocabulary_hash}, the run's {run.vocabulary_hash}"
+        )
+        return False
+    return True
+
+
+def _check_vocabularies(bundle: Bundle, run: Run, verdict: Verdict) -> None:
     found = bundle.vocabularies()
-    differing = [name for name in fields if found[name].digest != run.vocabularies[name].digest]
+    differing = [name for name in bundle.fields if found[name].digest != run.vocabularies[name].digest]
     if differing:
         verdict.problems.append(
             f"another run's vocabulary: field(s) {', '.join(differing)} map values to other ids than the run does"
         )
-    model = onnx.load(str(bundle.model), load_external_data=False)
-    stated = {entry.key: entry.value for entry in model.metadata_props}.get("amtl.vocabulary_hash")
+    stated = {entry.key: entry.value for entry in bundle.proto().metadata_props}.get("amtl.vocabulary_hash")
     for where, value in (("model.onnx", stated), ("signature.json", bundle.signature.vocabulary_hash)):
         if value != run.vocabulary_hash:
             verdict.problems.append(f"{where} states the vocabulary hash {value}, the run's is {run.vocabulary_hash}")
-    sizes = [column.size for tensor in bundle.signature.inputs for column in tensor.columns]
-    return sizes == list(run.model.method.sizes)
 
 
 def _check_provenance(bundle: Bundle, run: Run, frozen: FrozenModel, verdict: Verdict) -> None:
@@ -191,9 +200,8 @@ def _check_rows(bundle: Bundle, frozen: FrozenModel, provider: Provider, verdict
 
 def _table_bytes(bundle: Bundle) -> int:
     """Bytes of the table's arrays, from the graph itself."""
-    model = onnx.load(str(bundle.model), load_external_data=False)
     total = 0
-    for tensor in model.graph.initializer:
+    for tensor in bundle.proto().graph.initializer:
         if tensor.name.startswith("table/"):
             total += int(np.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return total

@@ -1,0 +1,107 @@
+"""A table of 1,000,000 rows at D = 64 in 8 fields, mean dims 0.4 D: whole-model latency by layout.
+
+Nothing is trained. The selection network is set by hand so that its answer is a planted k: with one
+hidden unit passing the log count on, output j is 2·j·target(s) - j², whose argmax is round(target).
+The network costs what a trained one of the default size costs.
+
+    python benchmarks/infer_synthetic_1m.py --out benchmarks/results
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+import polars as pl
+import torch
+
+from amtl_export.bench.infer import InferConfig, build_subjects, report, summary, time_cases, torch_threads
+from amtl_export.bench.machine import today
+from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.data.encode import Rows
+from amtl_export.data.schema import FieldSchema, Schema
+from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
+from amtl_export.files import write_json
+from amtl_export.freezing.frozen import freeze
+from amtl_export.models.amtl import MaskedEmbedding, TwinSelector
+from amtl_export.models.config import EmbeddedField, ModelConfig
+from amtl_export.models.ctr import CtrModel
+from amtl_export.training.config import TrainConfig
+from amtl_export.training.run import Run
+
+FIELDS, D, MEAN = 8, 64, 0.4
+
+
+def zipf_vocabulary(name: str, size: int, seed: int) -> Vocabulary:
+    """Values with counts that fall like 1/rank."""
+    counts = np.maximum(1, 5_000_000 / np.arange(1, size - FIRST_VALUE + 1)).astype(np.int64)
+    return Vocabulary(name, pl.Series(np.arange(len(counts)) + seed), np.concatenate([[1000, 1000], counts]))
+
+
+@torch.no_grad()
+def plant(selector: TwinSelector, mean: float) -> None:
+    """Make k grow with the log count, its mean over the ids `mean`·D."""
+    s = selector.features[:, 0]  # z-scored log count
+    low, high = 0.0, float(D)
+    for _ in range(40):  # the bias that gives the mean, by bisection
+        bias = (low + high) / 2
+        dims = (4.0 * s + bias).round().clamp(0, D - 1) + 1
+        low, high = (bias, high) if float(dims.mean()) < mean * D else (low, bias)
+    j = torch.arange(D, dtype=torch.float32)
+    for twin in (selector.high, selector.low):
+        first, last = twin[0], twin[-1]
+        assert isinstance(first, torch.nn.Linear)
+        assert isinstance(last, torch.nn.Linear)
+        for parameter in twin.parameters():
+            parameter.zero_()
+        first.weight[0, 0], first.bias[0] = 1.0, 100.0  # the hidden unit stays positive: ReLU passes it on
+        last.weight[:, 0] = 2 * j * 4.0
+        last.bias.copy_(2 * j * (bias - 400.0) - j * j)
+
+
+def planted_run(rows: int, hidden: tuple[int, ...], folder: Path) -> Run:
+    """An untrained run whose model keeps `MEAN`·D dims."""
+    size = rows // FIELDS
+    vocabularies = {f"field_{i}": zipf_vocabulary(f"field_{i}", size, i) for i in range(FIELDS)}
+    fields = tuple(FieldSchema(name=name, kind="categorical", type="int64") for name in vocabularies)
+    embedded = tuple(EmbeddedField(name, size) for name in vocabularies)
+    config = ModelConfig(embedded=embedded, dim=D, hidden=hidden, dropout=0.0)
+    torch.manual_seed(0)
+    model = CtrModel(config, [torch.from_numpy(v.counts) for v in vocabularies.values()]).eval()
+    assert isinstance(model.embedding, MaskedEmbedding)
+    for selector in model.embedding.selectors.values():
+        assert isinstance(selector, TwinSelector)
+        plant(selector, MEAN)
+    schema = Schema(label="click", fields=fields)
+    return Run(folder, TrainConfig(data="planted", dim=D), config, schema, vocabularies, model, {})
+
+
+@click.command()
+@click.option("--rows", default=1_000_000, show_default=True, help="V, over all fields.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"), show_default=True)
+@click.option("--machine", default="cpu2", show_default=True, help="Short name in the file's name.")
+@click.option("--seconds", default=4.0, show_default=True, help="For each batch size and id law.")
+@click.option("--threads", default=1, show_default=True)
+def main(rows: int, out: Path, machine: str, seconds: float, threads: int) -> None:
+    """Time torch-eager, torch-masked, onnx-dense and onnx-paged."""
+    out.mkdir(parents=True, exist_ok=True)
+    config = InferConfig(laws=("zipf", "uniform"), threads=threads, seconds=seconds)
+    with tempfile.TemporaryDirectory() as folder, torch_threads(threads):
+        run = planted_run(rows, (512, 256, 128), Path(folder))
+        frozen = freeze(run)
+        click.echo(f"mean dims {float(frozen.table.dims.double().mean()):.2f} of {D}")
+        bundle = export(frozen, Path(folder) / "paged", ExportConfig(layout="paged"))
+        subjects = build_subjects(bundle, run, frozen, config, Path(folder))
+        none = Rows(np.empty((0, FIELDS), np.int32), np.empty((0, 0), np.float32), {}, np.empty(0, np.uint8))
+        cases = time_cases(subjects, frozen, none, config, click.echo)
+        written = bundle.report()
+    result = report(config, cases) | {"model": summary(frozen), "settings": asdict(config)}
+    table = {key: written[key] for key in ("layout", "page_width", "bytes_dense", "bytes_table", "bytes_ratio")}
+    write_json(out / f"{today()}-infer-1m-{machine}.json", result | {"table": table})
+
+
+if __name__ == "__main__":
+    main()

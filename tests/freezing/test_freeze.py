@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from amtl_export.errors import InputError
+from amtl_export.freezing.frozen import FrozenEmbedding, FrozenModel, freeze, freeze_module, load_frozen, save_frozen
+from amtl_export.training.batches import predict
+from amtl_export.training.run import Run
+
+
+def test_answers_as_the_model_with_its_selection_network(run: Run, frozen: FrozenModel) -> None:
+    rows = run.rows("test")
+    torch.testing.assert_close(
+        torch.from_numpy(predict(frozen.module, rows)), torch.from_numpy(predict(run.model, rows)), rtol=0, atol=0
+    )
+
+
+def test_nothing_of_the_selection_network_is_left(run: Run, frozen: FrozenModel) -> None:
+    assert any("selectors" in name for name, _ in run.model.named_parameters())
+    assert not [name for name, _ in frozen.module.named_modules() if "selector" in name]
+    assert set(frozen.module.state_dict()) - set(run.model.state_dict()) == {"embedding.rows", "embedding.dims"}
+
+
+def test_rows_are_zero_past_dims_and_bit_equal_before(run: Run, frozen: FrozenModel) -> None:
+    rows, dims = frozen.table.rows, frozen.table.dims
+    kept = torch.arange(rows.shape[1]) < dims.unsqueeze(1)
+    assert not bool(rows[~kept].any())
+    weight = run.model.get_parameter("embedding.table.weight")
+    assert torch.equal(rows[kept], weight[kept])
+    governed = [f.governed for f in frozen.config.embedded]
+    assert governed == [True, True, False, False]
+    assert int(frozen.field_dims("segment").min()) == 12
+    assert int(frozen.field_dims("tags")[-1]) == 0
+
+
+def test_freezing_leaves_the_trained_model_alone(fresh_run: Run) -> None:
+    before = {name: value.clone() for name, value in fresh_run.model.state_dict().items()}
+    frozen = freeze(fresh_run)
+    frozen.table.rows.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in fresh_run.model.state_dict().items())
+
+
+def test_hostile_ids_read_the_out_of_vocabulary_row(frozen: FrozenModel) -> None:
+    low, high = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
+    ids = torch.tensor([[-1], [10**6], [2**62], [-(2**62)], [low], [high], [0]])
+    for field in range(len(frozen.config.embedded)):
+        answered = frozen.table.lookup(ids, (field,))
+        assert torch.equal(answered, answered[-1:].expand_as(answered))
+
+
+class Halves(nn.Module):
+    """Somebody else's method: takes part by the protocol alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(6, 4))
+        self.sizes, self.offsets = (4, 2), (0, 4)
+
+    def frozen_rows(self) -> Tensor:
+        return self.weight * (torch.arange(4) < 2)
+
+    def frozen_dims(self) -> Tensor:
+        return torch.full((6,), 2)
+
+
+def test_any_module_with_rows_and_dims_takes_part() -> None:
+    model = nn.ModuleDict({"mine": Halves(), "rest": nn.Linear(4, 1)})
+    frozen = freeze_module(model)
+    assert isinstance(frozen["mine"], FrozenEmbedding)
+    assert torch.equal(frozen["mine"].rows[0], torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    assert isinstance(model["mine"], Halves)
+
+
+def test_rows_that_contradict_dims_are_refused() -> None:
+    broken = Halves()
+    broken.frozen_dims = lambda: torch.ones(6, dtype=torch.int64)  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="row 0 is not zero past its 1 dims"):
+        freeze_module(nn.ModuleDict({"mine": broken}))
+
+
+def test_a_model_without_embeddings_is_refused() -> None:
+    with pytest.raises(InputError, match="nothing to freeze"):
+        freeze_module(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("rows", "dims", "says"),
+    [
+        (torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), "3 rows and 2 dims"),
+        (torch.zeros(3, 2), torch.tensor([0, 1, 3]), r"within 0\.\.2, got 0\.\.3"),
+        (torch.ones(3, 2), torch.tensor([2, 1, 2]), "row 1 is not zero past its 1 dims"),
+    ],
+)
+def test_a_table_checks_itself(rows: Tensor, dims: Tensor, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        FrozenEmbedding(rows, dims, (3,), (0,))
+
+
+def test_survives_its_folder(tmp_path: Path, frozen: FrozenModel, run: Run) -> None:
+    save_frozen(frozen, tmp_path / "frozen")
+    loaded = load_frozen(tmp_path / "frozen")
+    assert torch.equal(loaded.table.rows, frozen.table.rows)
+    assert torch.equal(loaded.table.dims, frozen.table.dims)
+    assert loaded.origin == frozen.origin
+    rows = run.rows("test")
+    assert (predict(loaded.module, rows) == predict(frozen.module, rows)).all()
+
+
+def test_a_corrupted_frozen_model_is_named(tmp_path: Path, frozen: FrozenModel) -> None:
+    save_frozen(frozen, tmp_path / "frozen")
+    file = tmp_path / "frozen" / "frozen.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(InputError, match=r"frozen\.safetensors"):
+        load_frozen(tmp_path / "frozen")

@@ -1,0 +1,183 @@
+"""The layer against the paper's equations, written out with matrices."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericField, SelectionConfig
+from amtl_export.models.amtl import MaskedEmbedding, TwinSelector, frequency_features, switch_input
+
+D = 6
+
+
+def selector(temperature: float = 0.7, seed: int = 0) -> TwinSelector:
+    torch.manual_seed(seed)
+    counts = torch.tensor([5, 0, 900, 400, 90, 40, 9, 4, 1])
+    return TwinSelector(counts, D, SelectionConfig(temperature=temperature, hidden=(8,)))
+
+
+def lower_triangle() -> torch.Tensor:
+    return torch.tril(torch.ones(D, D))  # M[i, j] = 1 if j <= i
+
+
+def test_soft_switch_mixes_the_twins() -> None:
+    layer, ids = selector(), torch.arange(9)
+    alpha = torch.sigmoid(switch_input(torch.tensor([5, 0, 900, 400, 90, 40, 9, 4, 1]), "zscore")).unsqueeze(1)
+    s = layer.features
+    expected = alpha * layer.high(s) + (1 - alpha) * layer.low(s)
+    torch.testing.assert_close(layer.scores(ids), expected)
+
+
+def test_mask_is_t_times_m() -> None:
+    layer, ids = selector(), torch.arange(9)
+    k = layer.scores(ids).argmax(dim=1)
+    expected = F.one_hot(k, D).float() @ lower_triangle()
+    assert torch.equal(layer.eval().mask(ids), expected)
+    assert torch.equal(layer.train().mask(ids), expected)
+    assert torch.equal(layer.mask(ids).sum(dim=1), layer.dims(ids).float())
+    assert int(layer.dims(ids).min()) >= 1
+
+
+def test_gradient_is_that_of_the_soft_selection() -> None:
+    layer, ids = selector().train(), torch.arange(9)
+    weight = torch.randn(9, D)
+    (layer.mask(ids) * weight).sum().backward()
+    found = [p.grad.clone() for p in layer.parameters() if p.grad is not None]
+    layer.zero_grad()
+    t_hat = F.softmax(layer.scores(ids) / layer.temperature, dim=1)
+    ((t_hat @ lower_triangle()) * weight).sum().backward()
+    expected = [p.grad for p in layer.parameters() if p.grad is not None]
+    assert len(found) == len(expected) == 8
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=2, max_size=50))
+def test_features_are_normalised_and_follow_frequency(counts: list[int]) -> None:
+    values = torch.tensor(sorted(counts, reverse=True))
+    s = frequency_features(values, ("log_count", "log_rank"))
+    assert bool(s.isfinite().all())
+    assert bool((s[:-1, 0] >= s[1:, 0]).all())
+    assert bool((s[:-1, 1] >= s[1:, 1]).all())
+    assert abs(float(s[:, 1].mean())) < 1e-4
+    for norm in ("zscore", "minmax"):
+        assert bool(switch_input(values, norm).isfinite().all())
+
+
+def config(method: str = "amtl", **changes: object) -> ModelConfig:
+    fields = (
+        EmbeddedField("user", 40),
+        EmbeddedField("kind", 5, governed=False),
+        EmbeddedField("tags", 9, governed=False, padding=8),
+        EmbeddedField("words", 30, padding=29, pool="sum"),
+    )
+    settings: dict[str, object] = {"embedded": fields, "numeric": (NumericField("age", 3.0, 2.0),), "dim": D}
+    return ModelConfig(method=method, hidden=(8,), **(settings | changes))  # type: ignore[arg-type]
+
+
+def build(method: str = "amtl") -> CtrModel:
+    torch.manual_seed(0)
+    made = config(method)
+    return CtrModel(made, [torch.randint(1, 1000, (f.size,)) for f in made.embedded])
+
+
+@pytest.mark.parametrize("method", ["fbe", "amtl"])
+def test_frozen_rows_are_what_lookup_answers(method: str) -> None:
+    model = build(method).eval()
+    rows, dims = model.method.frozen_rows(), model.method.frozen_dims()
+    for index, field in enumerate(model.config.embedded):
+        ids = torch.arange(field.size).unsqueeze(1)
+        looked_up = model.method.lookup(ids, (index,)).squeeze(1)
+        start = model.method.offsets[index]
+        assert torch.equal(looked_up, rows[start : start + field.size])
+    past = torch.arange(D) >= dims.unsqueeze(1)
+    assert bool((rows[past] == 0).all())
+    padded = [model.method.offsets[i] + model.config.embedded[i].padding for i in model.config.multi]  # type: ignore[operator]
+    assert dims[padded].tolist() == [0, 0]
+    governed = dims[: model.config.embedded[0].size]
+    assert int(governed.min()) >= 1
+
+
+def test_selecting_distinct_ids_equals_selecting_all() -> None:
+    """A batch smaller than the vocabulary selects per distinct id, a larger one for the whole vocabulary."""
+    model = build().eval()
+    few = torch.tensor([[7], [7], [39], [0]])
+    many = torch.arange(40).unsqueeze(1).repeat(2, 1)
+    found = model.method.lookup(few, (0,))
+    assert torch.equal(found, model.method.lookup(many, (0,))[few[:, 0]])
+
+
+def test_padding_costs_and_learns_nothing() -> None:
+    model = build().train()
+    ids, numeric = torch.randint(0, 5, (6, 2)), torch.randn(6, 1)
+    short = [torch.tensor([[1], [2], [3], [0], [1], [2]]), torch.tensor([[1], [2], [3], [4], [5], [6]])]
+    wide = [F.pad(short[0], (0, 3), value=8), F.pad(short[1], (0, 3), value=29)]
+    model.eval()
+    torch.testing.assert_close(model(ids, numeric, short), model(ids, numeric, wide), rtol=0, atol=0)
+    model.train()
+    model(ids, numeric, wide).sum().backward()
+    table = model.get_parameter("embedding.table.weight")
+    assert table.grad is not None
+    for index in model.config.multi:
+        padding = model.config.embedded[index].padding
+        assert padding is not None
+        row = model.method.offsets[index] + padding
+        assert not bool(table.grad[row].any())
+        assert not bool(table[row].any())
+
+
+def test_mean_and_sum_pooling() -> None:
+    model = build("fbe").eval()
+    rows = model.method.frozen_rows()
+    tags, words = model.method.offsets[2], model.method.offsets[3]
+    ids = torch.tensor([[1, 3, 8]])
+    mean = model._pooled(ids, 2)
+    torch.testing.assert_close(mean[0], (rows[tags + 1] + rows[tags + 3]) / 2)
+    total = model._pooled(torch.tensor([[1, 3, 29]]), 3)
+    torch.testing.assert_close(total[0], rows[words + 1] + rows[words + 3])
+    empty = model._pooled(torch.tensor([[8, 8]]), 2)
+    assert not bool(empty.any())
+
+
+def test_numbers_are_normalised_and_missing_ones_are_the_mean() -> None:
+    model = build()
+    assert model.numeric is not None
+    found = model.numeric(torch.tensor([[5.0], [3.0], [float("nan")]]))
+    assert found.flatten().tolist() == [1.0, 0.0, 0.0]
+
+
+def test_reserved_rows_that_training_never_sees_are_zero() -> None:
+    counts = [torch.tensor([0, 0, *([3] * (f.size - 2))]) for f in config().embedded]
+    model = CtrModel(config(), counts)
+    assert isinstance(model.embedding, MaskedEmbedding)
+    assert not bool(model.embedding.table.weight[0].any())
+    assert bool(model.embedding.table.weight[2].any())
+
+
+def test_config_survives_json() -> None:
+    made = config(selection=SelectionConfig(features=("sqrt_count",), hidden=(3, 4), temperature=2.0, norm="minmax"))
+    assert ModelConfig.from_json(made.to_json()) == made
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"dim": 0}, "dim"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"embedded": ()}, "at least one"),
+        ({"embedded": (EmbeddedField("t", 3, padding=2), EmbeddedField("u", 3))}, "after single-valued"),
+    ],
+)
+def test_config_refuses_contradictions(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        config(**changes)
+
+
+def test_unknown_method_and_backbone_are_named() -> None:
+    counts = [torch.ones(f.size, dtype=torch.int64) for f in config().embedded]
+    with pytest.raises(ValueError, match=r"unknown method 'x'.*fbe, amtl"):
+        CtrModel(config("x"), counts)
+    with pytest.raises(ValueError, match="unknown backbone 'y'"):
+        CtrModel(config(backbone="y"), counts)

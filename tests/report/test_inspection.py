@@ -1,0 +1,84 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from amtl_export.bundle.bundle import Bundle
+from amtl_export.doctor import examine
+from amtl_export.freezing.frozen import FrozenModel, save_frozen
+from amtl_export.report import tables
+from amtl_export.report.inspection import GROUPS, frequency_groups, inspect
+from amtl_export.report.plots import plot_dims, plot_inference
+from amtl_export.training.run import Run
+
+
+def shown(renderable: object) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(renderable)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert isinstance(text, str)
+    return text
+
+
+def test_run_frozen_and_bundle_tell_the_same(
+    run: Run, frozen: FrozenModel, paged_bundle: Bundle, tmp_path: Path
+) -> None:
+    save_frozen(frozen, tmp_path / "frozen")
+    found = [inspect(path) for path in (run.path, tmp_path / "frozen", paged_bundle.path)]
+    assert [f.kind for f in found] == ["run", "frozen", "bundle"]
+    assert found[0].fields == found[1].fields == found[2].fields
+    assert found[2].bytes_table == paged_bundle.signature.table_bytes
+    assert found[2].ops["Gemm"] == 3
+
+
+def test_numbers_add_up(run: Run) -> None:
+    for field in inspect(run.path).fields:
+        assert sum(field.histogram) == field.vocab
+        assert sum(dims * ids for dims, ids in enumerate(field.histogram)) == field.params_kept
+        assert field.avg_dim == pytest.approx(run.metrics["fields"][field.name]["avg_dim"])
+
+
+def test_groups_hold_every_value_once_rarest_first(run: Run) -> None:
+    vocabulary = run.vocabularies["user"]
+    groups = frequency_groups(vocabulary)
+    assert len(groups) == GROUPS
+    assert sorted(np.concatenate(groups).tolist()) == list(range(2, vocabulary.size))
+    means = [vocabulary.counts[ids].mean() for ids in groups]
+    assert means == sorted(means)
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1
+
+
+def test_is_shown_and_plotted(paged_bundle: Bundle, tmp_path: Path) -> None:
+    found = inspect(paged_bundle.path)
+    text = shown(tables.inspection(found))
+    assert "Mean dims by frequency group" in text
+    assert "layout paged" in text
+    plot_dims(found, tmp_path / "dims.png")
+    assert (tmp_path / "dims.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_latency_is_plotted(tmp_path: Path) -> None:
+    case = {"ids": "zipf", "subject": "onnx-dense", "p50_us": 2.0, "p99_us": 3.0}
+    plot_inference({"cases": [case | {"batch": 1}, case | {"batch": 64}]}, tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+def test_brackets_are_shown_as_they_are() -> None:
+    text = shown(tables.environment(examine()))
+    assert "amtl-export[gpu]" in text or "CUDAExecutionProvider" in text
+
+
+def test_sizes_for_people() -> None:
+    assert [tables.size(n) for n in (0, 1023, 1024, 5 << 20, 3 << 30)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "5.0 MiB",
+        "3.0 GiB",
+    ]
+
+
+def test_bars_reach_the_top() -> None:
+    assert tables.bars([0, 4, 8], 8) == " ▄█"

@@ -1,0 +1,195 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amtl_export.errors import InputError
+from amtl_export.training.batches import shuffled
+from amtl_export.training.checkpoint import latest
+from amtl_export.training.config import TrainConfig
+from amtl_export.training.loop import Silent, partial_folder, train
+from amtl_export.training.run import Run, load_run
+
+Make = Callable[..., TrainConfig]
+
+
+def weights(path: Path) -> bytes:
+    return (path / "model.safetensors").read_bytes()
+
+
+class StopAfter(Silent):
+    """Interrupts as a user would, in the middle of the epoch after `epochs`."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs, self.steps = epochs, 0
+
+    def epoch_started(self, epoch: int, steps: int) -> None:
+        self.steps = 0 if epoch <= self.epochs else 1
+
+    def step(self, loss: float, examples: int) -> None:
+        if self.steps:
+            self.steps += 1
+            if self.steps > 3:
+                raise KeyboardInterrupt
+
+
+def test_a_run_holds_what_the_design_fixes(run: Run) -> None:
+    files = {p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file()}
+    assert {"config.json", "schema.json", "model.safetensors", "metrics.json", "history.jsonl"} <= files
+    assert {f"vocab/{name}.parquet" for name in ("user", "item", "segment", "tags")} <= files
+    assert not [name for name in files if name.endswith((".pkl", ".pt", ".pth")) or "/train/" in name]
+    keys = "method backbone data seed epochs best_epoch auc_valid auc_test logloss_test avg_dim avg_dim_ratio fields"
+    assert set(keys.split()) | {"epoch_seconds", "params_embedding"} <= set(run.metrics)
+    assert set(run.metrics["fields"]["user"]) == {"vocab", "dim", "avg_dim"}
+    assert len(run.history()) == run.metrics["epochs"]
+    assert not partial_folder(run.path).exists()
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": "fbe"}, {"sparse": True}])
+def test_a_seed_reproduces_every_bit(tmp_path: Path, tiny_train: Make, changes: dict[str, Any]) -> None:
+    for name in ("a", "b"):
+        train(tiny_train(epochs=1, **changes), tmp_path / name)
+    train(tiny_train(epochs=1, seed=1, **changes), tmp_path / "c")
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert weights(tmp_path / "a") != weights(tmp_path / "c")
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path, tiny_train: Make, sparse: bool) -> None:
+    config = tiny_train(epochs=3, sparse=sparse)
+    whole = train(config, tmp_path / "whole")
+    for epochs in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "parts", observer=StopAfter(epochs))
+        assert latest(partial_folder(tmp_path / "parts")) is not None
+        assert not (tmp_path / "parts").exists()
+    resumed = train(config, tmp_path / "parts")
+    assert weights(resumed.path) == weights(whole.path)
+    assert [r["auc_valid"] for r in resumed.history()] == [r["auc_valid"] for r in whole.history()]
+    assert not partial_folder(resumed.path).exists()
+
+
+def test_an_interruption_before_the_first_epoch_leaves_nothing(tmp_path: Path, tiny_train: Make) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_train(), tmp_path / "run", observer=StopAfter(0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_settings_do_not_take_over_an_unfinished_training(tmp_path: Path, tiny_train: Make) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_train(), tmp_path / "run", observer=StopAfter(1))
+    with pytest.raises(InputError, match=r"lr 0.001 → 0.01"):
+        train(tiny_train(lr=0.01), tmp_path / "run")
+    finished = train(tiny_train(lr=0.01), tmp_path / "run", overwrite=True)
+    assert finished.train.lr == 0.01
+
+
+def test_a_corrupted_checkpoint_is_named(tmp_path: Path, tiny_train: Make) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_train(), tmp_path / "run", observer=StopAfter(1))
+    checkpoint = latest(partial_folder(tmp_path / "run"))
+    assert checkpoint is not None
+    file = checkpoint / "state.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"truncated or corrupted\n  where: .*state\.safetensors"):
+        train(tiny_train(), tmp_path / "run")
+    assert file.exists()
+
+
+def test_bad_data_leaves_nothing(tmp_path: Path, tiny_train: Make) -> None:
+    with pytest.raises(InputError, match="no such data"):
+        train(tiny_train(data=str(tmp_path / "nowhere")), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_warm_start_takes_rows_by_value_and_hidden_layers(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
+    notes: list[str] = []
+
+    class Notes(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    data = "synthetic:rows=3000,values=120,rank=4,tags=12"
+    config = tiny_train(data=data, epochs=1, lr=1e-12, warm_start=str(fbe_run.path))
+    warm = train(config, tmp_path / "warm", observer=Notes())
+    assert any(note.startswith("warm start: user:") for note in notes)
+    table = warm.model.get_parameter("embedding.table.weight")
+    earlier = fbe_run.model.get_parameter("embedding.table.weight")
+    for field, name in enumerate(("user", "item")):
+        value = int(warm.vocabularies[name].values[5])
+        old = int(fbe_run.vocabularies[name].encode(warm.vocabularies[name].values[5:6])[0])
+        assert old > 0, value
+        own = table[warm.model.method.offsets[field] + 7]
+        torch.testing.assert_close(own, earlier[fbe_run.model.method.offsets[field] + old], atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        warm.model.get_parameter("backbone.layers.1.weight"),
+        fbe_run.model.get_parameter("backbone.layers.1.weight"),
+        atol=1e-6,
+        rtol=0,
+    )
+
+
+def test_warm_start_needs_the_same_dim(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
+    with pytest.raises(InputError, match="--dim 12"):
+        train(tiny_train(dim=8, warm_start=str(fbe_run.path)), tmp_path / "warm")
+
+
+def test_divergence_is_an_error(tmp_path: Path, tiny_train: Make) -> None:
+    with pytest.raises(InputError, match="diverged"):
+        train(tiny_train(lr=0.999, embedding_decay=1e39), tmp_path / "run")
+
+
+@given(st.integers(1, 300_000), st.integers(1, 70_000), st.integers(0, 3))
+def test_shuffling_visits_each_row_once(count: int, batch: int, epoch: int) -> None:
+    parts = list(shuffled(count, batch, 0, epoch))
+    assert all(len(part) == batch for part in parts[:-1])
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(count))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "says"),
+    [
+        ("model.safetensors", lambda b: b[:-50], "truncated or corrupted"),
+        ("model.safetensors", lambda b: b"\xff" * 8 + b[8:], "truncated or corrupted"),
+        ("config.json", lambda b: b[:40], "does not hold JSON"),
+        ("config.json", lambda b: b.replace(b'"kind": "run"', b'"kind": "pie"'), "not a run"),
+        ("config.json", lambda b: b.replace(b'"dim": 12', b'"dim": 13'), "another shape"),
+        ("schema.json", lambda b: b.replace(b'"user"', b'"item"', 1), "named twice"),
+        ("vocab/user.parquet", lambda b: b[:-9], "truncated"),
+    ],
+)
+def test_a_spoilt_run_is_named(run_copy: Path, name: str, spoil: Callable[[bytes], bytes], says: str) -> None:
+    file = run_copy / name
+    before = file.read_bytes()
+    file.write_bytes(spoil(before))
+    assert file.read_bytes() != before
+    with pytest.raises(InputError, match=says) as caught:
+        load_run(run_copy)
+    assert str(run_copy) in str(caught.value)
+
+
+def test_a_weight_that_is_not_finite_is_named(run_copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(run_copy / "model.safetensors")
+    tensors["backbone.layers.1.bias"][3] = float("nan")
+    save_file(tensors, run_copy / "model.safetensors")
+    with pytest.raises(InputError, match=r"backbone\.layers\.1\.bias\n  found: 1 of 16"):
+        load_run(run_copy)
+
+
+def test_config_survives_json(tiny_train: Make) -> None:
+    config = tiny_train(warm_start="x", selection_lr=0.1)
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json())), "x") == config
+
+
+@pytest.mark.parametrize("changes", [{"lr": 0}, {"dim": 0}, {"epochs": 0}, {"method": "x"}, {"dropout": 1.0}])
+def test_config_refuses_bad_values(tiny_train: Make, changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(changes))):
+        tiny_train(**changes)

@@ -66,6 +66,9 @@ def main(path: Path | None, out: Path, machine: str, seconds: float, threads: in
                 result["methods"][method]["bundles"][layout] = verdict | {"bundle": bundle.path.name, "run": method}
                 click.echo(f"{method} {layout}: {verdict['verdict']}, |ΔAUC| {verdict['abs_delta_auc']:.1e}")
         write_json(out / f"{today()}-ml-1m-parity-{machine}.json", result)
+        if any(b["verdict"] != "pass" for m in result["methods"].values() for b in m["bundles"].values()):
+            click.echo("a bundle failed validation")
+            sys.exit(3)
         timed = bench_infer(
             Path(folder) / "amtl-paged",
             runs["amtl"].path,

@@ -41,7 +41,8 @@ class FieldTable(nn.Module):
         for field, offset in zip(self.fields, self.offsets, strict=True):
             if field.padding is not None:
                 seen[offset + field.padding] = False
-        self.weight = nn.Parameter(torch.randn(sum(self.sizes), dim) * (0.04 / dim**0.5) * seen.unsqueeze(1))
+        drawn = torch.randn(sum(self.sizes), dim) * (0.04 / dim**0.5)
+        self.weight = nn.Parameter(torch.where(seen.unsqueeze(1), drawn, 0.0))  # +0: a product would leave -0
 
     def shift(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
         """Table rows of ids `[B, K]` whose columns belong to `fields` (one for all, or K)."""

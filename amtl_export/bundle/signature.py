@@ -48,7 +48,8 @@ class Signature(_Part):
     Attributes:
         reserved: meaning of the reserved ids.
         vocabulary_hash: ids are those of the vocabularies with this hash, and of no others.
-        parameters: path of each backbone parameter that the graph holds.
+        table_bytes: of the table as stored.
+        lookups: where the graph looks rows up, so that they can be probed.
     """
 
     made_by: dict[str, str]

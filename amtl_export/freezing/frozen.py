@@ -45,7 +45,9 @@ class FrozenEmbedding(nn.Module):
         super().__init__()
         self.sizes, self.offsets = tuple(sizes), tuple(offsets)
         _check_table(rows, dims, self.sizes)
-        self.register_buffer("rows", rows.detach())
+        kept = torch.arange(rows.shape[1], device=rows.device) < dims.unsqueeze(1)
+        # Past dims +0, never -0: layouts store one zero for all of them.
+        self.register_buffer("rows", torch.where(kept, rows.detach(), 0.0))
         self.register_buffer("dims", dims.detach())
 
     def lookup(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
@@ -157,7 +159,7 @@ def freeze(run: Run) -> FrozenModel:
         "method": run.model_config.method,
         "backbone": run.model_config.backbone,
         "seed": run.train.seed,
-        "data": run.train.data,
+        "data": Path(run.train.data).name,  # a bundle travels: no path of the machine that trained it
     }
     return FrozenModel(freeze_module(run.model), run.model_config, run.schema, run.vocabularies, origin)
 

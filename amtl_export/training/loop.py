@@ -141,8 +141,8 @@ def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, resumed:
             observer.note(f"resumed after epoch {state.progress.epoch} from {work}")
         while not state.finished:
             record = state.run_epoch(encoded, observer)
+            _append_history(work, record)  # before the checkpoint: an epoch that is run again replaces its line
             save_checkpoint(work, state.progress, model, state.best, state.optimizers)
-            _append_history(work, record)
             observer.epoch_finished(record)
         model.load_state_dict(state.best)
         _finish(work, config, model_config, model, encoded, state.progress)

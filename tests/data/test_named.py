@@ -7,6 +7,7 @@ import pytest
 
 from amtl_export.data.describe import describe
 from amtl_export.data.encode import encode
+from amtl_export.data.named import ijcai18
 from amtl_export.data.named.synthetic import usable_rank
 from amtl_export.data.rows import read_rows
 from amtl_export.data.source import open_source
@@ -58,6 +59,24 @@ def test_a_key_that_occurs_twice_is_named(tmp_path: Path) -> None:
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ratings\.dat or ratings_nots\.dat"):
         open_source("ml-1m", tmp_path)
+
+
+def test_ijcai18_as_published(tmp_path: Path) -> None:
+    """Days split the rows; -1 is missing; lists are split at the semicolon."""
+    schema = ijcai18._published_schema()
+    columns = [*sorted(schema.columns()), "instance_id"]
+    lines = [" ".join(columns)]
+    for row in range(140):
+        values = dict.fromkeys(columns, "-1") | {"is_trade": str(row % 2), "instance_id": str(row)}
+        values["context_timestamp"] = str(1_537_200_000 + (row % 7) * 86_400 + 60)
+        values["item_id"], values["item_property_list"] = str(7_000_000_000_000_000_000 + row % 5), "11;12;13"
+        lines.append(" ".join(values[name] for name in columns))
+    (tmp_path / ijcai18.PUBLISHED).write_text("\n".join(lines) + "\n")
+    encoded = encode(open_source("ijcai18", tmp_path), tmp_path / "out", seed=0)
+    assert {split: len(rows) for split, rows in encoded.rows.items()} == {"train": 100, "valid": 20, "test": 20}
+    assert len(encoded.vocabularies["item_id"].values) == 5
+    assert encoded.vocabularies["item_property_list"].values.to_list() == ["11", "12", "13"]
+    assert set(np.asarray(encoded.rows["train"].ids[:, 1])) == {1}
 
 
 def test_synthetic_is_reproducible_by_seed(tmp_path: Path) -> None:

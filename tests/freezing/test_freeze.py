@@ -80,6 +80,13 @@ def test_rows_that_contradict_dims_are_refused() -> None:
         freeze_module(nn.ModuleDict({"mine": broken}))
 
 
+def test_zeros_past_dims_are_plus_zero() -> None:
+    """A mask that multiplies leaves -0; no layout could store that in the zeros that all rows share."""
+    minus = torch.tensor([[1.0, -0.0], [-0.0, -0.0]])
+    table = FrozenEmbedding(minus, torch.tensor([1, 0]), (2,), (0,))
+    assert table.rows.view(torch.int32).tolist() == [[0x3F800000, 0], [0, 0]]
+
+
 def test_a_model_without_embeddings_is_refused() -> None:
     with pytest.raises(InputError, match="nothing to freeze"):
         freeze_module(nn.Linear(2, 2))

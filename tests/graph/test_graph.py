@@ -7,6 +7,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from amtl_export.bundle.bundle import Bundle
@@ -80,6 +82,16 @@ def test_one_table_serves_all_fields(bundle: Bundle) -> None:
     model = onnx.load(str(bundle.model), load_external_data=False)
     tables = [t.name for t in model.graph.initializer if t.name.startswith("table/") and len(t.dims) == 2]
     assert len(tables) == (1 if bundle.signature.layout == "dense" else 2)
+
+
+@given(st.lists(st.tuples(*[st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 130)] * 3), max_size=8))
+def test_any_int64_id_is_answered_as_pytorch_does(
+    paged_bundle: Bundle, frozen: FrozenModel, ids: list[tuple[int, ...]]
+) -> None:
+    feed = feed_of(frozen, len(ids))
+    feed["ids"] = np.array(ids, dtype=np.int64).reshape(len(ids), 3)
+    (logit,) = paged_bundle.session().run(["logit"], feed)
+    np.testing.assert_allclose(logit, torch_logits(frozen, feed), atol=1e-5, rtol=0)
 
 
 def test_trust_leaves_the_guard_out(tmp_path: Path, frozen: FrozenModel) -> None:

@@ -154,6 +154,8 @@ def test_reserved_rows_that_training_never_sees_are_zero() -> None:
     assert isinstance(model.embedding, MaskedEmbedding)
     assert not bool(model.embedding.table.weight[0].any())
     assert bool(model.embedding.table.weight[2].any())
+    never_seen = model.embedding.table.weight[:2].detach()
+    assert not bool(never_seen.view(torch.int32).any())  # +0 in every bit
 
 
 def test_config_survives_json() -> None:

@@ -1,7 +1,9 @@
-"""IJCAI-18 (Alimama sponsored search) in its 22-column form: Label, I1..I13, C1..C8.
+"""IJCAI-18 (Alimama sponsored search), in either of its two forms.
 
-`tr_2w.csv` trains (every tenth row validates); `te_8k.csv` tests, less the rows that also occur in
-`tr_2w.csv`.
+- As published: `round1_ijcai_18_train_20180301.txt`, 27 columns separated by blanks, seven days; the
+  sixth day validates, the seventh tests.
+- The 22-column form, Label, I1..I13, C1..C8: `tr_2w.csv` trains (every tenth row validates),
+  `te_8k.csv` tests, less the rows that also occur in `tr_2w.csv`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from amtl_export.data.named.files import find, joined
-from amtl_export.data.schema import ColumnSplit, FieldSchema, FileFormat, Schema
+from amtl_export.data.schema import ColumnSplit, FieldSchema, FileFormat, Schema, TimeSplit
 from amtl_export.data.source import ROW, Source, scan_text
 
 _CATEGORICAL = {
@@ -31,9 +33,48 @@ def _schema() -> Schema:
     return Schema(label="Label", split=ColumnSplit(rule="column", column="split"), fields=(*categorical, *numeric))
 
 
+PUBLISHED = "round1_ijcai_18_train_20180301.txt"
+_PUBLISHED_GOVERNED = ("item_id", "item_brand_id", "user_id", "shop_id")
+_PUBLISHED_PLAIN = (
+    "item_city_id", "item_price_level", "item_sales_level", "item_collected_level", "item_pv_level",
+    "user_gender_id", "user_age_level", "user_occupation_id", "user_star_level", "context_page_id",
+    "shop_review_num_level", "shop_star_level",
+)  # fmt: skip
+_PUBLISHED_NUMERIC = (
+    "shop_review_positive_rate", "shop_score_service", "shop_score_delivery", "shop_score_description",
+)  # fmt: skip
+_FIRST_DAY = 1_537_200_000  # 2018-09-18 00:00 in China, seconds since 1970
+_DAY = 86_400
+
+
+def _published_schema() -> Schema:
+    def categorical(name: str, governed: bool) -> FieldSchema:
+        return FieldSchema(name=name, kind="categorical", governed=governed, missing=("-1",))
+
+    many = ("item_category_list", "item_property_list")
+    return Schema(
+        label="is_trade",
+        split=TimeSplit(
+            rule="time",
+            column="context_timestamp",
+            valid_from=_FIRST_DAY + 5 * _DAY,
+            test_from=_FIRST_DAY + 6 * _DAY,
+        ),
+        fields=(
+            *(categorical(name, True) for name in _PUBLISHED_GOVERNED),
+            *(categorical(name, False) for name in _PUBLISHED_PLAIN),
+            *(FieldSchema(name=name, kind="multi-valued", separator=";", governed=False) for name in many),
+            *(FieldSchema(name=name, kind="numeric", missing=("-1",)) for name in _PUBLISHED_NUMERIC),
+        ),
+    )
+
+
 def source(folder: Path) -> Source:
-    """`tr_2w.csv` and `te_8k.csv`."""
-    train_file, test_file = find(folder, "tr_2w.csv"), find(folder, "te_8k.csv")
+    """The published file if it is there, else `tr_2w.csv` and `te_8k.csv`."""
+    if (folder / PUBLISHED).is_file():
+        file = folder / PUBLISHED
+        return joined("ijcai18", folder, file, scan_text(file, " ", FileFormat(quote="")), _published_schema())
+    train_file, test_file = find(folder, "tr_2w.csv", PUBLISHED), find(folder, "te_8k.csv")
     columns = ["Label", *_NUMERIC, *_CATEGORICAL]
     train = scan_text(train_file, ",", FileFormat()).select(ROW, *columns)
     test = scan_text(test_file, ",", FileFormat()).select(ROW, *columns)

@@ -38,7 +38,7 @@ class SyntheticConfig:
     rows: int = 200_000
     values: int = 10_000
     fields: int = 2
-    rank: int = 16
+    rank: int = 4
     tags: int = 100
     exponent: int = 105
     seed: int = 0
@@ -111,7 +111,7 @@ class _Planted:
         usable = usable_rank(np.arange(V), V, R)
         latent = rng.normal(size=(2, V, R)) * (np.arange(R) < usable[:, None])
         tags = np.append(rng.normal(scale=0.5, size=config.tags), 0.0)
-        bias = rng.normal(scale=0.6, size=(config.fields, V))
+        bias = rng.normal(scale=0.4, size=(config.fields, V))
         return cls(np.cumsum(weight / weight.sum()), bias, latent / np.sqrt(R), rng.normal(scale=0.3, size=8), tags)
 
 
@@ -137,7 +137,7 @@ def _chunk(config: SyntheticConfig, planted: _Planted, rng: np.random.Generator,
     age = np.where(rng.random(n) < 0.05, np.nan, rng.normal(35.0, 10.0, n))
 
     logit = planted.bias[np.arange(config.fields)[:, None], p].sum(axis=0)
-    logit += 2.0 * (planted.latent[0, p[0]] * planted.latent[1, p[1]]).sum(axis=1)
+    logit += 5.0 * (planted.latent[0, p[0]] * planted.latent[1, p[1]]).sum(axis=1)
     logit += planted.segment[segment] + planted.tags[tag].sum(axis=1)
     logit += np.nan_to_num((age - 35.0) / 40.0) - 0.5
     click = rng.random(n) < 1 / (1 + np.exp(-logit))

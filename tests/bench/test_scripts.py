@@ -1,0 +1,35 @@
+"""The scripts under benchmarks/ run, on small data: what they say is never checked by the clock."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def script(name: str, *words: object) -> str:
+    command = [sys.executable, str(ROOT / "benchmarks" / name), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_demo(tmp_path: Path) -> None:
+    shown = script("demo.py", "--out", tmp_path / "demo", "--data", "synthetic:rows=4000,values=60")
+    summary = shown.split("What was measured")[1]
+    assert "pass" in summary
+    assert "p50, batch 1024" in summary
+
+
+def test_the_planted_table(tmp_path: Path) -> None:
+    shown = script("infer_synthetic_1m.py", "--rows", 8000, "--seconds", 0.001, "--out", tmp_path)
+    assert "mean dims 25.6" in shown
+    (file,) = tmp_path.glob("*-infer-1m-*.json")
+    values = json.loads(file.read_text())
+    assert values["table"]["bytes_ratio"] < 0.7
+    assert {case["subject"] for case in values["cases"]} == {"torch-eager", "torch-masked", "onnx-dense", "onnx-paged"}
+
+
+def test_ml_1m_is_skipped_in_words_where_it_is_absent(tmp_path: Path) -> None:
+    assert "skipped: no ML-1M" in script("infer_ml_1m.py", "--path", tmp_path / "nowhere", "--out", tmp_path)

@@ -53,9 +53,10 @@ def test_every_key_of_the_contract_is_there(bundle: Bundle, run: Run) -> None:
     json.dumps(values, allow_nan=False)
 
 
-def test_an_fbe_bundle_passes(tmp_path: Path, fbe_run: Run) -> None:
-    bundle = export(freeze(fbe_run), tmp_path / "b")
-    assert bundle.signature.layout == "dense"
+@pytest.mark.parametrize("layout", ["auto", "dense", "paged"])
+def test_an_fbe_bundle_passes(tmp_path: Path, fbe_run: Run, layout: Any) -> None:
+    bundle = export(freeze(fbe_run), tmp_path / "b", ExportConfig(layout=layout))
+    assert bundle.signature.layout == ("paged" if layout == "paged" else "dense")
     assert validate(bundle.path, fbe_run.path).problems == []
 
 

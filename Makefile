@@ -28,6 +28,7 @@ lint: venv
 	rm -rf .lint-site build
 	$(BIN)/python -m pip install --quiet --no-deps --target .lint-site .
 	MYPYPATH=.lint-site $(BIN)/mypy -p amtl_export
+	MYPYPATH=.lint-site $(BIN)/mypy --explicit-package-bases benchmarks tests
 
 bench: venv
 	$(BIN)/python benchmarks/infer_synthetic_1m.py --out benchmarks/results

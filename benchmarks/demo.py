@@ -18,6 +18,8 @@ from typing import Any
 import click
 from rich.console import Console
 
+from amtl_export.bench.machine import describe_machine, today
+from amtl_export.files import write_json
 from amtl_export.report.tables import size, table
 
 DATA = "synthetic:rows=500000,values=5000"
@@ -49,7 +51,10 @@ class Demo:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo-out"), show_default=True)
 @click.option("--data", default=DATA, show_default=True)
-def main(out: Path, data: str) -> None:
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Write what was measured, with date and machine."
+)
+def main(out: Path, data: str, json_path: Path | None) -> None:
     """Run the demo."""
     model = ("--data", data, *MODEL)
     started = time.perf_counter()
@@ -66,7 +71,12 @@ def main(out: Path, data: str) -> None:
         "--plot", "latency.png",
     )  # fmt: skip
     (out / "result.json").unlink()
-    _summarise(fbe, amtl, report, verdict, timed, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    _summarise(fbe, amtl, report, verdict, timed, seconds)
+    if json_path:
+        measured = {"fbe": fbe, "amtl": amtl, "report": report, "verdict": verdict, "cases": timed["cases"]}
+        where = {"date": today(), "machine": describe_machine(), "threads": timed["threads"], "seconds": seconds}
+        write_json(json_path, where | measured)
 
 
 def _summarise(fbe: Any, amtl: Any, report: Any, verdict: Any, timed: Any, seconds: float) -> None:

@@ -61,7 +61,7 @@ def main(path: Path | None, out: Path, machine: str, seconds: float, threads: in
             settings = {k: v for k, v in run.train.to_json().items() if k != "path"}
             result["methods"][method] = {"settings": settings, "metrics": run.metrics, "bundles": {}}
             for layout in ("dense", "paged"):
-                bundle = export(freeze(run), Path(folder) / f"{method}-{layout}", ExportConfig(layout=layout))  # type: ignore[arg-type]
+                bundle = export(freeze(run), Path(folder) / f"{method}-{layout}", ExportConfig(layout=layout))
                 verdict = validate(bundle.path, run.path).to_json()
                 result["methods"][method]["bundles"][layout] = verdict | {"bundle": bundle.path.name, "run": method}
                 click.echo(f"{method} {layout}: {verdict['verdict']}, |ΔAUC| {verdict['abs_delta_auc']:.1e}")

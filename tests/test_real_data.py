@@ -31,7 +31,7 @@ def config(real_data: Path, name: str, **changes: object) -> TrainConfig:
 def check_both_layouts(run: Run, folder: Path) -> None:
     frozen = freeze(run)
     for layout in ("dense", "paged"):
-        bundle = export(frozen, folder / layout, ExportConfig(layout=layout))  # type: ignore[arg-type]
+        bundle = export(frozen, folder / layout, ExportConfig(layout=layout))
         values = validate(bundle.path, run.path).to_json()
         assert values["problems"] == []
         assert values["abs_delta_auc"] <= 1e-6

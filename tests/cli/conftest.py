@@ -20,7 +20,7 @@ def amtl() -> Command:
 
     def call(*arguments: object, cwd: Path | None = None, **kwargs: object) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             [str(program), *map(str, arguments)],
             capture_output=True,
             text=True,
@@ -29,5 +29,6 @@ def amtl() -> Command:
             timeout=300,
             **kwargs,  # type: ignore[call-overload]
         )
+        return done
 
     return call

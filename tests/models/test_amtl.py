@@ -1,5 +1,7 @@
 """The layer against the paper's equations, written out with matrices."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -172,7 +174,7 @@ def test_config_survives_json() -> None:
         ({"embedded": (EmbeddedField("t", 3, padding=2), EmbeddedField("u", 3))}, "after single-valued"),
     ],
 )
-def test_config_refuses_contradictions(changes: dict[str, object], says: str) -> None:
+def test_config_refuses_contradictions(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         config(**changes)
 

@@ -26,9 +26,10 @@ from amtl_export.data.schema import FieldSchema, Schema
 from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import freeze
-from amtl_export.models.amtl import MaskedEmbedding, TwinSelector
+from amtl_export.models.amtl import MaskedEmbedding
 from amtl_export.models.config import EmbeddedField, ModelConfig
 from amtl_export.models.ctr import CtrModel
+from amtl_export.models.selection import TwinSelector
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.run import Run
 

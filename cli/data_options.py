@@ -42,6 +42,9 @@ def model_options(command: F) -> F:
         click.option("--selection-features", type=TextList(), help="Of log_count, log_rank, sqrt_count."),
         click.option("--selection-hidden", type=IntList(), help="Hidden widths of the selection network."),
         click.option("--selection-lr", type=positive, help="Learning rate of the selection network."),
+        click.option(
+            "--dim-budget", type=click.FloatRange(0, 1, min_open=True), metavar="R", help="Mean dims at most R·D."
+        ),
         click.option("--temperature", type=positive, help="T of the straight-through estimator."),
         click.option("--embedding-decay", type=click.FloatRange(min=0), help="L2 of the table."),
         click.option("--weight-decay", type=click.FloatRange(min=0), help="L2 of the backbone."),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from amtl_export.models.amtl import MaskedEmbedding
+from amtl_export.models.amtl import MaskedEmbedding, OneBranchEmbedding, SoftMaskedEmbedding
 from amtl_export.models.config import ModelConfig, NumericField
 from amtl_export.models.dnn import Dnn
 from amtl_export.models.fbe import FixedEmbedding
@@ -17,6 +17,8 @@ from amtl_export.models.protocol import EmbeddingMethod
 METHODS: dict[str, Callable[[ModelConfig, Sequence[Tensor]], nn.Module]] = {
     "fbe": FixedEmbedding,
     "amtl": MaskedEmbedding,
+    "aml": OneBranchEmbedding,
+    "amtl_nste": SoftMaskedEmbedding,
 }
 
 #: Backbone → its module, called with rows `[B, F, D]` and numbers `[B, N]` or None.

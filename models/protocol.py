@@ -28,6 +28,17 @@ class Freezable(Protocol):
 
 
 @runtime_checkable
+class Budgeted(Protocol):
+    """A method whose dims can be pushed down in training."""
+
+    def sampled_mean_dims(self, sample: int) -> Tensor:
+        """Mean dims of the governed fields over sampled ids, weighted by rows; differentiable, 0-d."""
+
+    def lean(self, slope: float) -> None:
+        """Make every id keep fewer dims (positive slope) or more."""
+
+
+@runtime_checkable
 class EmbeddingMethod(Freezable, Protocol):
     """A `Freezable` that a `CtrModel` calls in training."""
 

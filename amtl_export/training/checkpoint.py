@@ -26,12 +26,14 @@ class Progress:
         best_epoch: the epoch (from 1) with the best validation AUC so far.
         best_auc: that AUC.
         epoch_seconds: training time of each finished epoch.
+        budget_weight: of the dim budget's penalty.
     """
 
     epoch: int
     best_epoch: int
     best_auc: float
     epoch_seconds: list[float]
+    budget_weight: float = 0.0
 
 
 def latest(work: Path) -> Path | None:

@@ -36,6 +36,7 @@ class TrainConfig:
         dropout: on hidden outputs.
         embedding_dropout: on embedded values.
         selection: AMTL's selection network.
+        dim_budget: R: the mean dims of the governed fields end at R·D or below; None for no budget.
         sparse: sparse table gradients (SparseAdam); None decides by table size.
         limit_rows: use the first rows only.
         warm_start: folder of the run whose embeddings and hidden layers are the start.
@@ -59,6 +60,7 @@ class TrainConfig:
     dropout: float = 0.2
     embedding_dropout: float = 0.1
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    dim_budget: float | None = None
     sparse: bool | None = None
     limit_rows: int | None = None
     warm_start: str | None = None
@@ -75,6 +77,8 @@ class TrainConfig:
             raise InputError("train: lr", found=self.lr, allowed="between 0 and 1")
         if not 0 < self.lr_decay <= 1:
             raise InputError("train: lr_decay", found=self.lr_decay, allowed="above 0, at most 1")
+        if self.dim_budget is not None and not 1 / self.dim <= self.dim_budget <= 1:
+            raise InputError("train: dim_budget", found=self.dim_budget, allowed=f"{1 / self.dim:.3g} (one dim) to 1")
         for name in ("dropout", "embedding_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"train: {name}", found=getattr(self, name), allowed="0 <= p < 1")

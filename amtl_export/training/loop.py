@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,9 +26,11 @@ from amtl_export.errors import InputError, os_errors
 from amtl_export.files import check_target, made_by, publish, read_json, write_json
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
+from amtl_export.models.selection import SoftTwinSelector
 from amtl_export.training.batches import Batch, predict, shuffled
 from amtl_export.training.checkpoint import Progress, latest, load_checkpoint, save_checkpoint
 from amtl_export.training.config import TrainConfig
+from amtl_export.training.dims import DimBudget, average_dim
 from amtl_export.training.metrics import auc, logloss
 from amtl_export.training.run import Run, build_model, load_run, model_config_for
 from amtl_export.training.tensors import save_tensors
@@ -187,15 +189,19 @@ class TrainState:
     optimizers: list[Optimizer]
     progress: Progress
     best: dict[str, Tensor]
+    budget: DimBudget | None
 
     @classmethod
     def start(cls, model: CtrModel, config: TrainConfig) -> TrainState:
         """Before the first epoch."""
-        return cls(model, config, build_optimizers(model, config), Progress(0, 0, 0.0, []), {})
+        budget = DimBudget(config.dim_budget, model) if config.dim_budget is not None else None
+        return cls(model, config, build_optimizers(model, config), Progress(0, 0, 0.0, []), {}, budget)
 
     def resume(self, checkpoint: Path) -> None:
         """Go back to the state of a checkpoint."""
         self.progress, self.best = load_checkpoint(checkpoint, self.model, self.optimizers)
+        if self.budget is not None:
+            self.budget.weight = self.progress.budget_weight
 
     @property
     def finished(self) -> bool:
@@ -210,13 +216,18 @@ class TrainState:
         observer.epoch_started(epoch, -(-len(rows) // self.config.batch_size))
         started = time.perf_counter()
         loss = self.pass_over(rows, epoch, observer)
+        if self.budget is not None:
+            self.budget.enforce()
         seconds = time.perf_counter() - started
         logits = predict(self.model, valid)
         if not np.isfinite(logits).all():
             raise InputError("training diverged: logits are not finite", where=f"epoch {epoch}", fix="a smaller --lr")
         auc_valid = auc(logits, valid.label)
-        self.progress = Progress(
-            epoch, self.progress.best_epoch, self.progress.best_auc, [*self.progress.epoch_seconds, seconds]
+        self.progress = replace(
+            self.progress,
+            epoch=epoch,
+            epoch_seconds=[*self.progress.epoch_seconds, seconds],
+            budget_weight=self.budget.weight if self.budget is not None else 0.0,
         )
         if auc_valid > self.progress.best_auc or not self.best:
             self.progress.best_epoch, self.progress.best_auc = epoch, auc_valid
@@ -245,7 +256,7 @@ class TrainState:
                 optimizer.zero_grad(set_to_none=True)
             logit = self.model(batch.ids, batch.numeric, batch.multi)
             loss = F.binary_cross_entropy_with_logits(logit, batch.label)
-            loss.backward()
+            (loss if self.budget is None else loss + self.budget.penalty()).backward()
             for optimizer in self.optimizers:
                 optimizer.step()
             value = float(loss.detach())
@@ -274,20 +285,6 @@ def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
         groups.append({"params": table, "weight_decay": config.embedding_decay})
     optimizers.insert(0, Adam([g for g in groups if g["params"]], lr=config.lr, fused=True))
     return optimizers
-
-
-def average_dim(model: CtrModel, fields: list[int] | None = None) -> float:
-    """Mean dims over the rows of the governed fields (all fields when none is governed); padding left out."""
-    dims = model.method.frozen_dims()
-    chosen = fields
-    if chosen is None:
-        chosen = [i for i, f in enumerate(model.config.embedded) if f.governed] or list(range(len(model.method.sizes)))
-    parts = []
-    for i in chosen:
-        part = dims[model.method.offsets[i] : model.method.offsets[i] + model.method.sizes[i]]
-        padding = model.config.embedded[i].padding
-        parts.append(part if padding is None else part[torch.arange(len(part)) != padding])
-    return float(torch.cat(parts).double().mean())
 
 
 def _append_history(work: Path, record: dict[str, Any]) -> None:
@@ -325,12 +322,16 @@ def _finish(
         "logloss_test": logloss(logits, test.label),
         "avg_dim": avg_dim,
         "avg_dim_ratio": avg_dim / model_config.dim,
+        "dim_budget": config.dim_budget,
         "fields": fields,
         "epoch_seconds": progress.epoch_seconds,
         "params_embedding": sum(model.method.sizes) * model_config.dim,
         "params_embedding_kept": int(model.method.frozen_dims().sum()),
         "rows": {split: len(rows) for split, rows in encoded.rows.items()},
     }
+    soft = _soft_auc(model, test)
+    if soft is not None:
+        metrics["auc_test_soft"] = soft  # what hardening the mask costs, against auc_test
     save_tensors(model.state_dict(), work / "model.safetensors")
     write_json(work / "metrics.json", metrics)
     write_json(
@@ -353,3 +354,14 @@ def _finish(
         shutil.rmtree(leftover)
     shutil.rmtree(work / "data" / "train")
     (work / "train.json").unlink()
+
+
+def _soft_auc(model: CtrModel, rows: Rows) -> float | None:
+    """AUC with the soft masks of training, for methods that train with them; None for the others."""
+    soft = [module for module in model.modules() if isinstance(module, SoftTwinSelector)]
+    for module in soft:
+        module.soft_evaluation = True
+    logits = predict(model, rows) if soft else None
+    for module in soft:
+        module.soft_evaluation = False
+    return None if logits is None else auc(logits, rows.label)

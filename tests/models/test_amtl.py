@@ -9,9 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericField, SelectionConfig
-from amtl_export.models.amtl import MaskedEmbedding, TwinSelector, frequency_features, switch_input
+from amtl_export.models import ctr as ctr_module
+from amtl_export.models.amtl import MaskedEmbedding
+from amtl_export.models.selection import (
+    OneBranchSelector,
+    Selector,
+    SoftTwinSelector,
+    TwinSelector,
+    frequency_features,
+    switch_input,
+)
 
 D = 6
+METHODS = sorted(ctr_module.METHODS)
 
 
 def selector(temperature: float = 0.7, seed: int = 0) -> TwinSelector:
@@ -56,6 +66,37 @@ def test_gradient_is_that_of_the_soft_selection() -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_one_branch_scores_from_one_perceptron() -> None:
+    torch.manual_seed(0)
+    layer = OneBranchSelector(torch.tensor([5, 0, 900, 400]), D, SelectionConfig(hidden=(8,)))
+    ids = torch.arange(4)
+    torch.testing.assert_close(layer.scores(ids), layer.only(layer.features))
+    assert {name.split(".")[0] for name, _ in layer.named_parameters()} == {"only"}
+
+
+def test_without_the_estimator_the_mask_is_soft_in_training_and_hard_in_evaluation() -> None:
+    torch.manual_seed(0)
+    layer = SoftTwinSelector(torch.tensor([5, 0, 900, 400]), D, SelectionConfig(hidden=(8,), temperature=0.7))
+    ids = torch.arange(4)
+    soft = F.softmax(layer.scores(ids) / 0.7, dim=1) @ lower_triangle()
+    torch.testing.assert_close(layer.train().mask(ids), soft)
+    assert set(layer.eval().mask(ids).unique().tolist()) <= {0.0, 1.0}
+    layer.soft_evaluation = True
+    torch.testing.assert_close(layer.mask(ids), soft)
+
+
+@pytest.mark.parametrize("kind", [OneBranchSelector, TwinSelector, SoftTwinSelector])
+def test_the_last_biases_shift_the_scores_alike(kind: type[Selector]) -> None:
+    torch.manual_seed(0)
+    layer = kind(torch.tensor([5, 0, 900, 400]), D, SelectionConfig(hidden=(8,)))
+    ids, shift = torch.arange(4), torch.arange(D).float()
+    before = layer.scores(ids).detach().clone()
+    with torch.no_grad():
+        for bias in layer.last_biases():
+            bias += shift
+    torch.testing.assert_close(layer.scores(ids), before + shift)
+
+
 @given(st.lists(st.integers(0, 10**9), min_size=2, max_size=50))
 def test_features_are_normalised_and_follow_frequency(counts: list[int]) -> None:
     values = torch.tensor(sorted(counts, reverse=True))
@@ -85,7 +126,7 @@ def build(method: str = "amtl") -> CtrModel:
     return CtrModel(made, [torch.randint(1, 1000, (f.size,)) for f in made.embedded])
 
 
-@pytest.mark.parametrize("method", ["fbe", "amtl"])
+@pytest.mark.parametrize("method", METHODS)
 def test_frozen_rows_are_what_lookup_answers(method: str) -> None:
     model = build(method).eval()
     rows, dims = model.method.frozen_rows(), model.method.frozen_dims()
@@ -181,7 +222,32 @@ def test_config_refuses_contradictions(changes: dict[str, Any], says: str) -> No
 
 def test_unknown_method_and_backbone_are_named() -> None:
     counts = [torch.ones(f.size, dtype=torch.int64) for f in config().embedded]
-    with pytest.raises(ValueError, match=r"unknown method 'x'.*fbe, amtl"):
+    with pytest.raises(ValueError, match=r"unknown method 'x'.*fbe, amtl, aml"):
         CtrModel(config("x"), counts)
     with pytest.raises(ValueError, match="unknown backbone 'y'"):
         CtrModel(config(backbone="y"), counts)
+
+
+@pytest.mark.parametrize("method", ["amtl", "aml", "amtl_nste"])
+def test_leaning_takes_dims_from_every_id(method: str) -> None:
+    model = build(method).eval()
+    assert isinstance(model.embedding, MaskedEmbedding)
+    before = model.method.frozen_dims()
+    model.embedding.lean(0.5)
+    after = model.method.frozen_dims()
+    assert bool((after <= before).all())
+    assert bool((after[: model.config.embedded[0].size] >= 1).all())
+    model.embedding.lean(100.0)
+    assert int(model.method.frozen_dims()[: model.config.embedded[0].size].max()) == 1
+
+
+def test_sampled_mean_dims_are_the_mean_dims() -> None:
+    model = build().train()
+    assert isinstance(model.embedding, MaskedEmbedding)
+    dims = model.method.frozen_dims()
+    words = slice(model.method.offsets[3], None)  # governed, its padding id counts here
+    expected = torch.cat([dims[:40], dims[words][:-1]]).double().sum()
+    found = model.embedding.sampled_mean_dims(1000)
+    assert abs(float(found.detach()) * 70 - float(expected)) <= D
+    found.backward()
+    assert bool(model.get_parameter("embedding.selectors.0.high.2.weight").grad.any())  # type: ignore[union-attr]

@@ -51,7 +51,7 @@ def test_a_run_holds_what_the_design_fixes(run: Run) -> None:
     assert not partial_folder(run.path).exists()
 
 
-@pytest.mark.parametrize("changes", [{}, {"method": "fbe"}, {"sparse": True}])
+@pytest.mark.parametrize("changes", [{}, {"method": "fbe"}, {"sparse": True}, {"method": "aml", "dim_budget": 0.5}])
 def test_a_seed_reproduces_every_bit(tmp_path: Path, tiny_train: Make, changes: dict[str, Any]) -> None:
     for name in ("a", "b"):
         train(tiny_train(epochs=1, **changes), tmp_path / name)
@@ -60,9 +60,11 @@ def test_a_seed_reproduces_every_bit(tmp_path: Path, tiny_train: Make, changes: 
     assert weights(tmp_path / "a") != weights(tmp_path / "c")
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path, tiny_train: Make, sparse: bool) -> None:
-    config = tiny_train(epochs=3, sparse=sparse)
+@pytest.mark.parametrize("changes", [{}, {"sparse": True}, {"dim_budget": 0.3}])
+def test_an_interrupted_training_ends_with_the_same_bits(
+    tmp_path: Path, tiny_train: Make, changes: dict[str, Any]
+) -> None:
+    config = tiny_train(epochs=3, **changes)
     whole = train(config, tmp_path / "whole")
     for epochs in (1, 2):
         with pytest.raises(KeyboardInterrupt):
@@ -189,7 +191,32 @@ def test_config_survives_json(tiny_train: Make) -> None:
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json())), "x") == config
 
 
-@pytest.mark.parametrize("changes", [{"lr": 0}, {"dim": 0}, {"epochs": 0}, {"method": "x"}, {"dropout": 1.0}])
+@pytest.mark.parametrize(
+    "changes", [{"lr": 0}, {"dim": 0}, {"epochs": 0}, {"method": "x"}, {"dropout": 1.0}, {"dim_budget": 0.01}]
+)
 def test_config_refuses_bad_values(tiny_train: Make, changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(changes))):
         tiny_train(**changes)
+
+
+@pytest.mark.parametrize("method", ["amtl", "aml", "amtl_nste"])
+@pytest.mark.parametrize("ratio", [0.1, 0.4])
+def test_a_dim_budget_is_kept_in_every_epoch(tmp_path: Path, tiny_train: Make, method: str, ratio: float) -> None:
+    run = train(tiny_train(method=method, dim_budget=ratio), tmp_path / "run")
+    assert 1 / 12 <= run.metrics["avg_dim_ratio"] <= ratio
+    assert all(record["avg_dim"] <= 12 * ratio for record in run.history())
+    assert run.metrics["dim_budget"] == ratio
+    assert ("auc_test_soft" in run.metrics) == (method == "amtl_nste")
+
+
+def test_a_dim_budget_needs_a_method_that_selects(tmp_path: Path, tiny_train: Make) -> None:
+    with pytest.raises(InputError, match=r"needs a method that selects dims\n  found: fbe"):
+        train(tiny_train(method="fbe", dim_budget=0.5), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_generous_budget_changes_no_dims(tmp_path: Path, tiny_train: Make) -> None:
+    """The penalty's weight stays 0 while the mean dims are below the budget."""
+    free = train(tiny_train(epochs=1), tmp_path / "free")
+    held = train(tiny_train(epochs=1, dim_budget=1.0), tmp_path / "held")
+    assert held.metrics["avg_dim"] == free.metrics["avg_dim"]

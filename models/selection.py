@@ -1,0 +1,166 @@
+"""Selection from frequency: how many leading dims an id keeps (Yan et al., CIKM 2021)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amtl_export.models.config import SelectionConfig
+
+
+def frequency_features(counts: Tensor, names: Sequence[str]) -> Tensor:
+    """s of the paper: features of every id of a field, z-scored over its vocabulary.
+
+    Args:
+        counts: int64 `[V]`.
+        names: of `models.config.FEATURES`.
+
+    Returns:
+        float32 `[V, z]`.
+    """
+    count = counts.to(torch.float64)
+    # Ties share no rank: equal counts are ordered by id, which is the vocabulary's own order.
+    order = torch.argsort(count, descending=True, stable=True)
+    rank = torch.empty_like(count)
+    rank[order] = torch.arange(len(count), dtype=torch.float64)
+    values = {"log_count": torch.log1p(count), "log_rank": -torch.log1p(rank), "sqrt_count": count.sqrt()}
+    return torch.stack([_zscore(values[name]) for name in names], dim=1).to(torch.float32)
+
+
+def switch_input(counts: Tensor, norm: str) -> Tensor:
+    """norm(q): float32 `[V]`, the log count scaled over the field's vocabulary."""
+    q = torch.log1p(counts.to(torch.float64))
+    if norm == "minmax":
+        span = (q.max() - q.min()).clamp(min=1e-12)
+        return (2 * (q - q.min()) / span - 1).to(torch.float32)
+    return _zscore(q).to(torch.float32)
+
+
+def _zscore(values: Tensor) -> Tensor:
+    return (values - values.mean()) / values.std(correction=0).clamp(min=1e-12)
+
+
+def perceptron(width_in: int, hidden: Sequence[int], width_out: int) -> nn.Sequential:
+    """AML: a multi-layer perceptron with ReLU between its layers."""
+    widths = [width_in, *hidden]
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths):
+        layers += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], width_out))
+
+
+class Selector(nn.Module):
+    """Chooses the dims of one field's ids; `scores` is what the variants differ in.
+
+        k = argmax h,  t = one_hot(k),  t_hat = softmax(h / T)
+        m = t M,  M[i, j] = 1 if j <= i else 0
+
+    Args:
+        counts: int64 `[V]`.
+        dim: D.
+        config: features, hidden widths, T, norm.
+    """
+
+    features: Tensor
+
+    def __init__(self, counts: Tensor, dim: int, config: SelectionConfig) -> None:
+        super().__init__()
+        self.dim = dim
+        self.temperature = config.temperature
+        self.register_buffer("features", frequency_features(counts, config.features), persistent=False)
+
+    @abstractmethod
+    def scores(self, ids: Tensor) -> Tensor:
+        """h of ids `[U]`, float32 `[U, D]`."""
+
+    @abstractmethod
+    def last_biases(self) -> list[nn.Parameter]:
+        """Float32 `[D]` each: adding c to all of them adds c to h."""
+
+    def dims(self, ids: Tensor) -> Tensor:
+        """k + 1 of ids `[U]`, int64 `[U]`, 1..D."""
+        return self.scores(ids).argmax(dim=-1) + 1
+
+    def mask(self, ids: Tensor) -> Tensor:
+        """m of ids `[U]`, float32 `[U, D]`, of 0 and 1; in training its gradient is that of t_hat M."""
+        h = self.scores(ids)
+        t = F.one_hot(h.argmax(dim=-1), self.dim).to(h.dtype)
+        if self.training:
+            t_hat = F.softmax(h / self.temperature, dim=-1)
+            t = t + (t_hat - t_hat.detach())  # exactly t forward: the bracket is exactly zero
+        return cumulate(t)
+
+
+def cumulate(t: Tensor) -> Tensor:
+    """t M: out[j] = sum of t[i] for i >= j."""
+    return t.flip(-1).cumsum(-1).flip(-1)
+
+
+class OneBranchSelector(Selector):
+    """AML, the paper's ablation: h = AML(s), one perceptron for rare and frequent ids alike."""
+
+    def __init__(self, counts: Tensor, dim: int, config: SelectionConfig) -> None:
+        super().__init__(counts, dim, config)
+        self.only = perceptron(len(config.features), config.hidden, dim)
+
+    def scores(self, ids: Tensor) -> Tensor:
+        """h of ids `[U]`, float32 `[U, D]`."""
+        h: Tensor = self.only(self.features[ids])
+        return h
+
+    def last_biases(self) -> list[nn.Parameter]:
+        """Of the one perceptron."""
+        return [last_bias(self.only)]
+
+
+class TwinSelector(Selector):
+    """AMTL: twins mixed by a soft switch.
+
+    h_high = AML_high(s), h_low = AML_low(s)
+    alpha  = sigmoid(norm(q)),  h = alpha·h_high + (1 - alpha)·h_low
+    """
+
+    switch: Tensor
+
+    def __init__(self, counts: Tensor, dim: int, config: SelectionConfig) -> None:
+        super().__init__(counts, dim, config)
+        self.register_buffer("switch", torch.sigmoid(switch_input(counts, config.norm)), persistent=False)
+        self.high = perceptron(len(config.features), config.hidden, dim)
+        self.low = perceptron(len(config.features), config.hidden, dim)
+
+    def scores(self, ids: Tensor) -> Tensor:
+        """h of ids `[U]`, float32 `[U, D]`."""
+        s, alpha = self.features[ids], self.switch[ids].unsqueeze(-1)
+        h: Tensor = alpha * self.high(s) + (1 - alpha) * self.low(s)
+        return h
+
+    def last_biases(self) -> list[nn.Parameter]:
+        """Of both twins: alpha and 1 - alpha add up to 1."""
+        return [last_bias(self.high), last_bias(self.low)]
+
+
+class SoftTwinSelector(TwinSelector):
+    """AMTL-nSTE, the paper's ablation: m = t_hat M in training, hard in evaluation.
+
+    `soft_evaluation` keeps the soft mask in evaluation too, to measure what hardening costs.
+    """
+
+    soft_evaluation = False
+
+    def mask(self, ids: Tensor) -> Tensor:
+        """m of ids `[U]`, float32 `[U, D]`: within [0, 1] in training, of 0 and 1 in evaluation."""
+        if not (self.training or self.soft_evaluation):
+            return super().mask(ids)
+        return cumulate(F.softmax(self.scores(ids) / self.temperature, dim=-1))
+
+
+def last_bias(layers: nn.Sequential) -> nn.Parameter:
+    """The bias of a perceptron's output layer."""
+    last = layers[-1]
+    assert isinstance(last, nn.Linear)
+    return last.bias

@@ -55,7 +55,7 @@ def model_options(command: F) -> F:
         click.option("--lr", type=positive, help="Adam's learning rate."),
         click.option("--batch-size", type=click.IntRange(min=1), help="Examples a step."),
         click.option("--dim", type=click.IntRange(min=1), help="D, floats of a full row."),
-        click.option("--backbone", help="dnn."),
+        click.option("--backbone", help="dnn, widedeep, deepfm, dcnv2 or autoint."),
     ):
         command = option(command)
     return command

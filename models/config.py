@@ -95,6 +95,8 @@ class ModelConfig:
         hidden: widths of the backbone's hidden layers.
         dropout: probability, on the outputs of hidden layers, in training only.
         embedding_dropout: probability, on the embedded values, in training only.
+        cross_layers: of dcnv2.
+        attention_layers: of autoint, each with `attention_heads` heads of `attention_width`.
         selection: AMTL's selection network.
         sparse: whether the table's gradient is sparse (needs SparseAdam).
     """
@@ -107,6 +109,10 @@ class ModelConfig:
     hidden: tuple[int, ...] = (256, 128)
     dropout: float = 0.0
     embedding_dropout: float = 0.0
+    cross_layers: int = 3
+    attention_layers: int = 2
+    attention_heads: int = 2
+    attention_width: int = 16
     selection: SelectionConfig = SelectionConfig()
     sparse: bool = False
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from amtl_export.models.amtl import MaskedEmbedding, OneBranchEmbedding, SoftMaskedEmbedding
+from amtl_export.models.autoint import AutoInt
 from amtl_export.models.config import ModelConfig, NumericField
+from amtl_export.models.dcnv2 import DcnV2
+from amtl_export.models.deepfm import DeepFm
 from amtl_export.models.dnn import Dnn
 from amtl_export.models.fbe import FixedEmbedding
 from amtl_export.models.protocol import EmbeddingMethod
@@ -22,7 +26,16 @@ METHODS: dict[str, Callable[[ModelConfig, Sequence[Tensor]], nn.Module]] = {
 }
 
 #: Backbone → its module, called with rows `[B, F, D]` and numbers `[B, N]` or None.
-BACKBONES: dict[str, Callable[[ModelConfig], nn.Module]] = {"dnn": Dnn}
+BACKBONES: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "dnn": Dnn,
+    "widedeep": Dnn,
+    "deepfm": DeepFm,
+    "dcnv2": DcnV2,
+    "autoint": AutoInt,
+}
+
+#: Backbones whose logit also has a linear term: a weight for each id and number (Cheng et al., DLRS 2016).
+WIDE = frozenset({"widedeep", "deepfm"})
 
 
 class NumericInput(nn.Module):
@@ -48,6 +61,20 @@ class NumericInput(nn.Module):
         return torch.where(torch.isnan(x), 0.0, x)
 
 
+class Linear(nn.Module):
+    """The wide part: a weight for each id and each number, added up.
+
+    Args:
+        config: of the model.
+        counts: per embedded field, int64 `[V]` training occurrences.
+    """
+
+    def __init__(self, config: ModelConfig, counts: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.ids = FixedEmbedding(replace(config, dim=1), counts)
+        self.numeric = nn.Linear(len(config.numeric), 1) if config.numeric else None
+
+
 class CtrModel(nn.Module):
     """From ids and numbers to a logit.
 
@@ -69,6 +96,7 @@ class CtrModel(nn.Module):
         self.embedding = METHODS[config.method](config, counts)
         self.numeric = NumericInput(config.numeric) if config.numeric else None
         self.backbone = BACKBONES[config.backbone](config)
+        self.wide = Linear(config, counts) if config.backbone in WIDE else None
 
     def forward(self, ids: Tensor | None, numeric: Tensor | None, multi: Sequence[Tensor] = ()) -> Tensor:
         """Logits.
@@ -81,24 +109,36 @@ class CtrModel(nn.Module):
         Returns:
             float32 `[B]`.
         """
-        rows = [] if ids is None else [self.method.lookup(ids, self.config.single)]  # [B, F, D]
-        for position, values in zip(self.config.multi, multi, strict=True):
-            rows.append(self._pooled(values, position).unsqueeze(1))  # [B, 1, D]
         numbers = self.numeric(numeric) if self.numeric is not None else None
-        logit: Tensor = self.backbone(torch.cat(rows, dim=1), numbers)
+        logit: Tensor = self.backbone(self._rows(self.method, ids, multi), numbers)
+        if self.wide is not None:
+            logit = logit + self._rows(_method(self.wide.ids), ids, multi).flatten(1).sum(dim=1)
+            if self.wide.numeric is not None:
+                logit = logit + self.wide.numeric(numbers).squeeze(-1)
         return logit
 
     @property
     def method(self) -> EmbeddingMethod:
         """The embedding module, as what it can do."""
-        assert isinstance(self.embedding, EmbeddingMethod)
-        return self.embedding
+        return _method(self.embedding)
 
-    def _pooled(self, ids: Tensor, position: int) -> Tensor:
+    def _rows(self, method: EmbeddingMethod, ids: Tensor | None, multi: Sequence[Tensor]) -> Tensor:
+        """One row a field, `[B, F, D]`, in the order of `config.embedded`."""
+        rows = [] if ids is None else [method.lookup(ids, self.config.single)]
+        for position, values in zip(self.config.multi, multi, strict=True):
+            rows.append(self._pooled(method, values, position).unsqueeze(1))
+        return torch.cat(rows, dim=1)
+
+    def _pooled(self, method: EmbeddingMethod, ids: Tensor, position: int) -> Tensor:
         """Sum or mean over a multi-valued field's values, `[B, D]`; padding rows are zero."""
         field = self.config.embedded[position]
-        total = self.method.lookup(ids, (position,)).sum(dim=1)
+        total = method.lookup(ids, (position,)).sum(dim=1)
         if field.pool == "sum":
             return total
         present = torch.ne(ids, field.padding or 0).sum(dim=1, keepdim=True).clamp(min=1)
         return total / present.to(total.dtype)
+
+
+def _method(module: nn.Module) -> EmbeddingMethod:
+    assert isinstance(module, EmbeddingMethod)
+    return module

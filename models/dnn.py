@@ -13,17 +13,30 @@ class Dnn(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width = len(config.embedded) * config.dim + len(config.numeric)
-        layers: list[nn.Module] = [nn.Dropout(config.embedding_dropout)]
-        for out in config.hidden:
-            layers += [nn.Linear(width, out), nn.ReLU(), nn.Dropout(config.dropout)]
-            width = out
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+        hidden, width = hidden_layers(input_width(config), config)
+        self.layers = nn.Sequential(nn.Dropout(config.embedding_dropout), *hidden, nn.Linear(width, 1))
 
     def forward(self, rows: Tensor, numeric: Tensor | None) -> Tensor:
         """Logits `[B]` from rows `[B, F, D]` and normalised numbers `[B, N]` or None."""
-        x = rows.flatten(1)  # [B, F·D]
-        if numeric is not None:
-            x = torch.cat([x, numeric], dim=1)  # [B, F·D + N]
-        logit: Tensor = self.layers(x).squeeze(-1)
+        logit: Tensor = self.layers(side_by_side(rows, numeric)).squeeze(-1)
         return logit
+
+
+def input_width(config: ModelConfig) -> int:
+    """F·D + N."""
+    return len(config.embedded) * config.dim + len(config.numeric)
+
+
+def side_by_side(rows: Tensor, numeric: Tensor | None) -> Tensor:
+    """`[B, F, D]` and `[B, N]` to `[B, F·D + N]`."""
+    flat = rows.flatten(1)
+    return flat if numeric is None else torch.cat([flat, numeric], dim=1)
+
+
+def hidden_layers(width: int, config: ModelConfig) -> tuple[list[nn.Module], int]:
+    """Linear, ReLU and dropout for each of `config.hidden`; the layers and the last width."""
+    layers: list[nn.Module] = []
+    for out in config.hidden:
+        layers += [nn.Linear(width, out), nn.ReLU(), nn.Dropout(config.dropout)]
+        width = out
+    return layers, width

@@ -62,8 +62,10 @@ def dense_torch(frozen: FrozenModel) -> CtrModel:
     """The frozen rows in an ordinary embedding table: what serving without any of this looks like."""
     config = replace(frozen.config, method="fbe", sparse=False)
     model = CtrModel(config, [torch.from_numpy(v.counts) for v in frozen.vocabularies.values()])
-    assert isinstance(model.embedding, FixedEmbedding)
-    model.embedding.table.weight = torch.nn.Parameter(frozen.table.rows, requires_grad=False)
-    kept = {name: value for name, value in frozen.module.state_dict().items() if not name.startswith("embedding.")}
+    kept = {name: value for name, value in frozen.module.state_dict().items() if name in model.state_dict()}
     model.load_state_dict(kept, strict=False)
+    for path, table in frozen.tables.items():
+        method = model.get_submodule(path)
+        assert isinstance(method, FixedEmbedding)
+        method.table.weight = torch.nn.Parameter(table.rows, requires_grad=False)
     return model.eval()

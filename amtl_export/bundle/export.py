@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from amtl_export.bundle.check import check_bundle
 from amtl_export.bundle.samples import write_readme, write_samples
 from amtl_export.errors import InputError
 from amtl_export.files import made_by, read_json, whole_folder, write_json, write_sums
-from amtl_export.freezing.frozen import FrozenModel, freeze, load_frozen
+from amtl_export.freezing.frozen import EMBEDDING, FrozenModel, freeze, load_frozen
 from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
 from amtl_export.graph.trace import trace
 from amtl_export.runtime.session import onnxruntime
@@ -82,10 +83,10 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
     onnxruntime()
     config = config or ExportConfig()
     with whole_folder(out, overwrite=overwrite) as draft:
-        table = lay_out(frozen, config)
+        tables = lay_out(frozen, config)
         model = trace(frozen.module)
-        lookups = lower_lookups(model, table, config.id_policy)
-        signature = _signature(frozen, config, table, lookups)
+        lookups = lower_lookups(model, tables, config.id_policy)
+        signature = _signature(frozen, config, tables, lookups)
         _describe(model, frozen, signature)
         write_model(model, draft)
         write_json(draft / "schema.json", frozen.schema.to_json())
@@ -93,28 +94,31 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
         _write_vocabularies(frozen, draft)
         checked = check_bundle(draft, frozen, signature)
         write_samples(draft, frozen, checked.session)
-        write_json(draft / "report.json", _report(frozen, table, model, checked.parity))
+        write_json(draft / "report.json", _report(frozen, tables, model, checked.parity))
         write_readme(draft, frozen, signature)
         write_sums(draft)
     return open_bundle(out)
 
 
-def lay_out(frozen: FrozenModel, config: ExportConfig) -> LaidOut:
-    """The model's table in the layout asked for.
+def lay_out(frozen: FrozenModel, config: ExportConfig) -> dict[str, LaidOut]:
+    """Path of each table → the table laid out: the embedding as asked, narrow tables (the wide part) dense.
 
     Raises:
         InputError: the page width does not fit.
     """
-    rows = frozen.table.rows.cpu().numpy()
-    dims = frozen.table.dims.cpu().numpy()
-    layout = choose_layout(dims, rows.shape[1]) if config.layout == "auto" else config.layout
-    if layout == "dense":
-        return dense(rows)
-    width = config.page_width or best_width(dims, rows.shape[1]).width
-    try:
-        return paged(rows, dims, width)
-    except ValueError as error:
-        raise InputError("export: the table cannot be paged", found=error, fix="another --page-width") from None
+    tables: dict[str, LaidOut] = {}
+    for path, table in frozen.tables.items():
+        rows, dims = table.rows.cpu().numpy(), table.dims.cpu().numpy()
+        layout = choose_layout(dims, rows.shape[1]) if config.layout == "auto" else config.layout
+        if layout == "dense" or path != EMBEDDING:
+            tables[path] = dense(rows)
+            continue
+        width = config.page_width or best_width(dims, rows.shape[1]).width
+        try:
+            tables[path] = paged(rows, dims, width)
+        except ValueError as error:
+            raise InputError("export: the table cannot be paged", found=error, fix="another --page-width") from None
+    return tables
 
 
 def write_model(model: ir.Model, folder: Path) -> None:
@@ -124,7 +128,10 @@ def write_model(model: ir.Model, folder: Path) -> None:
         raise InputError("the model has no weights worth a file", fix="is the backbone empty?")
 
 
-def _signature(frozen: FrozenModel, config: ExportConfig, table: LaidOut, lookups: list[Lookup]) -> sig.Signature:
+def _signature(
+    frozen: FrozenModel, config: ExportConfig, tables: Mapping[str, LaidOut], lookups: list[Lookup]
+) -> sig.Signature:
+    table = tables[EMBEDDING]
     inputs, outputs = sig.tensors(frozen.config)
     return sig.Signature(
         made_by=made_by(),
@@ -138,7 +145,7 @@ def _signature(frozen: FrozenModel, config: ExportConfig, table: LaidOut, lookup
         dim=table.dim,
         page_width=table.width if isinstance(table, Paged) else None,
         table_rows=len(frozen.table.dims),
-        table_bytes=stored_bytes(table),
+        table_bytes=sum(map(stored_bytes, tables.values())),
         lookups=sig.sites(lookups),
     )
 
@@ -170,12 +177,15 @@ def _write_vocabularies(frozen: FrozenModel, draft: Path) -> None:
         vocabulary.write(draft / "vocab" / f"{name}.parquet", dims=dims)
 
 
-def _report(frozen: FrozenModel, table: LaidOut, model: ir.Model, parity: dict[str, float]) -> dict[str, Any]:
+def _report(
+    frozen: FrozenModel, tables: Mapping[str, LaidOut], model: ir.Model, parity: dict[str, float]
+) -> dict[str, Any]:
+    table = tables[EMBEDDING]
     ops: dict[str, int] = {}
     for node in model.graph:
         ops[node.op_type] = ops.get(node.op_type, 0) + 1
-    dense_bytes = 4 * len(frozen.table.dims) * table.dim
-    stored = stored_bytes(table)
+    dense_bytes = frozen.dense_bytes
+    stored = sum(map(stored_bytes, tables.values()))
     fields = {}
     for field in frozen.config.embedded:
         dims = frozen.field_dims(field.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -36,6 +37,7 @@ class Tensor(_Part):
 class LookupSite(_Part):
     """A lookup in the graph; see `graph.lower.Lookup`."""
 
+    table: str
     input: str
     output: str
     sizes: tuple[int, ...]
@@ -48,7 +50,8 @@ class Signature(_Part):
     Attributes:
         reserved: meaning of the reserved ids.
         vocabulary_hash: ids are those of the vocabularies with this hash, and of no others.
-        table_bytes: of the table as stored.
+        dim: D of the embedding table; layout, page width and rows are its own too.
+        table_bytes: of all tables as stored.
         lookups: where the graph looks rows up, so that they can be probed.
     """
 
@@ -111,4 +114,4 @@ def tensors(config: ModelConfig) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]
 
 def sites(lookups: list[Lookup]) -> tuple[LookupSite, ...]:
     """Lookups as they stand in the signature."""
-    return tuple(LookupSite(input=s.input, output=s.output, sizes=s.sizes, offsets=s.offsets) for s in lookups)
+    return tuple(LookupSite(**asdict(lookup)) for lookup in lookups)

@@ -24,6 +24,9 @@ from amtl_export.training.tensors import load_into, load_tensors, save_tensors
 
 M = TypeVar("M", bound=nn.Module)
 
+#: Path of the embedding table in a `CtrModel`; a wide part has a second one, of D = 1.
+EMBEDDING = "embedding"
+
 
 class FrozenEmbedding(nn.Module):
     """A table of constants; stands where an embedding method stood.
@@ -105,8 +108,13 @@ class FrozenModel:
 
     @property
     def table(self) -> FrozenEmbedding:
-        """The table that serves all fields."""
-        return self.tables["embedding"]
+        """The embedding table, which serves all fields."""
+        return self.tables[EMBEDDING]
+
+    @property
+    def dense_bytes(self) -> int:
+        """Of all tables, dense."""
+        return sum(table.rows.numel() * table.rows.element_size() for table in self.tables.values())
 
     @property
     def vocabulary_hash(self) -> str:
@@ -202,9 +210,10 @@ def load_frozen(path: Path) -> FrozenModel:
     tensors = load_tensors(file)
     try:
         model_config = ModelConfig.from_json(config["model"])
-        module = build_model(model_config, vocabularies)
-        sizes, offsets = module.method.sizes, module.method.offsets
-        module.embedding = FrozenEmbedding(tensors["embedding.rows"], tensors["embedding.dims"], sizes, offsets)
+        module = freeze_module(build_model(model_config, vocabularies))
+        for path, table in ((p, m) for p, m in module.named_modules() if isinstance(m, FrozenEmbedding)):
+            rows, dims = tensors[f"{path}.rows"], tensors[f"{path}.dims"]
+            module.set_submodule(path, FrozenEmbedding(rows, dims, table.sizes, table.offsets))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("a frozen model's settings do not fit", where=path, found=error) from None
     load_into(module, tensors, file)

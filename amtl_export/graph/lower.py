@@ -1,12 +1,13 @@
 """Lower `ai.amtl::Lookup` to the standard operators of a layout, with the id guard in front.
 
-requires: a model from `trace`, every Lookup's first input an initializer.
-ensures: no foreign node is left; every lookup's result is the value `lookup/<input>`.
+requires: a model from `trace`, every Lookup's first input the initializer `model.<table>.rows`.
+ensures: no foreign node is left; every lookup's result is the value `lookup/<table>/<input>`; lookups of the
+same ids in several tables share one guard and one shift.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,34 +26,36 @@ class Lookup:
     """Where a lookup stands in the lowered graph.
 
     Attributes:
+        table: path of the table's module.
         input: the graph input with its ids.
         output: the value with its rows, float32 `[B, K, D]`.
         sizes: V of each column's field (one number serves all columns).
         offsets: first table row of each column's field.
     """
 
+    table: str
     input: str
     output: str
     sizes: tuple[int, ...]
     offsets: tuple[int, ...]
 
 
-def lower_lookups(model: ir.Model, table: LaidOut, policy: IdPolicy) -> list[Lookup]:
+def lower_lookups(model: ir.Model, tables: Mapping[str, LaidOut], policy: IdPolicy) -> list[Lookup]:
     """Replace every Lookup node, in place.
 
     Args:
         model: from `trace`.
-        table: the one table of the model, laid out.
+        tables: path of each table's module → the table, laid out.
         policy: `guard` sends ids outside `[0, V)` to the field's id 0; `trust` leaves the guard out.
 
     Returns:
         Where the lookups are now.
     """
-    builder = _Builder(model, table)
+    builder = _Builder(model, tables, policy)
     done = []
     for node in list(model.graph):
         if node.domain == DOMAIN and node.op_type == "Lookup":
-            done.append(builder.replace(node, policy))
+            done.append(builder.replace(node))
     passes.RemoveUnusedNodesPass()(model)
     model.opset_imports.pop(DOMAIN, None)
     return done
@@ -61,30 +64,34 @@ def lower_lookups(model: ir.Model, table: LaidOut, policy: IdPolicy) -> list[Loo
 class _Builder:
     """Makes nodes before the one being replaced, and initializers once each."""
 
-    def __init__(self, model: ir.Model, table: LaidOut) -> None:
+    def __init__(self, model: ir.Model, tables: Mapping[str, LaidOut], policy: IdPolicy) -> None:
         self._graph = model.graph
-        self._table = table
+        self._tables = tables
+        self._policy = policy
+        self._places: dict[tuple[str, tuple[int, ...], tuple[int, ...]], ir.Value] = {}
         self._made: list[ir.Node] = []
-        self._scope = ""
         self._provenance: dict[str, str] = {}
 
-    def replace(self, node: ir.Node, policy: IdPolicy) -> Lookup:
-        ids = node.inputs[1]
+    def replace(self, node: ir.Node) -> Lookup:
+        source, ids = node.inputs
+        assert source is not None
+        assert source.name is not None
         assert ids is not None
         assert ids.name is not None
+        path = source.name.removeprefix("model.").removesuffix(".rows")
         sizes = tuple(node.attributes["sizes"].as_ints())
         offsets = tuple(node.attributes["offsets"].as_ints())
-        self._scope, self._made = f"lookup/{ids.name}", []
+        self._made = []
         self._provenance = {key: node.metadata_props[key] for key in PROVENANCE if key in node.metadata_props}
-        known = self._guarded(ids, sizes) if policy == "guard" else ids
-        place = self._shifted(known, offsets)
-        rows = _EMIT[type(self._table)](self, self._table, place)
+        place = self._place(ids, sizes, offsets)
+        table, scope = self._tables[path], f"lookup/{path}/{ids.name}"
+        rows = _EMIT[type(table)](self, table, place, f"table/{path}", scope)
         old = node.outputs[0]
-        rows.name, rows.type, rows.shape = self._scope, old.type, old.shape
+        rows.name, rows.type, rows.shape = scope, old.type, old.shape
         self._graph.insert_before(node, self._made)
         ir.convenience.replace_all_uses_with(old, rows)
         self._graph.remove(node, safe=True)
-        return Lookup(ids.name, self._scope, sizes, offsets)
+        return Lookup(path, ids.name, scope, sizes, offsets)
 
     def constant(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
         """An initializer, made once for each name."""
@@ -99,49 +106,57 @@ class _Builder:
 
     def op(self, kind: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
         """A standard node; its result."""
-        made = ir.node(kind, inputs, attributes, name=f"{self._scope}/{name}", metadata_props=self._provenance)
-        made.outputs[0].name = f"{self._scope}/{name}"
+        made = ir.node(kind, inputs, attributes, name=name, metadata_props=self._provenance)
+        made.outputs[0].name = name
         self._made.append(made)
         return made.outputs[0]
 
-    def _guarded(self, ids: ir.Value, sizes: Sequence[int]) -> ir.Value:
-        zero = self.constant("guard/zero", np.array(0, dtype=np.int64))
-        limit = self.constant(f"{self._scope}/sizes", np.array(sizes, dtype=np.int64))
-        above = self.op("GreaterOrEqual", ids, zero, name="not_negative")
-        below = self.op("Less", ids, limit, name="below_size")
-        return self.op("Where", self.op("And", above, below, name="known"), ids, zero, name="known_ids")
+    def _place(self, ids: ir.Value, sizes: tuple[int, ...], offsets: tuple[int, ...]) -> ir.Value:
+        """Table rows of ids, guarded unless ids are trusted; made once for the same ids, sizes and offsets."""
+        assert ids.name is not None
+        key = (ids.name, sizes, offsets)
+        if key not in self._places:
+            scope = f"ids/{ids.name}" + (f"/{len(self._places)}" if self._taken(ids.name) else "")
+            known = self._guarded(ids, sizes, scope) if self._policy == "guard" else ids
+            self._places[key] = self._shifted(known, offsets, scope)
+        return self._places[key]
 
-    def _shifted(self, ids: ir.Value, offsets: Sequence[int]) -> ir.Value:
+    def _taken(self, name: str) -> bool:
+        return any(name == input_name for input_name, _, _ in self._places)
+
+    def _guarded(self, ids: ir.Value, sizes: Sequence[int], scope: str) -> ir.Value:
+        zero = self.constant("ids/zero", np.array(0, dtype=np.int64))
+        limit = self.constant(f"{scope}/sizes", np.array(sizes, dtype=np.int64))
+        above = self.op("GreaterOrEqual", ids, zero, name=f"{scope}/not_negative")
+        below = self.op("Less", ids, limit, name=f"{scope}/below_size")
+        known = self.op("And", above, below, name=f"{scope}/known")
+        return self.op("Where", known, ids, zero, name=f"{scope}/known_ids")
+
+    def _shifted(self, ids: ir.Value, offsets: Sequence[int], scope: str) -> ir.Value:
         if not any(offsets):
             return ids
-        return self.op(
-            "Add",
-            ids,
-            self.constant(f"{self._scope}/offsets", np.array(offsets, dtype=np.int64)),
-            name="place",
-        )
+        shift = self.constant(f"{scope}/offsets", np.array(offsets, dtype=np.int64))
+        return self.op("Add", ids, shift, name=f"{scope}/place")
 
 
-def _emit_dense(builder: _Builder, table: Dense, place: ir.Value) -> ir.Value:
-    return builder.op("Gather", builder.constant("table/rows", table.rows), place, name="rows", axis=0)
+def _emit_dense(builder: _Builder, table: Dense, place: ir.Value, stored: str, scope: str) -> ir.Value:
+    return builder.op("Gather", builder.constant(f"{stored}/rows", table.rows), place, name=f"{scope}/rows", axis=0)
 
 
-def _emit_paged(builder: _Builder, table: Paged, place: ir.Value) -> ir.Value:
-    page_table = builder.constant("table/page_table", table.page_table)
-    pages = builder.constant("table/pages", table.pages)
-    numbers = builder.op("Gather", page_table, place, name="page_numbers", axis=0)  # [B, K, P]
-    parts = builder.op("Gather", pages, numbers, name="pages", axis=0)  # [B, K, P, c]
+def _emit_paged(builder: _Builder, table: Paged, place: ir.Value, stored: str, scope: str) -> ir.Value:
+    page_table = builder.constant(f"{stored}/page_table", table.page_table)
+    pages = builder.constant(f"{stored}/pages", table.pages)
+    numbers = builder.op("Gather", page_table, place, name=f"{scope}/page_numbers", axis=0)  # [B, K, P]
+    parts = builder.op("Gather", pages, numbers, name=f"{scope}/pages", axis=0)  # [B, K, P, c]
     width = table.page_table.shape[1] * table.width
-    shape = builder.constant("table/row_shape", np.array([0, 0, width], dtype=np.int64))
-    rows = builder.op("Reshape", parts, shape, name="joined")  # [B, K, P·c]
+    shape = builder.constant(f"{stored}/row_shape", np.array([0, 0, width], dtype=np.int64))
+    rows = builder.op("Reshape", parts, shape, name=f"{scope}/joined")  # [B, K, P·c]
     if width == table.dim:
         return rows
-    cut = [
-        builder.constant(f"table/cut_{n}", np.array([v], dtype=np.int64))
-        for n, v in (("from", 0), ("to", table.dim), ("axis", 2))
-    ]
-    return builder.op("Slice", rows, *cut, name="cut")
+    bounds = (("from", 0), ("to", table.dim), ("axis", 2))
+    cut = [builder.constant(f"{stored}/cut_{name}", np.array([value], dtype=np.int64)) for name, value in bounds]
+    return builder.op("Slice", rows, *cut, name=f"{scope}/cut")
 
 
 #: Layout → its nodes. A layout is a class in tables/layout.py and a line here.
-_EMIT: dict[type, Callable[[_Builder, Any, ir.Value], ir.Value]] = {Dense: _emit_dense, Paged: _emit_paged}
+_EMIT: dict[type, Callable[[_Builder, Any, ir.Value, str, str], ir.Value]] = {Dense: _emit_dense, Paged: _emit_paged}

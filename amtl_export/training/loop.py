@@ -271,7 +271,7 @@ def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
     selection: list[nn.Parameter] = []
     other: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        group = table if name == "embedding.table.weight" else selection if name.startswith("embedding.") else other
+        group = table if name.endswith(".table.weight") else selection if name.startswith("embedding.") else other
         group.append(parameter)
     selection_lr = config.selection_lr or config.lr
     groups: list[dict[str, Any]] = [

@@ -14,12 +14,13 @@ import onnx_ir as ir
 from torch import nn
 
 from amtl_export.errors import ValidationFailed
+from amtl_export.freezing.frozen import FrozenEmbedding
 
 #: Initializers up to this many numbers may be constants of the graph (shapes, axes, bounds).
 CONSTANT_SIZE = 16
 
 #: Where lowering puts its own initializers.
-_LAYOUT_SCOPES = ("table/", "lookup/", "guard/")
+_LAYOUT_SCOPES = ("table/", "ids/")
 _WRAPPER = "model."
 
 
@@ -52,7 +53,8 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
     """
     graph = _load(model)
     deleted_modules = _modules(trained) - _modules(frozen)
-    kept = {name: value.numpy() for name, value in frozen.state_dict().items() if not name.startswith("embedding.")}
+    tables = tuple(f"{path}." for path, module in frozen.named_modules() if isinstance(module, FrozenEmbedding))
+    kept = {name: value.numpy() for name, value in frozen.state_dict().items() if not name.startswith(tables)}
     own_tables = {name for name, _ in trained.named_parameters() if name.endswith("table.weight")}
     deleted = {
         name: value.detach().numpy()
@@ -60,6 +62,9 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
         if name not in frozen.state_dict() and name not in own_tables
     }
     digests = {_digest(array): name for name, array in deleted.items() if array.size > 1}
+    # The exporter folds the transpose of a weight without bias into a constant of another name.
+    turned = {_digest(array.T): name for name, array in kept.items() if array.ndim == 2}
+    held = {name.removeprefix(_WRAPPER) for name in graph.initializers}
     nodes = [node.name or node.op_type for node in graph if _scopes(node) & deleted_modules]
     selectors, unexplained, changed = [], [], []
     for name, value in graph.initializers.items():
@@ -73,9 +78,10 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
         elif path in kept:
             if not same_bits(tensor.numpy(), kept[path]):
                 changed.append(name)
+        elif _digest(tensor.numpy()) in turned:
+            held.add(turned[_digest(tensor.numpy())])
         elif tensor.size > CONSTANT_SIZE:
             unexplained.append(name)
-    held = {name.removeprefix(_WRAPPER) for name in graph.initializers}
     missing = sorted(name for name, _ in frozen.named_parameters() if name in kept and name not in held)
     return Provenance(nodes, selectors, unexplained, changed, missing)
 

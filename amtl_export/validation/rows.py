@@ -95,15 +95,18 @@ def check_rows(bundle: Bundle, frozen: FrozenModel, provider: Provider, *, optim
         ValidationFailed: the graph cannot be probed.
     """
     probe = Probe(bundle, provider, optimized=optimized)
-    table, dim = frozen.table.rows.numpy(), bundle.signature.dim
     positions = {field.name: i for i, field in enumerate(frozen.config.embedded)}
     rows = equal = hostile = 0
     wrong: list[str] = []
     for site in bundle.signature.lookups:
         fields = _fields_of(bundle, site)
-        sizes = np.array([frozen.table.sizes[positions[f]] for f in fields])
-        offsets = np.array([frozen.table.offsets[positions[f]] for f in fields])
-        for ids in _every_id(sizes, dim):
+        if site.table not in frozen.tables:
+            raise InputError("a lookup's table is not in the run", where=bundle.path, found=site.table)
+        own = frozen.tables[site.table]
+        table = own.rows.numpy()
+        sizes = np.array([own.sizes[positions[f]] for f in fields])
+        offsets = np.array([own.offsets[positions[f]] for f in fields])
+        for ids in _every_id(sizes, table.shape[1]):
             answered = probe.lookup(site, np.minimum(ids, sizes - 1))
             counts = ids < sizes
             expected = table[np.minimum(ids, sizes - 1) + offsets]

@@ -185,10 +185,9 @@ def _check_rows(bundle: Bundle, frozen: FrozenModel, provider: Provider, verdict
         if not np.array_equal(bundle.dims(name), frozen.field_dims(name).numpy()):
             verdict.problems.append(f"the dims in vocab/{name}.parquet are not the run's")
     numbers = verdict.numbers
-    dense_bytes = 4 * len(frozen.table.dims) * bundle.signature.dim
-    numbers["bytes_dense"] = dense_bytes
+    numbers["bytes_dense"] = frozen.dense_bytes
     numbers["bytes_table"] = _table_bytes(bundle)
-    numbers["bytes_ratio"] = numbers["bytes_table"] / dense_bytes
+    numbers["bytes_ratio"] = numbers["bytes_table"] / frozen.dense_bytes
     for optimized in (True, False):
         found = check_rows(bundle, frozen, provider, optimized=optimized)
         if optimized or found.wrong:

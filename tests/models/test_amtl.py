@@ -176,11 +176,11 @@ def test_mean_and_sum_pooling() -> None:
     rows = model.method.frozen_rows()
     tags, words = model.method.offsets[2], model.method.offsets[3]
     ids = torch.tensor([[1, 3, 8]])
-    mean = model._pooled(ids, 2)
+    mean = model._pooled(model.method, ids, 2)
     torch.testing.assert_close(mean[0], (rows[tags + 1] + rows[tags + 3]) / 2)
-    total = model._pooled(torch.tensor([[1, 3, 29]]), 3)
+    total = model._pooled(model.method, torch.tensor([[1, 3, 29]]), 3)
     torch.testing.assert_close(total[0], rows[words + 1] + rows[words + 3])
-    empty = model._pooled(torch.tensor([[8, 8]]), 2)
+    empty = model._pooled(model.method, torch.tensor([[8, 8]]), 2)
     assert not bool(empty.any())
 
 

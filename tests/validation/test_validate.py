@@ -100,7 +100,7 @@ def test_one_wrong_row(bundle_copy: Path, run: Run) -> None:
     def smallest_change(pages: np.ndarray[Any, Any]) -> None:
         pages[5, 0] = np.nextafter(pages[5, 0], np.float32(9))
 
-    rewrite(bundle_copy, edit("table/pages", smallest_change))
+    rewrite(bundle_copy, edit("table/embedding/pages", smallest_change))
     verdict = failed(bundle_copy, run.path)
     assert verdict.numbers["rows_bit_equal"] == verdict.numbers["rows_checked"] - 1
     assert any(p.startswith("wrong row (optimised): field user, id ") for p in verdict.problems)
@@ -110,7 +110,7 @@ def test_a_wrong_page(bundle_copy: Path, run: Run) -> None:
     def swap(table: np.ndarray[Any, Any]) -> None:
         table[[10, 11]] = table[[11, 10]]
 
-    rewrite(bundle_copy, edit("table/page_table", swap))
+    rewrite(bundle_copy, edit("table/embedding/page_table", swap))
     verdict = failed(bundle_copy, run.path)
     assert verdict.numbers["rows_bit_equal"] == verdict.numbers["rows_checked"] - 2
 
@@ -119,7 +119,7 @@ def test_a_wrong_offset(bundle_copy: Path, run: Run) -> None:
     def shift(offsets: np.ndarray[Any, Any]) -> None:
         offsets[1] += 1
 
-    rewrite(bundle_copy, edit("lookup/ids/offsets", shift))
+    rewrite(bundle_copy, edit("ids/ids/offsets", shift))
     verdict = failed(bundle_copy, run.path)
     assert any("field item, id 0" in p for p in verdict.problems)
 
@@ -128,7 +128,7 @@ def test_a_wrong_guard(bundle_copy: Path, run: Run) -> None:
     def widen(sizes: np.ndarray[Any, Any]) -> None:
         sizes[0] += 1
 
-    rewrite(bundle_copy, edit("lookup/ids/sizes", widen))
+    rewrite(bundle_copy, edit("ids/ids/sizes", widen))
     verdict = failed(bundle_copy, run.path)
     size = run.model.method.sizes[0]
     assert verdict.numbers["rows_bit_equal"] == verdict.numbers["rows_checked"]
@@ -164,14 +164,14 @@ def test_a_selector_parameter_under_another_name(bundle_copy: Path, run: Run) ->
     weight = run.model.get_parameter("embedding.selectors.0.high.0.weight").detach().numpy()
 
     def smuggle(model: ir.Model) -> None:
-        value = ir.Value(name="lookup/innocent", const_value=ir.tensor(weight, name="lookup/innocent"))
+        value = ir.Value(name="table/innocent", const_value=ir.tensor(weight, name="table/innocent"))
         value.shape, value.dtype = ir.Shape(weight.shape), ir.DataType.FLOAT
-        model.graph.initializers["lookup/innocent"] = value
+        model.graph.initializers["table/innocent"] = value
 
     rewrite(bundle_copy, smuggle)
     verdict = failed(bundle_copy, run.path)
     assert verdict.numbers["selector_initializers"] == 1
-    assert any("lookup/innocent" in p for p in verdict.problems)
+    assert any("table/innocent" in p for p in verdict.problems)
 
 
 def test_a_weight_that_nobody_explains(bundle_copy: Path, run: Run) -> None:

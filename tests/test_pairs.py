@@ -1,0 +1,51 @@
+"""Every method with every backbone: trained, frozen, exported and validated through the same functions."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.freezing.frozen import freeze, load_frozen, save_frozen
+from amtl_export.models.ctr import BACKBONES, METHODS, WIDE
+from amtl_export.training.config import TrainConfig
+from amtl_export.training.loop import train
+from amtl_export.validation.validate import validate
+
+DATA = "synthetic:rows=2000,values=40,tags=6"
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_pair(tmp_path: Path, method: str, backbone: str, tiny_train: Callable[..., TrainConfig]) -> None:
+    config = tiny_train(data=DATA, method=method, backbone=backbone, dim=8, epochs=1)
+    run = train(config, tmp_path / "run")
+    frozen = freeze(run)
+    bundle = export(frozen, tmp_path / "bundle", ExportConfig(layout="paged"))
+    verdict = validate(bundle.path, run.path)
+    assert verdict.problems == []
+    tables = 2 if backbone in WIDE else 1
+    assert verdict.numbers["rows_checked"] == tables * sum(run.model.method.sizes)
+    assert {site.table for site in bundle.signature.lookups} == set(frozen.tables)
+    assert len(frozen.tables) == tables
+
+
+@pytest.mark.parametrize("backbone", sorted(WIDE))
+def test_two_tables_share_one_guard_and_survive_their_folder(
+    tmp_path: Path, backbone: str, tiny_train: Callable[..., TrainConfig]
+) -> None:
+    run = train(tiny_train(data=DATA, backbone=backbone, epochs=1), tmp_path / "run")
+    save_frozen(freeze(run), tmp_path / "frozen")
+    bundle = export(load_frozen(tmp_path / "frozen"), tmp_path / "bundle", ExportConfig(layout="paged"))
+    ops = bundle.report()["ops"]
+    assert ops["GreaterOrEqual"] == 2  # one for ids, one for tags
+    assert ops["Gather"] == 2 * 2 + 2  # paged embedding, dense wide part
+    assert validate(bundle.path, run.path).problems == []
+
+
+def test_warm_start_takes_the_wide_part_too(tmp_path: Path, tiny_train: Callable[..., TrainConfig]) -> None:
+    first = train(tiny_train(data=DATA, method="fbe", backbone="deepfm", epochs=1), tmp_path / "first")
+    config = tiny_train(data=DATA, backbone="deepfm", epochs=1, lr=1e-12, warm_start=str(first.path))
+    second = train(config, tmp_path / "second")
+    name = "wide.ids.table.weight"
+    assert second.model.get_parameter(name).allclose(first.model.get_parameter(name), atol=1e-6)

@@ -82,7 +82,7 @@ class MaskedEmbedding(FixedEmbedding):
         """Add -slope·k to every h_k, so that a positive slope makes all ids keep fewer dims."""
         for _, selector in self._governed():
             for bias in selector.last_biases():
-                bias -= slope * torch.arange(self.table.dim, device=bias.device)
+                bias.sub_(slope * torch.arange(self.table.dim, device=bias.device))
 
     @torch.no_grad()
     def frozen_dims(self) -> Tensor:

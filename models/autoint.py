@@ -28,10 +28,12 @@ class Interaction(nn.Module):
         q, k, v = (self._split(part(rows)) for part in (self.query, self.key, self.value))  # [B, H, F, d]
         weight = (q @ k.transpose(2, 3)).softmax(dim=-1)  # [B, H, F, F]
         mixed = (weight @ v).transpose(1, 2).flatten(2)  # [B, F, H·d]
-        return nn.functional.relu(mixed + self.residual(rows))
+        out: Tensor = nn.functional.relu(mixed + self.residual(rows))
+        return out
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, self.head_width)).transpose(1, 2)
+        heads: Tensor = x.unflatten(2, (self.heads, self.head_width)).transpose(1, 2)
+        return heads
 
 
 class AutoInt(nn.Module):

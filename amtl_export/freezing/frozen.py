@@ -104,7 +104,7 @@ class FrozenModel:
     @property
     def tables(self) -> dict[str, FrozenEmbedding]:
         """Path in the module → frozen table."""
-        return {name: m for name, m in self.module.named_modules() if isinstance(m, FrozenEmbedding)}
+        return frozen_tables(self.module)
 
     @property
     def table(self) -> FrozenEmbedding:
@@ -126,6 +126,11 @@ class FrozenModel:
         index = [f.name for f in self.config.embedded].index(field)
         start = self.table.offsets[index]
         return self.table.dims[start : start + self.table.sizes[index]]
+
+
+def frozen_tables(module: nn.Module) -> dict[str, FrozenEmbedding]:
+    """Path in a module → frozen table."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, FrozenEmbedding)}
 
 
 @torch.no_grad()
@@ -211,9 +216,9 @@ def load_frozen(path: Path) -> FrozenModel:
     try:
         model_config = ModelConfig.from_json(config["model"])
         module = freeze_module(build_model(model_config, vocabularies))
-        for path, table in ((p, m) for p, m in module.named_modules() if isinstance(m, FrozenEmbedding)):
-            rows, dims = tensors[f"{path}.rows"], tensors[f"{path}.dims"]
-            module.set_submodule(path, FrozenEmbedding(rows, dims, table.sizes, table.offsets))
+        for name, table in frozen_tables(module).items():
+            rows, dims = tensors[f"{name}.rows"], tensors[f"{name}.dims"]
+            module.set_submodule(name, FrozenEmbedding(rows, dims, table.sizes, table.offsets))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("a frozen model's settings do not fit", where=path, found=error) from None
     load_into(module, tensors, file)

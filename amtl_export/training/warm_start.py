@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.models.ctr import CtrModel
-from amtl_export.models.protocol import EmbeddingMethod
+from amtl_export.models.table import FieldTable
 from amtl_export.training.run import Run, load_run
 
 
@@ -33,10 +32,11 @@ def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], earlier: Pa
             allowed=model.config.dim,
             fix=f"--dim {run.model_config.dim}",
         )
-    taken = []
-    for path, method in model.named_modules():
-        if isinstance(method, EmbeddingMethod) and isinstance(earlier_method := _at(run.model, path), EmbeddingMethod):
-            taken += _rows(path, method, vocabularies, run, earlier_method)
+    taken: list[str] = []
+    earlier_tables = _tables(run.model)
+    for path, table in _tables(model).items():
+        if path in earlier_tables:
+            taken += _rows(path, table, vocabularies, run, earlier_tables[path])
     if not taken:
         raise InputError("warm start from a run that shares no field", where=earlier, allowed=", ".join(vocabularies))
     own, theirs = model.state_dict(), run.model.state_dict()
@@ -47,17 +47,14 @@ def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], earlier: Pa
     return taken
 
 
-def _at(model: CtrModel, path: str) -> nn.Module | None:
-    """The module at a path, if there is one."""
-    return dict(model.named_modules()).get(path)
+def _tables(model: CtrModel) -> dict[str, FieldTable]:
+    """Path → table, of the embedding and of a wide part."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, FieldTable)}
 
 
 def _rows(
-    path: str, method: EmbeddingMethod, vocabularies: dict[str, Vocabulary], run: Run, earlier_method: EmbeddingMethod
+    path: str, table: FieldTable, vocabularies: dict[str, Vocabulary], run: Run, earlier: FieldTable
 ) -> list[str]:
-    assert isinstance(method, nn.Module)
-    assert isinstance(earlier_method, nn.Module)
-    table, earlier_rows = (m.get_parameter("table.weight") for m in (method, earlier_method))
     positions = {field.name: i for i, field in enumerate(run.model_config.embedded)}
     taken = []
     for i, (name, vocabulary) in enumerate(vocabularies.items()):
@@ -67,8 +64,8 @@ def _rows(
         old = torch.cat([torch.arange(FIRST_VALUE), known])
         new = torch.arange(len(old))
         shared = (old > 0) | (new == 0)
-        target = table[method.offsets[i] :]
-        target[new[shared]] = earlier_rows[earlier_method.offsets[positions[name]] + old[shared]]
-        where = "" if path == "embedding" else f" ({path})"
+        target = table.weight[table.offsets[i] :]
+        target[new[shared]] = earlier.weight[earlier.offsets[positions[name]] + old[shared]]
+        where = "" if path == "embedding.table" else f" ({path})"
         taken.append(f"{name}{where}: {int(shared.sum())} of {vocabulary.size} rows")
     return taken

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from torch import nn
 
 from amtl_export.errors import ValidationFailed
-from amtl_export.freezing.frozen import FrozenEmbedding
+from amtl_export.freezing.frozen import frozen_tables
 
 #: Initializers up to this many numbers may be constants of the graph (shapes, axes, bounds).
 CONSTANT_SIZE = 16
@@ -53,7 +53,7 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
     """
     graph = _load(model)
     deleted_modules = _modules(trained) - _modules(frozen)
-    tables = tuple(f"{path}." for path, module in frozen.named_modules() if isinstance(module, FrozenEmbedding))
+    tables = tuple(f"{path}." for path in frozen_tables(frozen))
     kept = {name: value.numpy() for name, value in frozen.state_dict().items() if not name.startswith(tables)}
     own_tables = {name for name, _ in trained.named_parameters() if name.endswith("table.weight")}
     deleted = {

@@ -93,7 +93,7 @@ def test_the_last_biases_shift_the_scores_alike(kind: type[Selector]) -> None:
     before = layer.scores(ids).detach().clone()
     with torch.no_grad():
         for bias in layer.last_biases():
-            bias += shift
+            bias.add_(shift)
     torch.testing.assert_close(layer.scores(ids), before + shift)
 
 

@@ -15,6 +15,7 @@ from amtl_export.models.dcnv2 import DcnV2
 from amtl_export.models.deepfm import DeepFm
 from amtl_export.models.dnn import Dnn
 from amtl_export.models.fbe import FixedEmbedding
+from amtl_export.models.magprune import PrunedEmbedding
 from amtl_export.models.protocol import EmbeddingMethod
 
 #: Method → its embedding module. Adding a method is a module and a line here.
@@ -23,6 +24,7 @@ METHODS: dict[str, Callable[[ModelConfig, Sequence[Tensor]], nn.Module]] = {
     "amtl": MaskedEmbedding,
     "aml": OneBranchEmbedding,
     "amtl_nste": SoftMaskedEmbedding,
+    "magprune": PrunedEmbedding,
 }
 
 #: Backbone → its module, called with rows `[B, F, D]` and numbers `[B, N]` or None.

@@ -39,6 +39,14 @@ class Budgeted(Protocol):
 
 
 @runtime_checkable
+class Prunable(Protocol):
+    """A method whose dims are cut after training, without a say in it."""
+
+    def prune(self, ratio: float) -> None:
+        """Set dims so that their mean over the governed rows is at most ratio·D."""
+
+
+@runtime_checkable
 class EmbeddingMethod(Freezable, Protocol):
     """A `Freezable` that a `CtrModel` calls in training."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from amtl_export.errors import InputError
 from amtl_export.models.ctr import CtrModel
-from amtl_export.models.protocol import Budgeted
+from amtl_export.models.protocol import Budgeted, Prunable
 
 _SAMPLE = 512
 _RATE = 0.02
@@ -31,8 +33,63 @@ def average_dim(model: CtrModel, fields: list[int] | None = None) -> float:
     return float(torch.cat(parts).double().mean())
 
 
-class DimBudget:
-    """Brings the mean dims of the governed fields, weighted by rows, to at most ratio·D.
+class Budget(Protocol):
+    """Keeps mean dims within a ratio of D.
+
+    Attributes:
+        weight: of the penalty, part of a checkpoint.
+    """
+
+    weight: float
+
+    def penalty(self) -> Tensor:
+        """The term to add to a step's loss, 0-d."""
+
+    def enforce(self) -> None:
+        """At the end of an epoch: take off what is still above the budget."""
+
+
+def open_budget(ratio: float, model: CtrModel) -> Budget:
+    """The kind of budget that the model's method can keep.
+
+    Raises:
+        InputError: the method chooses no dims.
+    """
+    if isinstance(model.embedding, Budgeted):
+        return SelectionBudget(ratio, model, model.embedding)
+    if isinstance(model.embedding, Prunable):
+        return PruningBudget(ratio, model.embedding)
+    raise InputError(
+        "train: --dim-budget needs a method that selects dims",
+        found=model.config.method,
+        allowed="amtl, aml, amtl_nste, magprune",
+    )
+
+
+class PruningBudget:
+    """For methods that are pruned: no say in training, the dims are set anew at the end of every epoch.
+
+    Args:
+        ratio: R.
+        method: what is pruned.
+    """
+
+    def __init__(self, ratio: float, method: Prunable) -> None:
+        self.weight = 0.0
+        self._ratio = ratio
+        self._method = method
+
+    def penalty(self) -> Tensor:
+        """Nothing."""
+        return torch.zeros(())
+
+    def enforce(self) -> None:
+        """Prune."""
+        self._method.prune(self._ratio)
+
+
+class SelectionBudget:
+    """For methods that select. Brings the mean dims of the governed fields, weighted by rows, to at most ratio·D.
 
     In training a penalty weight·(mean dims / D) joins the loss. Its gradient is the mask's own
     (straight-through), and its weight is adapted at every step, as a Lagrange multiplier by dual ascent:
@@ -41,47 +98,39 @@ class DimBudget:
     every epoch that can be chosen as the best keeps the budget.
 
     Args:
-        ratio: R, within (0, 1].
-        model: its method must be able to select.
-        weight: of the penalty, to go on from.
-
-    Raises:
-        InputError: the model's method chooses no dims.
+        ratio: R, within [1/D, 1].
+        model: whose method is meant.
+        method: the model's method.
     """
 
-    def __init__(self, ratio: float, model: CtrModel, weight: float = 0.0) -> None:
-        if not isinstance(model.embedding, Budgeted):
-            raise InputError(
-                "train: --dim-budget needs a method that selects dims",
-                found=model.config.method,
-                allowed="amtl, aml, amtl_nste",
-            )
-        self.ratio = ratio
-        self.weight = weight
+    def __init__(self, ratio: float, model: CtrModel, method: Budgeted) -> None:
+        self.weight = 0.0
+        self._ratio = ratio
         self._model = model
-        self._method: Budgeted = model.embedding
+        self._method = method
 
     def penalty(self) -> Tensor:
         """The term to add to the loss; adapts its weight."""
         ratio = self._method.sampled_mean_dims(_SAMPLE) / self._model.config.dim
-        self.weight = max(0.0, self.weight + _RATE * (float(ratio.detach()) - self.ratio))
+        self.weight = max(0.0, self.weight + _RATE * (float(ratio.detach()) - self._ratio))
         return self.weight * ratio
 
-    def enforce(self) -> float:
-        """Take off what is above the budget; the slope that it took (0 if none)."""
-        allowed = self.ratio * self._model.config.dim
+    def enforce(self) -> None:
+        """Take off what is above the budget."""
+        allowed = self._ratio * self._model.config.dim
         if average_dim(self._model) <= allowed:
-            return 0.0
+            return
         low, high = 0.0, 1e-3
         while self._dims_at(high) > allowed:
             low, high = high, 2 * high
             if high > 1e6:
-                raise InputError("the dim budget is below one dim an id", found=self.ratio, allowed=f">= {1 / allowed}")
+                raise InputError(
+                    "the dim budget is below one dim an id", found=self._ratio, allowed=f">= {1 / allowed}"
+                )
         for _ in range(30):
             middle = (low + high) / 2
             low, high = (middle, high) if self._dims_at(middle) > allowed else (low, middle)
         self._method.lean(high)
-        return high
 
     def _dims_at(self, slope: float) -> float:
         """Mean dims with a slope; the selection network is as before afterwards."""

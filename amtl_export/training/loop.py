@@ -30,7 +30,7 @@ from amtl_export.models.selection import SoftTwinSelector
 from amtl_export.training.batches import Batch, predict, shuffled
 from amtl_export.training.checkpoint import Progress, latest, load_checkpoint, save_checkpoint
 from amtl_export.training.config import TrainConfig
-from amtl_export.training.dims import DimBudget, average_dim
+from amtl_export.training.dims import Budget, average_dim, open_budget
 from amtl_export.training.metrics import auc, logloss
 from amtl_export.training.run import Run, build_model, load_run, model_config_for
 from amtl_export.training.tensors import save_tensors
@@ -189,12 +189,12 @@ class TrainState:
     optimizers: list[Optimizer]
     progress: Progress
     best: dict[str, Tensor]
-    budget: DimBudget | None
+    budget: Budget | None
 
     @classmethod
     def start(cls, model: CtrModel, config: TrainConfig) -> TrainState:
         """Before the first epoch."""
-        budget = DimBudget(config.dim_budget, model) if config.dim_budget is not None else None
+        budget = open_budget(config.dim_budget, model) if config.dim_budget is not None else None
         return cls(model, config, build_optimizers(model, config), Progress(0, 0, 0.0, []), {}, budget)
 
     def resume(self, checkpoint: Path) -> None:

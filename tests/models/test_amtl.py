@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericField, SelectionConfig
 from amtl_export.models import ctr as ctr_module
 from amtl_export.models.amtl import MaskedEmbedding
+from amtl_export.models.magprune import PrunedEmbedding
 from amtl_export.models.selection import (
     OneBranchSelector,
     Selector,
@@ -251,3 +252,31 @@ def test_sampled_mean_dims_are_the_mean_dims() -> None:
     assert abs(float(found.detach()) * 70 - float(expected)) <= D
     found.backward()
     assert bool(model.get_parameter("embedding.selectors.0.high.2.weight").grad.any())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("ratio", [1 / D, 0.3, 0.5, 0.8, 1.0])
+def test_pruning_cuts_trailing_dims_by_magnitude(ratio: float) -> None:
+    model = build("magprune").eval()
+    assert isinstance(model.embedding, PrunedEmbedding)
+    governed = torch.cat([torch.arange(40), model.method.offsets[3] + torch.arange(29)])
+    before = model.method.frozen_rows().clone()
+    model.embedding.prune(ratio)
+    dims = model.method.frozen_dims()[governed]
+    mean = float(dims.double().mean())
+    assert 1 <= mean <= ratio * D + 1e-9
+    assert mean > ratio * D - D / len(governed) - 1e-9  # positions before one large number tie with it
+    pairs = list(zip(before[governed], dims.tolist(), strict=True))
+    cut = max((float(row[d:].abs().max()) for row, d in pairs if d < D), default=0.0)
+    last = min((float(row[d - 1].abs()) for row, d in pairs if d > 1), default=float("inf"))
+    assert cut <= last  # everything cut is smaller than everything that a row ends with
+    kinds = slice(model.method.offsets[1], model.method.offsets[2])
+    assert model.method.frozen_dims()[kinds].tolist() == [D] * 5
+
+
+def test_pruning_leaves_training_alone() -> None:
+    model = build("magprune")
+    assert isinstance(model.embedding, PrunedEmbedding)
+    model.embedding.prune(0.3)
+    ids = torch.arange(40).unsqueeze(1)
+    assert torch.equal(model.train().method.lookup(ids, (0,)).squeeze(1), model.embedding.table.weight[:40])
+    assert bool((model.eval().method.lookup(ids, (0,))[:, 0, -1] == 0).any())

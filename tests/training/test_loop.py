@@ -199,7 +199,7 @@ def test_config_refuses_bad_values(tiny_train: Make, changes: dict[str, Any]) ->
         tiny_train(**changes)
 
 
-@pytest.mark.parametrize("method", ["amtl", "aml", "amtl_nste"])
+@pytest.mark.parametrize("method", ["amtl", "aml", "amtl_nste", "magprune"])
 @pytest.mark.parametrize("ratio", [0.1, 0.4])
 def test_a_dim_budget_is_kept_in_every_epoch(tmp_path: Path, tiny_train: Make, method: str, ratio: float) -> None:
     run = train(tiny_train(method=method, dim_budget=ratio), tmp_path / "run")

@@ -75,6 +75,7 @@ cli = _Root(
         "freeze": ("freeze", "Turn a run into constants: rows, dims, backbone."),
         "export": ("export", "Write an ONNX bundle from a run, checked."),
         "validate": ("validate", "Prove that a bundle answers as its run does."),
+        "experiment": ("experiment", "The paper's comparisons over seeds, as one command."),
         "bench": ("", "Time training and inference."),
         "inspect": ("inspect", "What a run or a bundle holds."),
         "data": ("", "Look at data."),

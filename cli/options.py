@@ -90,6 +90,24 @@ class IntList(click.ParamType[tuple[int, ...]]):
         return numbers
 
 
+class RatioList(click.ParamType[tuple[float, ...]]):
+    """Numbers above 0, at most 1, separated by commas: 0.2,0.4."""
+
+    name = "R,R,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(part) for part in str(value).split(",") if part)
+        except ValueError:
+            self.fail(f"{value!r} is not a list of ratios like 0.2,0.4", param, ctx)
+        if any(not 0 < number <= 1 for number in numbers):
+            self.fail(f"{value!r}: each ratio must be above 0 and at most 1", param, ctx)
+        return numbers
+
+
 class TextList(click.ParamType[tuple[str, ...]]):
     """Names separated by commas."""
 

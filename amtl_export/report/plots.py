@@ -10,8 +10,12 @@ from amtl_export.errors import EnvironmentLacks, InputError, os_errors
 from amtl_export.report.inspection import Inspection
 
 
-def _figure(columns: int) -> tuple[Any, Any]:
-    """A figure without a display, and its axes as a flat list."""
+def new_figure(columns: int) -> tuple[Any, Any]:
+    """A figure without a display, and its axes in a row.
+
+    Raises:
+        EnvironmentLacks: matplotlib is missing.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -20,7 +24,12 @@ def _figure(columns: int) -> tuple[Any, Any]:
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a PNG.
+
+    Raises:
+        InputError: the file is not a .png.
+    """
     if path.suffix.lower() != ".png":
         raise InputError("plots are PNG files", found=str(path), fix="--plot NAME.png")
     with os_errors("writing the plot", path):
@@ -37,7 +46,7 @@ def plot_dims(found: Inspection, path: Path) -> None:
     fields = [f for f in found.fields if f.governed and f.group_dims]
     if not fields:
         raise InputError("nothing to plot", where=found.path, found="no governed field with seven values")
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = new_figure(2)
     for field in fields:
         left.plot(range(1, len(field.group_dims) + 1), field.group_dims, marker="o", label=field.name)
         right.step(range(1, field.dim + 1), field.histogram[1:], where="mid", label=field.name)
@@ -46,7 +55,7 @@ def plot_dims(found: Inspection, path: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_inference(result: Mapping[str, Any], path: Path) -> None:
@@ -58,7 +67,7 @@ def plot_inference(result: Mapping[str, Any], path: Path) -> None:
     """
     cases = result["cases"]
     laws = list(dict.fromkeys(case["ids"] for case in cases))
-    figure, panels = _figure(len(laws))
+    figure, panels = new_figure(len(laws))
     for axes, law in zip(panels, laws, strict=True):
         for subject in dict.fromkeys(case["subject"] for case in cases):
             own = [c for c in cases if c["ids"] == law and c["subject"] == subject]
@@ -68,4 +77,4 @@ def plot_inference(result: Mapping[str, Any], path: Path) -> None:
         axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="µs: p50, shaded to p99", title=f"{law} ids")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)

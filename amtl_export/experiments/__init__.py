@@ -1,0 +1,1 @@
+"""The paper's comparisons as resumable sweeps: many trainings, one table."""

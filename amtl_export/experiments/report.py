@@ -1,0 +1,85 @@
+"""An experiment's Markdown table and figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from amtl_export.report.plots import new_figure, save_figure
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """The table, with mean ± standard deviation over seeds."""
+    settings = summary["settings"]
+    lines = [
+        f"# {summary['title']}",
+        "",
+        f"{settings['data']}, backbone {settings['backbone']}, D = {settings['dim']}, seeds {summary['seeds']}, "
+        f"{summary['date']}. Δ and p (exact sign-flip test over seeds) are against the first row.",
+        "",
+        "| | test AUC | Δ AUC | p | logloss | mean dims | ratio | table bytes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for arm in summary["arms"]:
+        cells = (
+            arm["arm"],
+            _shown(arm["auc_test"], 4),
+            f"{arm['auc_difference']['mean']:+.4f}",
+            f"{arm['p_paired']:.2g}",
+            _shown(arm["logloss_test"], 4),
+            _shown(arm["avg_dim"], 1),
+            f"{arm['avg_dim_ratio']['mean']:.2f}",
+            f"{arm['bytes_table']:,.0f}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    soft = [a for a in summary["arms"] if a["auc_test_soft"]]
+    if soft:
+        lines += ["", "Trained with soft masks; their AUC before hardening:", ""]
+        lines += [f"- {a['arm']}: {_shown(a['auc_test_soft'], 4)}, hard {_shown(a['auc_test'], 4)}" for a in soft]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(spread: Mapping[str, float], digits: int) -> str:
+    return f"{spread['mean']:.{digits}f} ± {spread['std']:.{digits}f}"
+
+
+def plot(summary: Mapping[str, Any], path: Path) -> None:
+    """The Pareto plot or the frequency groups.
+
+    Raises:
+        EnvironmentLacks: matplotlib is missing.
+    """
+    if summary["figure"] == "pareto":
+        _pareto(summary, path)
+    elif summary["figure"] == "groups":
+        _groups(summary, path)
+
+
+def _pareto(summary: Mapping[str, Any], path: Path) -> None:
+    figure, (axes,) = new_figure(1)
+    families: dict[str, list[Mapping[str, Any]]] = {}
+    for arm in summary["arms"]:
+        families.setdefault(arm["arm"].partition("@")[0].partition(" ")[0], []).append(arm)
+    for family, arms in families.items():
+        arms.sort(key=lambda arm: arm["bytes_table"])
+        x, y = [a["bytes_table"] for a in arms], [a["auc_test"]["mean"] for a in arms]
+        axes.errorbar(x, y, yerr=[a["auc_test"]["std"] for a in arms], marker="o", capsize=2, label=family)
+    axes.set(xlabel="bytes of the embedding table", ylabel="test AUC, mean ± std over seeds", xscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    save_figure(figure, path)
+
+
+def _groups(summary: Mapping[str, Any], path: Path) -> None:
+    fields = list(summary["arms"][0]["groups"])
+    figure, panels = new_figure(len(fields))
+    for axes, field in zip(panels, fields, strict=True):
+        for arm in summary["arms"]:
+            dims = arm["groups"][field]
+            axes.plot(range(1, len(dims) + 1), dims, marker="o", label=arm["arm"])
+        axes.set(title=field, xlabel="frequency group (rarest first)", ylabel="mean dims")
+        axes.set_ylim(0, summary["settings"]["dim"])
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    save_figure(figure, path)

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from amtl_export.bench.train import bench_train
     from amtl_export.bundle.bundle import Bundle, open_bundle
     from amtl_export.bundle.export import ExportConfig, export
+    from amtl_export.bundle.module import export_module, validate_module
     from amtl_export.data.describe import describe
     from amtl_export.data.source import open_source
     from amtl_export.errors import AmtlError
     from amtl_export.freezing.frozen import FrozenModel, freeze, freeze_module, load_frozen, save_frozen
+    from amtl_export.models.attach import attach
     from amtl_export.report.inspection import inspect
     from amtl_export.training.config import TrainConfig
     from amtl_export.training.loop import train
@@ -37,10 +39,12 @@ _HOME = {
     "Tolerances": "validation.validate",
     "TrainConfig": "training.config",
     "Verdict": "validation.validate",
+    "attach": "models.attach",
     "bench_infer": "bench.infer",
     "bench_train": "bench.train",
     "describe": "data.describe",
     "export": "bundle.export",
+    "export_module": "bundle.module",
     "freeze": "freezing.frozen",
     "freeze_module": "freezing.frozen",
     "inspect": "report.inspection",
@@ -51,6 +55,7 @@ _HOME = {
     "save_frozen": "freezing.frozen",
     "train": "training.loop",
     "validate": "validation.validate",
+    "validate_module": "bundle.module",
 }
 
 __all__ = [
@@ -63,10 +68,12 @@ __all__ = [
     "Tolerances",
     "TrainConfig",
     "Verdict",
+    "attach",
     "bench_infer",
     "bench_train",
     "describe",
     "export",
+    "export_module",
     "freeze",
     "freeze_module",
     "inspect",
@@ -77,6 +84,7 @@ __all__ = [
     "save_frozen",
     "train",
     "validate",
+    "validate_module",
 ]
 
 

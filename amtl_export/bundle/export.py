@@ -17,7 +17,7 @@ from amtl_export.bundle.check import check_bundle
 from amtl_export.bundle.samples import write_readme, write_samples
 from amtl_export.errors import InputError
 from amtl_export.files import made_by, read_json, whole_folder, write_json, write_sums
-from amtl_export.freezing.frozen import EMBEDDING, FrozenModel, freeze, load_frozen
+from amtl_export.freezing.frozen import EMBEDDING, FrozenEmbedding, FrozenModel, freeze, load_frozen
 from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
 from amtl_export.graph.trace import trace
 from amtl_export.runtime.session import onnxruntime
@@ -27,6 +27,9 @@ from amtl_export.training.run import load_run
 
 LayoutName = Literal["auto", "dense", "paged"]
 LAYOUTS: tuple[LayoutName, ...] = ("auto", "dense", "paged")
+
+#: Tables of fewer floats a row are never paged: a page number alone is one.
+NARROW = 4
 
 #: Version of the metadata keys and of signature.json.
 SCHEMA_VERSION = "1"
@@ -83,7 +86,7 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
     onnxruntime()
     config = config or ExportConfig()
     with whole_folder(out, overwrite=overwrite) as draft:
-        tables = lay_out(frozen, config)
+        tables = lay_out_tables(frozen.tables, config)
         model = trace(frozen.module)
         lookups = lower_lookups(model, tables, config.id_policy)
         signature = _signature(frozen, config, tables, lookups)
@@ -100,25 +103,25 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
     return open_bundle(out)
 
 
-def lay_out(frozen: FrozenModel, config: ExportConfig) -> dict[str, LaidOut]:
-    """Path of each table → the table laid out: the embedding as asked, narrow tables (the wide part) dense.
+def lay_out_tables(tables: Mapping[str, FrozenEmbedding], config: ExportConfig) -> dict[str, LaidOut]:
+    """Path of each table → the table laid out as asked; tables narrower than four floats (a wide part) stay dense.
 
     Raises:
         InputError: the page width does not fit.
     """
-    tables: dict[str, LaidOut] = {}
-    for path, table in frozen.tables.items():
+    laid_out: dict[str, LaidOut] = {}
+    for path, table in tables.items():
         rows, dims = table.rows.cpu().numpy(), table.dims.cpu().numpy()
-        layout = choose_layout(dims, rows.shape[1]) if config.layout == "auto" else config.layout
-        if layout == "dense" or path != EMBEDDING:
-            tables[path] = dense(rows)
+        D = rows.shape[1]
+        layout = choose_layout(dims, D) if config.layout == "auto" else config.layout
+        if layout == "dense" or D < NARROW:
+            laid_out[path] = dense(rows)
             continue
-        width = config.page_width or best_width(dims, rows.shape[1]).width
         try:
-            tables[path] = paged(rows, dims, width)
+            laid_out[path] = paged(rows, dims, config.page_width or best_width(dims, D).width)
         except ValueError as error:
             raise InputError("export: the table cannot be paged", found=error, fix="another --page-width") from None
-    return tables
+    return laid_out
 
 
 def write_model(model: ir.Model, folder: Path) -> None:

@@ -32,6 +32,11 @@ def write_samples(draft: Path, frozen: FrozenModel, session: Any) -> None:
     write_json(draft / "samples" / "request.json", {"inputs": [_tensor(n, a) for n, a in feed.items()]})
     response = {"outputs": [_tensor(name, array) for name, array in outputs.items()]}
     write_json(draft / "samples" / "response.json", response)
+    write_test_data(draft, feed, outputs)
+
+
+def write_test_data(draft: Path, feed: Feed, outputs: Feed) -> None:
+    """`test_data_set_0/`: inputs and outputs as ONNX tensors, the form that onnx's own test runners read."""
     folder = draft / "test_data_set_0"
     folder.mkdir()
     for kind, arrays in (("input", feed), ("output", outputs)):

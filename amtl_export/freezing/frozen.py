@@ -59,6 +59,11 @@ class FrozenEmbedding(nn.Module):
         rows: Tensor = lookup(self.rows, ids, sizes, offsets)
         return rows
 
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows `[*ids.shape, D]` of a table of one field: called like the `nn.Embedding` it may stand in for."""
+        rows: Tensor = lookup(self.rows, ids.long(), self.sizes, self.offsets)
+        return rows
+
     def frozen_rows(self) -> Tensor:
         """float32 `[V_total, D]`."""
         return self.rows

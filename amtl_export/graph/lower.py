@@ -85,8 +85,10 @@ class _Builder:
         self._provenance = {key: node.metadata_props[key] for key in PROVENANCE if key in node.metadata_props}
         place = self._place(ids, sizes, offsets)
         table, scope = self._tables[path], f"lookup/{path}/{ids.name}"
-        rows = _EMIT[type(table)](self, table, place, f"table/{path}", scope)
         old = node.outputs[0]
+        assert old.shape is not None
+        rank = len(old.shape) - 1  # of ids: 2 for the packed input and multi-valued fields, any in other models
+        rows = _EMIT[type(table)](self, table, place, rank, f"table/{path}", scope)
         rows.name, rows.type, rows.shape = scope, old.type, old.shape
         self._graph.insert_before(node, self._made)
         ir.convenience.replace_all_uses_with(old, rows)
@@ -139,24 +141,27 @@ class _Builder:
         return self.op("Add", ids, shift, name=f"{scope}/place")
 
 
-def _emit_dense(builder: _Builder, table: Dense, place: ir.Value, stored: str, scope: str) -> ir.Value:
+def _emit_dense(builder: _Builder, table: Dense, place: ir.Value, _rank: int, stored: str, scope: str) -> ir.Value:
     return builder.op("Gather", builder.constant(f"{stored}/rows", table.rows), place, name=f"{scope}/rows", axis=0)
 
 
-def _emit_paged(builder: _Builder, table: Paged, place: ir.Value, stored: str, scope: str) -> ir.Value:
+def _emit_paged(builder: _Builder, table: Paged, place: ir.Value, rank: int, stored: str, scope: str) -> ir.Value:
     page_table = builder.constant(f"{stored}/page_table", table.page_table)
     pages = builder.constant(f"{stored}/pages", table.pages)
-    numbers = builder.op("Gather", page_table, place, name=f"{scope}/page_numbers", axis=0)  # [B, K, P]
-    parts = builder.op("Gather", pages, numbers, name=f"{scope}/pages", axis=0)  # [B, K, P, c]
+    numbers = builder.op("Gather", page_table, place, name=f"{scope}/page_numbers", axis=0)  # [*ids, P]
+    parts = builder.op("Gather", pages, numbers, name=f"{scope}/pages", axis=0)  # [*ids, P, c]
     width = table.page_table.shape[1] * table.width
-    shape = builder.constant(f"{stored}/row_shape", np.array([0, 0, width], dtype=np.int64))
-    rows = builder.op("Reshape", parts, shape, name=f"{scope}/joined")  # [B, K, P·c]
+    shape = builder.constant(f"{stored}/row_shape_{rank}", np.array([0] * rank + [width], dtype=np.int64))
+    rows = builder.op("Reshape", parts, shape, name=f"{scope}/joined")  # [*ids, P·c]
     if width == table.dim:
         return rows
-    bounds = (("from", 0), ("to", table.dim), ("axis", 2))
+    bounds = (("from", 0), ("to", table.dim), (f"axis_{rank}", rank))
     cut = [builder.constant(f"{stored}/cut_{name}", np.array([value], dtype=np.int64)) for name, value in bounds]
     return builder.op("Slice", rows, *cut, name=f"{scope}/cut")
 
 
 #: Layout → its nodes. A layout is a class in tables/layout.py and a line here.
-_EMIT: dict[type, Callable[[_Builder, Any, ir.Value, str, str], ir.Value]] = {Dense: _emit_dense, Paged: _emit_paged}
+_EMIT: dict[type, Callable[[_Builder, Any, ir.Value, int, str, str], ir.Value]] = {
+    Dense: _emit_dense,
+    Paged: _emit_paged,
+}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,7 +54,7 @@ class _Serving(nn.Module):
 
 
 def example_inputs(config: ModelConfig, batch: int = 3, length: int = 4) -> tuple[Tensor, ...]:
-    """Inputs of the right shapes; sizes that no other dimension has, so that none is taken for it."""
+    """Inputs of the right shapes; which sizes may change is said to the exporter apart from them."""
     inputs: list[Tensor] = []
     if config.single:
         inputs.append(torch.zeros(batch, len(config.single), dtype=torch.int64))
@@ -80,14 +80,48 @@ def trace(model: CtrModel) -> ir.Model:
     for name, shape in zip(names, shapes, strict=True):
         if name not in ("ids", "numeric"):
             shape[1] = torch.export.Dim(f"length_{name}".replace(".", "_").replace("-", "_"), min=0)
+    inputs = dict(zip(names, example_inputs(config), strict=True))
+    return _exported(_Serving(model), inputs, ["logit", "probability"], shapes, f"backbone {config.backbone}")
+
+
+class _Flat(nn.Module):
+    """Any module, called with the graph's inputs in order; named `model` as in `_Serving`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.model = module
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.model(*inputs)
+
+
+def trace_module(module: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[str]) -> ir.Model:
+    """The graph of any frozen module, the first dimension of every input dynamic.
+
+    Args:
+        module: frozen.
+        example: input name → tensor, in the order in which the module takes them.
+        outputs: names of what it gives.
+
+    Raises:
+        InputError: the module cannot be exported; the exporter's reason is given.
+    """
+    batch = torch.export.Dim("batch", min=0)
+    shapes: list[dict[int, Any]] = [{0: batch} for _ in example]
+    return _exported(_Flat(module), example, outputs, shapes, type(module).__name__)
+
+
+def _exported(
+    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], shapes: list[dict[int, Any]], where: str
+) -> ir.Model:
     try:
         with _quiet():
             program = torch.onnx.export(
-                _Serving(model).eval(),
-                example_inputs(config),
+                module.eval(),
+                tuple(inputs.values()),
                 dynamo=True,
-                input_names=names,
-                output_names=["logit", "probability"],
+                input_names=list(inputs),
+                output_names=list(outputs),
                 dynamic_shapes=(tuple(shapes),),
                 opset_version=OPSET,
                 custom_translation_table={torch.ops.amtl.lookup.default: _lookup_node()},
@@ -96,7 +130,7 @@ def trace(model: CtrModel) -> ir.Model:
     except torch.onnx.OnnxExporterError as error:
         raise InputError(
             "the model cannot be exported",
-            where=f"backbone {config.backbone}",
+            where=where,
             found=_root_cause(error),
             fix="use operations that torch.export traces with a dynamic batch (no loops over the batch, no .item())",
         ) from error

@@ -55,7 +55,7 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
     deleted_modules = _modules(trained) - _modules(frozen)
     tables = tuple(f"{path}." for path in frozen_tables(frozen))
     kept = {name: value.numpy() for name, value in frozen.state_dict().items() if not name.startswith(tables)}
-    own_tables = {name for name, _ in trained.named_parameters() if name.endswith("table.weight")}
+    own_tables = {f"{path}.{name}" for path in frozen_tables(frozen) for name in ("weight", "table.weight")}
     deleted = {
         name: value.detach().numpy()
         for name, value in trained.named_parameters()

@@ -1,0 +1,153 @@
+"""AMTL behind the embeddings of a model that knows nothing of this project."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amtl_export import ExportConfig, attach, export_module, freeze_module, validate_module
+from amtl_export.bundle.export import write_model
+from amtl_export.errors import InputError
+from amtl_export.files import write_sums
+from amtl_export.models.attach import AttachedEmbedding
+
+
+class TwoTower(nn.Module):
+    """Somebody's model: two towers, a shared genre table, a bag of words, a float feature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user = nn.ModuleDict({"emb": nn.Embedding(50, 8)})
+        self.item_emb = nn.Embedding(30, 8)
+        self.words = nn.Embedding(20, 6, padding_idx=0)
+        self.mix = nn.Linear(8 + 8 + 6 + 1, 8)
+        self.out = nn.Linear(8, 1)
+
+    def forward(self, user: Tensor, item: Tensor, words: Tensor, price: Tensor) -> Tensor:
+        bag = self.words(words).sum(dim=1)
+        x = torch.cat([self.user["emb"](user), self.item_emb(item), bag, price], dim=1)
+        logit: Tensor = self.out(torch.relu(self.mix(x))).squeeze(-1)
+        return logit
+
+
+def inputs(batch: int, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(high: int, *shape: int) -> Tensor:
+        return (torch.rand(shape, generator=generator) ** 2 * high).long()
+
+    price = torch.rand(batch, 1, generator=generator)
+    return {"user": ids(50, batch), "item": ids(30, batch), "words": ids(20, batch, 3), "price": price}
+
+
+def counts(name: str, size: int) -> Tensor:
+    return torch.bincount(inputs(2000)[name].flatten(), minlength=size)
+
+
+def train(model: nn.Module, steps: int) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    model.train()
+    for step in range(steps):
+        batch = inputs(64, seed=step)
+        label = ((batch["user"] + batch["item"]) % 3 == 0).float()
+        optimizer.zero_grad()
+        F.binary_cross_entropy_with_logits(model(*batch.values()), label).backward()
+        optimizer.step()
+    model.eval()
+
+
+@pytest.fixture
+def attached() -> nn.Module:
+    """Trained, attached, fine-tuned."""
+    torch.manual_seed(0)
+    model = TwoTower()
+    train(model, 30)
+    attach(model, {"user.emb": counts("user", 50), "item_emb": counts("item", 30), "words": counts("words", 20)})
+    train(model, 20)
+    return model
+
+
+def test_weights_are_kept_and_forward_is_untouched() -> None:
+    torch.manual_seed(0)
+    model = TwoTower()
+    weight = model.item_emb.weight
+    assert attach(model, {"item_emb": counts("item", 30)}) is model
+    assert isinstance(model.item_emb, AttachedEmbedding)
+    assert model.item_emb.weight is weight
+    rows = model.eval().item_emb(torch.arange(30))
+    kept = torch.arange(8) < model.item_emb.frozen_dims().unsqueeze(1)
+    assert torch.equal(rows[kept], weight[kept])
+    assert not bool(rows[~kept].any())
+    assert model(*inputs(5).values()).shape == (5,)
+
+
+def test_fine_tuning_moves_the_selection(attached: nn.Module) -> None:
+    layer = attached.get_submodule("item_emb")
+    assert isinstance(layer, AttachedEmbedding)
+    attached.train()
+    attached(*inputs(64).values()).sum().backward()
+    assert all(p.grad is not None for p in layer.selector.parameters())
+
+
+@pytest.mark.parametrize("layout", ["auto", "dense", "paged"])
+def test_frozen_exported_validated(tmp_path: Path, attached: nn.Module, layout: Any) -> None:
+    frozen = freeze_module(attached)
+    batch = inputs(200, seed=9)
+    torch.testing.assert_close(frozen(*batch.values()), attached(*batch.values()))
+    assert not [name for name, _ in frozen.named_parameters() if "selector" in name]
+    config = ExportConfig(layout=layout)
+    bundle = export_module(attached, inputs(16), tmp_path / "b", outputs=["logit"], config=config)
+    assert validate_module(bundle, attached, batch) == []
+    names = {p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file()}
+    assert {"model.onnx", "model.onnx.data", "signature.json", "SHA256SUMS"} <= names
+
+
+def spoil(bundle: Path, name: str) -> None:
+    model = ir.load(bundle / "model.onnx")
+    for value in model.graph.initializers.values():
+        assert value.const_value is not None
+        array = value.const_value.numpy().copy()
+        if value.name == name:
+            array.flat[array.size - 1] += np.float32(1)
+        value.const_value = ir.tensor(array, name=value.name)
+    (bundle / "model.onnx.data").unlink()
+    write_model(model, bundle)
+    write_sums(bundle)
+
+
+def test_wrong_rows_weights_and_files_fail(tmp_path: Path, attached: nn.Module) -> None:
+    good = export_module(attached, inputs(16), tmp_path / "b", config=ExportConfig(layout="dense"))
+    rows = Path(shutil.copytree(good, tmp_path / "rows"))
+    spoil(rows, "table/item_emb/rows")
+    assert any(
+        "table item_emb: 1 rows differ, the first is 29" in p for p in validate_module(rows, attached, inputs(8))
+    )
+    weights = Path(shutil.copytree(good, tmp_path / "weights"))
+    spoil(weights, "model.out.bias")
+    assert any("changed: model.out.bias" in p for p in validate_module(weights, attached, inputs(8)))
+    with (good / "model.onnx.data").open("ab") as data:
+        data.write(b"x")
+    assert validate_module(good, attached, inputs(8)) == ["model.onnx.data differs from SHA256SUMS"]
+
+
+def test_other_peoples_mistakes_are_named(tmp_path: Path, attached: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"no nn\.Embedding named item; the model has user\.emb, item_emb, words"):
+        attach(TwoTower(), {"item": counts("item", 30)})
+    model = TwoTower()
+    with pytest.raises(ValueError, match=r"item_emb: \(3,\) counts for 30 rows"):
+        attach(model, {"words": counts("words", 20), "item_emb": torch.ones(3, dtype=torch.int64)})
+    assert isinstance(model.words, nn.Embedding)  # nothing was attached
+    renormed = nn.Sequential(nn.Embedding(4, 2, max_norm=1.0))
+    with pytest.raises(ValueError, match="max_norm"):
+        attach(renormed, {"0": torch.ones(4, dtype=torch.int64)})
+    with pytest.raises(InputError, match="nothing to freeze"):
+        export_module(TwoTower(), inputs(4), tmp_path / "b")
+    with pytest.raises(InputError, match="example batches"):
+        export_module(attached, inputs(4) | {"price": torch.rand(3, 1)}, tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []

@@ -52,10 +52,11 @@ def lower_lookups(model: ir.Model, tables: Mapping[str, LaidOut], policy: IdPoli
         Where the lookups are now.
     """
     builder = _Builder(model, tables, policy)
-    done = []
+    done: list[Lookup] = []
     for node in list(model.graph):
         if node.domain == DOMAIN and node.op_type == "Lookup":
-            done.append(builder.replace(node))
+            lowered = builder.replace(node)
+            done += [lowered] if lowered else []
     passes.RemoveUnusedNodesPass()(model)
     model.opset_imports.pop(DOMAIN, None)
     return done
@@ -69,10 +70,12 @@ class _Builder:
         self._tables = tables
         self._policy = policy
         self._places: dict[tuple[str, tuple[int, ...], tuple[int, ...]], ir.Value] = {}
+        self._looked_up: dict[str, ir.Value] = {}
         self._made: list[ir.Node] = []
         self._provenance: dict[str, str] = {}
 
-    def replace(self, node: ir.Node) -> Lookup:
+    def replace(self, node: ir.Node) -> Lookup | None:
+        """Lower one Lookup; None if the same ids were looked up in the same table before, and that is used."""
         source, ids = node.inputs
         assert source is not None
         assert source.name is not None
@@ -83,13 +86,17 @@ class _Builder:
         offsets = tuple(node.attributes["offsets"].as_ints())
         self._made = []
         self._provenance = {key: node.metadata_props[key] for key in PROVENANCE if key in node.metadata_props}
+        table, scope, old = self._tables[path], f"lookup/{path}/{ids.name}", node.outputs[0]
+        if scope in self._looked_up:
+            ir.convenience.replace_all_uses_with(old, self._looked_up[scope])
+            self._graph.remove(node, safe=True)
+            return None
         place = self._place(ids, sizes, offsets)
-        table, scope = self._tables[path], f"lookup/{path}/{ids.name}"
-        old = node.outputs[0]
         assert old.shape is not None
         rank = len(old.shape) - 1  # of ids: 2 for the packed input and multi-valued fields, any in other models
         rows = _EMIT[type(table)](self, table, place, rank, f"table/{path}", scope)
         rows.name, rows.type, rows.shape = scope, old.type, old.shape
+        self._looked_up[scope] = rows
         self._graph.insert_before(node, self._made)
         ir.convenience.replace_all_uses_with(old, rows)
         self._graph.remove(node, safe=True)

@@ -50,14 +50,22 @@ def counts(name: str, size: int) -> Tensor:
     return torch.bincount(inputs(2000)[name].flatten(), minlength=size)
 
 
-def train(model: nn.Module, steps: int) -> None:
+NAMES = ("user", "item", "words", "price")
+
+
+def train(
+    model: nn.Module,
+    steps: int,
+    names: tuple[str, ...] = NAMES,
+    loss: Any = F.binary_cross_entropy_with_logits,
+) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     model.train()
     for step in range(steps):
         batch = inputs(64, seed=step)
         label = ((batch["user"] + batch["item"]) % 3 == 0).float()
         optimizer.zero_grad()
-        F.binary_cross_entropy_with_logits(model(*batch.values()), label).backward()
+        loss(model(*(batch[name] for name in names)), label).backward()
         optimizer.step()
     model.eval()
 
@@ -178,24 +186,14 @@ def test_a_third_partys_deepfm(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = RechubDeepFm()
 
-    def fit(steps: int) -> None:
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-        model.train()
-        for step in range(steps):
-            batch = inputs(64, seed=step)
-            label = ((batch["user"] + batch["item"]) % 3 == 0).float()
-            optimizer.zero_grad()
-            F.binary_cross_entropy(model(batch["user"], batch["item"]), label).backward()
-            optimizer.step()
-        model.eval()
-
-    fit(30)
+    own = ("user", "item")
+    train(model, 30, own, F.binary_cross_entropy)
     root = "deepfm.embedding.embed_dict"
     attach(model, {f"{root}.user": counts("user", 50), f"{root}.item": counts("item", 30)})
-    fit(20)
+    train(model, 20, own, F.binary_cross_entropy)
 
     def feed(batch: int, seed: int) -> dict[str, Tensor]:
-        return {name: inputs(batch, seed)[name] for name in ("user", "item")}
+        return {name: inputs(batch, seed)[name] for name in own}
 
     for layout in ("dense", "paged"):
         config = ExportConfig(layout=layout)

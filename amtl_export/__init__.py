@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from amtl_export.bench.train import bench_train
     from amtl_export.bundle.bundle import Bundle, open_bundle
     from amtl_export.bundle.export import ExportConfig, export
-    from amtl_export.bundle.module import export_module, validate_module
+    from amtl_export.data.catalog import open_source
     from amtl_export.data.describe import describe
-    from amtl_export.data.source import open_source
     from amtl_export.errors import AmtlError
+    from amtl_export.foreign import export_module, validate_module
     from amtl_export.freezing.frozen import FrozenModel, freeze, freeze_module, load_frozen, save_frozen
     from amtl_export.models.attach import attach
     from amtl_export.report.inspection import inspect
@@ -44,18 +44,18 @@ _HOME = {
     "bench_train": "bench.train",
     "describe": "data.describe",
     "export": "bundle.export",
-    "export_module": "bundle.module",
+    "export_module": "foreign",
     "freeze": "freezing.frozen",
     "freeze_module": "freezing.frozen",
     "inspect": "report.inspection",
     "load_frozen": "freezing.frozen",
     "load_run": "training.run",
     "open_bundle": "bundle.bundle",
-    "open_source": "data.source",
+    "open_source": "data.catalog",
     "save_frozen": "freezing.frozen",
     "train": "training.loop",
     "validate": "validation.validate",
-    "validate_module": "bundle.module",
+    "validate_module": "foreign",
 }
 
 __all__ = [

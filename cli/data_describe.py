@@ -15,8 +15,8 @@ from amtl_export.cli.options import Common, common
 @common
 def command(data: str, path: Path | None, limit_rows: int | None, common: Common) -> None:
     """Print fields, vocabulary sizes, skew and label rate."""
+    from amtl_export.data.catalog import open_source
     from amtl_export.data.describe import describe
-    from amtl_export.data.source import open_source
     from amtl_export.report.tables import data_summary
 
     summary = describe(open_source(data, path), common.seed, limit_rows)

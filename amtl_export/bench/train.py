@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from amtl_export.bench.machine import describe_machine, today
+from amtl_export.data.catalog import open_source
 from amtl_export.data.encode import encode
-from amtl_export.data.source import open_source
 from amtl_export.errors import InputError
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import Silent, TrainState, reproducible

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer, SparseAdam
 
+from amtl_export.data.catalog import open_source
 from amtl_export.data.encode import Encoded, Rows, encode, open_rows, open_stats
 from amtl_export.data.schema import Schema
-from amtl_export.data.source import Source, open_source
+from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import read_vocabularies, vocabulary_hash, write_vocabularies
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import check_target, made_by, publish, read_json, write_json

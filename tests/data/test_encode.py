@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amtl_export.data import source as source_module
+from amtl_export.data.catalog import open_source
 from amtl_export.data.encode import encode, open_rows, padded_ids
 from amtl_export.data.rows import read_rows
-from amtl_export.data.source import open_source
 from amtl_export.data.vocabulary import MISSING, ValueCounter
 from amtl_export.errors import InputError
 

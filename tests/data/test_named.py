@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from amtl_export.data.catalog import open_source
 from amtl_export.data.describe import describe
 from amtl_export.data.encode import encode
 from amtl_export.data.named import ijcai18
 from amtl_export.data.named.synthetic import usable_rank
 from amtl_export.data.rows import read_rows
-from amtl_export.data.source import open_source
 from amtl_export.errors import InputError
 
 

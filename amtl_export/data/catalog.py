@@ -1,0 +1,40 @@
+"""What `--data` and `--path` mean: a named source, or somebody's own files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from amtl_export.data.named import NAMED, synthetic
+from amtl_export.data.source import Source, folder_source
+from amtl_export.errors import InputError
+
+
+def open_source(data: str, path: Path | None = None) -> Source:
+    """Find the source that `--data` and `--path` mean.
+
+    Args:
+        data: a named source, or a folder or file with a `schema.toml` beside it.
+        path: the folder with a named source's files.
+
+    Raises:
+        InputError: no such source, folder or file.
+    """
+    name, _, options = data.partition(":")
+    if name == "synthetic":
+        return synthetic.source(options)
+    if name in NAMED:
+        if path is None:
+            raise InputError(f"the source {name} needs --path", fix="--path FOLDER with the files as published")
+        if not path.is_dir():
+            raise InputError("no such folder", where=path, fix=f"--path FOLDER with the files of {name}")
+        return NAMED[name](path)
+    if path is not None:
+        raise InputError("--path goes with a named source", found=data, allowed=", ".join(NAMED))
+    place = Path(data)
+    if not place.exists():
+        raise InputError(
+            "no such data",
+            found=data,
+            allowed=f"a folder or file with a schema.toml, or {', '.join(NAMED)}, synthetic",
+        )
+    return folder_source(place)

@@ -69,7 +69,7 @@ def common(command: F) -> F:
     def with_common(*args: Any, json_path: str | None, quiet: bool, seed: int, overwrite: bool, **kwargs: Any) -> Any:
         return command(*args, common=Common(json_path, quiet, seed, overwrite), **kwargs)
 
-    return with_common  # type: ignore[return-value]
+    return with_common  # type: ignore[return-value]  # `common` is filled in, the rest stays
 
 
 class IntList(click.ParamType[tuple[int, ...]]):

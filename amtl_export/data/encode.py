@@ -203,7 +203,7 @@ def _write(chunks: Iterator[Chunk], schema: Schema, summary: _Summary, folder: P
         raise InputError("the data changed while it was read", found=f"{start} rows", allowed=f"{summary.rows} rows")
     for rows in arrays:
         for array in (rows.ids, rows.numeric, rows.label, *rows.multi.values()):
-            array.flush()  # type: ignore[attr-defined]
+            array.flush()  # type: ignore[attr-defined]  # a memmap, typed as the array it is read as later
 
 
 def _create(folder: Path, schema: Schema, n: int, lengths: dict[str, int]) -> Rows:

@@ -124,7 +124,7 @@ class TimeSplit(Strict):
     def _in_order(self) -> Self:
         if isinstance(self.valid_from, str) != isinstance(self.test_from, str):
             raise ValueError("valid_from and test_from must both be texts or both be numbers")
-        if not self.valid_from < self.test_from:  # type: ignore[operator]
+        if not self.valid_from < self.test_from:  # type: ignore[operator]  # of one kind: checked above
             raise ValueError("valid_from must come before test_from")
         return self
 

@@ -30,5 +30,5 @@ def lookup(rows: Tensor, ids: Tensor, sizes: Sequence[int], offsets: Sequence[in
 
 
 @lookup.register_fake
-def _(rows: Tensor, ids: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> Tensor:  # noqa: ARG001
+def _(rows: Tensor, ids: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> Tensor:  # noqa: ARG001 - torch fixes it
     return rows.new_empty((*ids.shape, rows.shape[1]))

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.doctor import examine
+from amtl_export.doctor import Check, examine
 from amtl_export.freezing.frozen import FrozenModel, save_frozen
 from amtl_export.report import tables
 from amtl_export.report.inspection import GROUPS, frequency_groups, inspect
@@ -66,8 +66,16 @@ def test_latency_is_plotted(tmp_path: Path) -> None:
 
 
 def test_brackets_are_shown_as_they_are() -> None:
-    text = shown(tables.environment(examine()))
-    assert "amtl-export[gpu]" in text or "CUDAExecutionProvider" in text
+    missing = Check("a part", None, "no speed", "pip install 'amtl-export[gpu]'")
+    assert "no speed. pip install 'amtl-export[gpu]'." in shown(tables.environment([missing]))
+
+
+def test_doctor_looks_at_what_is_installed() -> None:
+    found = {check.part: check for check in examine()}
+    assert found["torch"].ok
+    assert found["onnxruntime"].ok
+    assert found["one ONNX Runtime"].found is not None
+    assert found["one ONNX Runtime"].found.startswith("onnxruntime")
 
 
 def test_sizes_for_people() -> None:

@@ -17,16 +17,16 @@ from amtl_export.bundle.check import check_bundle
 from amtl_export.bundle.samples import write_readme, write_samples
 from amtl_export.errors import InputError
 from amtl_export.files import made_by, read_json, whole_folder, write_json, write_sums
-from amtl_export.freezing.frozen import EMBEDDING, FrozenEmbedding, FrozenModel, freeze, load_frozen
+from amtl_export.freezing.frozen import FrozenEmbedding, FrozenModel, freeze, load_frozen
 from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
 from amtl_export.graph.trace import trace
 from amtl_export.runtime.session import onnxruntime
 from amtl_export.tables.cost import best_width, choose_layout
-from amtl_export.tables.layout import LaidOut, Paged, dense, paged, stored_bytes
+from amtl_export.tables.layout import LaidOut, Paged, blocks, dense, paged, stored_bytes
 from amtl_export.training.run import load_run
 
-LayoutName = Literal["auto", "dense", "paged"]
-LAYOUTS: tuple[LayoutName, ...] = ("auto", "dense", "paged")
+LayoutName = Literal["auto", "dense", "paged", "blocks"]
+LAYOUTS: tuple[LayoutName, ...] = ("auto", "dense", "paged", "blocks")
 
 #: Tables of fewer floats a row are never paged: a page number alone is one.
 NARROW = 4
@@ -40,7 +40,8 @@ class ExportConfig:
     """How a bundle is written.
 
     Attributes:
-        layout: of the table; `auto` takes paged where that saves at least a tenth of the bytes.
+        layout: of the table; `auto` takes blocks (up to four a field) or paged where that saves at least a tenth
+            of the bytes.
         dtype: of the stored values.
         page_width: c of the paged layout; None lets the cost model choose.
         id_policy: `guard` answers any int64 id, `trust` needs legal ids.
@@ -113,9 +114,12 @@ def lay_out_tables(tables: Mapping[str, FrozenEmbedding], config: ExportConfig) 
     for path, table in tables.items():
         rows, dims = table.rows.cpu().numpy(), table.dims.cpu().numpy()
         D = rows.shape[1]
-        layout = choose_layout(dims, D) if config.layout == "auto" else config.layout
+        layout = choose_layout(dims, D, len(table.sizes)) if config.layout == "auto" else config.layout
         if layout == "dense" or D < NARROW:
             laid_out[path] = dense(rows)
+            continue
+        if layout == "blocks":
+            laid_out[path] = blocks(rows, dims)
             continue
         try:
             laid_out[path] = paged(rows, dims, config.page_width or best_width(dims, D).width)
@@ -134,7 +138,7 @@ def write_model(model: ir.Model, folder: Path) -> None:
 def _signature(
     frozen: FrozenModel, config: ExportConfig, tables: Mapping[str, LaidOut], lookups: list[Lookup]
 ) -> sig.Signature:
-    table = tables[EMBEDDING]
+    table = tables[frozen.table_path]
     inputs, outputs = sig.tensors(frozen.config)
     return sig.Signature(
         made_by=made_by(),
@@ -148,7 +152,7 @@ def _signature(
         dim=table.dim,
         page_width=table.width if isinstance(table, Paged) else None,
         table_rows=len(frozen.table.dims),
-        table_bytes=sum(map(stored_bytes, tables.values())),
+        table_bytes=sum(map(stored_bytes, tables.values())) + frozen.projection_bytes,
         lookups=sig.sites(lookups),
     )
 
@@ -183,16 +187,16 @@ def _write_vocabularies(frozen: FrozenModel, draft: Path) -> None:
 def _report(
     frozen: FrozenModel, tables: Mapping[str, LaidOut], model: ir.Model, parity: dict[str, float]
 ) -> dict[str, Any]:
-    table = tables[EMBEDDING]
+    table = tables[frozen.table_path]
     ops: dict[str, int] = {}
     for node in model.graph:
         ops[node.op_type] = ops.get(node.op_type, 0) + 1
     dense_bytes = frozen.dense_bytes
-    stored = sum(map(stored_bytes, tables.values()))
+    stored = sum(map(stored_bytes, tables.values())) + frozen.projection_bytes
     fields = {}
     for field in frozen.config.embedded:
         dims = frozen.field_dims(field.name)
-        kept = dims if field.padding is None else dims[:-1]
+        kept = dims[dims > 0]
         fields[field.name] = {
             "vocab": field.size,
             "dim": table.dim,

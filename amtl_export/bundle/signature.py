@@ -51,7 +51,7 @@ class Signature(_Part):
         reserved: meaning of the reserved ids.
         vocabulary_hash: ids are those of the vocabularies with this hash, and of no others.
         dim: D of the embedding table; layout, page width and rows are its own too.
-        table_bytes: of all tables as stored.
+        table_bytes: of all tables as stored, and of projections behind them.
         lookups: where the graph looks rows up, so that they can be probed.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from amtl_export.training.tensors import load_into, load_tensors, save_tensors
 
 M = TypeVar("M", bound=nn.Module)
 
-#: Path of the embedding table in a `CtrModel`; a wide part has a second one, of D = 1.
+#: Where the embedding table is in a `CtrModel`, itself or below; a wide part has a second one, of D = 1.
 EMBEDDING = "embedding"
 
 
@@ -47,10 +47,10 @@ class FrozenEmbedding(nn.Module):
     def __init__(self, rows: Tensor, dims: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> None:
         super().__init__()
         self.sizes, self.offsets = tuple(sizes), tuple(offsets)
-        _check_table(rows, dims, self.sizes)
+        _check_table(rows, dims, self.sizes, self.offsets)
         kept = torch.arange(rows.shape[1], device=rows.device) < dims.unsqueeze(1)
-        # Past dims +0, never -0: layouts store one zero for all of them.
-        self.register_buffer("rows", torch.where(kept, rows.detach(), 0.0))
+        # Every zero +0, never -0: layouts store one zero for all past dims, and may add zeros to a row.
+        self.register_buffer("rows", torch.where(kept & (rows != 0), rows.detach(), 0.0))
         self.register_buffer("dims", dims.detach())
 
     def lookup(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
@@ -73,10 +73,11 @@ class FrozenEmbedding(nn.Module):
         return self.dims
 
 
-def _check_table(rows: Tensor, dims: Tensor, sizes: Sequence[int]) -> None:
+def _check_table(rows: Tensor, dims: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> None:
     V, D = rows.shape
-    if sum(sizes) != V or dims.shape != (V,):
-        raise ValueError(f"{V} rows and {len(dims)} dims for fields of {sum(sizes)} ids")
+    needed = max((size + offset for size, offset in zip(sizes, offsets, strict=True)), default=0)
+    if needed != V or dims.shape != (V,):
+        raise ValueError(f"{V} rows and {len(dims)} dims for fields of {needed} ids")
     if V and (int(dims.min()) < 0 or int(dims.max()) > D):
         raise ValueError(f"dims must be within 0..{D}, got {int(dims.min())}..{int(dims.max())}")
     for start in range(0, V, 1 << 18):
@@ -114,7 +115,17 @@ class FrozenModel:
     @property
     def table(self) -> FrozenEmbedding:
         """The embedding table, which serves all fields."""
-        return self.tables[EMBEDDING]
+        return self.tables[self.table_path]
+
+    @property
+    def table_path(self) -> str:
+        """Path of the embedding table in the module."""
+        return next(path for path in self.tables if path.split(".")[0] == EMBEDDING)
+
+    @property
+    def projection_bytes(self) -> int:
+        """Of what else stands between table and backbone: mde's projections."""
+        return sum(p.numel() * p.element_size() for p in self.module.embedding.parameters())
 
     @property
     def dense_bytes(self) -> int:
@@ -164,6 +175,20 @@ def freeze_module(model: M) -> M:
             allowed="a module with frozen_rows(), frozen_dims(), sizes and offsets",
         )
     return copy.deepcopy(model, memo).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def fold(frozen: FrozenModel) -> FrozenModel:
+    """The same model with one row of D numbers for every id, projections multiplied in: the dense alternative."""
+    method, D = frozen.module.method, frozen.config.dim
+    rows = torch.zeros(len(frozen.table.dims), D)
+    for field, (size, offset) in enumerate(zip(method.sizes, method.offsets, strict=True)):
+        for ids in torch.arange(size).split(1 << 16):
+            rows[offset + ids] = method.lookup(ids.unsqueeze(1), (field,)).squeeze(1)
+    dims = torch.where(frozen.table.dims > 0, D, 0)
+    folded = FrozenEmbedding(rows * (dims > 0).unsqueeze(1), dims, method.sizes, method.offsets)
+    module = copy.deepcopy(frozen.module, {id(frozen.module.embedding): folded})
+    return replace(frozen, module=module)
 
 
 def freeze(run: Run) -> FrozenModel:

@@ -7,8 +7,9 @@ same ids in several tables share one guard and one shift.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from amtl_export.graph.trace import DOMAIN, PROVENANCE
-from amtl_export.tables.layout import Dense, LaidOut, Paged
+from amtl_export.tables.layout import Blocks, Dense, LaidOut, Paged, block_name
 
 IdPolicy = Literal["guard", "trust"]
 
@@ -94,7 +95,8 @@ class _Builder:
         place = self._place(ids, sizes, offsets)
         assert old.shape is not None
         rank = len(old.shape) - 1  # of ids: 2 for the packed input and multi-valued fields, any in other models
-        rows = _EMIT[type(table)](self, table, place, rank, f"table/{path}", scope)
+        site = _Site(place, rank, sizes, offsets, f"table/{path}", scope)
+        rows = _EMIT[type(table)](self, table, site)
         rows.name, rows.type, rows.shape = scope, old.type, old.shape
         self._looked_up[scope] = rows
         self._graph.insert_before(node, self._made)
@@ -148,14 +150,37 @@ class _Builder:
         return self.op("Add", ids, shift, name=f"{scope}/place")
 
 
-def _emit_dense(builder: _Builder, table: Dense, place: ir.Value, _rank: int, stored: str, scope: str) -> ir.Value:
-    return builder.op("Gather", builder.constant(f"{stored}/rows", table.rows), place, name=f"{scope}/rows", axis=0)
+@dataclass(frozen=True)
+class _Site:
+    """One lookup being lowered.
+
+    Attributes:
+        place: table rows, int64, guarded and shifted.
+        rank: of `place`.
+        sizes: V of each column's field (one number serves all columns).
+        offsets: first table row of each column's field.
+        stored: where the names of the table's arrays begin.
+        scope: where the names of the lookup's nodes begin.
+    """
+
+    place: ir.Value
+    rank: int
+    sizes: tuple[int, ...]
+    offsets: tuple[int, ...]
+    stored: str
+    scope: str
 
 
-def _emit_paged(builder: _Builder, table: Paged, place: ir.Value, rank: int, stored: str, scope: str) -> ir.Value:
+def _emit_dense(builder: _Builder, table: Dense, site: _Site) -> ir.Value:
+    rows = builder.constant(f"{site.stored}/rows", table.rows)
+    return builder.op("Gather", rows, site.place, name=f"{site.scope}/rows", axis=0)
+
+
+def _emit_paged(builder: _Builder, table: Paged, site: _Site) -> ir.Value:
+    stored, scope, rank = site.stored, site.scope, site.rank
     page_table = builder.constant(f"{stored}/page_table", table.page_table)
     pages = builder.constant(f"{stored}/pages", table.pages)
-    numbers = builder.op("Gather", page_table, place, name=f"{scope}/page_numbers", axis=0)  # [*ids, P]
+    numbers = builder.op("Gather", page_table, site.place, name=f"{scope}/page_numbers", axis=0)  # [*ids, P]
     parts = builder.op("Gather", pages, numbers, name=f"{scope}/pages", axis=0)  # [*ids, P, c]
     width = table.page_table.shape[1] * table.width
     shape = builder.constant(f"{stored}/row_shape_{rank}", np.array([0] * rank + [width], dtype=np.int64))
@@ -167,8 +192,55 @@ def _emit_paged(builder: _Builder, table: Paged, place: ir.Value, rank: int, sto
     return builder.op("Slice", rows, *cut, name=f"{scope}/cut")
 
 
+def _emit_blocks(builder: _Builder, table: Blocks, site: _Site) -> ir.Value:
+    """Columns whose fields lie in the same runs are looked up together; each run's rows are padded and added."""
+    ends = table.starts + [len(rows) - 2 for rows in table.tables]
+    spans = list(zip(site.offsets, (o + s for o, s in zip(site.offsets, site.sizes, strict=True)), strict=True))
+    # A run's table answers zero for the row on either side of it, so a lone padding row needs no clipping.
+    inside = [[r for r in range(len(ends)) if table.starts[r] < end and begin < ends[r]] or [0] for begin, end in spans]
+    clipped = any(
+        begin < table.starts[r] - 1 or ends[r] + 1 < end
+        for (begin, end), own in zip(spans, inside, strict=True)
+        for r in own
+    )
+    groups = [(own, len(list(same))) for own, same in itertools.groupby(inside)]
+    parts, done = [], 0
+    for own, columns in groups:
+        scope = site.scope if len(groups) == 1 else f"{site.scope}/columns_{done}"
+        place = site.place
+        if len(groups) > 1:
+            bounds = (("from", done), ("to", done + columns), ("axis", 1))
+            cut = [builder.constant(f"{scope}/{name}", np.array([value], dtype=np.int64)) for name, value in bounds]
+            place = builder.op("Slice", place, *cut, name=f"{scope}/place")
+        parts.append(_emit_runs(builder, table, own, replace(site, place=place, scope=scope), clipped=clipped))
+        done += columns
+    return parts[0] if len(parts) == 1 else builder.op("Concat", *parts, name=f"{site.scope}/rows", axis=1)
+
+
+def _emit_runs(builder: _Builder, table: Blocks, runs: Sequence[int], site: _Site, *, clipped: bool) -> ir.Value:
+    """Rows that lie in some of the runs, `[*ids, D]`."""
+    terms = []
+    for run in runs:
+        start, rows = int(table.starts[run]), table.tables[run]
+        stored, scope = f"{site.stored}/{block_name(start)}", f"{site.scope}/{block_name(start)}"
+        before = builder.constant(f"{stored}_before", np.array(start - 1, dtype=np.int64))
+        local = builder.op("Sub", site.place, before, name=f"{scope}/local")
+        if clipped:
+            least = builder.constant("ids/zero", np.array(0, dtype=np.int64))
+            most = builder.constant(f"{stored}_last", np.array(len(rows) - 1, dtype=np.int64))
+            local = builder.op("Clip", local, least, most, name=f"{scope}/clipped")
+        found = builder.op("Gather", builder.constant(stored, rows), local, name=f"{scope}/found", axis=0)
+        if rows.shape[1] < table.dim:
+            past = [0] * (2 * site.rank + 1) + [table.dim - rows.shape[1]]
+            pads = builder.constant(f"{stored}_pads_{site.rank}", np.array(past, dtype=np.int64))
+            found = builder.op("Pad", found, pads, name=f"{scope}/padded")
+        terms.append(found)
+    return terms[0] if len(terms) == 1 else builder.op("Sum", *terms, name=f"{site.scope}/sum")
+
+
 #: Layout → its nodes. A layout is a class in tables/layout.py and a line here.
-_EMIT: dict[type, Callable[[_Builder, Any, ir.Value, int, str, str], ir.Value]] = {
+_EMIT: dict[type, Callable[[_Builder, Any, _Site], ir.Value]] = {
     Dense: _emit_dense,
     Paged: _emit_paged,
+    Blocks: _emit_blocks,
 }

@@ -1,16 +1,20 @@
 """Layouts of a table of constants. Each is a value: the arrays that the graph holds, and how to read them back.
 
 A layout is one function from rows and dims to a `LaidOut`; `graph/lower.py` has the matching nodes.
-`ragged` will be a third.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+#: Names of the arrays of a `Blocks`.
+BLOCK_NAME = re.compile(r"block_\d+")
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -88,6 +92,39 @@ class Paged:
         return joined[:, : self.dim]
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Neighbouring rows of equal dims as tables of that width; no number is stored for a row.
+
+    Attributes:
+        starts: int64 `[R]`, first table row of each run of equal dims.
+        tables: float32 `[n + 2, d]` of each run; the first and the last row are zero, for rows of other runs.
+        dim: D.
+    """
+
+    starts: Ints
+    tables: tuple[Floats, ...]
+    dim: int
+    layout: str = "blocks"
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """`block_<start>` of each run."""
+        return {block_name(start): table for start, table in zip(self.starts, self.tables, strict=True)}
+
+    def read(self, rows: Ints) -> Floats:
+        """Rows: the sum over the runs of what each has for them."""
+        total = np.zeros((len(rows), self.dim), dtype=np.float32)
+        for start, table in zip(self.starts, self.tables, strict=True):
+            total[:, : table.shape[1]] += table[np.clip(rows - (start - 1), 0, len(table) - 1)]
+        return total
+
+
+def block_name(start: int | np.int64) -> str:
+    """Name of the array of the run that begins at a table row."""
+    return f"block_{start}"
+
+
 def dense(rows: Floats) -> Dense:
     """The baseline layout."""
     return Dense(np.ascontiguousarray(rows, dtype=np.float32))
@@ -124,6 +161,26 @@ def paged(rows: Floats, dims: Ints, width: int) -> Paged:
         padded[:, :D] = rows[part]
         pages[page_table[part][kept[part]]] = padded.reshape(-1, parts, width)[kept[part]]
     return Paged(pages, page_table, D)
+
+
+def equal_runs(dims: Ints) -> Ints:
+    """int64 `[R + 1]`: where each run of equal dims begins, and V at the end."""
+    starts = np.flatnonzero(np.diff(dims, prepend=-1))
+    return np.append(starts, len(dims)).astype(np.int64)
+
+
+def blocks(rows: Floats, dims: Ints) -> Blocks:
+    """Cut a table into its runs of equal dims; runs of 0 dims take nothing.
+
+    Args:
+        rows: float32 `[V, D]`, zero past dims.
+        dims: int64 `[V]`, 0..D.
+    """
+    bounds = equal_runs(dims)
+    runs = [(a, b, int(dims[a])) for a, b in pairwise(bounds) if dims[a]]
+    runs = runs or [(0, len(rows), 1)]
+    tables = tuple(np.pad(rows[a:b, :width], ((1, 1), (0, 0))).astype(np.float32, copy=False) for a, b, width in runs)
+    return Blocks(np.array([a for a, _, _ in runs], dtype=np.int64), tables, rows.shape[1])
 
 
 def stored_bytes(table: LaidOut) -> int:

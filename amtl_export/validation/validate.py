@@ -15,7 +15,7 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.data.schema import SplitName
 from amtl_export.errors import AmtlError, InputError, ValidationFailed
 from amtl_export.files import wrong_sums
-from amtl_export.freezing.frozen import FrozenModel, freeze
+from amtl_export.freezing.frozen import EMBEDDING, FrozenModel, freeze
 from amtl_export.runtime.session import Provider, nodes_by_provider, open_session
 from amtl_export.training.batches import predict
 from amtl_export.training.run import Run, load_run
@@ -198,10 +198,10 @@ def _check_rows(bundle: Bundle, frozen: FrozenModel, provider: Provider, verdict
 
 
 def _table_bytes(bundle: Bundle) -> int:
-    """Bytes of the table's arrays, from the graph itself."""
+    """Bytes of the tables' arrays and projections, from the graph itself."""
     total = 0
     for tensor in bundle.proto().graph.initializer:
-        if tensor.name.startswith("table/"):
+        if tensor.name.startswith(("table/", f"model.{EMBEDDING}.")):
             total += int(np.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     return total
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amtl_export.tables.cost import best_width, candidate_widths, choose_layout, paged_cost
-from amtl_export.tables.layout import Floats, Ints, dense, paged, stored_bytes
+from amtl_export.tables.cost import best_width, blocks_bytes, candidate_widths, choose_layout, paged_cost
+from amtl_export.tables.layout import Floats, Ints, blocks, dense, paged, stored_bytes
 
 
 @st.composite
@@ -42,6 +42,21 @@ def test_the_cost_model_knows_the_bytes(table: tuple[Floats, Ints, int]) -> None
 
 
 @given(tables())
+def test_blocks_give_every_row_back_and_know_their_bytes(table: tuple[Floats, Ints, int]) -> None:
+    rows, dims, _ = table
+    rows = np.nan_to_num(rows)  # finite, as every trained row is: a sum keeps those bits, but for -0
+    rows[rows == 0] = 0.0
+    dims = np.sort(dims)
+    rows = np.where(np.arange(rows.shape[1]) < dims[:, None], rows, np.float32(0))
+    laid_out = blocks(rows, dims)
+    assert laid_out.read(np.arange(len(rows))).tobytes() == rows.tobytes()
+    assert laid_out.dim == rows.shape[1]
+    if dims.any():
+        assert blocks_bytes(dims) == stored_bytes(laid_out)
+        assert len(laid_out.tables) == len(set(dims.tolist()) - {0})
+
+
+@given(tables())
 def test_dense_is_the_rows(table: tuple[Floats, Ints, int]) -> None:
     rows, _, _ = table
     laid_out = dense(rows)
@@ -67,7 +82,13 @@ def test_widths_divide_the_row() -> None:
 
 
 def test_auto_pages_only_what_gets_smaller() -> None:
-    assert choose_layout(np.full(1000, 64), 64) == "dense"
-    assert choose_layout(np.full(1000, 13), 64) == "paged"
+    rng = np.random.default_rng(0)
+    assert choose_layout(np.full(1000, 64), 64, 2) == "dense"
+    assert choose_layout(rng.integers(60, 65, 1000), 64, 2) == "dense"
+    assert choose_layout(rng.integers(1, 20, 1000), 64, 2) == "paged"
+    few = np.repeat([64, 40, 20, 64, 30, 10], [10, 90, 400, 10, 90, 400])
+    assert choose_layout(few, 64, 2) == "blocks"
+    assert choose_layout(few, 64, 1) == "paged"
+    assert choose_layout(np.full(1000, 13), 64, 1) == "blocks"
     assert best_width(np.full(1000, 32), 64).width == 32
     assert best_width(np.full(1000, 16), 64).relative_bytes < 0.4

@@ -25,11 +25,12 @@ class MaskedEmbedding(FixedEmbedding):
 
     def __init__(self, config: ModelConfig, counts: Sequence[Tensor]) -> None:
         super().__init__(config, counts)
+        self._owners = config.owners
         self.selectors = nn.ModuleDict(
             {
                 str(i): self.selector(count, config.dim, config.selection)
                 for i, (field, count) in enumerate(zip(config.embedded, counts, strict=True))
-                if field.governed
+                if field.governed and field.shares is None
             }
         )
 
@@ -47,9 +48,10 @@ class MaskedEmbedding(FixedEmbedding):
 
     def _mask(self, ids: Tensor, field: int) -> Tensor | None:
         """Masks of ids of one field, `[*ids.shape, D]`: selected once per distinct id."""
-        if str(field) not in self.selectors:
+        name = str(self._owners[field])
+        if name not in self.selectors:
             return None
-        selector = self.selectors[str(field)]
+        selector = self.selectors[name]
         assert isinstance(selector, Selector)
         if self.sizes[field] <= ids.numel():
             every = torch.arange(self.sizes[field], device=ids.device)

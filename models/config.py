@@ -9,6 +9,9 @@ from typing import Any, Literal
 Feature = Literal["log_count", "log_rank", "sqrt_count"]
 FEATURES: tuple[Feature, ...] = ("log_count", "log_rank", "sqrt_count")
 
+#: Epochs in which T goes to `temperature_end`.
+ANNEALING_EPOCHS = 10
+
 
 @dataclass(frozen=True)
 class EmbeddedField:
@@ -20,6 +23,7 @@ class EmbeddedField:
         governed: whether the method chooses this field's dims.
         padding: the padding id of a multi-valued field; None for a single-valued one.
         pool: how the rows of a multi-valued field become one.
+        shares: the single-valued field whose rows this multi-valued one uses: a sequence of that field's values.
     """
 
     name: str
@@ -27,12 +31,15 @@ class EmbeddedField:
     governed: bool = True
     padding: int | None = None
     pool: Literal["mean", "sum"] = "mean"
+    shares: str | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"field {self.name}: size must be at least 1, got {self.size}")
         if self.padding is not None and not 0 <= self.padding < self.size:
             raise ValueError(f"field {self.name}: padding id {self.padding} is outside [0, {self.size})")
+        if self.shares is not None and self.padding != self.size - 1:
+            raise ValueError(f"field {self.name}: a sequence pads with its last id, not {self.padding}")
 
     @property
     def multi_valued(self) -> bool:
@@ -64,22 +71,60 @@ class SelectionConfig:
         temperature: T of t_hat = softmax(h / T); larger means softer gradients.
         norm: what the switch alpha = sigmoid(norm(q)) sees: the z-score of the log count over the
             field's vocabulary, or its min-max scaled to [-1, 1].
+        temperature_end: T falls or grows to this, by the same factor each epoch, in the first ten; None keeps it.
+        initial_ratio: r: the last bias starts as -4·|k + 1 - r·D| / D, so that ids begin near r·D dims;
+            None keeps PyTorch's initial values.
     """
 
     features: tuple[Feature, ...] = ("log_count", "log_rank")
     hidden: tuple[int, ...] = (32,)
     temperature: float = 1.0
     norm: Literal["zscore", "minmax"] = "zscore"
+    temperature_end: float | None = None
+    initial_ratio: float | None = None
 
     def __post_init__(self) -> None:
         if not self.features or any(f not in FEATURES for f in self.features):
             raise ValueError(f"features must be some of {', '.join(FEATURES)}, got {list(self.features)}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        for name, value in (("temperature", self.temperature), ("temperature_end", self.temperature_end)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.initial_ratio is not None and not 0 < self.initial_ratio <= 1:
+            raise ValueError(f"initial_ratio must be above 0 and at most 1, got {self.initial_ratio}")
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden widths must be positive, got {list(self.hidden)}")
         if self.norm not in ("zscore", "minmax"):
             raise ValueError(f"norm must be zscore or minmax, got {self.norm}")
+
+    def temperature_at(self, epoch: int) -> float:
+        """T of an epoch, counted from 1."""
+        if self.temperature_end is None:
+            return self.temperature
+        done = min(epoch - 1, ANNEALING_EPOCHS - 1) / (ANNEALING_EPOCHS - 1)
+        return float(self.temperature * (self.temperature_end / self.temperature) ** done)
+
+
+@dataclass(frozen=True)
+class MixedConfig:
+    """MDE's popularity rule; see `models.mde.block_widths`.
+
+    Attributes:
+        blocks: of each governed field, at most.
+        alpha: exponent of d = lambda·n^(-alpha).
+        ratio: mean dims as a part of D that lambda is chosen for; None gives the smallest block D.
+    """
+
+    blocks: int = 4
+    alpha: float = 0.3
+    ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1:
+            raise ValueError(f"blocks must be at least 1, got {self.blocks}")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must be within [0, 1], got {self.alpha}")
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio must be above 0 and at most 1, got {self.ratio}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +142,9 @@ class ModelConfig:
         embedding_dropout: probability, on the embedded values, in training only.
         cross_layers: of dcnv2.
         attention_layers: of autoint, each with `attention_heads` heads of `attention_width`.
-        selection: AMTL's selection network.
+        selection: AMTL's selection network; AutoEmb's controller takes its features and hidden widths.
+        mixed: of mde.
+        candidates: of autoemb, embedding sizes as parts of D; D itself is always one.
         sparse: whether the table's gradient is sparse (needs SparseAdam).
     """
 
@@ -114,6 +161,8 @@ class ModelConfig:
     attention_heads: int = 2
     attention_width: int = 16
     selection: SelectionConfig = SelectionConfig()
+    mixed: MixedConfig = MixedConfig()
+    candidates: tuple[float, ...] = (0.25, 0.5, 1.0)
     sparse: bool = False
 
     def __post_init__(self) -> None:
@@ -127,6 +176,25 @@ class ModelConfig:
         for name, value in (("dropout", self.dropout), ("embedding_dropout", self.embedding_dropout)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
+        if not self.candidates or any(not 0 < part <= 1 for part in self.candidates):
+            raise ValueError(f"candidates must be above 0 and at most 1, got {list(self.candidates)}")
+        for field, owner in zip(self.embedded, self.owners, strict=True):
+            if self.embedded[owner].size != field.size:
+                raise ValueError(f"field {field.name}: {field.size} ids, but {field.shares} has another number")
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """For each of `embedded`, the position of the field whose rows it uses: its own, or that of `shares`.
+
+        Raises:
+            ValueError: `shares` names no single-valued field.
+        """
+        places = {field.name: i for i, field in enumerate(self.embedded)}
+        single = {self.embedded[i].name for i in self.single}
+        for field in self.embedded:
+            if field.shares is not None and field.shares not in single:
+                raise ValueError(f"field {field.name} shares the rows of {field.shares!r}, no single-valued field")
+        return tuple(places[field.shares or field.name] for field in self.embedded)
 
     @property
     def single(self) -> tuple[int, ...]:
@@ -137,6 +205,11 @@ class ModelConfig:
     def multi(self) -> tuple[int, ...]:
         """Positions in `embedded` of the multi-valued fields."""
         return tuple(i for i, field in enumerate(self.embedded) if field.multi_valued)
+
+    @property
+    def sequences(self) -> tuple[int, ...]:
+        """Positions in `embedded` of the fields that share another's rows."""
+        return tuple(i for i, field in enumerate(self.embedded) if field.shares is not None)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, readable by `from_json`."""
@@ -158,4 +231,6 @@ class ModelConfig:
         selection["features"] = tuple(selection["features"])
         selection["hidden"] = tuple(selection["hidden"])
         given["selection"] = SelectionConfig(**selection)
+        given["mixed"] = MixedConfig(**given.get("mixed", {}))
+        given["candidates"] = tuple(given.get("candidates", cls.candidates))
         return cls(**given)

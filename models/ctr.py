@@ -9,18 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from amtl_export.models.amtl import MaskedEmbedding, OneBranchEmbedding, SoftMaskedEmbedding
+from amtl_export.models.autoemb import AutoEmbedding
 from amtl_export.models.autoint import AutoInt
 from amtl_export.models.config import ModelConfig, NumericField
 from amtl_export.models.dcnv2 import DcnV2
 from amtl_export.models.deepfm import DeepFm
+from amtl_export.models.din import AttentionUnit
 from amtl_export.models.dnn import Dnn
 from amtl_export.models.fbe import FixedEmbedding
 from amtl_export.models.magprune import PrunedEmbedding
+from amtl_export.models.mde import MixedEmbedding
 from amtl_export.models.protocol import EmbeddingMethod
 
 #: Method → its embedding module. Adding a method is a module and a line here.
 METHODS: dict[str, Callable[[ModelConfig, Sequence[Tensor]], nn.Module]] = {
     "fbe": FixedEmbedding,
+    "mde": MixedEmbedding,
+    "autoemb": AutoEmbedding,
     "amtl": MaskedEmbedding,
     "aml": OneBranchEmbedding,
     "amtl_nste": SoftMaskedEmbedding,
@@ -34,10 +39,14 @@ BACKBONES: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "deepfm": DeepFm,
     "dcnv2": DcnV2,
     "autoint": AutoInt,
+    "din": Dnn,
 }
 
 #: Backbones whose logit also has a linear term: a weight for each id and number (Cheng et al., DLRS 2016).
 WIDE = frozenset({"widedeep", "deepfm"})
+
+#: Backbones that pool sequences by attention to the row of the field that they share (Zhou et al., KDD 2018).
+ATTENDING = frozenset({"din"})
 
 
 class NumericInput(nn.Module):
@@ -85,7 +94,7 @@ class CtrModel(nn.Module):
         counts: per embedded field, int64 `[V]` training occurrences of every id.
 
     Raises:
-        ValueError: unknown method or backbone, or counts that do not fit the fields.
+        ValueError: unknown method or backbone, counts that do not fit the fields, or no sequence for din.
     """
 
     def __init__(self, config: ModelConfig, counts: Sequence[Tensor]) -> None:
@@ -99,6 +108,10 @@ class CtrModel(nn.Module):
         self.numeric = NumericInput(config.numeric) if config.numeric else None
         self.backbone = BACKBONES[config.backbone](config)
         self.wide = Linear(config, counts) if config.backbone in WIDE else None
+        attending = config.sequences if config.backbone in ATTENDING else ()
+        if config.backbone in ATTENDING and not attending:
+            raise ValueError(f"backbone {config.backbone} needs a sequence: a field that shares another's rows")
+        self.attention = nn.ModuleDict({str(i): AttentionUnit(config.dim) for i in attending})
 
     def forward(self, ids: Tensor | None, numeric: Tensor | None, multi: Sequence[Tensor] = ()) -> Tensor:
         """Logits.
@@ -128,8 +141,19 @@ class CtrModel(nn.Module):
         """One row a field, `[B, F, D]`, in the order of `config.embedded`."""
         rows = [] if ids is None else [method.lookup(ids, self.config.single)]
         for position, values in zip(self.config.multi, multi, strict=True):
-            rows.append(self._pooled(method, values, position).unsqueeze(1))
+            if str(position) in self.attention:
+                pooled = self._attended(method, values, position, rows[0])
+            else:
+                pooled = self._pooled(method, values, position)
+            rows.append(pooled.unsqueeze(1))
         return torch.cat(rows, dim=1)
+
+    def _attended(self, method: EmbeddingMethod, ids: Tensor, position: int, single: Tensor) -> Tensor:
+        """A sequence's rows, weighed by how they fit the candidate's row, added up: `[B, D]`."""
+        candidate = single[:, self.config.single.index(self.config.owners[position])]
+        present = torch.ne(ids, self.config.embedded[position].padding or 0)
+        pooled: Tensor = self.attention[str(position)](method.lookup(ids, (position,)), candidate, present)
+        return pooled
 
     def _pooled(self, method: EmbeddingMethod, ids: Tensor, position: int) -> Tensor:
         """Sum or mean over a multi-valued field's values, `[B, D]`; padding rows are zero."""

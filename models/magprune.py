@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from amtl_export.models.config import ModelConfig
-from amtl_export.models.fbe import FixedEmbedding
+from amtl_export.models.cut import CutEmbedding
 
 
-class PrunedEmbedding(FixedEmbedding):
-    """Trains like FBE; in evaluation each governed row ends at its last number that is large enough.
+class PrunedEmbedding(CutEmbedding):
+    """Trains like FBE until `prune` ends each governed row at its last number that is large enough.
 
     For a threshold tau, the dims of a row are the position of its last |e_j| >= tau, at least 1;
-    `prune` finds the tau that gives the mean dims asked for. Training goes on with the whole rows.
-
-    Args:
-        config: of the model.
-        counts: per embedded field, int64 `[V]` training occurrences.
+    `prune` finds the tau that gives the mean dims asked for. Numbers that were cut learn nothing more.
     """
-
-    kept: Tensor
-
-    def __init__(self, config: ModelConfig, counts: Sequence[Tensor]) -> None:
-        super().__init__(config, counts)
-        self.register_buffer("kept", self.table.full_dims())
-
-    def lookup(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
-        """Rows of ids `[B, K]` as `[B, K, D]`, cut in evaluation."""
-        rows = super().lookup(ids, fields)
-        if self.training:
-            return rows
-        dims = self.kept[self.table.shift(ids, fields)].unsqueeze(-1)
-        return torch.where(torch.arange(self.table.dim, device=rows.device) < dims, rows, 0.0)
 
     @torch.no_grad()
     def prune(self, ratio: float) -> None:
@@ -58,18 +37,9 @@ class PrunedEmbedding(FixedEmbedding):
     def _governed_rows(self) -> Tensor:
         """Table rows of the governed fields, padding left out."""
         rows = []
+        padding = self.table.full_dims() == 0
         for field, size, offset in zip(self.table.fields, self.sizes, self.offsets, strict=True):
-            if field.governed:
-                ids = torch.arange(size, device=self.kept.device)
-                rows.append(offset + (ids if field.padding is None else ids[ids != field.padding]))
+            if field.governed and field.shares is None:
+                own = torch.arange(offset, offset + size, device=self.kept.device)
+                rows.append(own[~padding[own]])
         return torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64, device=self.kept.device)
-
-    @torch.no_grad()
-    def frozen_rows(self) -> Tensor:
-        """float32 `[V_total, D]`, zero past `frozen_dims`."""
-        kept = torch.arange(self.table.dim, device=self.kept.device) < self.kept.unsqueeze(1)
-        return torch.where(kept, self.table.weight.detach(), 0.0)
-
-    def frozen_dims(self) -> Tensor:
-        """int64 `[V_total]`: as pruned, D for fields that are not governed, 0 for padding."""
-        return self.kept

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -47,8 +47,24 @@ class Prunable(Protocol):
 
 
 @runtime_checkable
-class EmbeddingMethod(Freezable, Protocol):
-    """A `Freezable` that a `CtrModel` calls in training."""
+class Searched(Protocol):
+    """A method that learns its dims from the validation split."""
+
+    def controller_parameters(self) -> Iterator[nn.Parameter]:
+        """What validation batches train, and training batches leave alone."""
+
+
+@runtime_checkable
+class EmbeddingMethod(Protocol):
+    """What a `CtrModel` calls for rows: a `Freezable`, or a module with one inside, which freezing replaces."""
+
+    #: V of each field.
+    sizes: tuple[int, ...]
+    #: First row of each field; a field that shares another's rows has the same.
+    offsets: tuple[int, ...]
+
+    def frozen_dims(self) -> Tensor:
+        """int64 `[V_total]`, kept dims of every row: 1..D, and 0 for a padding row."""
 
     def lookup(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
         """Rows of ids.

@@ -78,6 +78,14 @@ class Selector(nn.Module):
     def scores(self, ids: Tensor) -> Tensor:
         """h of ids `[U]`, float32 `[U, D]`."""
 
+    @torch.no_grad()
+    def _begin_at(self, ratio: float | None) -> None:
+        """Start the last biases so that h peaks near ratio·D dims; None leaves them."""
+        if ratio is not None:
+            k = torch.arange(self.dim)
+            for bias in self.last_biases():
+                bias.copy_(-4 * (k + 1 - ratio * self.dim).abs() / self.dim)
+
     @abstractmethod
     def last_biases(self) -> list[nn.Parameter]:
         """Float32 `[D]` each: adding c to all of them adds c to h."""
@@ -107,6 +115,7 @@ class OneBranchSelector(Selector):
     def __init__(self, counts: Tensor, dim: int, config: SelectionConfig) -> None:
         super().__init__(counts, dim, config)
         self.only = perceptron(len(config.features), config.hidden, dim)
+        self._begin_at(config.initial_ratio)
 
     def scores(self, ids: Tensor) -> Tensor:
         """h of ids `[U]`, float32 `[U, D]`."""
@@ -132,6 +141,7 @@ class TwinSelector(Selector):
         self.register_buffer("switch", torch.sigmoid(switch_input(counts, config.norm)), persistent=False)
         self.high = perceptron(len(config.features), config.hidden, dim)
         self.low = perceptron(len(config.features), config.hidden, dim)
+        self._begin_at(config.initial_ratio)
 
     def scores(self, ids: Tensor) -> Tensor:
         """h of ids `[U]`, float32 `[U, D]`."""

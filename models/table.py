@@ -19,8 +19,8 @@ class FieldTable(nn.Module):
     training never sees (count 0) start and stay zero, which is neutral; so do padding rows.
 
     Args:
-        fields: in table order.
-        dim: D.
+        fields: in table order; one that shares another's rows adds none.
+        dim: floats of a row.
         counts: field → int64 `[V]`, training occurrences.
         sparse: whether the gradient is sparse.
     """
@@ -31,17 +31,21 @@ class FieldTable(nn.Module):
         super().__init__()
         self.fields = tuple(fields)
         self.sizes = tuple(field.size for field in fields)
-        self.offsets = tuple(accumulate((0, *self.sizes[:-1])))
+        owned = [0 if field.shares else field.size for field in fields]
+        starts = dict(zip((field.name for field in fields), accumulate((0, *owned[:-1])), strict=True))
+        self.offsets = tuple(starts[field.shares or field.name] for field in fields)
+        self.rows = sum(owned)
         self.dim = dim
         self.sparse = sparse
         for field, count in zip(fields, counts, strict=True):
             if count.shape != (field.size,):
                 raise ValueError(f"field {field.name}: {tuple(count.shape)} counts for {field.size} ids")
-        seen = torch.cat([count > 0 for count in counts])
+        own = [count for field, count in zip(fields, counts, strict=True) if field.shares is None]
+        seen = torch.cat(own) > 0
         for field, offset in zip(self.fields, self.offsets, strict=True):
             if field.padding is not None:
                 seen[offset + field.padding] = False
-        drawn = torch.randn(sum(self.sizes), dim) * (0.04 / dim**0.5)
+        drawn = torch.randn(self.rows, dim) * (0.04 / dim**0.5)
         self.weight = nn.Parameter(torch.where(seen.unsqueeze(1), drawn, 0.0))  # +0: a product would leave -0
 
     def shift(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
@@ -63,7 +67,7 @@ class FieldTable(nn.Module):
 
     def full_dims(self) -> Tensor:
         """int64 `[V_total]`: D for every row, 0 for padding rows."""
-        dims = torch.full((sum(self.sizes),), self.dim, dtype=torch.int64, device=self.weight.device)
+        dims = torch.full((self.rows,), self.dim, dtype=torch.int64, device=self.weight.device)
         for index, field in enumerate(self.fields):
             if field.padding is not None:
                 dims[self.offsets[index] + field.padding] = 0

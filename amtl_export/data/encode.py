@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,12 @@ def transformed(values: npt.NDArray[np.float64], field: FieldSchema) -> npt.NDAr
 
 
 def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
-    counters = {f.name: ValueCounter(f.name, f.type, padded=f.kind == "multi-valued") for f in schema.embedded}
+    listed = {f.of for f in schema.sequences}
+    counters = {
+        f.name: ValueCounter(f.name, f.type, padded=f.kind == "multi-valued" or f.name in listed)
+        for f in schema.embedded
+        if f.of is None
+    }
     moments = {f.name: _Moments() for f in schema.numeric}
     lengths = {f.name: 1 for f in schema.multi_valued}
     rows, positives = [0, 0, 0], [0, 0, 0]
@@ -168,7 +173,8 @@ def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
             counter.add(_flat(train[name]))
         for field in schema.numeric:
             moments[field.name].add(transformed(train[field.name].drop_nulls().to_numpy(), field))
-    vocabularies = {f.name: counters[f.name].vocabulary(f.min_count) for f in schema.embedded}
+    own = {f.name: counters[f.name].vocabulary(f.min_count) for f in schema.embedded if f.of is None}
+    vocabularies = {f.name: own[f.name] if f.of is None else replace(own[f.of], field=f.name) for f in schema.embedded}
     return _Summary(vocabularies, {n: m.stats() for n, m in moments.items()}, rows, positives, lengths)
 
 

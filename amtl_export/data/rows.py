@@ -115,7 +115,7 @@ def _field(kept: pl.DataFrame, field: FieldSchema) -> pl.Series:
         infinite = values.is_infinite().fill_null(False)
         refuse_first(kept, infinite, field.source_column, f"numeric field {field.name}", "a finite number")
         return values.fill_nan(None).alias(field.name)
-    if field.kind == "multi-valued":
+    if field.kind in ("multi-valued", "sequence"):
         return _many(values, field, kept).alias(field.name)
     if values.dtype == pl.String and field.missing:
         values = values.set(values.is_in(field.missing).fill_null(False), None)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from amtl_export.errors import InputError
 
-Kind = Literal["categorical", "numeric", "multi-valued"]
+Kind = Literal["categorical", "numeric", "multi-valued", "sequence"]
 SplitName = Literal["train", "valid", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 
@@ -35,8 +35,10 @@ class FieldSchema(Strict):
         type: how categorical values are compared and stored.
         min_count: values seen fewer times in training share the out-of-vocabulary id.
         governed: whether AMTL chooses this field's dims (never for numeric fields).
-        separator: what stands between the values of a multi-valued field.
-        max_length: values of a multi-valued field beyond this many are dropped.
+        of: of a sequence, the categorical field whose values it lists, most recent first; it has that field's
+            vocabulary, rows and type.
+        separator: what stands between the values of a multi-valued field or sequence.
+        max_length: values of a multi-valued field or sequence beyond this many are dropped.
         pool: how the rows of a multi-valued field become one.
         transform: applied to a numeric value before it is normalised; `log1p` is sign(x)·log(1+|x|).
         missing: further texts of this field that mean "missing".
@@ -45,6 +47,7 @@ class FieldSchema(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$")]
     kind: Kind
     column: str | None = None
+    of: str | None = None
     type: Literal["string", "int64"] = "string"
     min_count: Annotated[int, Field(ge=1)] = 2
     governed: bool = True
@@ -63,6 +66,8 @@ class FieldSchema(Strict):
     def _name_is_free(self) -> Self:
         if self.name in RESERVED_NAMES:
             raise ValueError(f"the name {self.name!r} is used by the exported graph; say name = … and column = …")
+        if (self.kind == "sequence") != (self.of is not None):
+            raise ValueError(f'field {self.name}: kind = "sequence" and of = "…" go together')
         return self
 
 
@@ -171,6 +176,12 @@ class Schema(Strict):
         for text, what in ((self.label, "label"), (self.filter, "filter")):
             if text is not None:
                 _columns_of(text, what)
+        types = {field.name: field.type for field in self.categorical}
+        for field in self.sequences:
+            if field.of not in types:
+                raise ValueError(f"field {field.name}: of = {field.of!r} is no categorical field")
+            if field.type != types[field.of]:
+                raise ValueError(f"field {field.name}: type {field.type!r}, but {field.of} has {types[field.of]!r}")
         return self
 
     @property
@@ -180,8 +191,13 @@ class Schema(Strict):
 
     @property
     def multi_valued(self) -> tuple[FieldSchema, ...]:
-        """Multi-valued fields, one input each."""
-        return tuple(f for f in self.fields if f.kind == "multi-valued")
+        """Multi-valued fields and sequences, one input each."""
+        return tuple(f for f in self.fields if f.kind in ("multi-valued", "sequence"))
+
+    @property
+    def sequences(self) -> tuple[FieldSchema, ...]:
+        """Fields that list values of a categorical field."""
+        return tuple(f for f in self.fields if f.kind == "sequence")
 
     @property
     def embedded(self) -> tuple[FieldSchema, ...]:

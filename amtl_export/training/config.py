@@ -29,13 +29,17 @@ class TrainConfig:
         batch_size: examples a step.
         lr: Adam's learning rate.
         lr_decay: the learning rate is multiplied by this after an epoch without a better validation AUC.
-        selection_lr: of the selection network; `lr` when None.
+        selection_lr: of the selection network and AutoEmb's controller; `lr` when None.
+        selection_decay: L2 of the selection network and AutoEmb's controller.
         weight_decay: L2 of the backbone.
         embedding_decay: L2 of the table.
         hidden: widths of the backbone's hidden layers.
         dropout: on hidden outputs.
         embedding_dropout: on embedded values.
-        selection: AMTL's selection network.
+        selection: AMTL's selection network; AutoEmb's controller takes features and hidden widths.
+        mde_blocks: frequency blocks of each governed field, of mde.
+        mde_alpha: exponent of mde's popularity rule.
+        candidates: embedding sizes of autoemb as parts of D.
         dim_budget: R: the mean dims of the governed fields end at R·D or below; None for no budget.
         sparse: sparse table gradients (SparseAdam); None decides by table size.
         limit_rows: use the first rows only.
@@ -54,12 +58,16 @@ class TrainConfig:
     lr: float = 1e-3
     lr_decay: float = 1.0
     selection_lr: float | None = None
+    selection_decay: float = 0.0
     weight_decay: float = 0.0
     embedding_decay: float = 0.0
     hidden: tuple[int, ...] = (256, 128)
     dropout: float = 0.2
     embedding_dropout: float = 0.1
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    mde_blocks: int = 4
+    mde_alpha: float = 0.3
+    candidates: tuple[float, ...] = (0.25, 0.5, 1.0)
     dim_budget: float | None = None
     sparse: bool | None = None
     limit_rows: int | None = None
@@ -82,7 +90,12 @@ class TrainConfig:
         for name in ("dropout", "embedding_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"train: {name}", found=getattr(self, name), allowed="0 <= p < 1")
-        for name in ("weight_decay", "embedding_decay", "seed"):
+        self._at_least("mde_blocks", 1)
+        if not 0 <= self.mde_alpha <= 1:
+            raise InputError("train: mde_alpha", found=self.mde_alpha, allowed="0 to 1")
+        if not self.candidates or any(not 0 < part <= 1 for part in self.candidates):
+            raise InputError("train: candidates", found=list(self.candidates), allowed="parts of D: above 0, at most 1")
+        for name in ("weight_decay", "embedding_decay", "selection_decay", "seed"):
             self._at_least(name, 0)
         if self.sparse and self.embedding_decay:
             raise InputError("train: embedding_decay needs dense gradients", fix="drop one of the two")
@@ -99,6 +112,7 @@ class TrainConfig:
         """As JSON values, readable by `from_json`."""
         values = asdict(self)
         values["hidden"] = list(self.hidden)
+        values["candidates"] = list(self.candidates)
         values["selection"]["features"] = list(self.selection.features)
         values["selection"]["hidden"] = list(self.selection.hidden)
         return values
@@ -118,7 +132,8 @@ class TrainConfig:
             selection = dict(given["selection"])
             selection = {k: tuple(v) if isinstance(v, list) else v for k, v in selection.items()}
             given["selection"] = SelectionConfig(**selection)
-            given["hidden"] = tuple(given["hidden"])
+            for name in ("hidden", "candidates"):
+                given[name] = tuple(given.get(name, getattr(cls, name)))
             return cls(**given)
         except (TypeError, KeyError, ValueError) as error:
             raise InputError("a run's settings cannot be read", where=where, found=error) from None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
 from amtl_export.errors import InputError
 from amtl_export.models.ctr import CtrModel
+from amtl_export.models.mde import MixedEmbedding
 from amtl_export.models.protocol import Budgeted, Prunable
 
 _SAMPLE = 512
@@ -23,34 +22,23 @@ def average_dim(model: CtrModel, fields: list[int] | None = None) -> float:
         fields: positions in `config.embedded`; None means the governed ones, or all if none is governed.
     """
     dims = model.method.frozen_dims()
-    embedded = model.config.embedded
-    chosen = fields or [i for i, f in enumerate(embedded) if f.governed] or list(range(len(embedded)))
-    parts = []
-    for i in chosen:
-        part = dims[model.method.offsets[i] : model.method.offsets[i] + model.method.sizes[i]]
-        padding = embedded[i].padding
-        parts.append(part if padding is None else part[torch.arange(len(part)) != padding])
-    return float(torch.cat(parts).double().mean())
+    own = [i for i, f in enumerate(model.config.embedded) if f.shares is None]
+    chosen = fields or [i for i in own if model.config.embedded[i].governed] or own
+    parts = [dims[model.method.offsets[i] : model.method.offsets[i] + model.method.sizes[i]] for i in chosen]
+    kept = torch.cat(parts)
+    return float(kept[kept > 0].double().mean())
 
 
-class Budget(Protocol):
-    """Keeps mean dims within a ratio of D.
+def open_budget(ratio: float, model: CtrModel, *, trained: bool) -> SelectionBudget | None:
+    """What holds a method to a budget in training; None where there is nothing to do until it is over.
 
-    Attributes:
-        weight: of the penalty, part of a checkpoint.
-    """
+    mde keeps it by how it is built; magprune is pruned at once when its weights are trained, else by
+    `prune_trained`.
 
-    weight: float
-
-    def penalty(self) -> Tensor:
-        """The term to add to a step's loss, 0-d."""
-
-    def enforce(self) -> None:
-        """At the end of an epoch: take off what is still above the budget."""
-
-
-def open_budget(ratio: float, model: CtrModel) -> Budget:
-    """The kind of budget that the model's method can keep.
+    Args:
+        ratio: R.
+        model: with its initial weights.
+        trained: whether those are an earlier run's.
 
     Raises:
         InputError: the method chooses no dims.
@@ -58,38 +46,20 @@ def open_budget(ratio: float, model: CtrModel) -> Budget:
     if isinstance(model.embedding, Budgeted):
         return SelectionBudget(ratio, model, model.embedding)
     if isinstance(model.embedding, Prunable):
-        return PruningBudget(ratio, model.embedding)
+        if trained:
+            model.embedding.prune(ratio)
+        return None
+    if isinstance(model.embedding, MixedEmbedding):
+        return None
     raise InputError(
         "train: --dim-budget needs a method that selects dims",
         found=model.config.method,
-        allowed="amtl, aml, amtl_nste, magprune",
+        allowed="amtl, aml, amtl_nste, mde, magprune",
     )
 
 
-class PruningBudget:
-    """For methods that are pruned: no say in training, the dims are set anew at the end of every epoch.
-
-    Args:
-        ratio: R.
-        method: what is pruned.
-    """
-
-    def __init__(self, ratio: float, method: Prunable) -> None:
-        self.weight = 0.0
-        self._ratio = ratio
-        self._method = method
-
-    def penalty(self) -> Tensor:
-        """Nothing."""
-        return torch.zeros(())
-
-    def enforce(self) -> None:
-        """Prune."""
-        self._method.prune(self._ratio)
-
-
 class SelectionBudget:
-    """For methods that select. Brings the mean dims of the governed fields, weighted by rows, to at most ratio·D.
+    """Brings the mean dims of the governed fields, weighted by rows, to at most ratio·D.
 
     In training a penalty weight·(mean dims / D) joins the loss. Its gradient is the mask's own
     (straight-through), and its weight is adapted at every step, as a Lagrange multiplier by dual ascent:
@@ -101,6 +71,9 @@ class SelectionBudget:
         ratio: R, within [1/D, 1].
         model: whose method is meant.
         method: the model's method.
+
+    Attributes:
+        weight: of the penalty, part of a checkpoint.
     """
 
     def __init__(self, ratio: float, model: CtrModel, method: Budgeted) -> None:
@@ -138,3 +111,11 @@ class SelectionBudget:
         dims = average_dim(self._model)
         self._method.lean(-slope)
         return dims
+
+
+def prune_trained(ratio: float, model: CtrModel) -> bool:
+    """Prune by magnitude what has been trained whole; whether the method is one that is pruned."""
+    if not isinstance(model.embedding, Prunable):
+        return False
+    model.embedding.prune(ratio)
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import shutil
@@ -27,13 +28,15 @@ from amtl_export.errors import InputError, os_errors
 from amtl_export.files import check_target, made_by, publish, read_json, write_json
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
-from amtl_export.models.selection import SoftTwinSelector
+from amtl_export.models.protocol import Searched
+from amtl_export.models.selection import Selector, SoftTwinSelector
 from amtl_export.training.batches import Batch, predict, shuffled
 from amtl_export.training.checkpoint import Progress, latest, load_checkpoint, save_checkpoint
 from amtl_export.training.config import TrainConfig
-from amtl_export.training.dims import Budget, average_dim, open_budget
+from amtl_export.training.dims import SelectionBudget, average_dim, open_budget, prune_trained
 from amtl_export.training.metrics import auc, logloss
 from amtl_export.training.run import Run, build_model, load_run, model_config_for
+from amtl_export.training.search import ControllerSearch, open_search
 from amtl_export.training.tensors import save_tensors
 from amtl_export.training.warm_start import warm_start
 
@@ -145,9 +148,12 @@ def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, resumed:
         while not state.finished:
             record = state.run_epoch(encoded, observer)
             _append_history(work, record)  # before the checkpoint: an epoch that is run again replaces its line
-            save_checkpoint(work, state.progress, model, state.best, state.optimizers)
+            save_checkpoint(work, state.progress, model, state.best, state.all_optimizers)
             observer.epoch_finished(record)
         model.load_state_dict(state.best)
+        if config.dim_budget is not None and not config.warm_start and prune_trained(config.dim_budget, model):
+            valid = encoded.rows["valid"]
+            state.progress.best_auc = auc(predict(model, valid), valid.label)
         _finish(work, config, model_config, model, encoded, state.progress)
 
 
@@ -190,17 +196,25 @@ class TrainState:
     optimizers: list[Optimizer]
     progress: Progress
     best: dict[str, Tensor]
-    budget: Budget | None
+    budget: SelectionBudget | None
+    search: ControllerSearch | None
 
     @classmethod
     def start(cls, model: CtrModel, config: TrainConfig) -> TrainState:
         """Before the first epoch."""
-        budget = open_budget(config.dim_budget, model) if config.dim_budget is not None else None
-        return cls(model, config, build_optimizers(model, config), Progress(0, 0, 0.0, []), {}, budget)
+        trained = config.warm_start is not None
+        budget = open_budget(config.dim_budget, model, trained=trained) if config.dim_budget is not None else None
+        search = open_search(model, config)
+        return cls(model, config, build_optimizers(model, config), Progress(0, 0, 0.0, []), {}, budget, search)
+
+    @property
+    def all_optimizers(self) -> list[Optimizer]:
+        """Those of the weights, and of a controller."""
+        return [*self.optimizers, *([self.search.optimizer] if self.search is not None else [])]
 
     def resume(self, checkpoint: Path) -> None:
         """Go back to the state of a checkpoint."""
-        self.progress, self.best = load_checkpoint(checkpoint, self.model, self.optimizers)
+        self.progress, self.best = load_checkpoint(checkpoint, self.model, self.all_optimizers)
         if self.budget is not None:
             self.budget.weight = self.progress.budget_weight
 
@@ -215,8 +229,11 @@ class TrainState:
         rows, valid = encoded.rows["train"], encoded.rows["valid"]
         epoch = self.progress.epoch + 1
         observer.epoch_started(epoch, -(-len(rows) // self.config.batch_size))
+        for module in self.model.modules():
+            if isinstance(module, Selector):
+                module.temperature = self.config.selection.temperature_at(epoch)
         started = time.perf_counter()
-        loss = self.pass_over(rows, epoch, observer)
+        loss = self.pass_over(rows, valid, epoch, observer)
         if self.budget is not None:
             self.budget.enforce()
         seconds = time.perf_counter() - started
@@ -234,7 +251,7 @@ class TrainState:
             self.progress.best_epoch, self.progress.best_auc = epoch, auc_valid
             self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         else:
-            for optimizer in self.optimizers:
+            for optimizer in self.all_optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] *= self.config.lr_decay
         return {
@@ -247,11 +264,13 @@ class TrainState:
             "examples_per_second": len(rows) / seconds,
         }
 
-    def pass_over(self, rows: Rows, epoch: int, observer: TrainObserver) -> float:
-        """One pass of steps over the rows; the mean loss."""
+    def pass_over(self, rows: Rows, valid: Rows, epoch: int, observer: TrainObserver) -> float:
+        """One pass of steps over the rows, a controller's steps over validation rows in between; the mean loss."""
         self.model.train()
         total = 0.0
+        searching = self.search.steps(valid, epoch) if self.search is not None else itertools.repeat(None)
         for index in shuffled(len(rows), self.config.batch_size, self.config.seed, epoch):
+            next(searching)
             batch = Batch.of(rows.take(index))
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
@@ -267,17 +286,21 @@ class TrainState:
 
 
 def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
-    """Adam for everything; SparseAdam for a table with sparse gradients."""
+    """Adam for everything but a controller; SparseAdam for a table with sparse gradients."""
     table: list[nn.Parameter] = []
     selection: list[nn.Parameter] = []
     other: list[nn.Parameter] = []
+    searched = model.embedding.controller_parameters() if isinstance(model.embedding, Searched) else ()
+    apart = {id(parameter) for parameter in searched}
     for name, parameter in model.named_parameters():
-        group = table if name.endswith(".table.weight") else selection if name.startswith("embedding.") else other
+        if id(parameter) in apart:
+            continue
+        group = table if name.endswith(".table.weight") else selection if ".selectors." in name else other
         group.append(parameter)
     selection_lr = config.selection_lr or config.lr
     groups: list[dict[str, Any]] = [
         {"params": other, "weight_decay": config.weight_decay},
-        {"params": selection, "lr": selection_lr},
+        {"params": selection, "lr": selection_lr, "weight_decay": config.selection_decay},
     ]
     optimizers: list[Optimizer] = []
     if model.config.sparse:
@@ -326,7 +349,7 @@ def _finish(
         "dim_budget": config.dim_budget,
         "fields": fields,
         "epoch_seconds": progress.epoch_seconds,
-        "params_embedding": sum(model.method.sizes) * model_config.dim,
+        "params_embedding": len(model.method.frozen_dims()) * model_config.dim,
         "params_embedding_kept": int(model.method.frozen_dims().sum()),
         "rows": {split: len(rows) for split, rows in encoded.rows.items()},
     }

@@ -14,8 +14,8 @@ from amtl_export.data.schema import Schema, SplitName
 from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash
 from amtl_export.errors import InputError
 from amtl_export.files import read_json
-from amtl_export.models.config import EmbeddedField, ModelConfig, NumericField
-from amtl_export.models.ctr import CtrModel
+from amtl_export.models.config import EmbeddedField, MixedConfig, ModelConfig, NumericField
+from amtl_export.models.ctr import ATTENDING, CtrModel
 from amtl_export.training.config import SPARSE_ABOVE, TrainConfig
 from amtl_export.training.tensors import load_into, load_tensors
 
@@ -96,9 +96,15 @@ def load_run(path: Path) -> Run:
 def model_config_for(train: TrainConfig, encoded: Encoded) -> ModelConfig:
     """The model that a configuration and a data set ask for."""
     embedded = tuple(
-        EmbeddedField(f.name, v.size, f.governed, v.padding, f.pool)
+        EmbeddedField(f.name, v.size, f.governed, v.padding if f.kind != "categorical" else None, f.pool, f.of)
         for f, v in zip(encoded.schema.embedded, encoded.vocabularies.values(), strict=True)
     )
+    if train.backbone in ATTENDING and not any(field.shares for field in embedded):
+        raise InputError(
+            f"train: backbone {train.backbone} attends to a sequence, and the data has none",
+            where=train.data,
+            fix='a field with kind = "sequence" and of = "…" in schema.toml, or another --backbone',
+        )
     numeric = tuple(
         NumericField(f.name, encoded.stats[f.name].mean, encoded.stats[f.name].std, f.transform)
         for f in encoded.schema.numeric
@@ -114,6 +120,8 @@ def model_config_for(train: TrainConfig, encoded: Encoded) -> ModelConfig:
         dropout=train.dropout,
         embedding_dropout=train.embedding_dropout,
         selection=train.selection,
+        mixed=MixedConfig(train.mde_blocks, train.mde_alpha, train.dim_budget),
+        candidates=train.candidates,
         sparse=sparse and not train.embedding_decay,
     )
 

@@ -33,8 +33,15 @@ def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], earlier: Pa
             fix=f"--dim {run.model_config.dim}",
         )
     taken: list[str] = []
-    earlier_tables = _tables(run.model)
-    for path, table in _tables(model).items():
+    tables, earlier_tables = _tables(model), _tables(run.model)
+    if _row_width(tables) is None or _row_width(tables) != _row_width(earlier_tables):
+        raise InputError(
+            "warm start between methods whose rows differ in kind",
+            where=earlier,
+            found=f"{run.model_config.method} → {model.config.method}",
+            allowed="from and to fbe, amtl, aml, amtl_nste, magprune",
+        )
+    for path, table in tables.items():
         if path in earlier_tables:
             taken += _rows(path, table, vocabularies, run, earlier_tables[path])
     if not taken:
@@ -52,19 +59,29 @@ def _tables(model: CtrModel) -> dict[str, FieldTable]:
     return {path: module for path, module in model.named_modules() if isinstance(module, FieldTable)}
 
 
+def _row_width(tables: dict[str, FieldTable]) -> int | None:
+    """Floats of an embedding row that is used as it is; None for methods that keep rows of another kind."""
+    table = tables.get("embedding.table")
+    return None if table is None else table.dim
+
+
 def _rows(
     path: str, table: FieldTable, vocabularies: dict[str, Vocabulary], run: Run, earlier: FieldTable
 ) -> list[str]:
     positions = {field.name: i for i, field in enumerate(run.model_config.embedded)}
     taken = []
     for i, (name, vocabulary) in enumerate(vocabularies.items()):
-        if name not in positions or run.vocabularies[name].type != vocabulary.type:
+        if (
+            table.fields[i].shares is not None
+            or name not in positions
+            or run.vocabularies[name].type != vocabulary.type
+        ):
             continue
         known = torch.from_numpy(run.vocabularies[name].encode(vocabulary.values)).long()
         old = torch.cat([torch.arange(FIRST_VALUE), known])
         new = torch.arange(len(old))
         shared = (old > 0) | (new == 0)
-        target = table.weight[table.offsets[i] :]
+        target = table.part(table.weight, i)
         target[new[shared]] = earlier.weight[earlier.offsets[positions[name]] + old[shared]]
         where = "" if path == "embedding.table" else f" ({path})"
         taken.append(f"{name}{where}: {int(shared.sum())} of {vocabulary.size} rows")

@@ -67,6 +67,19 @@ def test_commas_in_quotes_missing_unknown_and_many_values(tmp_path: Path) -> Non
     assert train.label.tolist() == [1, 0, 1, 0]
 
 
+def test_a_sequence_has_the_ids_of_its_field(tmp_path: Path) -> None:
+    schema = SCHEMA.replace('kind = "multi-valued"', 'kind = "sequence"\nof = "city"')
+    rows = ROWS.replace("a;b", '"Rome;Paris, Texas"').replace("b; c ;", "Oslo;Rome;")
+    encoded = encode(open_source(folder(tmp_path, rows, schema)), tmp_path / "out", seed=0)
+    city, tags = encoded.vocabularies["city"], encoded.vocabularies["tags"]
+    assert tags.values.to_list() == city.values.to_list() == ["Rome", "Paris, Texas"]
+    assert city.counts.tolist() == tags.counts.tolist() == [0, 1, 2, 1, 0]  # of the field itself, padding last
+    assert tags.digest != city.digest
+    assert city.padding == tags.padding == 4
+    assert encoded.rows["train"].multi["tags"].tolist() == [[2, 3], [0, 4], [MISSING, 4], [0, 2]]
+    assert encoded.rows["train"].ids[:, 0].tolist() == [3, 2, MISSING, 2]
+
+
 @pytest.mark.parametrize("form", ["tsv", "parquet", "::"])
 def test_other_formats_give_the_same_ids(tmp_path: Path, form: str) -> None:
     expected = encode(open_source(folder(tmp_path)), tmp_path / "csv", seed=0)

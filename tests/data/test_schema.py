@@ -84,3 +84,37 @@ def test_says_what_is_not_toml(tmp_path: Path) -> None:
 def test_says_that_it_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no schema\.toml"):
         Schema.from_toml(tmp_path / "schema.toml")
+
+
+SEQUENCE = (
+    GOOD.replace('name = "user"', 'name = "user"\ntype = "int64"', 1)
+    + """
+[[field]]
+name = "seen"
+kind = "sequence"
+of = "user"
+type = "int64"
+"""
+)
+
+
+def test_a_sequence_lists_values_of_a_categorical_field(tmp_path: Path) -> None:
+    schema = read(tmp_path, SEQUENCE)
+    assert [f.name for f in schema.sequences] == ["seen"]
+    assert schema.embedded[-1].name == "seen"
+    assert Schema.from_values(schema.to_json(), "json") == schema
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('of = "user"\n', "", "go together"),
+        ('kind = "sequence"', 'kind = "multi-valued"', "go together"),
+        ('of = "user"', 'of = "tags"', "'tags' is no categorical field"),
+        ('of = "user"\ntype = "int64"', 'of = "user"', "type 'string', but user has 'int64'"),
+    ],
+)
+def test_a_sequence_that_does_not_fit_is_named(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert old in SEQUENCE
+    with pytest.raises(InputError, match=says):
+        read(tmp_path, SEQUENCE.replace(old, new, 1))

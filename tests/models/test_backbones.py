@@ -1,11 +1,13 @@
 """Backbones against their papers' formulas, written out the long way."""
 
+import pytest
 import torch
 
 from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericField
 from amtl_export.models.autoint import Interaction
 from amtl_export.models.dcnv2 import DcnV2
 from amtl_export.models.deepfm import pairwise_products
+from amtl_export.models.din import AttentionUnit
 
 
 def config(backbone: str) -> ModelConfig:
@@ -61,3 +63,73 @@ def test_the_wide_part_adds_a_weight_for_each_id_and_number() -> None:
     linear = linear + model.wide.numeric(torch.tensor([0.5]))
     model.wide = None
     torch.testing.assert_close(whole, model(ids, numeric, [tags]) + linear)
+
+
+def test_an_attention_unit_weighs_what_is_present() -> None:
+    torch.manual_seed(0)
+    unit = AttentionUnit(4)
+    rows, candidate = torch.randn(2, 3, 4), torch.randn(2, 4)
+    present = torch.tensor([[True, True, False], [False, False, False]])
+    pooled = unit(rows, candidate, present)
+    e, c = rows[0], candidate[0]
+    weights = [unit.weight(torch.cat([e[i], c, e[i] - c, e[i] * c])) for i in range(2)]
+    torch.testing.assert_close(pooled[0], weights[0] * e[0] + weights[1] * e[1])
+    assert not bool(pooled[1].any())
+    assert unit(rows[:, :0], candidate, present[:, :0]).shape == (2, 4)
+
+
+def sequence_model(backbone: str, method: str = "fbe") -> CtrModel:
+    torch.manual_seed(0)
+    fields = (EmbeddedField("user", 9), EmbeddedField("item", 7), EmbeddedField("seen", 7, padding=6, shares="item"))
+    made = ModelConfig(embedded=fields, dim=4, backbone=backbone, hidden=(6,), method=method)
+    return CtrModel(made, [torch.arange(f.size, 0, -1) for f in made.embedded])
+
+
+def test_a_sequence_uses_the_rows_of_its_field() -> None:
+    model = sequence_model("dnn")
+    assert model.method.offsets == (0, 9, 9)
+    assert model.get_parameter("embedding.table.weight").shape == (16, 4)
+    same = torch.tensor([[3]])
+    assert torch.equal(model.method.lookup(same, (1,)), model.method.lookup(same, (2,)))
+    assert model.method.frozen_dims()[-1] == 0  # the item field has the padding row now
+
+
+@pytest.mark.parametrize("method", ["amtl", "mde", "autoemb", "magprune"])
+def test_a_sequence_is_selected_by_its_fields_own_network(method: str) -> None:
+    model = sequence_model("din", method).eval()
+    ids = torch.arange(6).unsqueeze(1)
+    assert torch.equal(model.method.lookup(ids, (1,)), model.method.lookup(ids, (2,)))
+    assert not bool(model.method.lookup(torch.tensor([[6]]), (2,)).any())
+
+
+def test_din_differs_from_dnn_by_attention_alone() -> None:
+    din, dnn = sequence_model("din").eval(), sequence_model("dnn").eval()
+    dnn.load_state_dict({k: v for k, v in din.state_dict().items() if not k.startswith("attention.")})
+    ids = torch.tensor([[3, 2], [4, 1]])
+    nothing = torch.full((2, 3), 6)
+    torch.testing.assert_close(din(ids, None, [nothing]), dnn(ids, None, [nothing]))
+    some = torch.tensor([[1, 2, 6], [0, 6, 6]])
+    assert not torch.equal(din(ids, None, [some]), dnn(ids, None, [some]))
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        (EmbeddedField("seen", 6, padding=5, shares="item"), "another number"),
+        (EmbeddedField("seen", 7, padding=6, shares="shop"), "no single-valued field"),
+    ],
+)
+def test_a_sequence_must_fit_its_field(field: EmbeddedField, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        ModelConfig(embedded=(EmbeddedField("item", 7), field))
+
+
+def test_a_sequence_pads_with_its_last_id() -> None:
+    with pytest.raises(ValueError, match="pads with its last id"):
+        EmbeddedField("seen", 7, padding=3, shares="item")
+
+
+def test_din_needs_a_sequence() -> None:
+    made = config("din")
+    with pytest.raises(ValueError, match="needs a sequence"):
+        CtrModel(made, [torch.ones(f.size, dtype=torch.int64) for f in made.embedded])

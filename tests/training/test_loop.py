@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amtl_export.data.catalog import open_source
+from amtl_export.data.encode import encode
 from amtl_export.errors import InputError
+from amtl_export.models.config import MixedConfig, SelectionConfig
 from amtl_export.training.batches import shuffled
 from amtl_export.training.checkpoint import latest
 from amtl_export.training.config import TrainConfig
-from amtl_export.training.loop import Silent, partial_folder, train
-from amtl_export.training.run import Run, load_run
+from amtl_export.training.loop import Silent, TrainState, partial_folder, train
+from amtl_export.training.run import Run, build_model, load_run, model_config_for
 
 Make = Callable[..., TrainConfig]
 
@@ -60,7 +64,16 @@ def test_a_seed_reproduces_every_bit(tmp_path: Path, tiny_train: Make, changes: 
     assert weights(tmp_path / "a") != weights(tmp_path / "c")
 
 
-@pytest.mark.parametrize("changes", [{}, {"sparse": True}, {"dim_budget": 0.3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"sparse": True},
+        {"dim_budget": 0.3, "selection": SelectionConfig(temperature=5.0, temperature_end=0.1)},
+        {"method": "autoemb"},
+        {"method": "magprune", "dim_budget": 0.5},
+    ],
+)
 def test_an_interrupted_training_ends_with_the_same_bits(
     tmp_path: Path, tiny_train: Make, changes: dict[str, Any]
 ) -> None:
@@ -192,14 +205,24 @@ def test_config_survives_json(tiny_train: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"lr": 0}, {"dim": 0}, {"epochs": 0}, {"method": "x"}, {"dropout": 1.0}, {"dim_budget": 0.01}]
+    "changes",
+    [
+        {"lr": 0},
+        {"dim": 0},
+        {"epochs": 0},
+        {"method": "x"},
+        {"dropout": 1.0},
+        {"dim_budget": 0.01},
+        {"mde_alpha": 2.0},
+        {"candidates": ()},
+    ],
 )
 def test_config_refuses_bad_values(tiny_train: Make, changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(changes))):
         tiny_train(**changes)
 
 
-@pytest.mark.parametrize("method", ["amtl", "aml", "amtl_nste", "magprune"])
+@pytest.mark.parametrize("method", ["amtl", "aml", "amtl_nste"])
 @pytest.mark.parametrize("ratio", [0.1, 0.4])
 def test_a_dim_budget_is_kept_in_every_epoch(tmp_path: Path, tiny_train: Make, method: str, ratio: float) -> None:
     run = train(tiny_train(method=method, dim_budget=ratio), tmp_path / "run")
@@ -207,6 +230,68 @@ def test_a_dim_budget_is_kept_in_every_epoch(tmp_path: Path, tiny_train: Make, m
     assert all(record["avg_dim"] <= 12 * ratio for record in run.history())
     assert run.metrics["dim_budget"] == ratio
     assert ("auc_test_soft" in run.metrics) == (method == "amtl_nste")
+
+
+def test_mde_keeps_a_dim_budget_by_how_it_is_built(tmp_path: Path, tiny_train: Make) -> None:
+    run = train(tiny_train(method="mde", dim_budget=0.5, mde_blocks=3, mde_alpha=0.5, epochs=1), tmp_path / "run")
+    assert 0.3 < run.metrics["avg_dim_ratio"] <= 0.5
+    assert load_run(run.path).model_config.mixed == MixedConfig(blocks=3, alpha=0.5, ratio=0.5)
+
+
+def test_magprune_prunes_what_was_trained_whole(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
+    pruned = train(tiny_train(method="magprune", dim_budget=0.4), tmp_path / "run")
+    assert [r["auc_valid"] for r in pruned.history()] == [r["auc_valid"] for r in fbe_run.history()]
+    assert pruned.metrics["avg_dim_ratio"] <= 0.4
+    assert pruned.metrics["auc_valid"] < fbe_run.metrics["auc_valid"]
+    kept = torch.arange(12) < pruned.model.method.frozen_dims().unsqueeze(1)
+    whole = fbe_run.model.get_parameter("embedding.table.weight")
+    assert torch.equal(pruned.model.embedding.frozen_rows(), torch.where(kept, whole, 0.0))  # type: ignore[operator]
+
+
+def test_magprune_trains_on_with_what_a_warm_start_leaves(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
+    config = tiny_train(method="magprune", dim_budget=0.4, warm_start=str(fbe_run.path))
+    tuned = train(config, tmp_path / "run")
+    dims = tuned.model.method.frozen_dims()
+    assert all(record["avg_dim"] == tuned.metrics["avg_dim"] <= 0.4 * 12 for record in tuned.history())
+    past = torch.arange(12) >= dims.unsqueeze(1)
+    now, before = (run.model.get_parameter("embedding.table.weight") for run in (tuned, fbe_run))
+    assert torch.equal(now[past], before[past])  # what was cut learned nothing more
+    assert not torch.equal(now[~past], before[~past])
+
+
+@pytest.mark.parametrize("method", ["mde", "autoemb"])
+def test_methods_with_rows_of_another_kind_are_not_warm_started(
+    tmp_path: Path, fbe_run: Run, tiny_train: Make, method: str
+) -> None:
+    with pytest.raises(InputError, match=f"fbe → {method}"):
+        train(tiny_train(method=method, warm_start=str(fbe_run.path)), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_controller_learns_from_validation_rows_only(tmp_path: Path, tiny_train: Make) -> None:
+    config = tiny_train(method="autoemb", epochs=1)
+    encoded = encode(open_source(config.data), tmp_path / "data", 0)
+    after = []
+    for lr in (1e-12, 1e-2):
+        torch.manual_seed(0)
+        state = TrainState.start(
+            build_model(model_config_for(config, encoded), encoded.vocabularies), replace(config, selection_lr=lr)
+        )
+        name = "embedding.selections.0.controller.0.weight"
+        before = state.model.get_parameter(name).detach().clone()
+        state.run_epoch(encoded, Silent())
+        after.append(float((state.model.get_parameter(name).detach() - before).abs().max()))
+        parameters = {id(p) for optimizer in state.optimizers for g in optimizer.param_groups for p in g["params"]}
+        assert id(state.model.get_parameter(name)) not in parameters
+    assert after[0] < 1e-6 < 1e-2 < after[1]
+
+
+def test_the_temperature_follows_its_schedule(tiny_train: Make) -> None:
+    selection = SelectionConfig(temperature=10.0, temperature_end=0.1)
+    assert selection.temperature_at(1) == 10.0
+    assert selection.temperature_at(10) == pytest.approx(0.1)
+    assert selection.temperature_at(40) == pytest.approx(0.1)
+    assert selection.temperature_at(4) / selection.temperature_at(3) == pytest.approx(0.01 ** (1 / 9))
 
 
 def test_a_dim_budget_needs_a_method_that_selects(tmp_path: Path, tiny_train: Make) -> None:

@@ -31,6 +31,8 @@ class SyntheticConfig:
         fields: number of large fields (user, item, field_2, …).
         rank: R, numbers in the latent vector of the most frequent values.
         tags: distinct values of the multi-valued field; 0 leaves it out.
+        history: longest sequence of earlier items of a user; 0 leaves it out. A click is the likelier the
+            nearer the item is to those in the sequence.
         exponent: of the Zipf law, in hundredths (105 is 1.05).
         seed: of everything drawn.
     """
@@ -40,6 +42,7 @@ class SyntheticConfig:
     fields: int = 2
     rank: int = 4
     tags: int = 100
+    history: int = 0
     exponent: int = 105
     seed: int = 0
 
@@ -56,7 +59,7 @@ class SyntheticConfig:
             key, _, value = part.partition("=")
             if key not in known:
                 raise InputError("unknown synthetic option", found=key, allowed=", ".join(sorted(known)))
-            least = 0 if key in ("seed", "tags") else 2 if key in ("fields", "values") else 1
+            least = 0 if key in ("seed", "tags", "history") else 2 if key in ("fields", "values") else 1
             if not value.isdecimal() or int(value) < least:
                 raise InputError(f"synthetic option {key}", found=repr(value), allowed=f"a whole number >= {least}")
             given[key] = int(value)
@@ -81,6 +84,7 @@ def large_fields(config: SyntheticConfig) -> tuple[str, ...]:
 
 def _schema(config: SyntheticConfig) -> Schema:
     tags = [FieldSchema(name="tags", kind="multi-valued", type="int64", max_length=5, governed=False)]
+    history = FieldSchema(name="history", kind="sequence", of="item", type="int64", max_length=max(1, config.history))
     return Schema(
         label="click",
         split=RandomSplit(valid=0.1, test=0.1),
@@ -88,6 +92,7 @@ def _schema(config: SyntheticConfig) -> Schema:
             *(FieldSchema(name=name, kind="categorical", type="int64") for name in large_fields(config)),
             FieldSchema(name="segment", kind="categorical", governed=False),
             *(tags if config.tags else []),
+            *([history] if config.history else []),
             FieldSchema(name="age", kind="numeric"),
         ),
     )
@@ -140,16 +145,35 @@ def _chunk(config: SyntheticConfig, planted: _Planted, rng: np.random.Generator,
     logit += 5.0 * (planted.latent[0, p[0]] * planted.latent[1, p[1]]).sum(axis=1)
     logit += planted.segment[segment] + planted.tags[tag].sum(axis=1)
     logit += np.nan_to_num((age - 35.0) / 40.0) - 0.5
+    earlier = _earlier(config, planted, number=start, n=n)  # [n, history], -1 past each one's end
+    if config.history:
+        fit = (planted.latent[1, earlier] * planted.latent[1, p[1]][:, None]).sum(axis=2) * (earlier >= 0)
+        logit += 3.0 * fit.sum(axis=1) / np.maximum((earlier >= 0).sum(axis=1), 1)
     click = rng.random(n) < 1 / (1 + np.exp(-logit))
 
     columns: dict[str, pl.Series] = {name: pl.Series(p[i] * 7 + 1000) for i, name in enumerate(large_fields(config))}
     if config.tags:
-        tags = pl.DataFrame({"t": tag}).select(
-            pl.col("t").arr.to_list().list.eval(pl.element().filter(pl.element() < config.tags))
-        )
-        columns["tags"] = tags.to_series()
+        columns["tags"] = _lists(tag, tag < config.tags)
+    if config.history:
+        columns["history"] = _lists(earlier * 7 + 1000, earlier >= 0)
     columns["segment"] = pl.Series([f"s{s}" for s in segment])
     columns["age"] = pl.Series(age)
     columns["click"] = pl.Series(click.astype(np.float64))
     columns[ROW] = pl.Series(np.arange(start, start + n))
     return pl.DataFrame(columns).with_columns(pl.lit("synthetic").alias(FILE))
+
+
+def _earlier(config: SyntheticConfig, planted: _Planted, number: int, n: int) -> npt.NDArray[np.int64]:
+    """Frequency ranks of earlier items, `[n, history]`, none to all of them; -1 past the end."""
+    rng = np.random.default_rng(np.random.SeedSequence([config.seed, 2, number]))
+    ranks = np.searchsorted(planted.cumulative, rng.random((n, config.history)))
+    length = rng.integers(0, config.history + 1, (n, 1))
+    return np.where(np.arange(config.history) < length, np.minimum(ranks, config.values - 1), -1)
+
+
+def _lists(values: npt.NDArray[np.int64], used: npt.NDArray[np.bool_]) -> pl.Series:
+    """A List series of the used values of each row, in order."""
+    frame = pl.DataFrame({"row": np.repeat(np.arange(len(values)), values.shape[1])[used.ravel()], "v": values[used]})
+    lists = frame.group_by("row", maintain_order=True).agg("v")
+    every = pl.DataFrame({"row": np.arange(len(values))}).join(lists, on="row", how="left", maintain_order="left")
+    return every["v"].fill_null([])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from amtl_export.cli.options import FOLDER, IntList, TextList
+from amtl_export.cli.options import FOLDER, IntList, RatioList, TextList
 
 if TYPE_CHECKING:
     from amtl_export.training.config import TrainConfig
@@ -41,10 +41,16 @@ def model_options(command: F) -> F:
         click.option("--selection-norm", type=click.Choice(["zscore", "minmax"]), help="norm of the switch."),
         click.option("--selection-features", type=TextList(), help="Of log_count, log_rank, sqrt_count."),
         click.option("--selection-hidden", type=IntList(), help="Hidden widths of the selection network."),
+        click.option("--candidates", type=RatioList(), help="Embedding sizes of autoemb as parts of D."),
+        click.option("--mde-alpha", type=click.FloatRange(0, 1), help="Exponent of mde's popularity rule."),
+        click.option("--mde-blocks", type=click.IntRange(min=1), help="Frequency blocks of a field, of mde."),
+        click.option("--initial-ratio", type=click.FloatRange(0, 1, min_open=True), help="Dims at the start, times D."),
+        click.option("--selection-decay", type=click.FloatRange(min=0), help="L2 of the selection network."),
         click.option("--selection-lr", type=positive, help="Learning rate of the selection network."),
         click.option(
             "--dim-budget", type=click.FloatRange(0, 1, min_open=True), metavar="R", help="Mean dims at most R·D."
         ),
+        click.option("--temperature-end", type=positive, help="T after ten epochs; it goes there step by step."),
         click.option("--temperature", type=positive, help="T of the straight-through estimator."),
         click.option("--embedding-decay", type=click.FloatRange(min=0), help="L2 of the table."),
         click.option("--weight-decay", type=click.FloatRange(min=0), help="L2 of the backbone."),
@@ -55,7 +61,7 @@ def model_options(command: F) -> F:
         click.option("--lr", type=positive, help="Adam's learning rate."),
         click.option("--batch-size", type=click.IntRange(min=1), help="Examples a step."),
         click.option("--dim", type=click.IntRange(min=1), help="D, floats of a full row."),
-        click.option("--backbone", help="dnn, widedeep, deepfm, dcnv2 or autoint."),
+        click.option("--backbone", help="dnn, widedeep, deepfm, dcnv2, autoint or din."),
     ):
         command = option(command)
     return command
@@ -73,6 +79,8 @@ def train_config(*, path: Path | None, warm_start: Path | None = None, **given: 
 
     names = {
         "temperature": "temperature",
+        "temperature_end": "temperature_end",
+        "initial_ratio": "initial_ratio",
         "selection_hidden": "hidden",
         "selection_features": "features",
         "selection_norm": "norm",

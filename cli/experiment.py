@@ -12,7 +12,7 @@ from amtl_export.cli.options import FOLDER, Common, RatioList, common
 
 
 @click.command("experiment")
-@click.argument("name", metavar="table1|table2|table3|table4|fig3|pareto")
+@click.argument("name", metavar="table1|table2|table3|table4|table5|fig3|pareto|backbones|settings")
 @data_options
 @model_options
 @click.option("--epochs", type=click.IntRange(min=1), help="At most this many, of each training.")
@@ -21,29 +21,26 @@ from amtl_export.cli.options import FOLDER, Common, RatioList, common
 @click.option("--budgets", type=RatioList(), default="0.2,0.4", show_default=True, help="Mean dims as ratios of D.")
 @click.option("--threads", type=click.IntRange(min=1), help="PyTorch's threads.")
 @click.option(
-    "--out", type=FOLDER, required=True, metavar="FOLDER", help="Runs, table, figure; resumed if given again."
+    "--out", type=FOLDER, required=True, metavar="FOLDER", help="One for all experiments: they share their runs."
 )
 @common
 def command(
     common: Common, name: str, seeds: int, budgets: tuple[float, ...], threads: int | None, out: Path, **given: Any
 ) -> None:
-    """Run one of the paper's comparisons over seeds; write result.json, table.md and, for some, figure.png."""
+    """Run one of the paper's comparisons over seeds; write NAME.json, NAME.md and, for some, NAME.png.
+
+    table1: AUC. table2: mean dims. table3: warm start. table4: ablations. table5: seconds (no seeds, no budgets;
+    --epochs is how many rounds). fig3: dims by frequency. pareto: AUC against bytes. Beyond the paper: backbones,
+    and settings, what each setting of AMTL does. What was trained before in the same folder is not trained again.
+    """
     import torch
     from rich.markdown import Markdown
 
-    from amtl_export.experiments.plan import make_plan
-    from amtl_export.experiments.report import markdown, plot
-    from amtl_export.experiments.sweep import summarise, sweep
-    from amtl_export.files import write_json
+    from amtl_export.experiments.run import run_experiment
 
     if threads:
         torch.set_num_threads(threads)
     base = train_config(seed=common.seed, **given)
-    plan = make_plan(name, base, budgets)
-    results = sweep(plan, range(common.seed, common.seed + seeds), out, note=common.note)
-    summary = summarise(name, plan, base, results)
-    write_json(out / "result.json", summary)
-    (out / "table.md").write_text(markdown(summary), encoding="utf-8")
-    if plan.figure:
-        plot(summary, out / "figure.png")
-    common.result(summary, lambda: Markdown(markdown(summary)))
+    chosen = range(common.seed, common.seed + seeds)
+    summary, text = run_experiment(name, base, chosen, budgets, out, note=common.note)
+    common.result(summary, lambda: Markdown(text))

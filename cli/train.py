@@ -13,7 +13,9 @@ from amtl_export.cli.options import FOLDER, Common, common
 
 @click.command("train")
 @data_options
-@click.option("--method", default="amtl", show_default=True, help="amtl, aml, amtl_nste, magprune or fbe.")
+@click.option(
+    "--method", default="amtl", show_default=True, help="amtl, aml, amtl_nste, mde, autoemb, magprune or fbe."
+)
 @model_options
 @click.option("--epochs", type=click.IntRange(min=1), help="At most this many.")
 @click.option("--patience", type=click.IntRange(min=1), help="Epochs without a better validation AUC.")

@@ -20,7 +20,7 @@ from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.bundle.inputs import Feed, draw, from_rows
 from amtl_export.data.encode import Rows
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import FrozenModel, freeze
+from amtl_export.freezing.frozen import FrozenModel, fold, freeze
 from amtl_export.models.config import ModelConfig
 from amtl_export.runtime.session import Provider
 from amtl_export.training.run import Run, load_run
@@ -122,12 +122,13 @@ def summary(frozen: FrozenModel) -> dict[str, Any]:
 
 def build_subjects(bundle: Bundle, run: Run, frozen: FrozenModel, config: InferConfig, folder: Path) -> list[Subject]:
     """The four subjects; three when the bundle is itself dense."""
+    plain = fold(frozen) if frozen.projection_bytes else frozen
     subjects: list[Subject] = [
-        TorchSubject("torch-eager", dense_torch(frozen)),
+        TorchSubject("torch-eager", dense_torch(plain)),
         TorchSubject("torch-masked", run.model),
     ]
     if bundle.signature.layout != "dense":
-        dense = export(frozen, folder / "dense", ExportConfig(layout="dense"))
+        dense = export(plain, folder / "dense", ExportConfig(layout="dense"))
         subjects.append(OnnxSubject("onnx-dense", dense, config.provider, config.threads))
     name = f"onnx-{bundle.signature.layout}"
     return [*subjects, OnnxSubject(name, bundle, config.provider, config.threads)]

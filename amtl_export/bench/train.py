@@ -1,23 +1,31 @@
-"""`bench train`: seconds per epoch by method, epochs of the methods taking turns in one run."""
+"""`bench train`: seconds by method for a training epoch and for inference, methods taking turns in one run."""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from amtl_export.bench.machine import describe_machine, today
+from amtl_export.bundle.export import export
+from amtl_export.bundle.inputs import Feed, from_rows, sliced
 from amtl_export.data.catalog import open_source
-from amtl_export.data.encode import encode
+from amtl_export.data.encode import Encoded, Rows, encode
 from amtl_export.errors import InputError
+from amtl_export.freezing.frozen import FrozenModel, freeze_module
+from amtl_export.training.batches import predict
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import Silent, TrainState, reproducible
 from amtl_export.training.run import build_model, model_config_for
+
+#: What is timed in every round.
+MEASURES = ("epoch", "inference_torch", "inference_onnx")
 
 
 def bench_train(
@@ -27,19 +35,21 @@ def bench_train(
     epochs: int = 3,
     note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Time training epochs, validation left out.
+    """Time training epochs, and answering the test split in PyTorch (method in place) and in ONNX Runtime (exported).
 
     Args:
         config: data, sizes, batch; its method is ignored.
         methods: who is compared; ratios are against the first.
-        epochs: timed epochs of each, after one that is not counted.
+        epochs: timed rounds, after one epoch of each that is not counted and is what gets exported.
         note: is told of each finished round.
 
     Returns:
-        `date machine threads cases[{method, epoch_seconds, median_s, ratio, examples_per_second}]`.
+        `date machine threads rows inference_rows cases[…]`; of each case `method`, and for the epoch and both
+        kinds of inference the seconds of every round, their median and its ratio to the first method's.
 
     Raises:
         InputError: unknown method, or bad data.
+        EnvironmentLacks: ONNX Runtime is missing.
     """
     if not methods or epochs < 1:
         raise InputError(
@@ -47,31 +57,14 @@ def bench_train(
         )
     configs = [replace(config, method=method) for method in methods]
     source = open_source(config.data, Path(config.path) if config.path else None)
-    seconds: dict[str, list[float]] = {method: [] for method in methods}
     with tempfile.TemporaryDirectory() as folder, reproducible(config.seed):
         encoded = encode(source, Path(folder) / "data", config.seed, config.limit_rows)
-        rows = len(encoded.rows["train"])
-        states = [TrainState.start(build_model(model_config_for(c, encoded), encoded.vocabularies), c) for c in configs]
-        for number in range(epochs + 1):
-            for state in states:
-                record = state.run_epoch(encoded, Silent())
-                if number:
-                    seconds[state.config.method].append(record["seconds"])
-            if number:
-                note("  ".join(f"{method} {times[-1]:.2f} s" for method, times in seconds.items()))
-    first = statistics.median(seconds[methods[0]])
-    cases = []
-    for method in methods:
-        median = statistics.median(seconds[method])
-        cases.append(
-            {
-                "method": method,
-                "epoch_seconds": seconds[method],
-                "median_s": median,
-                "ratio": median / first,
-                "examples_per_second": rows / median,
-            }
-        )
+        subjects = [_Subject.start(c, encoded, Path(folder) / c.method) for c in configs]
+        for number in range(epochs):
+            for subject in subjects[number % len(subjects) :] + subjects[: number % len(subjects)]:
+                subject.round(encoded)
+            note("  ".join(f"{s.state.config.method} {s.seconds['epoch'][-1]:.2f} s" for s in subjects))
+    rows = len(encoded.rows["train"])
     return {
         "date": today(),
         "machine": describe_machine(),
@@ -80,5 +73,55 @@ def bench_train(
         "batch_size": config.batch_size,
         "dim": config.dim,
         "rows": rows,
-        "cases": cases,
+        "inference_rows": len(encoded.rows["test"]),
+        "cases": [_case(subject, subjects[0], rows) for subject in subjects],
     }
+
+
+@dataclass
+class _Subject:
+    """One method in training, and its bundle."""
+
+    state: TrainState
+    session: Any
+    feed: Feed
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {measure: [] for measure in MEASURES})
+
+    @classmethod
+    def start(cls, config: TrainConfig, encoded: Encoded, folder: Path) -> _Subject:
+        """Train one epoch, export."""
+        model_config = model_config_for(config, encoded)
+        state = TrainState.start(build_model(model_config, encoded.vocabularies), config)
+        state.run_epoch(encoded, Silent())
+        origin = {"run": "", "method": config.method, "backbone": config.backbone, "seed": config.seed, "data": ""}
+        module = freeze_module(state.model)
+        bundle = export(FrozenModel(module, model_config, encoded.schema, encoded.vocabularies, origin), folder)
+        session = bundle.session(threads=torch.get_num_threads())
+        return cls(state, session, from_rows(encoded.rows["test"], model_config))
+
+    def round(self, encoded: Encoded) -> None:
+        """An epoch, then the test split twice."""
+        test, batch = encoded.rows["test"], self.state.config.batch_size
+        self.seconds["epoch"].append(self.state.run_epoch(encoded, Silent())["seconds"])
+        self.seconds["inference_torch"].append(_timed(lambda: predict(self.state.model, test, batch)))
+        self.seconds["inference_onnx"].append(_timed(lambda: self._answer(test, batch)))
+
+    def _answer(self, rows: Rows, batch: int) -> None:
+        for start in range(0, len(rows), batch):
+            self.session.run(["logit"], sliced(self.feed, slice(start, start + batch)))
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _case(subject: _Subject, first: _Subject, rows: int) -> dict[str, Any]:
+    case: dict[str, Any] = {"method": subject.state.config.method}
+    for measure in MEASURES:
+        median = statistics.median(subject.seconds[measure])
+        case[f"{measure}_seconds"] = subject.seconds[measure]
+        case[f"{measure}_median_s"] = median
+        case[f"{measure}_ratio"] = median / statistics.median(first.seconds[measure])
+    return case | {"examples_per_second": rows / case["epoch_median_s"]}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from amtl_export.errors import InputError
+from amtl_export.models.ctr import ATTENDING, BACKBONES
 from amtl_export.training.config import TrainConfig
 
 
@@ -32,12 +33,14 @@ class Plan:
     Attributes:
         title: of its table.
         arms: the baseline first; arms that others start from come before them.
+        shown: whether its table is about `auc` or `dims`.
         figure: `pareto`, `groups` or None.
     """
 
     title: str
     arms: tuple[Arm, ...]
-    figure: str | None = None
+    shown: Literal["auc", "dims"] = "auc"
+    figure: Literal["pareto", "groups"] | None = None
 
 
 def _arm(base: TrainConfig, name: str, *, warm_from: str | None = None, **changes: Any) -> Arm:
@@ -48,21 +51,36 @@ def _named(method: str, ratio: float | None) -> str:
     return method if ratio is None else f"{method}@{ratio:g}"
 
 
-def table1(base: TrainConfig, budgets: Sequence[float]) -> Plan:
-    """AUC and mean dims by method (the paper's tables 1 and 2), AMTL as in the paper and held to budgets."""
-    arms = [_arm(base, "fbe", method="fbe"), _arm(base, "amtl", method="amtl")]
+def _held(base: TrainConfig, methods: Sequence[str], budgets: Sequence[float]) -> list[Arm]:
+    """Methods held to budgets. MagPrune is there twice: as pruned, and trained on after it."""
+    arms = []
     for ratio in budgets:
-        for method in ("amtl", "magprune"):
+        for method in methods:
             arms.append(_arm(base, _named(method, ratio), method=method, dim_budget=ratio))
-    return Plan("AUC and mean dims by method", tuple(arms))
+            if method == "magprune":
+                tuned = _named("magprune", ratio) + " tuned"
+                arms.append(_arm(base, tuned, method=method, dim_budget=ratio, warm_from="fbe"))
+    return arms
+
+
+def table1(base: TrainConfig, budgets: Sequence[float]) -> Plan:
+    """AUC by method (the paper's table 1): as in the paper, and held to budgets."""
+    arms = [_arm(base, method, method=method) for method in ("fbe", "mde", "autoemb", "amtl")]
+    arms += _held(base, ("amtl", "mde", "magprune"), budgets)
+    return Plan("AUC by method", tuple(arms))
+
+
+def table2(base: TrainConfig, budgets: Sequence[float]) -> Plan:
+    """Mean dims and their ratio to D by method (the paper's table 2): the same trainings as table 1."""
+    return replace(table1(base, budgets), title="Mean dims by method", shown="dims")
 
 
 def table3(base: TrainConfig, budgets: Sequence[float]) -> Plan:
-    """Warm start from FBE against random start (the paper's table 3)."""
-    arms = [_arm(base, "fbe", method="fbe")]
+    """Warm start from FBE against random start (the paper's table 3). AutoEmb cannot be warm-started."""
+    arms = [_arm(base, "fbe", method="fbe"), _arm(base, "autoemb", method="autoemb")]
     for ratio in (None, *budgets):
         name = _named("amtl", ratio)
-        arms.append(_arm(base, f"{name} random", method="amtl", dim_budget=ratio))
+        arms.append(_arm(base, name, method="amtl", dim_budget=ratio))
         arms.append(_arm(base, f"{name} warm", method="amtl", dim_budget=ratio, warm_from="fbe"))
     return Plan("Warm start against random start", tuple(arms))
 
@@ -79,31 +97,62 @@ def table4(base: TrainConfig, budgets: Sequence[float]) -> Plan:
 def fig3(base: TrainConfig, budgets: Sequence[float]) -> Plan:
     """Mean dims by frequency group for AMTL and AML (the paper's figure 3)."""
     arms = []
-    for ratio in budgets or (None,):
+    for ratio in (None, *budgets):
         for method in ("amtl", "aml"):
             arms.append(_arm(base, _named(method, ratio), method=method, dim_budget=ratio))
-    return Plan("Mean dims by frequency group", tuple(arms), "groups")
+    return Plan("Mean dims by frequency group", tuple(arms), shown="dims", figure="groups")
 
 
 def pareto(base: TrainConfig, budgets: Sequence[float]) -> Plan:
-    """AUC against bytes: AMTL and MagPrune at budgets, and FBE of as many dims."""
-    arms = [_arm(base, "fbe", method="fbe")]
+    """AUC against bytes: AMTL, MDE and MagPrune at budgets, and FBE of as many dims."""
+    arms = [_arm(base, "fbe", method="fbe"), *_held(base, ("amtl", "mde", "magprune"), budgets)]
     for ratio in budgets:
-        for method in ("amtl", "magprune"):
-            arms.append(_arm(base, _named(method, ratio), method=method, dim_budget=ratio))
-        arms.append(
-            _arm(base, f"fbe D={max(1, round(ratio * base.dim))}", method="fbe", dim=max(1, round(ratio * base.dim)))
-        )
-    return Plan("AUC against bytes", tuple(arms), "pareto")
+        dim = max(1, round(ratio * base.dim))
+        arms.append(_arm(base, f"fbe D={dim}", method="fbe", dim=dim))
+    return Plan("AUC against bytes", tuple(arms), figure="pareto")
+
+
+def backbones(base: TrainConfig, _budgets: Sequence[float]) -> Plan:
+    """FBE on every backbone that needs no sequence."""
+    names = [name for name in BACKBONES if name not in ATTENDING]
+    return Plan("FBE by backbone", tuple(_arm(base, name, method="fbe", backbone=name) for name in names))
+
+
+def settings(base: TrainConfig, _budgets: Sequence[float]) -> Plan:
+    """What each setting of AMTL does to dims and AUC, one changed at a time."""
+    arms = [_arm(base, "amtl", method="amtl")]
+    selections: dict[str, dict[str, Any]] = {
+        "T = 0.1": {"temperature": 0.1},
+        "T = 10": {"temperature": 10.0},
+        "T 10 to 0.1": {"temperature": 10.0, "temperature_end": 0.1},
+        "start at 0.25 D": {"initial_ratio": 0.25},
+        "start at D": {"initial_ratio": 1.0},
+        "minmax norm": {"norm": "minmax"},
+        "log_count only": {"features": ("log_count",)},
+        "sqrt_count too": {"features": ("log_count", "log_rank", "sqrt_count")},
+    }
+    for name, changes in selections.items():
+        arms.append(_arm(base, name, method="amtl", selection=replace(base.selection, **changes)))
+    others: dict[str, dict[str, Any]] = {
+        "selection lr / 10": {"selection_lr": base.lr / 10},
+        "selection lr x 10": {"selection_lr": min(base.lr * 10, 0.5)},
+        "selection L2 1e-3": {"selection_decay": 1e-3},
+        "backbone L2 1e-5": {"weight_decay": 1e-5},
+        "table L2 1e-6": {"embedding_decay": 1e-6},
+    }
+    arms += [_arm(base, name, method="amtl", **changes) for name, changes in others.items()]
+    return Plan("What each setting does to AMTL's dims", tuple(arms), shown="dims")
 
 
 PLANS: dict[str, Callable[[TrainConfig, Sequence[float]], Plan]] = {
     "table1": table1,
-    "table2": table1,
+    "table2": table2,
     "table3": table3,
     "table4": table4,
     "fig3": fig3,
     "pareto": pareto,
+    "backbones": backbones,
+    "settings": settings,
 }
 
 

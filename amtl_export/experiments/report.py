@@ -12,14 +12,16 @@ from amtl_export.report.plots import new_figure, save_figure
 def markdown(summary: Mapping[str, Any]) -> str:
     """The table, with mean ± standard deviation over seeds."""
     settings = summary["settings"]
+    fields = list(summary["arms"][0]["field_dims"]) if summary["shown"] == "dims" else []
+    heads = ["", "test AUC", "Δ AUC", "p", "logloss", "mean dims", "ratio", *fields, "table bytes"]
     lines = [
         f"# {summary['title']}",
         "",
         f"{settings['data']}, backbone {settings['backbone']}, D = {settings['dim']}, seeds {summary['seeds']}, "
         f"{summary['date']}. Δ and p (exact sign-flip test over seeds) are against the first row.",
         "",
-        "| | test AUC | Δ AUC | p | logloss | mean dims | ratio | table bytes |",
-        "|---|---|---|---|---|---|---|---|",
+        "| " + " | ".join(heads) + " |",
+        "|---" * len(heads) + "|",
     ]
     for arm in summary["arms"]:
         cells = (
@@ -30,6 +32,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
             _shown(arm["logloss_test"], 4),
             _shown(arm["avg_dim"], 1),
             f"{arm['avg_dim_ratio']['mean']:.2f}",
+            *(_shown(arm["field_dims"][name], 1) for name in fields),
             f"{arm['bytes_table']:,.0f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
@@ -37,6 +40,26 @@ def markdown(summary: Mapping[str, Any]) -> str:
     if soft:
         lines += ["", "Trained with soft masks; their AUC before hardening:", ""]
         lines += [f"- {a['arm']}: {_shown(a['auc_test_soft'], 4)}, hard {_shown(a['auc_test'], 4)}" for a in soft]
+    return "\n".join(lines) + "\n"
+
+
+def speed_markdown(result: Mapping[str, Any]) -> str:
+    """Table 5, from `bench.train.bench_train`."""
+    lines = [
+        "# Seconds by method",
+        "",
+        f"{result['data']}, D = {result['dim']}, batch {result['batch_size']}, {result['threads']} thread(s), "
+        f"{result['date']}: an epoch of {result['rows']:,} rows, inference over {result['inference_rows']:,}. "
+        "Medians; ratios to the first row.",
+        "",
+        "| | epoch s | ratio | inference s, PyTorch | ratio | inference s, ONNX Runtime | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for case in result["cases"]:
+        cells = [case["method"]]
+        for measure in ("epoch", "inference_torch", "inference_onnx"):
+            cells += [f"{case[f'{measure}_median_s']:.2f}", f"{case[f'{measure}_ratio']:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -60,7 +83,8 @@ def _pareto(summary: Mapping[str, Any], path: Path) -> None:
     figure, (axes,) = new_figure(1)
     families: dict[str, list[Mapping[str, Any]]] = {}
     for arm in summary["arms"]:
-        families.setdefault(arm["arm"].partition("@")[0].partition(" ")[0], []).append(arm)
+        family = arm["arm"].partition("@")[0].partition(" ")[0] + " tuned" * arm["arm"].endswith(" tuned")
+        families.setdefault(family, []).append(arm)
     for family, arms in families.items():
         arms.sort(key=lambda arm: arm["bytes_table"])
         x, y = [a["bytes_table"] for a in arms], [a["auc_test"]["mean"] for a in arms]
@@ -78,7 +102,8 @@ def _groups(summary: Mapping[str, Any], path: Path) -> None:
         for arm in summary["arms"]:
             dims = arm["groups"][field]
             axes.plot(range(1, len(dims) + 1), dims, marker="o", label=arm["arm"])
-        axes.set(title=field, xlabel="frequency group (rarest first)", ylabel="mean dims")
+        axes.set(title=f"{field}, {summary['settings']['data']}", xlabel="frequency group (rarest first)")
+        axes.set_ylabel("mean dims")
         axes.set_ylim(0, summary["settings"]["dim"])
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")

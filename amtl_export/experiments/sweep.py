@@ -13,10 +13,10 @@ from typing import Any
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.errors import InputError
 from amtl_export.experiments.plan import Arm, Plan
-from amtl_export.files import made_by, read_json, write_json
+from amtl_export.files import made_by, write_json
 from amtl_export.freezing.frozen import freeze
 from amtl_export.report.inspection import inspect_field
-from amtl_export.tables.cost import best_width
+from amtl_export.tables.cost import auto_bytes
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.training.run import Run, load_run
@@ -27,7 +27,8 @@ class ArmResult:
     """What one training came to.
 
     Attributes:
-        bytes_table: of the embedding table in its smaller layout, dense or paged.
+        bytes_table: of the embedding table in the layout that `export` takes by itself, projections included.
+        field_dims: governed field → mean dims.
         groups: governed field → mean dims in seven frequency groups.
     """
 
@@ -40,20 +41,21 @@ class ArmResult:
     bytes_table: int
     epoch_seconds: float
     auc_test_soft: float | None
+    field_dims: dict[str, float]
     groups: dict[str, list[float]]
 
 
 def sweep(
     plan: Plan, seeds: Sequence[int], out: Path, *, note: Callable[[str], None] = lambda _: None
 ) -> list[ArmResult]:
-    """Train every arm with every seed under `out/runs`, resuming where an earlier sweep stopped.
+    """Train every arm with every seed under `out/runs`, but those that this or another experiment left there.
 
     Raises:
         InputError: a run of other settings is in the way, or the data is bad.
         EnvironmentLacks: no disk space or no permission.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "config.json", {"made_by": made_by(), "kind": "experiment", "title": plan.title})
+    write_json(out / "config.json", {"made_by": made_by(), "kind": "experiments"})
     results = []
     total = len(plan.arms) * len(seeds)
     for number, (seed, arm) in enumerate(itertools.product(seeds, plan.arms), start=1):
@@ -76,25 +78,23 @@ def _run(arm: Arm, seed: int, folder: Path) -> Run:
     place = folder / run_folder(arm.name, seed)
     if not place.exists():
         return train(config, place)
-    if _settings(read_json(place / "config.json")["train"]) != _settings(config.to_json()):
+    run = load_run(place)
+    # Where the data lies may differ.
+    if replace(run.train, path=config.path, warm_start=config.warm_start) != config:
         raise InputError("a run of other settings is in the way", where=place, fix="another --out, or remove it")
-    return load_run(place)
-
-
-def _settings(train: dict[str, Any]) -> dict[str, Any]:
-    """What must agree; where the data lies may differ."""
-    return {key: value for key, value in train.items() if key not in ("path", "warm_start")}
+    return run
 
 
 def _result(arm: Arm, seed: int, run: Run) -> ArmResult:
     frozen = freeze(run)
     dims, D = frozen.table.dims.numpy(), frozen.config.dim
-    groups = {}
-    for field in frozen.config.embedded:
-        if field.governed:
-            own = frozen.field_dims(field.name).numpy()
-            found = inspect_field(field.name, True, frozen.vocabularies[field.name], own, D)
-            groups[field.name] = list(found.group_dims)
+    found = {
+        field.name: inspect_field(
+            field.name, True, frozen.vocabularies[field.name], frozen.field_dims(field.name).numpy(), D
+        )
+        for field in frozen.config.embedded
+        if field.governed and field.shares is None
+    }
     metrics = run.metrics
     return ArmResult(
         arm.name,
@@ -103,10 +103,11 @@ def _result(arm: Arm, seed: int, run: Run) -> ArmResult:
         metrics["logloss_test"],
         metrics["avg_dim"],
         metrics["avg_dim_ratio"],
-        min(4 * len(dims) * D, best_width(dims, D).bytes),
+        auto_bytes(dims, D, len(frozen.config.embedded)) + frozen.projection_bytes,
         statistics.median(metrics["epoch_seconds"]),
         metrics.get("auc_test_soft"),
-        groups,
+        {name: field.avg_dim for name, field in found.items()},
+        {name: list(field.group_dims) for name, field in found.items()},
     )
 
 
@@ -116,6 +117,7 @@ def summarise(name: str, plan: Plan, base: TrainConfig, results: Sequence[ArmRes
     The test is exact: of all ways to turn the signs of the paired differences, the part whose mean is at
     least as far from zero. With n seeds its least p is 2 / 2^n, so three seeds cannot show less than 0.25.
     """
+    configs = {arm.name: arm.config for arm in plan.arms}
     by_arm: dict[str, list[ArmResult]] = {arm.name: [] for arm in plan.arms}
     for result in results:
         by_arm[result.arm].append(result)
@@ -126,6 +128,7 @@ def summarise(name: str, plan: Plan, base: TrainConfig, results: Sequence[ArmRes
         arms.append(
             {
                 "arm": arm,
+                "changes": changes_from(base, configs[arm]),
                 "auc_test": _spread([r.auc_test for r in own]),
                 "logloss_test": _spread([r.logloss_test for r in own]),
                 "avg_dim": _spread([r.avg_dim for r in own]),
@@ -134,6 +137,7 @@ def summarise(name: str, plan: Plan, base: TrainConfig, results: Sequence[ArmRes
                 "auc_difference": _spread(differences),
                 "p_paired": sign_flip_p(differences),
                 "auc_test_soft": _spread([r.auc_test_soft for r in own if r.auc_test_soft is not None]),
+                "field_dims": {name: _spread([r.field_dims[name] for r in own]) for name in own[0].field_dims},
                 "groups": _mean_groups(own),
                 "runs": [{"seed": r.seed, "auc_test": r.auc_test, "avg_dim": r.avg_dim} for r in own],
             }
@@ -147,9 +151,16 @@ def summarise(name: str, plan: Plan, base: TrainConfig, results: Sequence[ArmRes
         "machine": describe_machine(),
         "settings": settings,
         "seeds": sorted({r.seed for r in results}),
+        "shown": plan.shown,
         "figure": plan.figure,
         "arms": arms,
     }
+
+
+def changes_from(base: TrainConfig, config: TrainConfig) -> dict[str, Any]:
+    """The settings of an arm that are not the experiment's own."""
+    common = base.to_json()
+    return {key: value for key, value in config.to_json().items() if value != common[key]}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:

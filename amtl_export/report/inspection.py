@@ -110,7 +110,7 @@ def _bundle(path: Path) -> Inspection:
         report["origin"],
         fields,
         bundle.signature.layout,
-        sum(f.bytes_dense for f in fields),
+        report["bytes_dense"],
         bundle.signature.table_bytes,
         report["ops"],
     )
@@ -131,7 +131,8 @@ def _trained(path: Path) -> Inspection:
         )
         for f in frozen.config.embedded
     )
-    dense, kept = sum(f.bytes_dense for f in fields), sum(f.bytes_kept for f in fields)
+    dims = frozen.table.dims
+    dense, kept = 4 * len(dims) * frozen.config.dim, 4 * int(dims.sum()) + frozen.projection_bytes
     return Inspection(str(path), config["kind"], config["made_by"], frozen.origin, fields, None, dense, kept, {})
 
 
@@ -147,7 +148,7 @@ def inspect_field(
         dims: int64 `[V]`.
         D: floats of a full row.
     """
-    own = dims[: len(dims) - vocabulary.padded]
+    own = dims[dims > 0]
     groups = frequency_groups(vocabulary)
     return FieldInspection(
         name=name,

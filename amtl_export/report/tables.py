@@ -159,20 +159,18 @@ def inference(result: Mapping[str, Any]) -> RenderableType:
 
 def training(result: Mapping[str, Any]) -> RenderableType:
     """For `bench train`."""
-    rows = [
-        (
-            c["method"],
-            f"{c['median_s']:.2f}",
-            f"{c['ratio']:.2f}",
-            f"{c['examples_per_second']:,.0f}",
-            len(c["epoch_seconds"]),
-        )
-        for c in result["cases"]
-    ]
+    rows = []
+    for case in result["cases"]:
+        cells = [case["method"]]
+        for measure in ("epoch", "inference_torch", "inference_onnx"):
+            cells += [f"{case[f'{measure}_median_s']:.2f}", f"{case[f'{measure}_ratio']:.2f}"]
+        rows.append((*cells, f"{case['examples_per_second']:,.0f}"))
     title = (
-        f"Training, {result['threads']} thread(s), batch {result['batch_size']}, D={result['dim']}, {result['data']}"
+        f"{result['threads']} thread(s), batch {result['batch_size']}, D={result['dim']}, {result['data']}: "
+        f"an epoch of {result['rows']:,} rows, inference over {result['inference_rows']:,}"
     )
-    return table(title, ("method", "s/epoch", "ratio", "examples/s", "epochs"), rows)
+    columns = ("method", "s/epoch", "ratio", "inference s, PyTorch", "ratio", "ONNX Runtime", "ratio", "examples/s")
+    return table(title, columns, rows)
 
 
 def inspection(found: Inspection) -> RenderableType:

@@ -111,8 +111,9 @@ def test_training_methods_take_turns(tiny_train: Callable[..., TrainConfig]) -> 
     notes: list[str] = []
     result = bench_train(tiny_train(), ["fbe", "amtl"], epochs=2, note=notes.append)
     assert [case["method"] for case in result["cases"]] == ["fbe", "amtl"]
-    assert result["cases"][0]["ratio"] == 1.0
-    assert all(len(case["epoch_seconds"]) == 2 for case in result["cases"])
+    for measure in ("epoch", "inference_torch", "inference_onnx"):
+        assert result["cases"][0][f"{measure}_ratio"] == 1.0
+        assert all(len(case[f"{measure}_seconds"]) == 2 for case in result["cases"])
     assert len(notes) == 2
     with pytest.raises(InputError):
         bench_train(tiny_train(), [], epochs=1)

@@ -10,6 +10,7 @@ import pytest
 from amtl_export.errors import InputError
 from amtl_export.experiments.plan import PLANS, make_plan
 from amtl_export.experiments.report import markdown, plot
+from amtl_export.experiments.run import TIMED, run_experiment
 from amtl_export.experiments.sweep import run_folder, sign_flip_p, summarise, sweep
 from amtl_export.training.config import TrainConfig
 
@@ -25,6 +26,13 @@ def test_every_plan_is_consistent(name: str, tiny_train: Make) -> None:
     assert len({run_folder(n, 0) for n in names}) == len(names)
     for number, arm in enumerate(plan.arms):
         assert arm.warm_from is None or arm.warm_from in names[:number]
+
+
+def test_arms_of_one_name_are_one_training_in_all_the_papers_tables(tiny_train: Make) -> None:
+    seen: dict[str, TrainConfig] = {}
+    for name in ("table1", "table2", "table3", "table4", "fig3", "pareto", "settings"):
+        for arm in make_plan(name, tiny_train(), (0.2, 0.4)).arms:
+            assert seen.setdefault(arm.name, arm.config) == arm.config
 
 
 def test_unknown_experiments_are_named(tiny_train: Make) -> None:
@@ -44,20 +52,22 @@ def test_a_sweep_resumes_and_reports(tmp_path: Path, tiny_train: Make) -> None:
     plan = make_plan("pareto", base, (0.3,))
     first = sweep(plan, [0], tmp_path)
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/model.safetensors")}
-    assert len(stamps) == 4
+    assert len(stamps) == len(plan.arms) == 6
     notes: list[str] = []
     both = sweep(plan, [0, 1], tmp_path, note=notes.append)
-    assert both[:4] == first  # nothing was trained again
+    assert both[:6] == first  # nothing was trained again
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
-    assert len(notes) == 8
+    assert len(notes) == 12
 
     summary = summarise("pareto", plan, base, both)
     json.dumps(summary, allow_nan=False)
-    assert [arm["arm"] for arm in summary["arms"]] == ["fbe", "amtl@0.3", "magprune@0.3", "fbe D=4"]
-    assert summary["arms"][0]["auc_difference"] == {"mean": 0.0, "std": 0.0}
-    assert summary["arms"][1]["avg_dim_ratio"]["mean"] <= 0.3
-    assert summary["arms"][3]["bytes_table"] < summary["arms"][0]["bytes_table"]
-    assert markdown(summary).count("\n| ") == 1 + 4
+    arms = {arm["arm"]: arm for arm in summary["arms"]}
+    assert list(arms) == ["fbe", "amtl@0.3", "mde@0.3", "magprune@0.3", "magprune@0.3 tuned", "fbe D=4"]
+    assert arms["fbe"]["auc_difference"] == {"mean": 0.0, "std": 0.0}
+    assert arms["fbe D=4"]["changes"] == {"method": "fbe", "dim": 4}
+    assert all(arms[name]["avg_dim_ratio"]["mean"] <= 0.3 for name in arms if "@0.3" in name)
+    assert arms["fbe D=4"]["bytes_table"] < arms["fbe"]["bytes_table"]
+    assert markdown(summary).count("\n| ") == 1 + 6
     plot(summary, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
@@ -65,17 +75,30 @@ def test_a_sweep_resumes_and_reports(tmp_path: Path, tiny_train: Make) -> None:
         sweep(make_plan("pareto", replace(base, lr=0.01), (0.3,)), [0], tmp_path)
 
 
-def test_warm_and_soft_arms(tmp_path: Path, tiny_train: Make) -> None:
+def test_experiments_share_their_runs(tmp_path: Path, tiny_train: Make) -> None:
     base = tiny_train(data=DATA, epochs=1)
-    warm = make_plan("table3", base, ())
-    results = {r.arm: r for r in sweep(warm, [0], tmp_path / "t3")}
-    assert results["amtl warm"].auc_test != results["amtl random"].auc_test
-    ablation = make_plan("table4", base, ())
-    summary = summarise("table4", ablation, base, sweep(ablation, [0], tmp_path / "t4"))
-    assert "before hardening" in markdown(summary)
-    soft = {arm["arm"]: arm["auc_test_soft"] for arm in summary["arms"]}
+    warm, _ = run_experiment("table3", base, [0], (), tmp_path)
+    aucs = {arm["arm"]: arm["auc_test"]["mean"] for arm in warm["arms"]}
+    assert set(aucs) == {"fbe", "autoemb", "amtl", "amtl warm"}
+    assert aucs["amtl warm"] != aucs["amtl"]
+    stamp = (tmp_path / "runs" / "amtl-s0" / "model.safetensors").stat().st_mtime_ns
+    ablation, text = run_experiment("table4", base, [0], (), tmp_path)
+    assert (tmp_path / "runs" / "amtl-s0" / "model.safetensors").stat().st_mtime_ns == stamp
+    assert "before hardening" in text
+    soft = {arm["arm"]: arm["auc_test_soft"] for arm in ablation["arms"]}
     assert soft["amtl_nste"] is not None
     assert soft["amtl"] is None
+    assert {"table3.json", "table3.md", "table4.json", "table4.md"} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_table5_times_training_and_both_kinds_of_inference(tmp_path: Path, tiny_train: Make) -> None:
+    summary, text = run_experiment("table5", tiny_train(data=DATA, epochs=1), [0], (), tmp_path)
+    assert [case["method"] for case in summary["cases"]] == list(TIMED)
+    for case in summary["cases"]:
+        for measure in ("epoch", "inference_torch", "inference_onnx"):
+            assert len(case[f"{measure}_seconds"]) == 1
+            assert case[f"{measure}_seconds"][0] > 0
+    assert text.count("\n| ") == 1 + len(TIMED)
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -91,8 +114,8 @@ def test_the_command(tmp_path: Path) -> None:
     assert {len(g) for arm in json.loads(done.stdout)["arms"] for g in arm["groups"].values()} == {7}
     assert {p.name for p in (tmp_path / "e").iterdir()} == {
         "config.json",
-        "result.json",
-        "table.md",
-        "figure.png",
+        "fig3.json",
+        "fig3.md",
+        "fig3.png",
         "runs",
     }

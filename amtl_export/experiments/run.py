@@ -1,0 +1,61 @@
+"""One experiment from its name to its files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from amtl_export.bench.train import bench_train
+from amtl_export.errors import os_errors
+from amtl_export.experiments.plan import make_plan
+from amtl_export.experiments.report import markdown, plot, speed_markdown
+from amtl_export.experiments.sweep import summarise, sweep
+from amtl_export.files import write_json
+from amtl_export.training.config import TrainConfig
+
+#: The methods of table 5, FBE first.
+TIMED = ("fbe", "mde", "autoemb", "aml", "amtl_nste", "amtl")
+
+
+def run_experiment(
+    name: str,
+    base: TrainConfig,
+    seeds: Sequence[int],
+    budgets: Sequence[float],
+    out: Path,
+    *,
+    note: Callable[[str], None] = lambda _: None,
+) -> tuple[dict[str, Any], str]:
+    """Train what is not in `out/runs` yet, and write `out/NAME.json`, `.md` and, for some, `.png`.
+
+    Args:
+        name: one of `plan.PLANS`, or `table5`: seconds by method, timed in turns, `base.epochs` rounds (3 at most).
+        base: data, sizes, rates; what an arm changes is the plan's.
+        seeds: each arm is trained with each.
+        budgets: mean dims as parts of D, for the arms that are held to one.
+        out: the folder; shared by experiments.
+        note: is told of each finished training.
+
+    Returns:
+        What the JSON file holds, and the Markdown table.
+
+    Raises:
+        InputError: unknown name, bad data, or a run of other settings is in the way.
+        EnvironmentLacks: no disk space, no permission, or matplotlib is missing for a figure.
+    """
+    if name == "table5":
+        summary = bench_train(base, TIMED, epochs=min(base.epochs, 3), note=note)
+        text = speed_markdown(summary)
+        figure = None
+    else:
+        plan = make_plan(name, base, budgets)
+        summary = summarise(name, plan, base, sweep(plan, seeds, out, note=note))
+        text, figure = markdown(summary), plan.figure
+    with os_errors("writing an experiment", out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / f"{name}.json", summary)
+        (out / f"{name}.md").write_text(text, encoding="utf-8")
+        if figure:
+            plot(summary, out / f"{name}.png")
+    return summary, text

@@ -122,8 +122,8 @@ def settings(base: TrainConfig, _budgets: Sequence[float]) -> Plan:
     """What each setting of AMTL does to dims and AUC, one changed at a time."""
     arms = [_arm(base, "amtl", method="amtl")]
     selections: dict[str, dict[str, Any]] = {
-        "T = 0.1": {"temperature": 0.1},
-        "T = 10": {"temperature": 10.0},
+        "T=0.1": {"temperature": 0.1},
+        "T=10": {"temperature": 10.0},
         "T 10 to 0.1": {"temperature": 10.0, "temperature_end": 0.1},
         "start at 0.25 D": {"initial_ratio": 0.25},
         "start at D": {"initial_ratio": 1.0},
@@ -134,8 +134,8 @@ def settings(base: TrainConfig, _budgets: Sequence[float]) -> Plan:
     for name, changes in selections.items():
         arms.append(_arm(base, name, method="amtl", selection=replace(base.selection, **changes)))
     others: dict[str, dict[str, Any]] = {
-        "selection lr / 10": {"selection_lr": base.lr / 10},
-        "selection lr x 10": {"selection_lr": min(base.lr * 10, 0.5)},
+        "selection lr 0.1x": {"selection_lr": base.lr / 10},
+        "selection lr 10x": {"selection_lr": min(base.lr * 10, 0.5)},
         "selection L2 1e-3": {"selection_decay": 1e-3},
         "backbone L2 1e-5": {"weight_decay": 1e-5},
         "table L2 1e-6": {"embedding_decay": 1e-6},

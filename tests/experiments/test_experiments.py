@@ -23,7 +23,9 @@ def test_every_plan_is_consistent(name: str, tiny_train: Make) -> None:
     plan = make_plan(name, tiny_train(), (0.2, 0.4))
     names = [arm.name for arm in plan.arms]
     assert len(set(names)) == len(names)
-    assert len({run_folder(n, 0) for n in names}) == len(names)
+    folders = {run_folder(n, 0) for n in names}
+    assert len(folders) == len(names)
+    assert all(Path(folder).name == folder for folder in folders)
     for number, arm in enumerate(plan.arms):
         assert arm.warm_from is None or arm.warm_from in names[:number]
 

@@ -17,7 +17,7 @@ from amtl_export.cli.options import FOLDER, Common, common
     "--method", default="amtl", show_default=True, help="amtl, aml, amtl_nste, mde, autoemb, magprune or fbe."
 )
 @model_options
-@click.option("--epochs", type=click.IntRange(min=1), help="At most this many.")
+@click.option("--epochs", type=click.IntRange(min=0), help="At most this many; 0 only with --warm-start.")
 @click.option("--patience", type=click.IntRange(min=1), help="Epochs without a better validation AUC.")
 @click.option("--warm-start", type=FOLDER, metavar="RUN", help="Begin with a run's embeddings and hidden layers.")
 @click.option("--threads", type=click.IntRange(min=1), help="PyTorch's threads.")

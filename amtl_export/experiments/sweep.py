@@ -39,7 +39,6 @@ class ArmResult:
     avg_dim: float
     avg_dim_ratio: float
     bytes_table: int
-    epoch_seconds: float
     auc_test_soft: float | None
     field_dims: dict[str, float]
     groups: dict[str, list[float]]
@@ -104,7 +103,6 @@ def _result(arm: Arm, seed: int, run: Run) -> ArmResult:
         metrics["avg_dim"],
         metrics["avg_dim_ratio"],
         auto_bytes(dims, D, len(frozen.config.embedded)) + frozen.projection_bytes,
-        statistics.median(metrics["epoch_seconds"]),
         metrics.get("auc_test_soft"),
         {name: field.avg_dim for name, field in found.items()},
         {name: list(field.group_dims) for name, field in found.items()},

@@ -24,7 +24,7 @@ class TrainConfig:
         method: embedding method.
         backbone: what turns rows into a logit.
         dim: D.
-        epochs: at most this many passes over the training split.
+        epochs: at most this many passes over the training split; 0, after a warm start, takes its weights as they are.
         patience: stop after this many epochs without a better validation AUC.
         batch_size: examples a step.
         lr: Adam's learning rate.
@@ -77,8 +77,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         self._one_of("method", METHODS)
         self._one_of("backbone", BACKBONES)
-        for name in ("dim", "epochs", "patience", "batch_size"):
+        for name in ("dim", "patience", "batch_size"):
             self._at_least(name, 1)
+        self._at_least("epochs", 1 if self.warm_start is None else 0)
         if self.limit_rows is not None:
             self._at_least("limit_rows", 1)
         if not 0 < self.lr < 1:

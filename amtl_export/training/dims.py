@@ -113,9 +113,7 @@ class SelectionBudget:
         return dims
 
 
-def prune_trained(ratio: float, model: CtrModel) -> bool:
-    """Prune by magnitude what has been trained whole; whether the method is one that is pruned."""
-    if not isinstance(model.embedding, Prunable):
-        return False
-    model.embedding.prune(ratio)
-    return True
+def prune_trained(ratio: float, model: CtrModel) -> None:
+    """Prune by magnitude what has been trained whole; other methods are left as they are."""
+    if isinstance(model.embedding, Prunable):
+        model.embedding.prune(ratio)

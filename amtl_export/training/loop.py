@@ -150,10 +150,10 @@ def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, resumed:
             _append_history(work, record)  # before the checkpoint: an epoch that is run again replaces its line
             save_checkpoint(work, state.progress, model, state.best, state.all_optimizers)
             observer.epoch_finished(record)
-        model.load_state_dict(state.best)
-        if config.dim_budget is not None and not config.warm_start and prune_trained(config.dim_budget, model):
-            valid = encoded.rows["valid"]
-            state.progress.best_auc = auc(predict(model, valid), valid.label)
+        if state.best:
+            model.load_state_dict(state.best)
+        if config.dim_budget is not None and not config.warm_start:
+            prune_trained(config.dim_budget, model)
         _finish(work, config, model_config, model, encoded, state.progress)
 
 
@@ -327,7 +327,7 @@ def _finish(
     encoded: Encoded,
     progress: Progress,
 ) -> None:
-    test = encoded.rows["test"]
+    valid, test = encoded.rows["valid"], encoded.rows["test"]
     logits = predict(model, test)
     fields = {
         f.name: {"vocab": f.size, "dim": model_config.dim, "avg_dim": average_dim(model, [i])}
@@ -341,7 +341,7 @@ def _finish(
         "seed": config.seed,
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
-        "auc_valid": progress.best_auc,
+        "auc_valid": auc(predict(model, valid), valid.label),
         "auc_test": auc(logits, test.label),
         "logloss_test": logloss(logits, test.label),
         "avg_dim": avg_dim,
@@ -357,6 +357,7 @@ def _finish(
     if soft is not None:
         metrics["auc_test_soft"] = soft  # what hardening the mask costs, against auc_test
     save_tensors(model.state_dict(), work / "model.safetensors")
+    (work / "history.jsonl").touch()  # no epoch, no line
     write_json(work / "metrics.json", metrics)
     write_json(
         work / "config.json",

@@ -259,6 +259,17 @@ def test_magprune_trains_on_with_what_a_warm_start_leaves(tmp_path: Path, fbe_ru
     assert not torch.equal(now[~past], before[~past])
 
 
+def test_no_epoch_takes_a_warm_start_as_it_is(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
+    pruned = train(tiny_train(method="magprune", dim_budget=0.4), tmp_path / "pruned")
+    config = tiny_train(method="magprune", dim_budget=0.4, warm_start=str(fbe_run.path), epochs=0)
+    taken = train(config, tmp_path / "taken")
+    assert taken.history() == []
+    for key in ("auc_valid", "auc_test", "avg_dim"):
+        assert taken.metrics[key] == pruned.metrics[key]
+    with pytest.raises(InputError, match="epochs"):
+        tiny_train(epochs=0)
+
+
 @pytest.mark.parametrize("method", ["mde", "autoemb"])
 def test_methods_with_rows_of_another_kind_are_not_warm_started(
     tmp_path: Path, fbe_run: Run, tiny_train: Make, method: str

@@ -25,7 +25,7 @@ def data_options(command: F) -> F:
             "--data",
             required=True,
             metavar="NAME|FOLDER",
-            help="ml-1m, ml-100k, ijcai18, taobao, criteo, synthetic[:rows=N,values=V,…], "
+            help="ml-1m, ml-100k, ijcai18, taobao, taobao-history, criteo, synthetic[:rows=N,values=V,…], "
             "or a folder or file with a schema.toml.",
         ),
     ):

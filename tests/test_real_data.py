@@ -19,6 +19,7 @@ FOLDERS = {
     "ml-100k": "ml-100k",
     "ijcai18": "ijcai18-sample",
     "taobao": "taobao-ecomm",
+    "taobao-history": "taobao-ecomm",
     "criteo": "criteo-10k",
 }
 
@@ -38,9 +39,10 @@ def check_both_layouts(run: Run, folder: Path) -> None:
         assert values["rows_bit_equal"] == values["rows_checked"] == sum(run.model.method.sizes)
 
 
-@pytest.mark.parametrize("name", ["ml-100k", "ijcai18", "taobao", "criteo"])
+@pytest.mark.parametrize("name", ["ml-100k", "ijcai18", "taobao", "taobao-history", "criteo"])
 def test_amtl_on(name: str, real_data: Path, tmp_path: Path) -> None:
-    run = train(config(real_data, name, epochs=2), tmp_path / "run")
+    backbone = "din" if name == "taobao-history" else "dnn"
+    run = train(config(real_data, name, epochs=2, backbone=backbone), tmp_path / "run")
     assert 0 < run.metrics["avg_dim"] <= 16
     check_both_layouts(run, tmp_path)
 

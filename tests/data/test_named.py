@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from amtl_export.data.catalog import open_source
@@ -11,6 +12,7 @@ from amtl_export.data.encode import encode
 from amtl_export.data.named import ijcai18
 from amtl_export.data.named.synthetic import usable_rank
 from amtl_export.data.rows import read_rows
+from amtl_export.data.vocabulary import MISSING
 from amtl_export.errors import InputError
 
 
@@ -77,6 +79,38 @@ def test_ijcai18_as_published(tmp_path: Path) -> None:
     assert len(encoded.vocabularies["item_id"].values) == 5
     assert encoded.vocabularies["item_property_list"].values.to_list() == ["11", "12", "13"]
     assert set(np.asarray(encoded.rows["train"].ids[:, 1])) == {1}
+
+
+def test_taobao_history_is_what_the_user_met_on_earlier_days(tmp_path: Path) -> None:
+    days = [20190616] * 4 + [20190618] * 4 + [20190619] * 4
+    edges = [
+        (user, item, 1 + row % 2, days[row]) for row, (user, item) in enumerate([(1, 7), (2, 8), (1, 8), (2, 7)] * 3)
+    ]
+    (tmp_path / "ecomm_edge_train.txt").write_text("".join("\t".join(map(str, edge)) + "\n" for edge in edges))
+    (tmp_path / "ecomm_item_feature.txt").write_text("7\tc\tk\tb\t1.5\n8\tc\tk\tb\t2\n")
+    users = "".join(f"{user}\tm\t1\t-1\tx\t5\ta,b\n" for user in (1, 2))
+    (tmp_path / "ecomm_user_feature.txt").write_text(users)
+    encoded = encode(open_source("taobao-history", tmp_path), tmp_path / "out", seed=0)
+    item = encoded.vocabularies["item_id"]
+    seven, eight = item.encode(pl.Series([7, 8], dtype=pl.Int64)).tolist()
+    pad = encoded.vocabularies["history"].padding
+    first = encoded.rows["train"].multi["history"]
+    assert first[:, 0].tolist() == [MISSING] * 4
+    later = encoded.rows["valid"].multi["history"]
+    assert later[0].tolist() == [eight, seven, pad, pad]  # user 1: the last of the file first, none of this day
+    assert later[1].tolist() == [seven, eight, pad, pad]
+    assert encoded.rows["test"].multi["history"][0].tolist() == [eight, seven, eight, seven]
+
+
+def test_synthetic_histories_move_the_label(tmp_path: Path) -> None:
+    encoded = encode(open_source("synthetic:rows=2000,values=50,history=6"), tmp_path, seed=0)
+    rows, vocabulary = encoded.rows["train"], encoded.vocabularies["history"]
+    assert rows.multi["history"].shape[1] == 6
+    lengths = (rows.multi["history"] != vocabulary.padding).sum(axis=1)
+    assert set(lengths.tolist()) == {1, 2, 3, 4, 5, 6}
+    plain = encode(open_source("synthetic:rows=2000,values=50"), tmp_path / "plain", seed=0)
+    assert np.array_equal(plain.rows["train"].ids, rows.ids)
+    assert not np.array_equal(plain.rows["train"].label, rows.label)
 
 
 def test_synthetic_is_reproducible_by_seed(tmp_path: Path) -> None:

@@ -14,5 +14,6 @@ NAMED: dict[str, Callable[[Path], Source]] = {
     "ml-100k": movielens.ml_100k,
     "ijcai18": ijcai18.source,
     "taobao": taobao.source,
+    "taobao-history": taobao.with_history,
     "criteo": criteo.source,
 }

@@ -34,14 +34,22 @@ def table(
     return scan_text(file, separator, files)
 
 
+def side_rows(file: Path, separator: str, columns: tuple[str, ...], encoding: Any = "utf8") -> pl.DataFrame:
+    """All rows of a published text table, in memory.
+
+    Raises:
+        InputError: it cannot be parsed.
+    """
+    return pl.concat(list(stream(table(file, separator, columns, encoding), file))).select(columns)
+
+
 def side_table(file: Path, separator: str, columns: tuple[str, ...], encoding: Any = "utf8") -> pl.LazyFrame:
     """A table to join: its columns only, keyed by the first, which must be unique.
 
     Raises:
         InputError: it cannot be parsed, or a key occurs twice.
     """
-    parts = list(stream(table(file, separator, columns, encoding), file))
-    frame = pl.concat(parts).select(columns)
+    frame = side_rows(file, separator, columns, encoding)
     if frame[columns[0]].n_unique() != len(frame):
         twice = frame.filter(frame[columns[0]].is_duplicated())[columns[0]][0]
         raise InputError("a key occurs twice", where=f"{file}, column {columns[0]!r}", found=twice)

@@ -1,19 +1,23 @@
 """A sample of Taobao's user behaviour: edges by day, user and item features.
 
 There are no impressions without a click, so the label is "more than a click" (collect, cart or buy);
-the last two of ten days validate and test.
+the last two of ten days validate and test. `taobao-history` adds the items that the user met on earlier days.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from amtl_export.data.named.files import find, joined, side_table, table
+import polars as pl
+
+from amtl_export.data.named.files import find, joined, side_rows, side_table, table
 from amtl_export.data.schema import FieldSchema, Schema, TimeSplit
 from amtl_export.data.source import Source
 
+_EDGE = ("user_id", "item_id", "type", "date")
 _ITEM = ("item_id", "cate_1", "cate", "brand", "price")
 _USER = ("user_id", "gender", "age_level", "education", "career", "income", "stage")
+_LONGEST = 20
 
 
 def _schema() -> Schema:
@@ -40,9 +44,32 @@ def _schema() -> Schema:
 def source(folder: Path) -> Source:
     """`ecomm_edge_train.txt`, `ecomm_item_feature.txt`, `ecomm_user_feature.txt`."""
     edges = find(folder, "ecomm_edge_train.txt")
+    return joined("taobao", folder, edges, _frame(folder, edges), _schema())
+
+
+def with_history(folder: Path) -> Source:
+    """The same rows with a sequence: what the user met on earlier days, the last first, 20 items at most."""
+    edges = find(folder, "ecomm_edge_train.txt")
+    frame = _frame(folder, edges).join(_earlier(edges), on=("user_id", "date"), how="left", maintain_order="left")
+    schema = _schema()
+    history = FieldSchema(name="history", kind="sequence", of="item_id", type="int64", max_length=_LONGEST)
+    return joined(
+        "taobao-history", folder, edges, frame, schema.model_copy(update={"fields": (*schema.fields, history)})
+    )
+
+
+def _frame(folder: Path, edges: Path) -> pl.LazyFrame:
     items = side_table(find(folder, "ecomm_item_feature.txt"), "\t", _ITEM)
     users = side_table(find(folder, "ecomm_user_feature.txt"), "\t", _USER)
-    frame = table(edges, "\t", ("user_id", "item_id", "type", "date"))
+    frame = table(edges, "\t", _EDGE)
     frame = frame.join(users, on="user_id", how="left", maintain_order="left")
-    frame = frame.join(items, on="item_id", how="left", maintain_order="left")
-    return joined("taobao", folder, edges, frame, _schema())
+    return frame.join(items, on="item_id", how="left", maintain_order="left")
+
+
+def _earlier(edges: Path) -> pl.LazyFrame:
+    """`user_id`, `date`, `history`: the user's items before each of their days, the last of the file first."""
+    met = side_rows(edges, "\t", _EDGE).with_row_index("place")
+    days = met.select("user_id", "date").unique()
+    pairs = days.join(met, on="user_id", suffix="_met").filter(pl.col("date_met") < pl.col("date"))
+    lists = pairs.sort("place", descending=True).group_by("user_id", "date", maintain_order=True)
+    return lists.agg(history=pl.col("item_id").head(_LONGEST)).lazy()

@@ -247,6 +247,21 @@ def warm_start_of_another_size(p: Place) -> list[object]:
     return p.train("--warm-start", p.run)
 
 
+@case(2, "→ mde", "from and to fbe")
+def warm_start_of_another_kind(p: Place) -> list[object]:
+    return p.train("--warm-start", p.run, "--method", "mde", "--dim", 12)
+
+
+@case(2, "attends to a sequence", 'kind = "sequence"')
+def din_without_a_sequence(p: Place) -> list[object]:
+    return p.train("--backbone", "din")
+
+
+@case(2, "train: epochs", "at least 1")
+def no_epochs_without_a_warm_start(p: Place) -> list[object]:
+    return p.train("--epochs", 0)
+
+
 @case(2, "no such run")
 def no_such_run(p: Place) -> list[object]:
     return ["export", p.path / "nothing", "--out", p.path / "out"]

@@ -25,7 +25,8 @@ from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import freeze
 from amtl_export.training.config import TrainConfig
-from amtl_export.training.loop import Silent, train
+from amtl_export.training.loop import train
+from amtl_export.training.observer import Silent
 from amtl_export.validation.validate import validate
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from amtl_export.cli.options import Common
-from amtl_export.training.loop import Silent, TrainObserver
+from amtl_export.training.observer import Silent, TrainObserver
 
 
 @contextmanager

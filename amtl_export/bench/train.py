@@ -21,8 +21,10 @@ from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel, freeze_module
 from amtl_export.training.batches import predict
 from amtl_export.training.config import TrainConfig
-from amtl_export.training.loop import Silent, TrainState, reproducible
+from amtl_export.training.loop import reproducible
+from amtl_export.training.observer import Silent
 from amtl_export.training.run import build_model, model_config_for
+from amtl_export.training.state import TrainState
 
 #: What is timed in every round.
 MEASURES = ("epoch", "inference_torch", "inference_onnx")

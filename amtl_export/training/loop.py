@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import platform
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.optim import Adam, Optimizer, SparseAdam
 
 from amtl_export.data.catalog import open_source
 from amtl_export.data.encode import Encoded, Rows, encode, open_rows, open_stats
@@ -28,49 +22,17 @@ from amtl_export.errors import InputError, os_errors
 from amtl_export.files import check_target, made_by, publish, read_json, write_json
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
-from amtl_export.models.protocol import Searched
-from amtl_export.models.selection import Selector, SoftTwinSelector
-from amtl_export.training.batches import Batch, predict, shuffled
-from amtl_export.training.checkpoint import Progress, latest, load_checkpoint, save_checkpoint
+from amtl_export.models.selection import SoftTwinSelector
+from amtl_export.training.batches import predict
+from amtl_export.training.checkpoint import Progress, latest, save_checkpoint
 from amtl_export.training.config import TrainConfig
-from amtl_export.training.dims import SelectionBudget, average_dim, open_budget, prune_trained
+from amtl_export.training.dims import average_dim, prune_trained
 from amtl_export.training.metrics import auc, logloss
+from amtl_export.training.observer import Silent, TrainObserver
 from amtl_export.training.run import Run, build_model, load_run, model_config_for
-from amtl_export.training.search import ControllerSearch, open_search
+from amtl_export.training.state import TrainState
 from amtl_export.training.tensors import save_tensors
 from amtl_export.training.warm_start import warm_start
-
-
-class TrainObserver(Protocol):
-    """Is told how training goes. All methods may do nothing."""
-
-    def note(self, text: str) -> None:
-        """Something worth a line."""
-
-    def epoch_started(self, epoch: int, steps: int) -> None:
-        """An epoch (from 1) of so many steps begins."""
-
-    def step(self, loss: float, examples: int) -> None:
-        """A step over so many examples is done."""
-
-    def epoch_finished(self, record: dict[str, Any]) -> None:
-        """The epoch's line of `history.jsonl`."""
-
-
-class Silent:
-    """A `TrainObserver` that says nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def epoch_started(self, epoch: int, steps: int) -> None:
-        """Nothing."""
-
-    def step(self, loss: float, examples: int) -> None:
-        """Nothing."""
-
-    def epoch_finished(self, record: dict[str, Any]) -> None:
-        """Nothing."""
 
 
 def partial_folder(out: Path) -> Path:
@@ -185,130 +147,6 @@ def reproducible(seed: int) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(mode)
         torch.set_rng_state(state)
-
-
-@dataclass
-class TrainState:
-    """A model in training: its optimizers, its progress, its best weights so far."""
-
-    model: CtrModel
-    config: TrainConfig
-    optimizers: list[Optimizer]
-    progress: Progress
-    best: dict[str, Tensor]
-    budget: SelectionBudget | None
-    search: ControllerSearch | None
-
-    @classmethod
-    def start(cls, model: CtrModel, config: TrainConfig) -> TrainState:
-        """Before the first epoch."""
-        trained = config.warm_start is not None
-        budget = open_budget(config.dim_budget, model, trained=trained) if config.dim_budget is not None else None
-        search = open_search(model, config)
-        return cls(model, config, build_optimizers(model, config), Progress(0, 0, 0.0, []), {}, budget, search)
-
-    @property
-    def all_optimizers(self) -> list[Optimizer]:
-        """Those of the weights, and of a controller."""
-        return [*self.optimizers, *([self.search.optimizer] if self.search is not None else [])]
-
-    def resume(self, checkpoint: Path) -> None:
-        """Go back to the state of a checkpoint."""
-        self.progress, self.best = load_checkpoint(checkpoint, self.model, self.all_optimizers)
-        if self.budget is not None:
-            self.budget.weight = self.progress.budget_weight
-
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs are done or patience has run out."""
-        stale = self.progress.epoch - self.progress.best_epoch
-        return self.progress.epoch >= self.config.epochs or (self.progress.epoch > 0 and stale >= self.config.patience)
-
-    def run_epoch(self, encoded: Encoded, observer: TrainObserver) -> dict[str, Any]:
-        """Train one epoch, validate, remember the best; the epoch's history record."""
-        rows, valid = encoded.rows["train"], encoded.rows["valid"]
-        epoch = self.progress.epoch + 1
-        observer.epoch_started(epoch, -(-len(rows) // self.config.batch_size))
-        for module in self.model.modules():
-            if isinstance(module, Selector):
-                module.temperature = self.config.selection.temperature_at(epoch)
-        started = time.perf_counter()
-        loss = self.pass_over(rows, valid, epoch, observer)
-        if self.budget is not None:
-            self.budget.enforce()
-        seconds = time.perf_counter() - started
-        logits = predict(self.model, valid)
-        if not np.isfinite(logits).all():
-            raise InputError("training diverged: logits are not finite", where=f"epoch {epoch}", fix="a smaller --lr")
-        auc_valid = auc(logits, valid.label)
-        self.progress = replace(
-            self.progress,
-            epoch=epoch,
-            epoch_seconds=[*self.progress.epoch_seconds, seconds],
-            budget_weight=self.budget.weight if self.budget is not None else 0.0,
-        )
-        if auc_valid > self.progress.best_auc or not self.best:
-            self.progress.best_epoch, self.progress.best_auc = epoch, auc_valid
-            self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        else:
-            for optimizer in self.all_optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] *= self.config.lr_decay
-        return {
-            "epoch": epoch,
-            "loss_train": loss,
-            "auc_valid": auc_valid,
-            "logloss_valid": logloss(logits, valid.label),
-            "avg_dim": average_dim(self.model),
-            "seconds": seconds,
-            "examples_per_second": len(rows) / seconds,
-        }
-
-    def pass_over(self, rows: Rows, valid: Rows, epoch: int, observer: TrainObserver) -> float:
-        """One pass of steps over the rows, a controller's steps over validation rows in between; the mean loss."""
-        self.model.train()
-        total = 0.0
-        searching = self.search.steps(valid, epoch) if self.search is not None else itertools.repeat(None)
-        for index in shuffled(len(rows), self.config.batch_size, self.config.seed, epoch):
-            next(searching)
-            batch = Batch.of(rows.take(index))
-            for optimizer in self.optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            logit = self.model(batch.ids, batch.numeric, batch.multi)
-            loss = F.binary_cross_entropy_with_logits(logit, batch.label)
-            (loss if self.budget is None else loss + self.budget.penalty()).backward()
-            for optimizer in self.optimizers:
-                optimizer.step()
-            value = float(loss.detach())
-            total += value * len(index)
-            observer.step(value, len(index))
-        return total / len(rows)
-
-
-def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
-    """Adam for everything but a controller; SparseAdam for a table with sparse gradients."""
-    table: list[nn.Parameter] = []
-    selection: list[nn.Parameter] = []
-    other: list[nn.Parameter] = []
-    searched = model.embedding.controller_parameters() if isinstance(model.embedding, Searched) else ()
-    apart = {id(parameter) for parameter in searched}
-    for name, parameter in model.named_parameters():
-        if id(parameter) in apart:
-            continue
-        group = table if name.endswith(".table.weight") else selection if ".selectors." in name else other
-        group.append(parameter)
-    selection_lr = config.selection_lr or config.lr
-    groups: list[dict[str, Any]] = [
-        {"params": other, "weight_decay": config.weight_decay},
-        {"params": selection, "lr": selection_lr, "weight_decay": config.selection_decay},
-    ]
-    optimizers: list[Optimizer] = []
-    if model.config.sparse:
-        optimizers.append(SparseAdam(table, lr=config.lr))
-    else:
-        groups.append({"params": table, "weight_decay": config.embedding_decay})
-    optimizers.insert(0, Adam([g for g in groups if g["params"]], lr=config.lr, fused=True))
-    return optimizers
 
 
 def _append_history(work: Path, record: dict[str, Any]) -> None:

@@ -17,8 +17,10 @@ from amtl_export.models.config import MixedConfig, SelectionConfig
 from amtl_export.training.batches import shuffled
 from amtl_export.training.checkpoint import latest
 from amtl_export.training.config import TrainConfig
-from amtl_export.training.loop import Silent, TrainState, partial_folder, train
+from amtl_export.training.loop import partial_folder, train
+from amtl_export.training.observer import Silent
 from amtl_export.training.run import Run, build_model, load_run, model_config_for
+from amtl_export.training.state import TrainState
 
 Make = Callable[..., TrainConfig]
 

@@ -81,7 +81,7 @@ def test_experiments_share_their_runs(tmp_path: Path, tiny_train: Make) -> None:
     base = tiny_train(data=DATA, epochs=1)
     warm, _ = run_experiment("table3", base, [0], (), tmp_path)
     aucs = {arm["arm"]: arm["auc_test"]["mean"] for arm in warm["arms"]}
-    assert set(aucs) == {"fbe", "autoemb", "amtl", "amtl warm"}
+    assert set(aucs) == {"fbe", "fbe warm", "autoemb", "amtl", "amtl warm"}
     assert aucs["amtl warm"] != aucs["amtl"]
     stamp = (tmp_path / "runs" / "amtl-s0" / "model.safetensors").stat().st_mtime_ns
     ablation, text = run_experiment("table4", base, [0], (), tmp_path)

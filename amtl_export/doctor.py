@@ -53,6 +53,7 @@ def examine() -> list[Check]:
         ),
         _one_runtime(),
         *_providers(),
+        _native(),
         _library("cudart", "CUDA runtime", "the CUDA provider does not load"),
         _library("cudnn", "cuDNN", "the CUDA provider does not load"),
         _module("matplotlib", "no --plot", "pip install 'amtl-export[plot]'"),
@@ -114,6 +115,14 @@ def _providers() -> list[Check]:
         Check(name, "available" if name in available else None, f"{flag} is an error", fix)
         for name, flag in wanted.items()
     ]
+
+
+def _native() -> Check:
+    from amtl_export.native import library_path
+
+    found = library_path()
+    cost = "bundles of layout ragged look rows up with standard operators, several times slower"
+    return Check("native operator", str(found) if found else None, cost, "a C compiler, then install again")
 
 
 def _library(name: str, part: str, cost: str) -> Check:

@@ -24,7 +24,7 @@ from amtl_export.freezing.frozen import FrozenEmbedding, freeze_module, frozen_t
 from amtl_export.graph.lower import lower_lookups
 from amtl_export.graph.trace import trace_module
 from amtl_export.runtime.session import onnxruntime, open_session
-from amtl_export.tables.layout import BLOCK_NAME, Blocks, Paged, stored_bytes
+from amtl_export.tables.layout import BLOCK_NAME, Blocks, Paged, Ragged, stored_bytes
 from amtl_export.validation.provenance import same_bits, trace_provenance
 
 
@@ -130,6 +130,8 @@ def _wrong_rows(model: Path, path: str, table: FrozenEmbedding) -> list[str]:
         stored = arrays["rows"]
     elif {"pages", "page_table"} <= set(arrays):
         stored = Paged(arrays["pages"], arrays["page_table"], expected.shape[1]).read(np.arange(len(expected)))
+    elif {"values", "offsets"} <= set(arrays):
+        stored = Ragged(arrays["values"], arrays["offsets"], expected.shape[1]).read(np.arange(len(expected)))
     elif runs := {int(name.removeprefix("block_")): name for name in arrays if BLOCK_NAME.fullmatch(name)}:
         tables = tuple(arrays[name] for _, name in sorted(runs.items()))
         stored = Blocks(np.array(sorted(runs)), tables, expected.shape[1]).read(np.arange(len(expected)))

@@ -15,7 +15,7 @@ from amtl_export.cli.options import FOLDER, Common, common
 @click.option(
     "--out", type=FOLDER, required=True, metavar="BUNDLE", help="The bundle; appears when every check passed."
 )
-@click.option("--layout", default="auto", show_default=True, help="How rows lie: auto, dense, paged, blocks.")
+@click.option("--layout", default="auto", show_default=True, help="How rows lie: auto, dense, paged, blocks, ragged.")
 @click.option("--page-width", type=click.IntRange(min=1), help="Floats of a page (paged); chosen by cost if not given.")
 @click.option("--dtype", type=click.Choice(["fp32"]), default="fp32", show_default=True, help="Of the stored values.")
 @click.option(

@@ -59,7 +59,7 @@ def frozen(run: Run) -> FrozenModel:
     return freeze(run)
 
 
-@pytest.fixture(scope="session", params=["dense", "paged", "blocks"])
+@pytest.fixture(scope="session", params=["dense", "paged", "blocks", "ragged"])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, frozen: FrozenModel) -> Bundle:
     """The run's bundle in each layout."""
     out = tmp_path_factory.mktemp("bundles") / request.param

@@ -103,7 +103,7 @@ def test_fine_tuning_moves_the_selection(attached: nn.Module) -> None:
     assert all(p.grad is not None for p in layer.selector.parameters())
 
 
-@pytest.mark.parametrize("layout", ["auto", "dense", "paged", "blocks"])
+@pytest.mark.parametrize("layout", ["auto", "dense", "paged", "blocks", "ragged"])
 def test_frozen_exported_validated(tmp_path: Path, attached: nn.Module, layout: Any) -> None:
     frozen = freeze_module(attached)
     batch = inputs(200, seed=9)

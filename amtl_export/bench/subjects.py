@@ -42,12 +42,12 @@ class TorchSubject:
 
 
 class OnnxSubject:
-    """A bundle in ONNX Runtime."""
+    """A bundle in ONNX Runtime; see `runtime.session.open_session` for `native`."""
 
-    def __init__(self, name: str, bundle: Bundle, provider: Provider, threads: int) -> None:
+    def __init__(self, name: str, bundle: Bundle, provider: Provider, threads: int, native: bool | None = None) -> None:
         self.name = name
         self.bytes = bundle.bytes()
-        self._session = bundle.session(provider=provider, threads=threads)
+        self._session = bundle.session(provider=provider, threads=threads, native=native)
 
     def prepare(self, feed: Feed) -> Feed:
         """As they are."""

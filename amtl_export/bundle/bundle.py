@@ -71,9 +71,11 @@ class Bundle:
         except Exception as error:  # protobuf's errors have no common base below Exception
             raise ValidationFailed("the graph cannot be read", where=self.model, found=error) from None
 
-    def session(self, *, provider: Provider = "cpu", threads: int = 1, optimized: bool = True) -> Any:
+    def session(
+        self, *, provider: Provider = "cpu", threads: int = 1, optimized: bool = True, native: bool | None = None
+    ) -> Any:
         """An ONNX Runtime session; see `runtime.session.open_session`."""
-        return open_session(self.model, provider=provider, threads=threads, optimized=optimized)
+        return open_session(self.model, provider=provider, threads=threads, optimized=optimized, native=native)
 
 
 def open_bundle(path: Path) -> Bundle:

@@ -22,11 +22,11 @@ from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
 from amtl_export.graph.trace import trace
 from amtl_export.runtime.session import onnxruntime
 from amtl_export.tables.cost import best_width, choose_layout
-from amtl_export.tables.layout import LaidOut, Paged, blocks, dense, paged, stored_bytes
+from amtl_export.tables.layout import LaidOut, Paged, blocks, dense, paged, ragged, stored_bytes
 from amtl_export.training.run import load_run
 
-LayoutName = Literal["auto", "dense", "paged", "blocks"]
-LAYOUTS: tuple[LayoutName, ...] = ("auto", "dense", "paged", "blocks")
+LayoutName = Literal["auto", "dense", "paged", "blocks", "ragged"]
+LAYOUTS: tuple[LayoutName, ...] = ("auto", "dense", "paged", "blocks", "ragged")
 
 #: Tables of fewer floats a row are never paged: a page number alone is one.
 NARROW = 4
@@ -118,8 +118,8 @@ def lay_out_tables(tables: Mapping[str, FrozenEmbedding], config: ExportConfig) 
         if layout == "dense" or D < NARROW:
             laid_out[path] = dense(rows)
             continue
-        if layout == "blocks":
-            laid_out[path] = blocks(rows, dims)
+        if layout != "paged":
+            laid_out[path] = (blocks if layout == "blocks" else ragged)(rows, dims)
             continue
         try:
             laid_out[path] = paged(rows, dims, config.page_width or best_width(dims, D).width)

@@ -1,8 +1,9 @@
-"""Lower `ai.amtl::Lookup` to the standard operators of a layout, with the id guard in front.
+"""Lower `ai.amtl::Lookup` to the nodes of a layout, with the id guard in front.
 
 requires: a model from `trace`, every Lookup's first input the initializer `model.<table>.rows`.
-ensures: no foreign node is left; every lookup's result is the value `lookup/<table>/<input>`; lookups of the
-same ids in several tables share one guard and one shift.
+ensures: no foreign node is left but RaggedGather, which comes with a body of standard operators;
+every lookup's result is the value `lookup/<table>/<input>`; lookups of the same ids in several tables share
+one guard and one shift.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from amtl_export.graph.ragged import OPERATOR, ragged_gather
 from amtl_export.graph.trace import DOMAIN, PROVENANCE
-from amtl_export.tables.layout import Blocks, Dense, LaidOut, Paged, block_name
+from amtl_export.tables.layout import Blocks, Dense, LaidOut, Paged, Ragged, block_name
 
 IdPolicy = Literal["guard", "trust"]
 
@@ -59,7 +61,8 @@ def lower_lookups(model: ir.Model, tables: Mapping[str, LaidOut], policy: IdPoli
             lowered = builder.replace(node)
             done += [lowered] if lowered else []
     passes.RemoveUnusedNodesPass()(model)
-    model.opset_imports.pop(DOMAIN, None)
+    if not model.functions:
+        model.opset_imports.pop(DOMAIN, None)
     return done
 
 
@@ -67,7 +70,7 @@ class _Builder:
     """Makes nodes before the one being replaced, and initializers once each."""
 
     def __init__(self, model: ir.Model, tables: Mapping[str, LaidOut], policy: IdPolicy) -> None:
-        self._graph = model.graph
+        self._model, self._graph = model, model.graph
         self._tables = tables
         self._policy = policy
         self._places: dict[tuple[str, tuple[int, ...], tuple[int, ...]], ir.Value] = {}
@@ -92,10 +95,9 @@ class _Builder:
             ir.convenience.replace_all_uses_with(old, self._looked_up[scope])
             self._graph.remove(node, safe=True)
             return None
-        place = self._place(ids, sizes, offsets)
         assert old.shape is not None
         rank = len(old.shape) - 1  # of ids: 2 for the packed input and multi-valued fields, any in other models
-        site = _Site(place, rank, sizes, offsets, f"table/{path}", scope)
+        site = _Site(ids, rank, sizes, offsets, f"table/{path}", scope)
         rows = _EMIT[type(table)](self, table, site)
         rows.name, rows.type, rows.shape = scope, old.type, old.shape
         self._looked_up[scope] = rows
@@ -115,15 +117,20 @@ class _Builder:
             self._graph.initializers[name] = value
         return self._graph.initializers[name]
 
-    def op(self, kind: str, *inputs: ir.Value, name: str, **attributes: Any) -> ir.Value:
-        """A standard node; its result."""
-        made = ir.node(kind, inputs, attributes, name=name, metadata_props=self._provenance)
+    def op(self, kind: str, *inputs: ir.Value, name: str, domain: str = "", **attributes: Any) -> ir.Value:
+        """A node; its result."""
+        made = ir.node(kind, inputs, attributes, name=name, domain=domain, metadata_props=self._provenance)
         made.outputs[0].name = name
         self._made.append(made)
         return made.outputs[0]
 
-    def _place(self, ids: ir.Value, sizes: tuple[int, ...], offsets: tuple[int, ...]) -> ir.Value:
+    def needs(self, function: ir.Function) -> None:
+        """A function that the model must carry, once."""
+        self._model.functions.setdefault(function.identifier(), function)
+
+    def place(self, site: _Site) -> ir.Value:
         """Table rows of ids, guarded unless ids are trusted; made once for the same ids, sizes and offsets."""
+        ids, sizes, offsets = site.ids, site.sizes, site.offsets
         assert ids.name is not None
         key = (ids.name, sizes, offsets)
         if key not in self._places:
@@ -155,15 +162,15 @@ class _Site:
     """One lookup being lowered.
 
     Attributes:
-        place: table rows, int64, guarded and shifted.
-        rank: of `place`.
+        ids: int64, as the graph gets them.
+        rank: of `ids`.
         sizes: V of each column's field (one number serves all columns).
         offsets: first table row of each column's field.
         stored: where the names of the table's arrays begin.
         scope: where the names of the lookup's nodes begin.
     """
 
-    place: ir.Value
+    ids: ir.Value
     rank: int
     sizes: tuple[int, ...]
     offsets: tuple[int, ...]
@@ -173,14 +180,14 @@ class _Site:
 
 def _emit_dense(builder: _Builder, table: Dense, site: _Site) -> ir.Value:
     rows = builder.constant(f"{site.stored}/rows", table.rows)
-    return builder.op("Gather", rows, site.place, name=f"{site.scope}/rows", axis=0)
+    return builder.op("Gather", rows, builder.place(site), name=f"{site.scope}/rows", axis=0)
 
 
 def _emit_paged(builder: _Builder, table: Paged, site: _Site) -> ir.Value:
     stored, scope, rank = site.stored, site.scope, site.rank
     page_table = builder.constant(f"{stored}/page_table", table.page_table)
     pages = builder.constant(f"{stored}/pages", table.pages)
-    numbers = builder.op("Gather", page_table, site.place, name=f"{scope}/page_numbers", axis=0)  # [*ids, P]
+    numbers = builder.op("Gather", page_table, builder.place(site), name=f"{scope}/page_numbers", axis=0)  # [*ids, P]
     parts = builder.op("Gather", pages, numbers, name=f"{scope}/pages", axis=0)  # [*ids, P, c]
     width = table.page_table.shape[1] * table.width
     shape = builder.constant(f"{stored}/row_shape_{rank}", np.array([0] * rank + [width], dtype=np.int64))
@@ -207,24 +214,26 @@ def _emit_blocks(builder: _Builder, table: Blocks, site: _Site) -> ir.Value:
     parts, done = [], 0
     for own, columns in groups:
         scope = site.scope if len(groups) == 1 else f"{site.scope}/columns_{done}"
-        place = site.place
+        place = builder.place(site)
         if len(groups) > 1:
             bounds = (("from", done), ("to", done + columns), ("axis", 1))
             cut = [builder.constant(f"{scope}/{name}", np.array([value], dtype=np.int64)) for name, value in bounds]
             place = builder.op("Slice", place, *cut, name=f"{scope}/place")
-        parts.append(_emit_runs(builder, table, own, replace(site, place=place, scope=scope), clipped=clipped))
+        parts.append(_emit_runs(builder, table, own, place, replace(site, scope=scope), clipped=clipped))
         done += columns
     return parts[0] if len(parts) == 1 else builder.op("Concat", *parts, name=f"{site.scope}/rows", axis=1)
 
 
-def _emit_runs(builder: _Builder, table: Blocks, runs: Sequence[int], site: _Site, *, clipped: bool) -> ir.Value:
+def _emit_runs(
+    builder: _Builder, table: Blocks, runs: Sequence[int], place: ir.Value, site: _Site, *, clipped: bool
+) -> ir.Value:
     """Rows that lie in some of the runs, `[*ids, D]`."""
     terms = []
     for run in runs:
         start, rows = int(table.starts[run]), table.tables[run]
         stored, scope = f"{site.stored}/{block_name(start)}", f"{site.scope}/{block_name(start)}"
         before = builder.constant(f"{stored}_before", np.array(start - 1, dtype=np.int64))
-        local = builder.op("Sub", site.place, before, name=f"{scope}/local")
+        local = builder.op("Sub", place, before, name=f"{scope}/local")
         if clipped:
             least = builder.constant("ids/zero", np.array(0, dtype=np.int64))
             most = builder.constant(f"{stored}_last", np.array(len(rows) - 1, dtype=np.int64))
@@ -238,9 +247,20 @@ def _emit_runs(builder: _Builder, table: Blocks, runs: Sequence[int], site: _Sit
     return terms[0] if len(terms) == 1 else builder.op("Sum", *terms, name=f"{site.scope}/sum")
 
 
+def _emit_ragged(builder: _Builder, table: Ragged, site: _Site) -> ir.Value:
+    """One node, which guards and shifts by itself; a function of standard operators goes into the model with it."""
+    constants = [builder.constant(f"{site.stored}/{name}", array) for name, array in table.arrays.items()]
+    ids = site.ids
+    names = (("sizes", site.sizes), ("offsets", site.offsets))
+    fields = [builder.constant(f"{site.scope}/{name}", np.array(values, dtype=np.int64)) for name, values in names]
+    builder.needs(ragged_gather())
+    return builder.op(OPERATOR, *constants, ids, *fields, name=f"{site.scope}/rows", domain=DOMAIN, dim=table.dim)
+
+
 #: Layout → its nodes. A layout is a class in tables/layout.py and a line here.
 _EMIT: dict[type, Callable[[_Builder, Any, _Site], ir.Value]] = {
     Dense: _emit_dense,
     Paged: _emit_paged,
     Blocks: _emit_blocks,
+    Ragged: _emit_ragged,
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from amtl_export.errors import EnvironmentLacks, InputError
+from amtl_export.native import library_path, needed_library
 
 Provider = Literal["cpu", "cuda"]
 
@@ -36,6 +37,7 @@ def open_session(
     optimized: bool = True,
     weights: Path | None = None,
     record_assignment: bool = False,
+    native: bool | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` on the provider asked for, and no other.
 
@@ -46,9 +48,10 @@ def open_session(
         optimized: all graph optimisations, or none.
         weights: folder of the external data, when `model` is bytes.
         record_assignment: keep which node runs where (for `nodes_by_provider`).
+        native: True registers the native operator, False leaves it out, None registers it on the CPU if it is built.
 
     Raises:
-        EnvironmentLacks: ONNX Runtime or the provider is missing.
+        EnvironmentLacks: ONNX Runtime, the provider, or a native operator that was asked for is missing.
         InputError: the model cannot be loaded.
     """
     ort = onnxruntime()
@@ -68,6 +71,9 @@ def open_session(
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
     if weights is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+    library = needed_library() if native else library_path() if native is None and provider == "cpu" else None
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     if record_assignment:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider == "cuda":

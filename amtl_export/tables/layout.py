@@ -120,6 +120,35 @@ class Blocks:
         return total
 
 
+@dataclass(frozen=True)
+class Ragged:
+    """Values back to back; the zeros past dims are not stored.
+
+    Attributes:
+        values: float32 `[sum of dims]`, at least one number.
+        offsets: int32 or int64 `[V + 1]`: row r is `values[offsets[r] : offsets[r + 1]]`.
+        dim: D.
+    """
+
+    values: Floats
+    offsets: npt.NDArray[np.int32] | npt.NDArray[np.int64]
+    dim: int
+    layout: str = "ragged"
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """`values`, `offsets`."""
+        return {"values": self.values, "offsets": self.offsets}
+
+    def read(self, rows: Ints) -> Floats:
+        """Rows, padded."""
+        begin, end = self.offsets[:-1][rows], self.offsets[1:][rows]
+        lane = np.arange(self.dim)
+        kept = lane < (end - begin)[:, None]
+        found = self.values[np.where(kept, begin[:, None] + lane, 0)]
+        return np.where(kept, found, np.float32(0))
+
+
 def block_name(start: int | np.int64) -> str:
     """Name of the array of the run that begins at a table row."""
     return f"block_{start}"
@@ -181,6 +210,25 @@ def blocks(rows: Floats, dims: Ints) -> Blocks:
     runs = runs or [(0, len(rows), 1)]
     tables = tuple(np.pad(rows[a:b, :width], ((1, 1), (0, 0))).astype(np.float32, copy=False) for a, b, width in runs)
     return Blocks(np.array([a for a, _, _ in runs], dtype=np.int64), tables, rows.shape[1])
+
+
+def ragged(rows: Floats, dims: Ints) -> Ragged:
+    """Put the first `dims` numbers of every row back to back.
+
+    Args:
+        rows: float32 `[V, D]`, zero past dims.
+        dims: int64 `[V]`, 0..D.
+    """
+    total = int(dims.sum())
+    offsets: npt.NDArray[np.int32] | npt.NDArray[np.int64] = np.concatenate([[0], np.cumsum(dims, dtype=np.int64)])
+    if total <= np.iinfo(np.int32).max:
+        offsets = offsets.astype(np.int32)
+    values = np.zeros(max(total, 1), dtype=np.float32)
+    for start in range(0, len(dims), 1 << 18):  # bounds the mask
+        part = slice(start, start + (1 << 18))
+        kept = np.arange(rows.shape[1]) < dims[part][:, None]
+        values[offsets[start] : offsets[start] + int(dims[part].sum())] = rows[part][kept]
+    return Ragged(values, offsets, rows.shape[1])
 
 
 def stored_bytes(table: LaidOut) -> int:

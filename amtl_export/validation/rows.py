@@ -53,7 +53,7 @@ class Probe:
     Args:
         bundle: whose graph.
         provider: where it runs.
-        optimized: all graph optimisations, or none.
+        optimized: all graph optimisations and the native operator, or neither.
 
     Raises:
         ValidationFailed: a lookup that the signature names is not in the graph.
@@ -69,7 +69,11 @@ class Probe:
                 raise ValidationFailed("the graph lacks a lookup that the signature names", found=site.output)
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(site.output))
         self._session = open_session(
-            model.SerializeToString(), provider=provider, optimized=optimized, weights=bundle.path
+            model.SerializeToString(),
+            provider=provider,
+            optimized=optimized,
+            weights=bundle.path,
+            native=None if optimized else False,
         )
 
     def lookup(self, site: LookupSite, ids: Ids) -> Floats:

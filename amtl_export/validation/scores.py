@@ -36,8 +36,8 @@ class Scores:
 
 
 def graph_scores(bundle: Bundle, rows: Rows, config: ModelConfig, provider: Provider, *, optimized: bool) -> Scores:
-    """What the graph answers for a split."""
-    session = bundle.session(provider=provider, optimized=optimized)
+    """What the graph answers for a split: optimised and with the native operator, or neither."""
+    session = bundle.session(provider=provider, optimized=optimized, native=None if optimized else False)
     logits = np.empty(len(rows), dtype=np.float32)
     feed = from_rows(rows, config)
     for start in range(0, len(rows), _BATCH):

@@ -16,6 +16,7 @@ from amtl_export.data.schema import SplitName
 from amtl_export.errors import AmtlError, InputError, ValidationFailed
 from amtl_export.files import wrong_sums
 from amtl_export.freezing.frozen import EMBEDDING, FrozenModel, freeze
+from amtl_export.native import library_path
 from amtl_export.runtime.session import Provider, nodes_by_provider, open_session
 from amtl_export.training.batches import predict
 from amtl_export.training.run import Run, load_run
@@ -214,6 +215,7 @@ def _check_scores(
     session = open_session(bundle.model, provider=provider, record_assignment=True)
     numbers = verdict.numbers
     numbers["providers"] = list(session.get_providers())
+    numbers["native_operator"] = provider == "cpu" and library_path() is not None
     numbers["nodes_by_provider"] = nodes_by_provider(session)
     numbers["auc_torch"], numbers["logloss_torch"] = expected.auc, expected.logloss
     worst = 0.0

@@ -290,9 +290,9 @@ def truncated_vocabulary(p: Place) -> list[object]:
     return p.export()
 
 
-@case(2, "unknown layout", "ragged", "dense, paged")
+@case(2, "unknown layout", "folded", "dense, paged, blocks, ragged")
 def unknown_layout(p: Place) -> list[object]:
-    return p.export("--layout", "ragged")
+    return p.export("--layout", "folded")
 
 
 @case(2, "cannot be paged", "within 1..12, got 99")

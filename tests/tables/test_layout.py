@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amtl_export.tables.cost import best_width, blocks_bytes, candidate_widths, choose_layout, paged_cost
-from amtl_export.tables.layout import Floats, Ints, blocks, dense, paged, stored_bytes
+from amtl_export.tables.layout import Floats, Ints, blocks, dense, paged, ragged, stored_bytes
 
 
 @st.composite
@@ -25,6 +25,14 @@ def test_paged_gives_every_row_back_bit_for_bit(table: tuple[Floats, Ints, int])
     assert np.array_equal(read.view(np.uint32), rows.view(np.uint32))
     assert not laid_out.pages[0].any()
     assert laid_out.dim == rows.shape[1]
+
+
+@given(tables())
+def test_ragged_stores_what_survives_and_gives_it_back(table: tuple[Floats, Ints, int]) -> None:
+    rows, dims, _ = table
+    laid_out = ragged(rows, dims)
+    assert laid_out.read(np.arange(len(rows))).tobytes() == rows.tobytes()
+    assert stored_bytes(laid_out) == 4 * (max(int(dims.sum()), 1) + len(dims) + 1)
 
 
 @given(tables())

@@ -1,0 +1,111 @@
+/* The part of ONNX Runtime's C interface that a custom operator needs, declared here so that no header of
+ * ONNX Runtime is needed to build.
+ *
+ * OrtApi is a flat table of function pointers that only ever grows at its end; an entry is named by its place.
+ * Places and signatures are those of onnxruntime_c_api.h, checked with releases 1.16 to 1.32.
+ */
+#ifndef AMTL_ORT_ABI_H
+#define AMTL_ORT_ABI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct OrtStatus OrtStatus;
+typedef struct OrtValue OrtValue;
+typedef struct OrtKernelInfo OrtKernelInfo;
+typedef struct OrtKernelContext OrtKernelContext;
+typedef struct OrtSessionOptions OrtSessionOptions;
+typedef struct OrtCustomOpDomain OrtCustomOpDomain;
+typedef struct OrtTensorTypeAndShapeInfo OrtTensorTypeAndShapeInfo;
+typedef struct OrtShapeInferContext OrtShapeInferContext;
+
+typedef struct OrtApi {
+  void (*entry[275])(void);
+} OrtApi;
+
+typedef struct OrtApiBase {
+  const OrtApi *(*GetApi)(uint32_t version);
+  const char *(*GetVersionString)(void);
+} OrtApiBase;
+
+enum { ORT_INVALID_ARGUMENT = 2 };
+enum { ORT_FLOAT = 1, ORT_INT32 = 6, ORT_INT64 = 7 };
+enum { ORT_REQUIRED = 0 };
+/* The newest version of the interface whose every function below is implemented here. */
+enum { ORT_API_OLDEST = 16, ORT_API_NEWEST = 17 };
+
+typedef struct OrtCustomOp OrtCustomOp;
+struct OrtCustomOp {
+  uint32_t version;
+  void *(*CreateKernel)(const OrtCustomOp *, const OrtApi *, const OrtKernelInfo *);
+  const char *(*GetName)(const OrtCustomOp *);
+  const char *(*GetExecutionProviderType)(const OrtCustomOp *);
+  int (*GetInputType)(const OrtCustomOp *, size_t);
+  size_t (*GetInputTypeCount)(const OrtCustomOp *);
+  int (*GetOutputType)(const OrtCustomOp *, size_t);
+  size_t (*GetOutputTypeCount)(const OrtCustomOp *);
+  void (*KernelCompute)(void *, OrtKernelContext *);
+  void (*KernelDestroy)(void *);
+  int (*GetInputCharacteristic)(const OrtCustomOp *, size_t);
+  int (*GetOutputCharacteristic)(const OrtCustomOp *, size_t);
+  int (*GetInputMemoryType)(const OrtCustomOp *, size_t);
+  int (*GetVariadicInputMinArity)(const OrtCustomOp *);
+  int (*GetVariadicInputHomogeneity)(const OrtCustomOp *);
+  int (*GetVariadicOutputMinArity)(const OrtCustomOp *);
+  int (*GetVariadicOutputHomogeneity)(const OrtCustomOp *);
+  OrtStatus *(*CreateKernelV2)(const OrtCustomOp *, const OrtApi *, const OrtKernelInfo *, void **);
+  OrtStatus *(*KernelComputeV2)(void *, OrtKernelContext *);
+  OrtStatus *(*InferOutputShapeFn)(const OrtCustomOp *, OrtShapeInferContext *);
+  int (*GetStartVersion)(const OrtCustomOp *);
+  int (*GetEndVersion)(const OrtCustomOp *);
+  void *reserved[8]; /* of versions that ORT_API_NEWEST does not announce; never read */
+};
+
+#define ORT_CALL(api, place, type) ((type)(api)->entry[place])
+
+static inline OrtStatus *ort_error(const OrtApi *api, const char *text) {
+  return ORT_CALL(api, 0, OrtStatus * (*)(int, const char *))(ORT_INVALID_ARGUMENT, text);
+}
+static inline OrtStatus *ort_create_domain(const OrtApi *api, const char *name, OrtCustomOpDomain **out) {
+  return ORT_CALL(api, 26, OrtStatus * (*)(const char *, OrtCustomOpDomain **))(name, out);
+}
+static inline OrtStatus *ort_add_op(const OrtApi *api, OrtCustomOpDomain *domain, const OrtCustomOp *op) {
+  return ORT_CALL(api, 27, OrtStatus * (*)(OrtCustomOpDomain *, const OrtCustomOp *))(domain, op);
+}
+static inline OrtStatus *ort_add_domain(const OrtApi *api, OrtSessionOptions *options, OrtCustomOpDomain *domain) {
+  return ORT_CALL(api, 28, OrtStatus * (*)(OrtSessionOptions *, OrtCustomOpDomain *))(options, domain);
+}
+static inline OrtStatus *ort_data(const OrtApi *api, const OrtValue *value, void **out) {
+  return ORT_CALL(api, 51, OrtStatus * (*)(const OrtValue *, void **))(value, out);
+}
+static inline OrtStatus *ort_rank(const OrtApi *api, const OrtTensorTypeAndShapeInfo *info, size_t *out) {
+  return ORT_CALL(api, 61, OrtStatus * (*)(const OrtTensorTypeAndShapeInfo *, size_t *))(info, out);
+}
+static inline OrtStatus *ort_shape(const OrtApi *api, const OrtTensorTypeAndShapeInfo *info, int64_t *out, size_t n) {
+  return ORT_CALL(api, 62, OrtStatus * (*)(const OrtTensorTypeAndShapeInfo *, int64_t *, size_t))(info, out, n);
+}
+static inline OrtStatus *ort_info(const OrtApi *api, const OrtValue *value, OrtTensorTypeAndShapeInfo **out) {
+  return ORT_CALL(api, 65, OrtStatus * (*)(const OrtValue *, OrtTensorTypeAndShapeInfo **))(value, out);
+}
+static inline OrtStatus *ort_int_attribute(const OrtApi *api, const OrtKernelInfo *info, const char *name, int64_t *out) {
+  return ORT_CALL(api, 86, OrtStatus * (*)(const OrtKernelInfo *, const char *, int64_t *))(info, name, out);
+}
+static inline OrtStatus *ort_input(const OrtApi *api, const OrtKernelContext *context, size_t i, const OrtValue **out) {
+  return ORT_CALL(api, 90, OrtStatus * (*)(const OrtKernelContext *, size_t, const OrtValue **))(context, i, out);
+}
+static inline OrtStatus *ort_output(const OrtApi *api, OrtKernelContext *context, size_t i, const int64_t *shape,
+                                    size_t rank, OrtValue **out) {
+  return ORT_CALL(api, 91, OrtStatus * (*)(OrtKernelContext *, size_t, const int64_t *, size_t, OrtValue **))(
+      context, i, shape, rank, out);
+}
+static inline void ort_release_info(const OrtApi *api, OrtTensorTypeAndShapeInfo *info) {
+  ORT_CALL(api, 99, void (*)(OrtTensorTypeAndShapeInfo *))(info);
+}
+/* From version 17: work(data, i) for i in 0..total-1, on the session's threads. */
+static inline OrtStatus *ort_parallel(const OrtApi *api, const OrtKernelContext *context, void (*work)(void *, size_t),
+                                      size_t total, size_t batches, void *data) {
+  return ORT_CALL(api, 274, OrtStatus * (*)(const OrtKernelContext *, void (*)(void *, size_t), size_t, size_t, void *))(
+      context, work, total, batches, data);
+}
+
+#endif

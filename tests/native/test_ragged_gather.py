@@ -1,0 +1,186 @@
+"""The native operator against its body of standard operators, and its loop under sanitizers."""
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from amtl_export import native
+from amtl_export.errors import EnvironmentLacks
+from amtl_export.graph.ragged import OPERATOR, RaggedGather
+from amtl_export.graph.trace import DOMAIN
+from amtl_export.native import library_path, needed_library
+from amtl_export.runtime.session import open_session
+from amtl_export.tables.layout import Ragged, ragged
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "amtl_export" / "native"
+CC = shutil.which(os.environ.get("CC", "cc"))
+
+needs_compiler = pytest.mark.skipif(CC is None, reason="no C compiler: install gcc or clang, or set CC")
+needs_library = pytest.mark.skipif(library_path() is None, reason="the native operator was not built: no C compiler")
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_hostile_ids_and_tables_under_sanitizers(tmp_path: Path, seed: int) -> None:
+    assert CC is not None
+    program = tmp_path / "fuzz"
+    flags = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}"]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    sources = [str(Path(__file__).with_name("fuzz.c")), str(SOURCES / "ragged_gather.c")]
+    subprocess.run([CC, *flags, *sanitizers, *sources, "-o", str(program)], check=True)
+    done = subprocess.run([str(program), "3000", str(seed)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50_000
+
+
+@needs_compiler
+def test_the_whole_library_compiles_without_a_warning(tmp_path: Path) -> None:
+    assert CC is not None
+    flags = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fPIC", "-shared"]
+    sources = [str(file) for file in SOURCES.glob("*.c")]
+    subprocess.run([CC, *flags, *sources, "-o", str(tmp_path / "library.so")], check=True)
+
+
+def model_of(table: Ragged, sizes: list[int], shifts: list[int], rank: int = 2) -> bytes:
+    arrays = {
+        "values": table.values,
+        "offsets": table.offsets,
+        "sizes": np.array(sizes, dtype=np.int64),
+        "shifts": np.array(shifts, dtype=np.int64),
+    }
+    node = helper.make_node(
+        OPERATOR, ["values", "offsets", "ids", "sizes", "shifts"], ["rows"], domain=DOMAIN, dim=table.dim
+    )
+    axes = [f"n{i}" for i in range(rank)]
+    graph = helper.make_graph(
+        [node],
+        "lookup",
+        [helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, axes)],
+        [helper.make_tensor_value_info("rows", onnx.TensorProto.FLOAT, [*axes, table.dim])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
+    function = RaggedGather.to_function_proto()
+    made = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10)
+    onnx.checker.check_model(made, full_check=True)
+    return bytes(made.SerializeToString())
+
+
+def answers(model: bytes, ids: Any, *, threads: int = 1) -> list[Any]:
+    """With the library and without."""
+    sessions = [open_session(model, threads=threads, native=kind) for kind in (True, False)]
+    return [session.run(["rows"], {"ids": ids})[0] for session in sessions]
+
+
+def drawn(V: int, D: int, seed: int = 0) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    dims = rng.integers(0, D + 1, V)
+    return np.where(np.arange(D) < dims[:, None], rng.normal(size=(V, D)).astype(np.float32), np.float32(0)), dims
+
+
+@needs_library
+@given(
+    st.integers(1, 30),
+    st.integers(1, 40),
+    st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 33), max_size=12),
+    st.booleans(),
+)
+def test_kernel_and_body_agree_bit_for_bit(V: int, D: int, ids: list[int], wide: bool) -> None:
+    rows, dims = drawn(V, D)
+    table = ragged(rows, dims)
+    if wide:
+        table = Ragged(table.values, table.offsets.astype(np.int64), D)
+    column = np.array(ids, dtype=np.int64).reshape(-1, 1)
+    kernel, body = answers(model_of(table, [V], [0]), column)
+    expected = rows[np.where((column >= 0) & (column < V), column, 0)]
+    assert kernel.tobytes() == body.tobytes() == expected.tobytes()
+    assert kernel.shape == (len(ids), 1, D)
+
+
+@needs_library
+@pytest.mark.parametrize("shape", [(0, 3), (1, 3), (5000, 3), (2, 7, 3)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_fields_shapes_and_threads(shape: tuple[int, ...], threads: int) -> None:
+    rows, dims = drawn(60, 24)
+    sizes, shifts = [10, 20, 30], [0, 10, 30]
+    ids = np.random.default_rng(1).integers(-5, 40, shape)
+    kernel, body = answers(model_of(ragged(rows, dims), sizes, shifts, len(shape)), ids, threads=threads)
+    expected = rows[np.where((ids >= 0) & (ids < sizes), ids, 0) + shifts]
+    assert kernel.tobytes() == body.tobytes() == expected.astype(np.float32).tobytes()
+    assert kernel.shape == (*shape, 24)
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda t: (Ragged(t.values, t.offsets[::-1].copy(), t.dim), [6], [0]), "offsets fall"),
+        (lambda t: (Ragged(t.values[:3], t.offsets, t.dim), [6], [0]), "leave the values"),
+        (lambda t: (Ragged(t.values, t.offsets, 2), [6], [0]), "longer than dim"),
+        (lambda t: (t, [7], [0]), "rows that the table does not have"),
+        (lambda t: (t, [6], [-1]), "rows that the table does not have"),
+        (lambda t: (t, [6, 6], [0, 0]), "last dimension of ids"),
+        (lambda t: (t, [6], [0, 0]), "as many"),
+    ],
+)
+def test_a_table_that_contradicts_itself_is_refused(spoil: Any, says: str) -> None:
+    rows, _ = drawn(6, 4)
+    table, sizes, shifts = spoil(ragged(rows, np.array([4, 4, 4, 4, 4, 4])))
+    session = open_session(model_of(table, sizes, shifts), native=True)
+    with pytest.raises(ort.capi.onnxruntime_pybind11_state.InvalidArgument, match=says):
+        session.run(["rows"], {"ids": np.arange(9, dtype=np.int64)[:, None] % 7})
+
+
+@needs_library
+def test_sessions_and_runs_in_many_threads() -> None:
+    rows, dims = drawn(500, 32)
+    model = model_of(ragged(rows, dims), [500], [0])
+    shared = open_session(model, native=True, threads=2)
+
+    def one(seed: int) -> bool:
+        ids = np.random.default_rng(seed).integers(0, 500, (9000, 1))
+        session = shared if seed % 2 else open_session(model, native=True)
+        return bool((session.run(["rows"], {"ids": ids})[0] == rows[ids]).all())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(one, range(32)))
+
+
+def test_an_operator_that_is_not_built_is_an_error_that_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "EXTENSION_SUFFIXES", [".nothing"])
+    assert library_path() is None
+    with pytest.raises(EnvironmentLacks, match="install a C compiler"):
+        needed_library()
+    rows, dims = drawn(5, 4)
+    model = model_of(ragged(rows, dims), [5], [0])
+    with pytest.raises(EnvironmentLacks, match="not built"):
+        open_session(model, native=True)
+    found = open_session(model).run(["rows"], {"ids": np.array([[3]])})[0]
+    assert found.tobytes() == rows[[[3]]].tobytes()
+
+
+def test_without_a_compiler_the_package_installs_without_the_operator(tmp_path: Path) -> None:
+    source = shutil.copytree(
+        ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "*.so", "build", "demo-out")
+    )
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "site")]
+    done = subprocess.run(
+        [*pip, str(source)], env=os.environ | {"CC": "/bin/false"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    here = tmp_path / "site" / "amtl_export" / "native"
+    assert (here / "__init__.py").is_file()
+    assert not list(here.glob("*.so"))

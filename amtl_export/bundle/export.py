@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,8 +40,7 @@ class ExportConfig:
     """How a bundle is written.
 
     Attributes:
-        layout: of the table; `auto` takes blocks (up to four a field) or paged where that saves at least a tenth
-            of the bytes.
+        layout: of the table; `auto` takes paged where that saves at least a tenth of the bytes, blocks for mde.
         dtype: of the stored values.
         page_width: c of the paged layout; None lets the cost model choose.
         id_policy: `guard` answers any int64 id, `trust` needs legal ids.
@@ -87,7 +86,8 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
     onnxruntime()
     config = config or ExportConfig()
     with whole_folder(out, overwrite=overwrite) as draft:
-        tables = lay_out_tables(frozen.tables, config)
+        in_blocks = {frozen.table_path} if frozen.projection_bytes else ()
+        tables = lay_out_tables(frozen.tables, config, in_blocks)
         model = trace(frozen.module)
         lookups = lower_lookups(model, tables, config.id_policy)
         signature = _signature(frozen, config, tables, lookups)
@@ -104,8 +104,15 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
     return open_bundle(out)
 
 
-def lay_out_tables(tables: Mapping[str, FrozenEmbedding], config: ExportConfig) -> dict[str, LaidOut]:
+def lay_out_tables(
+    tables: Mapping[str, FrozenEmbedding], config: ExportConfig, in_blocks: Collection[str] = ()
+) -> dict[str, LaidOut]:
     """Path of each table → the table laid out as asked; tables narrower than four floats (a wide part) stay dense.
+
+    Args:
+        tables: path → table.
+        config: layout and page width.
+        in_blocks: paths of tables whose method gives dims to blocks of neighbouring rows.
 
     Raises:
         InputError: the page width does not fit.
@@ -114,7 +121,7 @@ def lay_out_tables(tables: Mapping[str, FrozenEmbedding], config: ExportConfig) 
     for path, table in tables.items():
         rows, dims = table.rows.cpu().numpy(), table.dims.cpu().numpy()
         D = rows.shape[1]
-        layout = choose_layout(dims, D, len(table.sizes)) if config.layout == "auto" else config.layout
+        layout = choose_layout(dims, D, in_blocks=path in in_blocks) if config.layout == "auto" else config.layout
         if layout == "dense" or D < NARROW:
             laid_out[path] = dense(rows)
             continue

@@ -12,12 +12,13 @@ from amtl_export.report.plots import new_figure, save_figure
 def markdown(summary: Mapping[str, Any]) -> str:
     """The table, with mean ± standard deviation over seeds."""
     settings = summary["settings"]
+    backbone = "" if any("backbone" in a["changes"] for a in summary["arms"]) else f"backbone {settings['backbone']}, "
     fields = list(summary["arms"][0]["field_dims"]) if summary["shown"] == "dims" else []
     heads = ["", "test AUC", "Δ AUC", "p", "logloss", "mean dims", "ratio", *fields, "table bytes"]
     lines = [
         f"# {summary['title']}",
         "",
-        f"{settings['data']}, backbone {settings['backbone']}, D = {settings['dim']}, seeds {summary['seeds']}, "
+        f"{settings['data']}, {backbone}D = {settings['dim']}, seeds {', '.join(map(str, summary['seeds']))}, "
         f"{summary['date']}. Δ and p (exact sign-flip test over seeds) are against the first row.",
         "",
         "| " + " | ".join(heads) + " |",
@@ -28,7 +29,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
             arm["arm"],
             _shown(arm["auc_test"], 4),
             f"{arm['auc_difference']['mean']:+.4f}",
-            f"{arm['p_paired']:.2g}",
+            f"{arm['p_paired']:.2g}" if len(arm["runs"]) > 1 else "",
             _shown(arm["logloss_test"], 4),
             _shown(arm["avg_dim"], 1),
             f"{arm['avg_dim_ratio']['mean']:.2f}",
@@ -64,7 +65,9 @@ def speed_markdown(result: Mapping[str, Any]) -> str:
 
 
 def _shown(spread: Mapping[str, float], digits: int) -> str:
-    return f"{spread['mean']:.{digits}f} ± {spread['std']:.{digits}f}"
+    """Mean ± standard deviation, or the value alone where no seed differs."""
+    mean = f"{spread['mean']:.{digits}f}"
+    return f"{mean} ± {spread['std']:.{digits}f}" if spread["std"] else mean
 
 
 def plot(summary: Mapping[str, Any], path: Path) -> None:

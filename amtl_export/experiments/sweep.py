@@ -102,7 +102,7 @@ def _result(arm: Arm, seed: int, run: Run) -> ArmResult:
         metrics["logloss_test"],
         metrics["avg_dim"],
         metrics["avg_dim_ratio"],
-        auto_bytes(dims, D, len(frozen.config.embedded)) + frozen.projection_bytes,
+        auto_bytes(dims, D, in_blocks=frozen.projection_bytes > 0) + frozen.projection_bytes,
         metrics.get("auc_test_soft"),
         {name: field.avg_dim for name, field in found.items()},
         {name: list(field.group_dims) for name, field in found.items()},

@@ -6,7 +6,8 @@ that is 1.05 + 0.35 for each page. The width that minimises bytes times that tim
 do not divide D would need one more copy; a single page a row saves nothing.
 
 Blocks store no number for a row, so they are the smallest, but their nodes grow with the runs of equal dims:
-with three a field a whole model took 1.1 to 1.5 times the paged layout's time at 0.7 of its bytes.
+with three or four runs a field a whole model took 1.1 to 1.9 times the paged layout's time at 0.7 of its bytes.
+So they are taken for tables that are built in blocks (mde), whose projections cost more than that anyway.
 """
 
 from __future__ import annotations
@@ -21,9 +22,6 @@ from amtl_export.tables.layout import equal_runs
 
 #: `auto` leaves a table dense unless paging saves at least this part of its bytes.
 WORTH_SAVING = 0.10
-
-#: `auto` takes blocks up to this many runs of equal dims, for each field on average.
-RUNS_A_FIELD = 4
 
 
 @dataclass(frozen=True)
@@ -78,27 +76,25 @@ def blocks_bytes(dims: npt.NDArray[np.int64]) -> int:
     return 4 * int(((np.diff(bounds) + 2) * dims[bounds[:-1]]).sum())
 
 
-def auto_bytes(dims: npt.NDArray[np.int64], D: int, fields: int) -> int:
-    """Bytes of a table in the layout of `choose_layout`."""
-    chosen = choose_layout(dims, D, fields)
-    return (
-        blocks_bytes(dims)
-        if chosen == "blocks"
-        else best_width(dims, D).bytes
-        if chosen == "paged"
-        else 4 * len(dims) * D
-    )
-
-
-def choose_layout(dims: npt.NDArray[np.int64], D: int, fields: int) -> Literal["dense", "paged", "blocks"]:
+def choose_layout(
+    dims: npt.NDArray[np.int64], D: int, *, in_blocks: bool = False
+) -> Literal["dense", "paged", "blocks"]:
     """What `--layout auto` means for a table: blocks or paged where they save enough, else dense.
 
     Args:
         dims: int64 `[V]`.
         D: floats of a full row.
-        fields: that the table serves; blocks are taken up to four runs of equal dims for each.
+        in_blocks: whether the method gives dims to blocks of neighbouring rows.
     """
     most = (1 - WORTH_SAVING) * 4 * len(dims) * D
-    if len(equal_runs(dims)) - 1 <= RUNS_A_FIELD * fields and blocks_bytes(dims) <= most:
+    if in_blocks and blocks_bytes(dims) <= most:
         return "blocks"
     return "paged" if best_width(dims, D).bytes <= most else "dense"
+
+
+def auto_bytes(dims: npt.NDArray[np.int64], D: int, *, in_blocks: bool = False) -> int:
+    """Bytes of a table in the layout of `choose_layout`."""
+    chosen = choose_layout(dims, D, in_blocks=in_blocks)
+    if chosen == "blocks":
+        return blocks_bytes(dims)
+    return best_width(dims, D).bytes if chosen == "paged" else 4 * len(dims) * D

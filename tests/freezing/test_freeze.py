@@ -1,13 +1,31 @@
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
+from amtl_export.bundle.check import torch_logits
+from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.bundle.inputs import draw
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import FrozenEmbedding, FrozenModel, freeze, freeze_module, load_frozen, save_frozen
+from amtl_export.freezing.frozen import (
+    FrozenEmbedding,
+    FrozenModel,
+    fold,
+    freeze,
+    freeze_module,
+    load_frozen,
+    save_frozen,
+)
+from amtl_export.report.inspection import inspect
 from amtl_export.training.batches import predict
+from amtl_export.training.config import TrainConfig
+from amtl_export.training.loop import train
 from amtl_export.training.run import Run
+from amtl_export.validation.validate import validate
 
 
 def test_answers_as_the_model_with_its_selection_network(run: Run, frozen: FrozenModel) -> None:
@@ -121,3 +139,28 @@ def test_a_corrupted_frozen_model_is_named(tmp_path: Path, frozen: FrozenModel) 
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(InputError, match=r"frozen\.safetensors"):
         load_frozen(tmp_path / "frozen")
+
+
+def test_a_projected_table_is_stored_in_blocks_or_folded(
+    tmp_path: Path, tiny_train: Callable[..., TrainConfig]
+) -> None:
+    run = train(tiny_train(method="mde", dim_budget=0.4, epochs=1), tmp_path / "run")
+    frozen = freeze(run)
+    folded = fold(frozen)
+    assert frozen.projection_bytes > 0
+    assert folded.projection_bytes == 0
+    assert set(folded.tables) == {"embedding"}
+    feed = draw(frozen.config, frozen.vocabularies, 200, np.random.default_rng(0))
+    np.testing.assert_allclose(torch_logits(folded, feed), torch_logits(frozen, feed), atol=1e-5)
+    in_blocks = export(frozen, tmp_path / "blocks")
+    dense = export(folded, tmp_path / "dense", ExportConfig(layout="dense"))
+    assert in_blocks.signature.layout == "blocks"
+    assert in_blocks.signature.table_bytes < dense.signature.table_bytes
+    assert inspect(in_blocks.path).bytes_table == in_blocks.signature.table_bytes
+    values = validate(in_blocks.path, run.path).to_json()
+    assert values["problems"] == []
+    # The graph's few bounds and padding sizes are counted there, too.
+    assert 0 <= values["bytes_table"] - in_blocks.signature.table_bytes < 2000
+    rows = len(frozen.table.dims)
+    arrays = onnx.load(str(in_blocks.model), load_external_data=False).graph.initializer
+    assert not [a.name for a in arrays if list(a.dims) == [rows, frozen.config.dim]]  # no full-D table

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amtl_export.tables.cost import best_width, blocks_bytes, candidate_widths, choose_layout, paged_cost
+from amtl_export.tables.cost import auto_bytes, best_width, blocks_bytes, candidate_widths, choose_layout, paged_cost
 from amtl_export.tables.layout import Floats, Ints, blocks, dense, paged, ragged, stored_bytes
 
 
@@ -91,12 +91,13 @@ def test_widths_divide_the_row() -> None:
 
 def test_auto_pages_only_what_gets_smaller() -> None:
     rng = np.random.default_rng(0)
-    assert choose_layout(np.full(1000, 64), 64, 2) == "dense"
-    assert choose_layout(rng.integers(60, 65, 1000), 64, 2) == "dense"
-    assert choose_layout(rng.integers(1, 20, 1000), 64, 2) == "paged"
+    assert choose_layout(np.full(1000, 64), 64) == "dense"
+    assert choose_layout(rng.integers(60, 65, 1000), 64) == "dense"
+    assert choose_layout(rng.integers(1, 20, 1000), 64) == "paged"
     few = np.repeat([64, 40, 20, 64, 30, 10], [10, 90, 400, 10, 90, 400])
-    assert choose_layout(few, 64, 2) == "blocks"
-    assert choose_layout(few, 64, 1) == "paged"
-    assert choose_layout(np.full(1000, 13), 64, 1) == "blocks"
+    assert choose_layout(few, 64) == "paged"
+    assert choose_layout(few, 64, in_blocks=True) == "blocks"
+    assert choose_layout(np.full(1000, 64), 64, in_blocks=True) == "dense"
+    assert auto_bytes(few, 64, in_blocks=True) == blocks_bytes(few) < auto_bytes(few, 64) < 4 * 1000 * 64
     assert best_width(np.full(1000, 32), 64).width == 32
     assert best_width(np.full(1000, 16), 64).relative_bytes < 0.4

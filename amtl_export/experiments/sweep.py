@@ -16,7 +16,7 @@ from amtl_export.experiments.plan import Arm, Plan
 from amtl_export.files import made_by, write_json
 from amtl_export.freezing.frozen import freeze
 from amtl_export.report.inspection import inspect_field
-from amtl_export.tables.cost import auto_bytes
+from amtl_export.tables.cost import least_bytes
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.training.run import Run, load_run
@@ -27,7 +27,7 @@ class ArmResult:
     """What one training came to.
 
     Attributes:
-        bytes_table: of the embedding table in the layout that `export` takes by itself, projections included.
+        bytes_table: of the embedding table in its smallest layout, projections included.
         field_dims: governed field → mean dims.
         groups: governed field → mean dims in seven frequency groups.
     """
@@ -102,7 +102,7 @@ def _result(arm: Arm, seed: int, run: Run) -> ArmResult:
         metrics["logloss_test"],
         metrics["avg_dim"],
         metrics["avg_dim_ratio"],
-        auto_bytes(dims, D, in_blocks=frozen.projection_bytes > 0) + frozen.projection_bytes,
+        least_bytes(dims, D) + frozen.projection_bytes,
         metrics.get("auc_test_soft"),
         {name: field.avg_dim for name, field in found.items()},
         {name: list(field.group_dims) for name, field in found.items()},

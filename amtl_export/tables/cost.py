@@ -92,9 +92,7 @@ def choose_layout(
     return "paged" if best_width(dims, D).bytes <= most else "dense"
 
 
-def auto_bytes(dims: npt.NDArray[np.int64], D: int, *, in_blocks: bool = False) -> int:
-    """Bytes of a table in the layout of `choose_layout`."""
-    chosen = choose_layout(dims, D, in_blocks=in_blocks)
-    if chosen == "blocks":
-        return blocks_bytes(dims)
-    return best_width(dims, D).bytes if chosen == "paged" else 4 * len(dims) * D
+def least_bytes(dims: npt.NDArray[np.int64], D: int) -> int:
+    """Bytes of a table in the smallest of all layouts."""
+    ragged = 4 * (int(dims.sum()) + len(dims) + 1)
+    return min(4 * len(dims) * D, best_width(dims, D).bytes, blocks_bytes(dims), ragged)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amtl_export.tables.cost import auto_bytes, best_width, blocks_bytes, candidate_widths, choose_layout, paged_cost
+from amtl_export.tables.cost import best_width, blocks_bytes, candidate_widths, choose_layout, least_bytes, paged_cost
 from amtl_export.tables.layout import Floats, Ints, blocks, dense, paged, ragged, stored_bytes
 
 
@@ -98,6 +98,9 @@ def test_auto_pages_only_what_gets_smaller() -> None:
     assert choose_layout(few, 64) == "paged"
     assert choose_layout(few, 64, in_blocks=True) == "blocks"
     assert choose_layout(np.full(1000, 64), 64, in_blocks=True) == "dense"
-    assert auto_bytes(few, 64, in_blocks=True) == blocks_bytes(few) < auto_bytes(few, 64) < 4 * 1000 * 64
+    assert least_bytes(few, 64) == blocks_bytes(few) < best_width(few, 64).bytes < 4 * 1000 * 64
+    assert least_bytes(np.full(1000, 64), 64) == 4 * 1000 * 64
+    mixed = rng.integers(1, 20, 1000)
+    assert least_bytes(mixed, 64) == stored_bytes(ragged(np.ones((1000, 64), np.float32), mixed))
     assert best_width(np.full(1000, 32), 64).width == 32
     assert best_width(np.full(1000, 16), 64).relative_bytes < 0.4

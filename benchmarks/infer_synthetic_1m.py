@@ -20,6 +20,7 @@ import torch
 
 from amtl_export.bench.infer import InferConfig, build_subjects, report, summary, time_cases, torch_threads
 from amtl_export.bench.machine import today
+from amtl_export.bench.subjects import OnnxSubject
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.data.encode import Rows
 from amtl_export.data.schema import FieldSchema, Schema
@@ -87,21 +88,27 @@ def planted_run(rows: int, hidden: tuple[int, ...], folder: Path) -> Run:
 @click.option("--seconds", default=4.0, show_default=True, help="For each batch size and id law.")
 @click.option("--threads", default=1, show_default=True)
 def main(rows: int, out: Path, machine: str, seconds: float, threads: int) -> None:
-    """Time torch-eager, torch-masked, onnx-dense and onnx-paged."""
+    """Time torch-eager, torch-masked, onnx-dense, onnx-paged and onnx-ragged with its native operator and without."""
     out.mkdir(parents=True, exist_ok=True)
     config = InferConfig(laws=("zipf", "uniform"), threads=threads, seconds=seconds)
     with tempfile.TemporaryDirectory() as folder, torch_threads(threads):
         run = planted_run(rows, (512, 256, 128), Path(folder))
         frozen = freeze(run)
         click.echo(f"mean dims {float(frozen.table.dims.double().mean()):.2f} of {D}")
-        bundle = export(frozen, Path(folder) / "paged", ExportConfig(layout="paged"))
-        subjects = build_subjects(bundle, run, frozen, config, Path(folder))
+        paged = export(frozen, Path(folder) / "paged", ExportConfig(layout="paged"))
+        ragged = export(frozen, Path(folder) / "ragged", ExportConfig(layout="ragged"))
+        subjects = [
+            *build_subjects(paged, run, frozen, config, Path(folder)),
+            OnnxSubject("onnx-ragged", ragged, "cpu", threads, native=True),
+            OnnxSubject("onnx-ragged-body", ragged, "cpu", threads, native=False),
+        ]
         none = Rows(np.empty((0, FIELDS), np.int32), np.empty((0, 0), np.float32), {}, np.empty(0, np.uint8))
         cases = time_cases(subjects, frozen, none, config, click.echo)
-        written = bundle.report()
+        reports = [bundle.report() for bundle in (paged, ragged)]
     result = report(config, cases) | {"model": summary(frozen), "settings": asdict(config)}
-    table = {key: written[key] for key in ("layout", "page_width", "bytes_dense", "bytes_table", "bytes_ratio")}
-    write_json(out / f"{today()}-infer-1m-{machine}.json", result | {"table": table})
+    keys = ("layout", "page_width", "bytes_dense", "bytes_table", "bytes_ratio")
+    tables = [{key: made[key] for key in keys} for made in reports]
+    write_json(out / f"{today()}-infer-1m-{machine}.json", result | {"tables": tables})
 
 
 if __name__ == "__main__":

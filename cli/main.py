@@ -88,7 +88,8 @@ click.version_option(package_name="amtl-export")(cli)
 def main() -> NoReturn:
     """Run a command; exit codes: 0 done, 1 a bug here, 2 usage or input, 3 validation failed,
     4 the environment lacks something, 5 a service level was missed, 130 interrupted."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -100,12 +101,12 @@ def run(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return 130
+        return _say_interrupted()
     except BrokenPipeError:
         return 0
     except Exception as error:
-        return _report(error)
+        # A library that was being imported may turn the interruption into an error of its own.
+        return _say_interrupted() if _signals else _report(error)
     return result if isinstance(result, int) else 0
 
 
@@ -122,5 +123,15 @@ def _report(error: Exception) -> int:
     return 1
 
 
-def _terminated(number: int, frame: object) -> NoReturn:  # noqa: ARG001
+#: Signals that asked for an end.
+_signals: list[int] = []
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - the signal module fixes it
+    _signals.append(number)
     raise KeyboardInterrupt
+
+
+def _say_interrupted() -> int:
+    click.echo("interrupted", err=True)
+    return 130

@@ -27,8 +27,10 @@ def test_the_planted_table(tmp_path: Path) -> None:
     assert "mean dims 25.6" in shown
     (file,) = tmp_path.glob("*-infer-1m-*.json")
     values = json.loads(file.read_text())
-    assert values["table"]["bytes_ratio"] < 0.7
-    assert {case["subject"] for case in values["cases"]} == {"torch-eager", "torch-masked", "onnx-dense", "onnx-paged"}
+    ratios = {table["layout"]: table["bytes_ratio"] for table in values["tables"]}
+    assert ratios["ragged"] < ratios["paged"] < 0.7
+    subjects = {"torch-eager", "torch-masked", "onnx-dense", "onnx-paged", "onnx-ragged", "onnx-ragged-body"}
+    assert {case["subject"] for case in values["cases"]} == subjects
 
 
 def test_ml_1m_is_skipped_in_words_where_it_is_absent(tmp_path: Path) -> None:

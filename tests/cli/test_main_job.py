@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from amtl_export.bundle.bundle import open_bundle
+from amtl_export.cli import main as main_module
 from amtl_export.files import wrong_sums
 from amtl_export.training.run import Run
 
@@ -176,3 +177,18 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path, run: Run, delay: f
         assert wrong_sums(open_bundle(tmp_path / "b").path) == []
     else:
         assert process.returncode in (130, -signal.SIGTERM)
+
+
+def test_an_interruption_that_a_library_swallows_is_still_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def swallow(*_: object, **__: object) -> None:
+        try:
+            main_module._interrupt(signal.SIGTERM, None)
+        except BaseException:
+            raise AttributeError("partially initialized module") from None
+
+    monkeypatch.setattr(main_module, "_signals", [])
+    monkeypatch.setattr(main_module.cli, "main", swallow)
+    assert main_module.run(["export"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -113,6 +113,6 @@ class TextList(click.ParamType[tuple[str, ...]]):
 
     name = "A,B,…"
 
-    def convert(self, value: Any, param: object, ctx: object) -> tuple[str, ...]:  # noqa: ARG002
+    def convert(self, value: Any, param: object, ctx: object) -> tuple[str, ...]:  # noqa: ARG002 - click fixes it
         """Parse."""
         return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(","))

@@ -31,6 +31,8 @@ lint: venv
 	MYPYPATH=.lint-site $(BIN)/mypy --explicit-package-bases benchmarks tests
 
 bench: venv
+	$(BIN)/python -m pip install --quiet '.[peers]'
+	$(BIN)/python benchmarks/lookup.py --out benchmarks/results
 	$(BIN)/python benchmarks/infer_synthetic_1m.py --out benchmarks/results
 	$(BIN)/python benchmarks/infer_ml_1m.py --out benchmarks/results
 

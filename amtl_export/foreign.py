@@ -15,16 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from amtl_export.bundle.check import LOGIT_TOLERANCE
-from amtl_export.bundle.export import ExportConfig, lay_out_tables, write_model
+from amtl_export.bundle.export import ExportConfig, write_model
 from amtl_export.bundle.inputs import Feed
 from amtl_export.bundle.samples import write_test_data
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import made_by, read_json, whole_folder, write_json, write_sums, wrong_sums
-from amtl_export.freezing.frozen import FrozenEmbedding, freeze_module, frozen_tables
+from amtl_export.freezing.frozen import FrozenEmbedding, freeze_module, frozen_tables, with_tables
+from amtl_export.graph.first_layer import join_first_layers
 from amtl_export.graph.lower import lower_lookups
 from amtl_export.graph.trace import trace_module
 from amtl_export.runtime.session import onnxruntime, open_session
-from amtl_export.tables.layout import BLOCK_NAME, Blocks, Paged, Ragged, stored_bytes
+from amtl_export.tables.layout import Paged, from_arrays, stored_bytes
+from amtl_export.tables.plan import lay_out_all, plan_table
+from amtl_export.tables.values import rounded_tables
 from amtl_export.validation.provenance import same_bits, trace_provenance
 
 
@@ -44,7 +47,7 @@ def export_module(
         example: input name → tensor with the batch in front; all batches must agree and be at least 2.
         out: the folder; appears only when ONNX Runtime answers as PyTorch does for 0, 1, 2 and all rows.
         outputs: names of the outputs.
-        config: layout, page width, id policy. Tables narrower than four floats stay dense.
+        config: layout, value type, page width, id policy. Tables narrower than four floats stay dense.
         overwrite: replace an earlier bundle.
 
     Returns:
@@ -61,14 +64,17 @@ def export_module(
     if len(batches) != 1 or min(batches) < 2:
         raise InputError("export_module: example batches", found=sorted(batches), allowed="one batch size of 2 or more")
     frozen = freeze_module(module)
-    tables = lay_out_tables(frozen_tables(frozen), config)
+    plans = {path: plan_table(table, config) for path, table in frozen_tables(frozen).items()}
+    tables = lay_out_all(frozen_tables(frozen), plans)
+    stored = with_tables(frozen, rounded_tables(frozen_tables(frozen), config.dtype))
     with whole_folder(out, overwrite=overwrite) as draft:
         model = trace_module(frozen, example, outputs)
+        join_first_layers(model, [path for path, table in plans.items() if table.joined])
         lower_lookups(model, tables, config.id_policy)
         model.metadata_props["amtl.tool"] = " ".join(made_by().values())
         write_model(model, draft)
         feed = {name: tensor.numpy() for name, tensor in example.items()}
-        answers = _compare(draft / "model.onnx", frozen, feed, outputs)
+        answers = _compare(draft / "model.onnx", stored, feed, outputs)
         write_test_data(draft, feed, answers)
         summary = {
             path: {
@@ -79,7 +85,13 @@ def export_module(
             for path, t in tables.items()
         }
         dense_bytes = sum(t.rows.numel() * 4 for t in frozen_tables(frozen).values())
-        signature = {"made_by": made_by(), "kind": "module", "inputs": list(example), "outputs": list(outputs)}
+        signature = {
+            "made_by": made_by(),
+            "kind": "module",
+            "dtype": config.dtype,
+            "inputs": list(example),
+            "outputs": list(outputs),
+        }
         write_json(draft / "signature.json", signature | {"tables": summary, "bytes_dense": dense_bytes})
         write_sums(draft)
     return out
@@ -94,7 +106,8 @@ def validate_module(bundle: Path, module: nn.Module, inputs: Mapping[str, Tensor
         inputs: real ones; the answers to them are compared.
 
     Returns:
-        Why it fails, a sentence each; empty when every row of every table is bit-equal, nothing of the
+        Why it fails, a sentence each; empty when every row of every table is bit-equal (in fp16 and int8: to the
+        module's rounded row), nothing of the
         selection networks is left, and the answers agree within 1e-4, optimised and not.
 
     Raises:
@@ -104,7 +117,9 @@ def validate_module(bundle: Path, module: nn.Module, inputs: Mapping[str, Tensor
     signature = read_json(bundle / "signature.json")
     if signature.get("kind") != "module":
         raise InputError("not a bundle of export_module", where=bundle, found=signature.get("kind"))
-    frozen = freeze_module(module)
+    trained = freeze_module(module)
+    tables = rounded_tables(frozen_tables(trained), signature.get("dtype", "fp32"))
+    frozen = with_tables(trained, tables)
     problems = [f"{name} differs from SHA256SUMS" for name in wrong_sums(bundle)]
     try:
         found = trace_provenance(bundle / "model.onnx", module, frozen)
@@ -120,23 +135,21 @@ def validate_module(bundle: Path, module: nn.Module, inputs: Mapping[str, Tensor
 
 def _wrong_rows(model: Path, path: str, table: FrozenEmbedding) -> list[str]:
     """Rows of a stored table that are not the module's, from the file itself."""
+    graph = onnx.load(str(model)).graph
     arrays = {
         tensor.name.removeprefix(f"table/{path}/"): onnx.numpy_helper.to_array(tensor)
-        for tensor in onnx.load(str(model)).graph.initializer
+        for tensor in graph.initializer
         if tensor.name.startswith(f"table/{path}/")
     }
+    reading = [node for node in graph.node if f"table/{path}/places" in node.input]
+    steps = {attribute.f for node in reading for attribute in node.attribute if attribute.name == "scale_step"}
+    if len(steps) > 1:
+        return [f"table {path} is read with different steps of its scales: {sorted(steps)}"]
     expected = table.rows.numpy()
-    if "rows" in arrays:
-        stored = arrays["rows"]
-    elif {"pages", "page_table"} <= set(arrays):
-        stored = Paged(arrays["pages"], arrays["page_table"], expected.shape[1]).read(np.arange(len(expected)))
-    elif {"values", "offsets"} <= set(arrays):
-        stored = Ragged(arrays["values"], arrays["offsets"], expected.shape[1]).read(np.arange(len(expected)))
-    elif runs := {int(name.removeprefix("block_")): name for name in arrays if BLOCK_NAME.fullmatch(name)}:
-        tables = tuple(arrays[name] for _, name in sorted(runs.items()))
-        stored = Blocks(np.array(sorted(runs)), tables, expected.shape[1]).read(np.arange(len(expected)))
-    else:
+    laid_out = from_arrays(arrays, expected.shape[1], *steps)
+    if laid_out is None:
         return [f"table {path} is not in the graph"]
+    stored = laid_out.read(np.arange(len(expected)))
     if stored.shape != expected.shape:
         return [f"table {path} has the shape {stored.shape}, the module {expected.shape}"]
     if same_bits(stored, expected):

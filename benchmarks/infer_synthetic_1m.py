@@ -22,6 +22,7 @@ from amtl_export.bench.infer import InferConfig, build_subjects, report, summary
 from amtl_export.bench.machine import today
 from amtl_export.bench.subjects import OnnxSubject
 from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.cli.options import IntList
 from amtl_export.data.encode import Rows
 from amtl_export.data.schema import FieldSchema, Schema
 from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
@@ -34,7 +35,16 @@ from amtl_export.models.selection import TwinSelector
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.run import Run
 
-FIELDS, D, MEAN = 8, 64, 0.4
+FIELDS, D, MEAN, HIDDEN = 8, 64, 0.4, (256, 128)
+
+#: Bundles that are timed, beside what `build_subjects` adds.
+SUBJECTS = {
+    "onnx-paged": ExportConfig(layout="paged"),
+    "onnx-ragged": ExportConfig(layout="ragged", first_layer="plain"),
+    "onnx-ragged-int8": ExportConfig(layout="ragged", first_layer="plain", dtype="int8"),
+    "onnx-ragged-joined": ExportConfig(layout="ragged", first_layer="joined"),
+    "onnx-ragged-joined-int8": ExportConfig(layout="ragged", first_layer="joined", dtype="int8"),
+}
 
 
 def zipf_vocabulary(name: str, size: int, seed: int) -> Vocabulary:
@@ -87,27 +97,32 @@ def planted_run(rows: int, hidden: tuple[int, ...], folder: Path) -> Run:
 @click.option("--machine", default="cpu2", show_default=True, help="Short name in the file's name.")
 @click.option("--seconds", default=4.0, show_default=True, help="For each batch size and id law.")
 @click.option("--threads", default=1, show_default=True)
-def main(rows: int, out: Path, machine: str, seconds: float, threads: int) -> None:
-    """Time torch-eager, torch-masked, onnx-dense, onnx-paged and onnx-ragged with its native operator and without."""
+@click.option("--batch", type=IntList(), default="1,16,64,256,1024,4096", show_default=True, help="Batch sizes.")
+def main(rows: int, out: Path, machine: str, seconds: float, threads: int, batch: tuple[int, ...]) -> None:
+    """Time PyTorch eager and masked, ONNX dense, paged and ragged: natively and not, first layer plain and joined."""
     out.mkdir(parents=True, exist_ok=True)
-    config = InferConfig(laws=("zipf", "uniform"), threads=threads, seconds=seconds)
+    config = InferConfig(batches=batch, laws=("zipf", "uniform"), threads=threads, seconds=seconds)
     with tempfile.TemporaryDirectory() as folder, torch_threads(threads):
-        run = planted_run(rows, (512, 256, 128), Path(folder))
+        run = planted_run(rows, HIDDEN, Path(folder))
         frozen = freeze(run)
         click.echo(f"mean dims {float(frozen.table.dims.double().mean()):.2f} of {D}")
-        paged = export(frozen, Path(folder) / "paged", ExportConfig(layout="paged"))
-        ragged = export(frozen, Path(folder) / "ragged", ExportConfig(layout="ragged"))
+        bundles = {name: export(frozen, Path(folder) / name, wanted) for name, wanted in SUBJECTS.items()}
         subjects = [
-            *build_subjects(paged, run, frozen, config, Path(folder)),
-            OnnxSubject("onnx-ragged", ragged, "cpu", threads, native=True),
-            OnnxSubject("onnx-ragged-body", ragged, "cpu", threads, native=False),
+            *build_subjects(bundles["onnx-paged"], run, frozen, config, Path(folder)),
+            *(
+                OnnxSubject(name, bundle, "cpu", threads, native=True)
+                for name, bundle in bundles.items()
+                if bundle.signature.layout == "ragged"
+            ),
+            OnnxSubject("onnx-ragged-body", bundles["onnx-ragged"], "cpu", threads, native=False),
+            OnnxSubject("onnx-ragged-joined-body", bundles["onnx-ragged-joined"], "cpu", threads, native=False),
         ]
         none = Rows(np.empty((0, FIELDS), np.int32), np.empty((0, 0), np.float32), {}, np.empty(0, np.uint8))
         cases = time_cases(subjects, frozen, none, config, click.echo)
-        reports = [bundle.report() for bundle in (paged, ragged)]
+        reports = {name: bundle.report() for name, bundle in bundles.items()}
     result = report(config, cases) | {"model": summary(frozen), "settings": asdict(config)}
-    keys = ("layout", "page_width", "bytes_dense", "bytes_table", "bytes_ratio")
-    tables = [{key: made[key] for key in keys} for made in reports]
+    keys = ("layout", "page_width", "dtype", "bytes_dense", "bytes_table", "bytes_ratio", "ops_traced", "ops")
+    tables = [{"subject": name} | {key: made[key] for key in keys} for name, made in reports.items()]
     write_json(out / f"{today()}-infer-1m-{machine}.json", result | {"tables": tables})
 
 

@@ -12,12 +12,30 @@ from amtl_export.cli.options import FOLDER, Common, common
 
 @click.command("export")
 @click.argument("run", type=FOLDER)
+@click.option("--out", type=FOLDER, metavar="BUNDLE", help="The bundle; appears when every check passed.")
 @click.option(
-    "--out", type=FOLDER, required=True, metavar="BUNDLE", help="The bundle; appears when every check passed."
+    "--dry-run", is_flag=True, help="Print the plan: layout, value type, bytes and expected cost of each table."
 )
 @click.option("--layout", default="auto", show_default=True, help="How rows lie: auto, dense, paged, blocks, ragged.")
 @click.option("--page-width", type=click.IntRange(min=1), help="Floats of a page (paged); chosen by cost if not given.")
-@click.option("--dtype", type=click.Choice(["fp32"]), default="fp32", show_default=True, help="Of the stored values.")
+@click.option("--dtype", default="fp32", show_default=True, help="Of the stored values: fp32, fp16, int8.")
+@click.option(
+    "--auc-tolerance",
+    type=click.FloatRange(min=0),
+    help="Take the smallest value type whose |ΔAUC| on the valid split is at most this.",
+)
+@click.option(
+    "--native/--no-native",
+    default=False,
+    show_default=True,
+    help="Whether the native operator will be registered where the bundle runs.",
+)
+@click.option(
+    "--first-layer",
+    default="auto",
+    show_default=True,
+    help="plain: lookup, then layer; joined: one node for both (ragged); auto: what is expected to be faster.",
+)
 @click.option(
     "--id-policy",
     type=click.Choice(["guard", "trust"]),
@@ -27,13 +45,23 @@ from amtl_export.cli.options import FOLDER, Common, common
 )
 @common
 def command(
-    run: Path, out: Path, layout: Any, page_width: int | None, dtype: Any, id_policy: Any, common: Common
+    run: Path, out: Path | None, dry_run: bool, auc_tolerance: float | None, common: Common, **wanted: Any
 ) -> None:
     """Write an ONNX bundle from RUN (or from a frozen model), and check it against PyTorch."""
-    from amtl_export.bundle.export import ExportConfig, export, open_exportable
-    from amtl_export.report.tables import bundle_report
+    from amtl_export.bundle.export import ExportConfig, export, open_exportable, plan
+    from amtl_export.bundle.rounding import choose_dtype
+    from amtl_export.report.tables import bundle_report, plan_report
 
-    config = ExportConfig(layout, dtype, page_width, id_policy)
-    bundle = export(open_exportable(run), out, config, overwrite=common.overwrite)
+    if out is None and not dry_run:
+        raise click.UsageError("Missing option '--out' (or ask for '--dry-run').")
+    config = ExportConfig(**wanted)
+    if auc_tolerance is not None:
+        config = choose_dtype(run, config, auc_tolerance)
+    frozen = open_exportable(run)
+    if dry_run or out is None:
+        plans = {path: table.to_json() for path, table in plan(frozen, config).items()}
+        common.result({"plan": plans}, lambda: plan_report(plans))
+        return
+    bundle = export(frozen, out, config, overwrite=common.overwrite)
     report = bundle.report()
     common.result(report, lambda: bundle_report(report, str(out)))

@@ -59,11 +59,15 @@ def frozen(run: Run) -> FrozenModel:
     return freeze(run)
 
 
-@pytest.fixture(scope="session", params=["dense", "paged", "blocks", "ragged"])
+@pytest.fixture(scope="session", params=["dense", "paged", "blocks", "ragged", "joined"])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, frozen: FrozenModel) -> Bundle:
-    """The run's bundle in each layout."""
+    """The run's bundle in each layout, and with its first layer joined to the lookup."""
     out = tmp_path_factory.mktemp("bundles") / request.param
-    return export(frozen, out, ExportConfig(layout=request.param))
+    joined = request.param == "joined"
+    config = (
+        ExportConfig("ragged", first_layer="joined") if joined else ExportConfig(request.param, first_layer="plain")
+    )
+    return export(frozen, out, config)
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
@@ -17,45 +19,29 @@ from amtl_export.bundle.check import check_bundle
 from amtl_export.bundle.samples import write_readme, write_samples
 from amtl_export.errors import InputError
 from amtl_export.files import made_by, read_json, whole_folder, write_json, write_sums
-from amtl_export.freezing.frozen import FrozenEmbedding, FrozenModel, freeze, load_frozen
+from amtl_export.freezing.frozen import FrozenModel, freeze, load_frozen
+from amtl_export.graph.first_layer import join_first_layers
 from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
 from amtl_export.graph.trace import trace
 from amtl_export.runtime.session import onnxruntime
-from amtl_export.tables.cost import best_width, choose_layout
-from amtl_export.tables.layout import LaidOut, Paged, blocks, dense, paged, ragged, stored_bytes
+from amtl_export.tables.layout import LaidOut, Paged, stored_bytes
+from amtl_export.tables.plan import PlanConfig, TablePlan, lay_out_all, plan_table
+from amtl_export.tables.values import rounded
 from amtl_export.training.run import load_run
-
-LayoutName = Literal["auto", "dense", "paged", "blocks", "ragged"]
-LAYOUTS: tuple[LayoutName, ...] = ("auto", "dense", "paged", "blocks", "ragged")
-
-#: Tables of fewer floats a row are never paged: a page number alone is one.
-NARROW = 4
 
 #: Version of the metadata keys and of signature.json.
 SCHEMA_VERSION = "1"
 
 
 @dataclass(frozen=True)
-class ExportConfig:
-    """How a bundle is written.
+class ExportConfig(PlanConfig):
+    """How a bundle is written: what is asked of the planner, and the id policy.
 
     Attributes:
-        layout: of the table; `auto` takes paged where that saves at least a tenth of the bytes, blocks for mde.
-        dtype: of the stored values.
-        page_width: c of the paged layout; None lets the cost model choose.
-        id_policy: `guard` answers any int64 id, `trust` needs legal ids.
+        id_policy: `guard` answers any int64 id, `trust` needs legal ids (ragged tables guard all the same).
     """
 
-    layout: LayoutName = "auto"
-    dtype: Literal["fp32"] = "fp32"
-    page_width: int | None = None
     id_policy: IdPolicy = "guard"
-
-    def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise InputError("export: unknown layout", found=self.layout, allowed=", ".join(LAYOUTS))
-        if self.page_width is not None and self.layout != "paged":
-            raise InputError("export: a page width goes with --layout paged", found=self.layout)
 
 
 def open_exportable(path: Path) -> FrozenModel:
@@ -75,7 +61,7 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
     Args:
         frozen: from `freeze`.
         out: the bundle folder; appears only when every check has passed.
-        config: layout, page width, id policy.
+        config: layout, value type, page width, id policy.
         overwrite: replace an earlier bundle.
 
     Raises:
@@ -86,9 +72,11 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
     onnxruntime()
     config = config or ExportConfig()
     with whole_folder(out, overwrite=overwrite) as draft:
-        in_blocks = {frozen.table_path} if frozen.projection_bytes else ()
-        tables = lay_out_tables(frozen.tables, config, in_blocks)
+        plans = plan(frozen, config)
+        tables = lay_out_all(frozen.tables, plans)
         model = trace(frozen.module)
+        traced = count_ops(model)
+        join_first_layers(model, [path for path, table in plans.items() if table.joined])
         lookups = lower_lookups(model, tables, config.id_policy)
         signature = _signature(frozen, config, tables, lookups)
         _describe(model, frozen, signature)
@@ -96,43 +84,38 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
         write_json(draft / "schema.json", frozen.schema.to_json())
         write_json(draft / "signature.json", signature.model_dump(mode="json"))
         _write_vocabularies(frozen, draft)
-        checked = check_bundle(draft, frozen, signature)
+        checked = check_bundle(draft, rounded(frozen, config.dtype), signature)
         write_samples(draft, frozen, checked.session)
-        write_json(draft / "report.json", _report(frozen, tables, model, checked.parity))
+        write_json(
+            draft / "report.json",
+            _report(frozen, plans, tables, checked.parity) | {"ops_traced": traced, "ops": count_ops(model)},
+        )
         write_readme(draft, frozen, signature)
         write_sums(draft)
     return open_bundle(out)
 
 
-def lay_out_tables(
-    tables: Mapping[str, FrozenEmbedding], config: ExportConfig, in_blocks: Collection[str] = ()
-) -> dict[str, LaidOut]:
-    """Path of each table → the table laid out as asked; tables narrower than four floats (a wide part) stay dense.
-
-    Args:
-        tables: path → table.
-        config: layout and page width.
-        in_blocks: paths of tables whose method gives dims to blocks of neighbouring rows.
+def plan(frozen: FrozenModel, config: PlanConfig) -> dict[str, TablePlan]:
+    """Path of each table → how `export` would store it; nothing is written.
 
     Raises:
         InputError: the page width does not fit.
     """
-    laid_out: dict[str, LaidOut] = {}
-    for path, table in tables.items():
-        rows, dims = table.rows.cpu().numpy(), table.dims.cpu().numpy()
-        D = rows.shape[1]
-        layout = choose_layout(dims, D, in_blocks=path in in_blocks) if config.layout == "auto" else config.layout
-        if layout == "dense" or D < NARROW:
-            laid_out[path] = dense(rows)
-            continue
-        if layout != "paged":
-            laid_out[path] = (blocks if layout == "blocks" else ragged)(rows, dims)
-            continue
-        try:
-            laid_out[path] = paged(rows, dims, config.page_width or best_width(dims, D).width)
-        except ValueError as error:
-            raise InputError("export: the table cannot be paged", found=error, fix="another --page-width") from None
-    return laid_out
+    in_blocks = {frozen.table_path} if frozen.projection_bytes else set()
+    counts = _row_counts(frozen)
+    return {
+        path: plan_table(table, config, counts, in_blocks=path in in_blocks) for path, table in frozen.tables.items()
+    }
+
+
+def _row_counts(frozen: FrozenModel) -> npt.NDArray[np.int64]:
+    """int64 `[V_total]`: how often training saw each row, over all fields that read it."""
+    table = frozen.table
+    counts = np.zeros(len(table.dims), dtype=np.int64)
+    for field, offset in zip(frozen.config.embedded, table.offsets, strict=True):
+        own = frozen.vocabularies[field.name].counts
+        counts[offset : offset + len(own)] += own
+    return counts
 
 
 def write_model(model: ir.Model, folder: Path) -> None:
@@ -191,13 +174,15 @@ def _write_vocabularies(frozen: FrozenModel, draft: Path) -> None:
         vocabulary.write(draft / "vocab" / f"{name}.parquet", dims=dims)
 
 
+def count_ops(model: ir.Model) -> dict[str, int]:
+    """Operator → how many nodes of the graph are of it."""
+    return dict(sorted(Counter(node.op_type for node in model.graph).items()))
+
+
 def _report(
-    frozen: FrozenModel, tables: Mapping[str, LaidOut], model: ir.Model, parity: dict[str, float]
+    frozen: FrozenModel, plans: Mapping[str, TablePlan], tables: Mapping[str, LaidOut], parity: dict[str, float]
 ) -> dict[str, Any]:
     table = tables[frozen.table_path]
-    ops: dict[str, int] = {}
-    for node in model.graph:
-        ops[node.op_type] = ops.get(node.op_type, 0) + 1
     dense_bytes = frozen.dense_bytes
     stored = sum(map(stored_bytes, tables.values())) + frozen.projection_bytes
     fields = {}
@@ -217,10 +202,11 @@ def _report(
         "torch": torch.__version__,
         "layout": table.layout,
         "page_width": table.width if isinstance(table, Paged) else None,
+        "dtype": plans[frozen.table_path].dtype,
+        "plan": {path: table_plan.to_json() for path, table_plan in plans.items()},
         "bytes_dense": dense_bytes,
         "bytes_table": stored,
         "bytes_ratio": stored / dense_bytes,
         "fields": fields,
-        "ops": dict(sorted(ops.items())),
         "parity_on_samples": parity,
     }

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from amtl_export.errors import InputError
 from amtl_export.graph.lower import Lookup
 from amtl_export.models.config import ModelConfig
+from amtl_export.tables.values import ValueType
 
 
 class _Part(BaseModel):
@@ -42,6 +43,7 @@ class LookupSite(_Part):
     output: str
     sizes: tuple[int, ...]
     offsets: tuple[int, ...]
+    layer: str = ""
 
 
 class Signature(_Part):
@@ -62,7 +64,7 @@ class Signature(_Part):
     reserved: dict[str, str]
     vocabulary_hash: str
     layout: str
-    dtype: str
+    dtype: ValueType
     id_policy: str
     dim: int
     page_width: int | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -175,6 +175,11 @@ def freeze_module(model: M) -> M:
             allowed="a module with frozen_rows(), frozen_dims(), sizes and offsets",
         )
     return copy.deepcopy(model, memo).eval().requires_grad_(False)
+
+
+def with_tables(module: M, tables: Mapping[str, FrozenEmbedding]) -> M:
+    """A copy of a frozen module with other tables, by their paths; the rest is shared with nobody."""
+    return copy.deepcopy(module, {id(module.get_submodule(path)): table for path, table in tables.items()})
 
 
 @torch.no_grad()

@@ -1,9 +1,10 @@
-"""Lower `ai.amtl::Lookup` to the nodes of a layout, with the id guard in front.
+"""Lower `ai.amtl::Lookup` to the nodes of a layout, with the id guard in front, and `LookupLinear` to RaggedLinear.
 
-requires: a model from `trace`, every Lookup's first input the initializer `model.<table>.rows`.
-ensures: no foreign node is left but RaggedGather, which comes with a body of standard operators;
-every lookup's result is the value `lookup/<table>/<input>`; lookups of the same ids in several tables share
-one guard and one shift.
+requires: a model from `trace`, every Lookup's first input the initializer `model.<table>.rows`; a LookupLinear's table
+is ragged.
+ensures: no foreign node is left but RaggedGather and RaggedLinear, which come with bodies of standard operators;
+every lookup's result is the value `lookup/<table>/<input>`, unless a RaggedLinear alone reads it; lookups of the same
+ids in several tables share one guard and one shift.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from amtl_export.graph.ragged import OPERATOR, ragged_gather
-from amtl_export.graph.trace import DOMAIN, PROVENANCE
+from amtl_export.graph.initializers import initializer
+from amtl_export.graph.ragged import GATHER, LINEAR, NO_LEAST, function
+from amtl_export.graph.trace import DOMAIN, PROVENANCE, table_of
 from amtl_export.tables.layout import Blocks, Dense, LaidOut, Paged, Ragged, block_name
 
 IdPolicy = Literal["guard", "trust"]
@@ -31,7 +33,8 @@ class Lookup:
     Attributes:
         table: path of the table's module.
         input: the graph input with its ids.
-        output: the value with its rows, float32 `[B, K, D]`.
+        output: the value with its rows, float32 `[B, K, D]`, or what it would be called: a joined layer has none.
+        layer: name of the RaggedLinear that reads the table in its place, or empty.
         sizes: V of each column's field (one number serves all columns).
         offsets: first table row of each column's field.
     """
@@ -41,10 +44,11 @@ class Lookup:
     output: str
     sizes: tuple[int, ...]
     offsets: tuple[int, ...]
+    layer: str = ""
 
 
 def lower_lookups(model: ir.Model, tables: Mapping[str, LaidOut], policy: IdPolicy) -> list[Lookup]:
-    """Replace every Lookup node, in place.
+    """Replace every Lookup and LookupLinear node, in place.
 
     Args:
         model: from `trace`.
@@ -55,15 +59,15 @@ def lower_lookups(model: ir.Model, tables: Mapping[str, LaidOut], policy: IdPoli
         Where the lookups are now.
     """
     builder = _Builder(model, tables, policy)
-    done: list[Lookup] = []
-    for node in list(model.graph):
-        if node.domain == DOMAIN and node.op_type == "Lookup":
-            lowered = builder.replace(node)
-            done += [lowered] if lowered else []
+    done: dict[str, Lookup] = {}
+    for node in [node for node in model.graph if node.domain == DOMAIN]:
+        lowered = builder.replace(node)
+        if not done.get(lowered.output) or not lowered.layer:  # the rows themselves, where they are there
+            done[lowered.output] = lowered
     passes.RemoveUnusedNodesPass()(model)
     if not model.functions:
         model.opset_imports.pop(DOMAIN, None)
-    return done
+    return list(done.values())
 
 
 class _Builder:
@@ -78,44 +82,39 @@ class _Builder:
         self._made: list[ir.Node] = []
         self._provenance: dict[str, str] = {}
 
-    def replace(self, node: ir.Node) -> Lookup | None:
-        """Lower one Lookup; None if the same ids were looked up in the same table before, and that is used."""
-        source, ids = node.inputs
-        assert source is not None
-        assert source.name is not None
+    def replace(self, node: ir.Node) -> Lookup:
+        """Lower one Lookup or LookupLinear; rows of the same ids in the same table are looked up once."""
+        path, ids, old = table_of(node), node.inputs[1], node.outputs[0]
         assert ids is not None
         assert ids.name is not None
-        path = source.name.removeprefix("model.").removesuffix(".rows")
+        assert ids.shape is not None
         sizes = tuple(node.attributes["sizes"].as_ints())
         offsets = tuple(node.attributes["offsets"].as_ints())
         self._made = []
         self._provenance = {key: node.metadata_props[key] for key in PROVENANCE if key in node.metadata_props}
-        table, scope, old = self._tables[path], f"lookup/{path}/{ids.name}", node.outputs[0]
-        if scope in self._looked_up:
-            ir.convenience.replace_all_uses_with(old, self._looked_up[scope])
-            self._graph.remove(node, safe=True)
-            return None
-        assert old.shape is not None
-        rank = len(old.shape) - 1  # of ids: 2 for the packed input and multi-valued fields, any in other models
-        site = _Site(ids, rank, sizes, offsets, f"table/{path}", scope)
-        rows = _EMIT[type(table)](self, table, site)
-        rows.name, rows.type, rows.shape = scope, old.type, old.shape
-        self._looked_up[scope] = rows
+        table, scope, layer = self._tables[path], f"lookup/{path}/{ids.name}", ""
+        site = _Site(ids, len(ids.shape), sizes, offsets, f"table/{path}", scope)
+        if node.op_type == "LookupLinear":
+            assert isinstance(table, Ragged)
+            new = _emit_layer(self, table, site, node)
+            layer = new.name or ""
+        elif scope in self._looked_up:
+            new = self._looked_up[scope]
+        else:
+            new = self._looked_up[scope] = _EMIT[type(table)](self, table, site)
+            new.name = scope
+        new.type, new.shape = old.type, old.shape
+        if old.is_graph_output():  # which keeps its name
+            new, name, old.name = self.op("Identity", new, name=f"{scope}/output"), old.name, f"{scope}/replaced"
+            new.name, new.type, new.shape = name, old.type, old.shape
         self._graph.insert_before(node, self._made)
-        ir.convenience.replace_all_uses_with(old, rows)
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         self._graph.remove(node, safe=True)
-        return Lookup(path, ids.name, scope, sizes, offsets)
+        return Lookup(path, ids.name, scope, sizes, offsets, layer)
 
     def constant(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
         """An initializer, made once for each name."""
-        if name not in self._graph.initializers:
-            value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-            value.shape, value.dtype = (
-                ir.Shape(array.shape),
-                ir.tensor(array[:0] if array.ndim else array).dtype,
-            )
-            self._graph.initializers[name] = value
-        return self._graph.initializers[name]
+        return initializer(self._graph, name, array)
 
     def op(self, kind: str, *inputs: ir.Value, name: str, domain: str = "", **attributes: Any) -> ir.Value:
         """A node; its result."""
@@ -124,9 +123,10 @@ class _Builder:
         self._made.append(made)
         return made.outputs[0]
 
-    def needs(self, function: ir.Function) -> None:
-        """A function that the model must carry, once."""
-        self._model.functions.setdefault(function.identifier(), function)
+    def carry(self, *names: str) -> None:
+        """Give the model the bodies of foreign nodes, once each."""
+        for name in names:
+            self._model.functions.setdefault((DOMAIN, name, ""), function(name))
 
     def place(self, site: _Site) -> ir.Value:
         """Table rows of ids, guarded unless ids are trusted; made once for the same ids, sizes and offsets."""
@@ -180,7 +180,30 @@ class _Site:
 
 def _emit_dense(builder: _Builder, table: Dense, site: _Site) -> ir.Value:
     rows = builder.constant(f"{site.stored}/rows", table.rows)
-    return builder.op("Gather", rows, builder.place(site), name=f"{site.scope}/rows", axis=0)
+    found = builder.op("Gather", rows, builder.place(site), name=f"{site.scope}/rows", axis=0)
+    return _widened(builder, table, site, found)
+
+
+def _widened(builder: _Builder, table: Dense | Paged, site: _Site, rows: ir.Value) -> ir.Value:
+    """Rows in their value type as float32, each times its scale."""
+    if rows_type(table) == np.float32:
+        return rows
+    wide = builder.op("Cast", rows, name=f"{site.scope}/wide", to=ir.DataType.FLOAT)
+    if table.scales is None:
+        return wide
+    codes = builder.constant(f"{site.stored}/scale_codes", table.scales.codes)
+    step = builder.constant(f"{site.stored}/scale_step", np.array(table.scales.step, np.float32))
+    own = builder.op("Gather", codes, builder.place(site), name=f"{site.scope}/scale_codes", axis=0)
+    floats = builder.op("Cast", own, name=f"{site.scope}/float_codes", to=ir.DataType.FLOAT)
+    scales = builder.op("Mul", floats, step, name=f"{site.scope}/scales")
+    last = builder.constant("table/last_axis", np.array([-1], dtype=np.int64))
+    column = builder.op("Unsqueeze", scales, last, name=f"{site.scope}/scale_column")
+    return builder.op("Mul", wide, column, name=f"{site.scope}/scaled")
+
+
+def rows_type(table: Dense | Paged) -> np.dtype[Any]:
+    """The value type of a table."""
+    return (table.rows if isinstance(table, Dense) else table.pages).dtype
 
 
 def _emit_paged(builder: _Builder, table: Paged, site: _Site) -> ir.Value:
@@ -193,10 +216,10 @@ def _emit_paged(builder: _Builder, table: Paged, site: _Site) -> ir.Value:
     shape = builder.constant(f"{stored}/row_shape_{rank}", np.array([0] * rank + [width], dtype=np.int64))
     rows = builder.op("Reshape", parts, shape, name=f"{scope}/joined")  # [*ids, P·c]
     if width == table.dim:
-        return rows
+        return _widened(builder, table, site, rows)
     bounds = (("from", 0), ("to", table.dim), (f"axis_{rank}", rank))
     cut = [builder.constant(f"{stored}/cut_{name}", np.array([value], dtype=np.int64)) for name, value in bounds]
-    return builder.op("Slice", rows, *cut, name=f"{scope}/cut")
+    return _widened(builder, table, site, builder.op("Slice", rows, *cut, name=f"{scope}/cut"))
 
 
 def _emit_blocks(builder: _Builder, table: Blocks, site: _Site) -> ir.Value:
@@ -249,12 +272,32 @@ def _emit_runs(
 
 def _emit_ragged(builder: _Builder, table: Ragged, site: _Site) -> ir.Value:
     """One node, which guards and shifts by itself; a function of standard operators goes into the model with it."""
+    builder.carry(GATHER)
+    inputs, attributes = _ragged_inputs(builder, table, site)
+    return builder.op(GATHER, *inputs, name=f"{site.scope}/rows", domain=DOMAIN, **attributes)
+
+
+def _emit_layer(builder: _Builder, table: Ragged, site: _Site, node: ir.Node) -> ir.Value:
+    """A lookup and the linear layer behind it as one node, whose body calls a lookup's."""
+    builder.carry(GATHER, LINEAR)
+    inputs, attributes = _ragged_inputs(builder, table, site)
+    weights, bias = node.inputs[2:]
+    assert weights is not None
+    assert bias is not None
+    least = 0.0 if node.attributes["relu"].as_int() else NO_LEAST
+    name = f"layer/{weights.name}"
+    return builder.op(LINEAR, *inputs, weights, bias, name=name, domain=DOMAIN, **attributes, least=least)
+
+
+def _ragged_inputs(builder: _Builder, table: Ragged, site: _Site) -> tuple[list[ir.Value], dict[str, int | float]]:
+    """What both ragged operators begin with, and their attributes."""
     constants = [builder.constant(f"{site.stored}/{name}", array) for name, array in table.arrays.items()]
-    ids = site.ids
     names = (("sizes", site.sizes), ("offsets", site.offsets))
     fields = [builder.constant(f"{site.scope}/{name}", np.array(values, dtype=np.int64)) for name, values in names]
-    builder.needs(ragged_gather())
-    return builder.op(OPERATOR, *constants, ids, *fields, name=f"{site.scope}/rows", domain=DOMAIN, dim=table.dim)
+    scaled = table.scales is not None
+    attributes = {"dim": table.dim, "block_bits": table.block_bits}
+    scale = {"scale_base": 0.0 if scaled else 1.0, "scale_step": table.step}
+    return [*constants, site.ids, *fields], attributes | scale
 
 
 #: Layout → its nodes. A layout is a class in tables/layout.py and a line here.

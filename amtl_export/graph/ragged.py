@@ -1,48 +1,104 @@
-"""`ai.amtl::RaggedGather`: one node for a lookup in the ragged layout, and its body of standard operators.
+"""`ai.amtl::RaggedGather` and `ai.amtl::RaggedLinear`: one node each, with a body of standard operators.
 
-The function travels in every model that has the node, so any ONNX Runtime runs the file; where the native
-library is registered (`amtl_export.native`) its kernel takes the node's place.
+The functions travel in every model that has the nodes, so any ONNX Runtime runs the file; where the native
+library is registered (`amtl_export.native`) its kernels take the nodes' place.
 """
 
-# onnxscript reads the function below as ONNX; its operators are not Python calls that types could be checked for.
-# mypy: disable-error-code="arg-type,type-var"
+# onnxscript reads the functions below as ONNX; its operators are not Python calls that types could be checked for.
+# mypy: disable-error-code="arg-type,type-var,no-untyped-def"
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import onnxscript
 from onnxscript import opset20 as op
 
 from amtl_export.graph.trace import DOMAIN
 
-OPERATOR = "RaggedGather"
+GATHER, LINEAR = "RaggedGather", "RaggedLinear"
+
+#: Columns of weights that lie together for `RaggedLinear`.
+PANEL = 16
+
+#: `least` of a `RaggedLinear` that leaves its results as they are.
+NO_LEAST = float(np.finfo(np.float32).min)
+
 _AMTL = onnxscript.values.Opset(DOMAIN, 1)
 
 
 @onnxscript.script(_AMTL, default_opset=op)
-def RaggedGather(values, offsets, ids, sizes, shifts, dim: int):  # type: ignore[no-untyped-def]  # noqa: N802 - the operator's name
-    """float32 `[*ids, dim]`: row `shifts[c] + id` of the table, zero past its end.
+def RaggedGather(  # noqa: N802 - the operator's name
+    values, starts, places, ids, sizes, shifts, dim: int, block_bits: int, scale_base: float, scale_step: float
+):
+    """float32 `[*ids, dim]`: row `shifts[c] + id` of the table times its scale, zero past its end.
 
-    An id outside `[0, sizes[c])`, c its place on the last axis, is taken as id 0; one size serves all places.
+    Row r begins at `starts[r >> block_bits] + places[r, 0]` of `values` and ends where row r + 1 begins; its scale is
+    `scale_base + scale_step · places[r, -1]`. An id outside `[0, sizes[c])`, c its place on the last axis, is taken as
+    id 0; one size serves all places.
     """
     zero = op.Constant(value_int=0)
+    one = op.Constant(value_int=1)
+    last = op.Constant(value_ints=[-1])
     known = op.And(op.GreaterOrEqual(ids, zero), op.Less(ids, sizes))
     row = op.Add(op.Where(known, ids, zero), shifts)
-    one = op.Constant(value_int=1)
-    begin = op.Cast(op.Gather(offsets, row), to=ir.DataType.INT64.value)
-    end = op.Cast(op.Gather(offsets, op.Add(row, one)), to=ir.DataType.INT64.value)
-    width = op.Constant(value_int=dim)
-    lane = op.Range(zero, width, one)
-    last = op.Constant(value_ints=[-1])
+    after = op.Add(row, one)
+    bits = op.Cast(op.Constant(value_int=block_bits), to=ir.DataType.UINT64.value)
+    block = op.BitShift(op.Cast(row, to=ir.DataType.UINT64.value), bits, direction="RIGHT")
+    next_block = op.BitShift(op.Cast(after, to=ir.DataType.UINT64.value), bits, direction="RIGHT")
+    here = op.Gather(places, row)  # a whole row of places, so that nothing is cut out of the table
+    there = op.Gather(places, after)
+    begin = op.Add(
+        op.Gather(starts, op.Cast(block, to=ir.DataType.INT64.value)),
+        op.Cast(op.Gather(here, zero, axis=-1), to=ir.DataType.INT64.value),
+    )
+    end = op.Add(
+        op.Gather(starts, op.Cast(next_block, to=ir.DataType.INT64.value)),
+        op.Cast(op.Gather(there, zero, axis=-1), to=ir.DataType.INT64.value),
+    )
+    lane = op.Range(zero, op.Constant(value_int=dim), one)
     kept = op.Less(lane, op.Unsqueeze(op.Sub(end, begin), last))
     place = op.Where(kept, op.Add(op.Unsqueeze(begin, last), lane), zero)
-    nothing = op.CastLike(op.Constant(value_float=0.0), values)
-    return op.Where(kept, op.Gather(values, place), nothing)
+    number = op.Cast(op.Gather(values, place), to=ir.DataType.FLOAT.value)
+    code = op.Cast(op.Gather(here, op.Constant(value_int=-1), axis=-1), to=ir.DataType.FLOAT.value)
+    scale = op.Add(op.Constant(value_float=scale_base), op.Mul(op.Constant(value_float=scale_step), code))
+    return op.Where(kept, op.Mul(number, op.Unsqueeze(scale, last)), op.Constant(value_float=0.0))
+
+
+@onnxscript.script(_AMTL, default_opset=op)
+def RaggedLinear(  # noqa: N802 - the operator's name
+    values, starts, places, ids, sizes, shifts, weights, bias,
+    dim: int, block_bits: int, scale_base: float, scale_step: float, least: float,
+):  # fmt: skip
+    """float32 `[B, outputs]`: `max(x · W + bias, least)`, x the rows of ids `[B, F]` side by side.
+
+    `weights` is W `[F · dim, outputs]` in panels of 16 columns: `[ceil(outputs / 16), F · dim, 16]`.
+    """
+    rows = RaggedGather(
+        values, starts, places, ids, sizes, shifts,
+        dim=dim, block_bits=block_bits, scale_base=scale_base, scale_step=scale_step,
+    )  # fmt: skip
+    inputs = op.Slice(op.Shape(weights), op.Constant(value_ints=[1]), op.Constant(value_ints=[2]))
+    flat = op.Reshape(op.Transpose(weights, perm=[1, 0, 2]), op.Concat(inputs, op.Constant(value_ints=[-1]), axis=0))
+    columns = op.Slice(flat, op.Constant(value_ints=[0]), op.Shape(bias), op.Constant(value_ints=[1]))
+    side_by_side = op.Reshape(rows, op.Concat(op.Shape(ids, start=0, end=1), inputs, axis=0), allowzero=1)
+    return op.Max(op.Gemm(side_by_side, columns, bias), op.Constant(value_float=least))
 
 
 @functools.cache
-def ragged_gather() -> ir.Function:
-    """The function, ready for a model."""
-    return ir.serde.deserialize_function(RaggedGather.to_function_proto())
+def function(name: str) -> ir.Function:
+    """The body of `RaggedGather` or `RaggedLinear`, ready for a model."""
+    made: Any = {GATHER: RaggedGather, LINEAR: RaggedLinear}[name]
+    return ir.serde.deserialize_function(made.to_function_proto())
+
+
+def panels(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A weight `[outputs, inputs]` in panels: `[ceil(outputs / 16), inputs, 16]`, the last one filled up with zeros."""
+    outputs, inputs = weight.shape
+    wide = np.zeros((-(-outputs // PANEL) * PANEL, inputs), dtype=weight.dtype)
+    wide[:outputs] = weight
+    return np.ascontiguousarray(wide.reshape(-1, PANEL, inputs).transpose(0, 2, 1))

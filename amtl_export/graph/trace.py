@@ -30,6 +30,14 @@ IR_VERSION = 10
 PROVENANCE = ("namespace", "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.name_scopes")
 
 
+def table_of(lookup: ir.Node) -> str:
+    """Path of the module whose table a Lookup reads."""
+    source = lookup.inputs[0]
+    assert source is not None
+    assert source.name is not None
+    return source.name.removeprefix("model.").removesuffix(".rows")
+
+
 def input_names(config: ModelConfig) -> list[str]:
     """The graph's inputs: `ids`, `numeric`, then one per multi-valued field; absent kinds are left out."""
     names = ["ids"] if config.single else []

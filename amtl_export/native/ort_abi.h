@@ -29,7 +29,7 @@ typedef struct OrtApiBase {
 } OrtApiBase;
 
 enum { ORT_INVALID_ARGUMENT = 2 };
-enum { ORT_FLOAT = 1, ORT_INT32 = 6, ORT_INT64 = 7 };
+enum { ORT_FLOAT = 1, ORT_INT8 = 3, ORT_UINT16 = 4, ORT_INT32 = 6, ORT_INT64 = 7, ORT_FLOAT16 = 10 };
 enum { ORT_REQUIRED = 0 };
 /* The newest version of the interface whose every function below is implemented here. */
 enum { ORT_API_OLDEST = 16, ORT_API_NEWEST = 17 };
@@ -86,6 +86,9 @@ static inline OrtStatus *ort_shape(const OrtApi *api, const OrtTensorTypeAndShap
 }
 static inline OrtStatus *ort_info(const OrtApi *api, const OrtValue *value, OrtTensorTypeAndShapeInfo **out) {
   return ORT_CALL(api, 65, OrtStatus * (*)(const OrtValue *, OrtTensorTypeAndShapeInfo **))(value, out);
+}
+static inline OrtStatus *ort_float_attribute(const OrtApi *api, const OrtKernelInfo *info, const char *name, float *out) {
+  return ORT_CALL(api, 85, OrtStatus * (*)(const OrtKernelInfo *, const char *, float *))(info, name, out);
 }
 static inline OrtStatus *ort_int_attribute(const OrtApi *api, const OrtKernelInfo *info, const char *name, int64_t *out) {
   return ORT_CALL(api, 86, OrtStatus * (*)(const OrtKernelInfo *, const char *, int64_t *))(info, name, out);

@@ -1,9 +1,11 @@
-/* ai.amtl::RaggedGather as an operator of ONNX Runtime: RegisterCustomOps is all that a session needs. */
+/* ai.amtl::RaggedGather and ai.amtl::RaggedLinear as operators of ONNX Runtime: RegisterCustomOps is all that a session
+ * needs.
+ */
 #include <stdatomic.h>
 #include <stdlib.h>
 
 #include "ort_abi.h"
-#include "ragged_gather.h"
+#include "table.h"
 
 #define CHECK(call)                      \
   do {                                   \
@@ -11,21 +13,25 @@
     if (status_ != NULL) return status_; \
   } while (0)
 
-enum { VALUES, OFFSETS, IDS, SIZES, SHIFTS, INPUTS };
-enum { MOST_DIMS = 8 };
+/* Inputs of both operators; WEIGHTS and BIAS are RaggedLinear's alone. */
+enum { VALUES, STARTS, PLACES, IDS, SIZES, SHIFTS, GATHER_INPUTS, WEIGHTS = GATHER_INPUTS, BIAS, LINEAR_INPUTS };
+enum { MOST_DIMS = 8, MOST_BITS = 62 };
 /* Below so many lookups starting threads costs more than it saves. */
 enum { SHARE = 4096 };
 
-typedef struct kernel {
-  const OrtApi *api;
-  int64_t dim;
-  int wide, threads;
-} kernel;
-
 typedef struct operator_ {
   OrtCustomOp interface; /* first: ONNX Runtime hands back a pointer to it */
-  int wide;
+  enum amtl_value value;
+  enum amtl_place place;
 } operator_;
+
+typedef struct kernel {
+  const OrtApi *api;
+  const operator_ *op;
+  int64_t dim, block_bits;
+  float scale_base, scale_step, least;
+  int threads;
+} kernel;
 
 typedef struct tensor {
   const void *data;
@@ -36,7 +42,7 @@ typedef struct tensor {
 
 static OrtStatus *read_shape(const OrtApi *api, const OrtTensorTypeAndShapeInfo *info, tensor *out) {
   CHECK(ort_rank(api, info, &out->rank));
-  if (out->rank > MOST_DIMS) return ort_error(api, "RaggedGather: an input has more than 8 dimensions");
+  if (out->rank > MOST_DIMS) return ort_error(api, "amtl: an input has more than 8 dimensions");
   CHECK(ort_shape(api, info, out->shape, out->rank));
   out->count = 1;
   for (size_t i = 0; i < out->rank; i++) out->count *= out->shape[i];
@@ -47,7 +53,7 @@ static OrtStatus *read_input(const OrtApi *api, const OrtKernelContext *context,
   const OrtValue *value = NULL;
   OrtTensorTypeAndShapeInfo *info = NULL;
   CHECK(ort_input(api, context, i, &value));
-  if (value == NULL) return ort_error(api, "RaggedGather: an input is missing");
+  if (value == NULL) return ort_error(api, "amtl: an input is missing");
   CHECK(ort_info(api, value, &info));
   OrtStatus *status = read_shape(api, info, out);
   ort_release_info(api, info);
@@ -55,93 +61,152 @@ static OrtStatus *read_input(const OrtApi *api, const OrtKernelContext *context,
   return ort_data(api, value, (void **)&out->data);
 }
 
+static OrtStatus *open_output(const OrtApi *api, OrtKernelContext *context, const int64_t *shape, size_t rank, float **out) {
+  OrtValue *result = NULL;
+  void *data = NULL;
+  CHECK(ort_output(api, context, 0, shape, rank, &result));
+  CHECK(ort_data(api, result, &data));
+  *out = data;
+  return NULL;
+}
+
+/* The table that the inputs make up, refused where they contradict each other. */
+static OrtStatus *open_table(const kernel *k, const tensor *in, amtl_table *out) {
+  if (in[PLACES].rank != 2 || in[PLACES].shape[0] < 1 || in[PLACES].shape[1] < 1)
+    return ort_error(k->api, "amtl: places must be [rows + 1, columns]");
+  const int64_t rows = in[PLACES].shape[0] - 1, fields = in[SIZES].count;
+  if (in[STARTS].count != (rows >> k->block_bits) + 1)
+    return ort_error(k->api, "amtl: starts must be one for each block of places");
+  if (fields < 1 || fields != in[SHIFTS].count)
+    return ort_error(k->api, "amtl: sizes and shifts must be as many, and one at least");
+  if (fields > 1 && (in[IDS].rank == 0 || in[IDS].shape[in[IDS].rank - 1] != fields))
+    return ort_error(k->api, "amtl: the last dimension of ids is not the number of sizes");
+  *out = (amtl_table){
+      .values = in[VALUES].data,
+      .places = in[PLACES].data,
+      .starts = in[STARTS].data,
+      .ids = in[IDS].data,
+      .sizes = in[SIZES].data,
+      .shifts = in[SHIFTS].data,
+      .count = in[VALUES].count,
+      .rows = rows,
+      .columns = in[PLACES].shape[1],
+      .fields = fields,
+      .dim = k->dim,
+      .block_bits = k->block_bits,
+      .scale_base = k->scale_base,
+      .scale_step = k->scale_step,
+      .value = k->op->value,
+      .place = k->op->place,
+  };
+  return NULL;
+}
+
+/* Work that is cut into shares of `each`; `layer` is NULL for a lookup alone. */
 typedef struct shares {
-  const amtl_ragged *table;
+  const amtl_table *table;
+  const amtl_linear *layer;
+  float *out;
+  int64_t total, each;
   _Atomic int fault;
 } shares;
 
 static void work(void *data, size_t i) {
   shares *all = data;
-  int64_t begin = (int64_t)i * SHARE, end = begin + SHARE;
-  if (end > all->table->lookups) end = all->table->lookups;
-  enum amtl_fault fault = amtl_ragged_gather(all->table, begin, end);
+  int64_t begin = (int64_t)i * all->each, end = begin + all->each;
+  if (end > all->total) end = all->total;
+  enum amtl_fault fault = all->layer == NULL ? amtl_ragged_gather(all->table, all->out, begin, end)
+                                             : amtl_ragged_linear(all->table, all->layer, all->out, begin, end);
   if (fault != AMTL_FINE) atomic_store(&all->fault, (int)fault);
 }
 
-static OrtStatus *compute(void *self, OrtKernelContext *context) {
-  const kernel *k = self;
-  const OrtApi *api = k->api;
-  tensor in[INPUTS];
-  for (size_t i = 0; i < INPUTS; i++) CHECK(read_input(api, context, i, &in[i]));
-  if (in[OFFSETS].count < 1) return ort_error(api, "RaggedGather: offsets are empty");
-  if (in[SIZES].count < 1 || in[SIZES].count != in[SHIFTS].count)
-    return ort_error(api, "RaggedGather: sizes and shifts must be as many, and one at least");
-  if (in[SIZES].count > 1 && (in[IDS].rank == 0 || in[IDS].shape[in[IDS].rank - 1] != in[SIZES].count))
-    return ort_error(api, "RaggedGather: the last dimension of ids is not the number of sizes");
-  if (in[IDS].rank + 1 > MOST_DIMS) return ort_error(api, "RaggedGather: ids have more than 7 dimensions");
-
-  int64_t shape[MOST_DIMS];
-  for (size_t i = 0; i < in[IDS].rank; i++) shape[i] = in[IDS].shape[i];
-  shape[in[IDS].rank] = k->dim;
-  OrtValue *result = NULL;
-  void *out = NULL;
-  CHECK(ort_output(api, context, 0, shape, in[IDS].rank + 1, &result));
-  CHECK(ort_data(api, result, &out));
-
-  const amtl_ragged table = {
-      .values = in[VALUES].data,
-      .offsets = in[OFFSETS].data,
-      .ids = in[IDS].data,
-      .sizes = in[SIZES].data,
-      .shifts = in[SHIFTS].data,
-      .out = out,
-      .count = in[VALUES].count,
-      .rows = in[OFFSETS].count - 1,
-      .lookups = in[IDS].count,
-      .fields = in[SIZES].count,
-      .dim = k->dim,
-      .wide = k->wide,
-  };
-  shares all = {.table = &table, .fault = AMTL_FINE};
-  if (k->threads && table.lookups > SHARE) {
-    size_t parts = (size_t)((table.lookups + SHARE - 1) / SHARE);
-    CHECK(ort_parallel(api, context, work, parts, 0, &all));
-  } else if (table.lookups > 0) {
-    all.fault = (int)amtl_ragged_gather(&table, 0, table.lookups);
+static OrtStatus *share_out(const kernel *k, const OrtKernelContext *context, shares *all) {
+  if (k->threads && all->total > all->each) {
+    CHECK(ort_parallel(k->api, context, work, (size_t)((all->total + all->each - 1) / all->each), 0, all));
+  } else if (all->total > 0) {
+    all->each = all->total;
+    work(all, 0);
   }
-  switch (atomic_load(&all.fault)) {
+  switch (atomic_load(&all->fault)) {
     case AMTL_BAD_ROW:
-      return ort_error(api, "RaggedGather: sizes and shifts reach rows that the table does not have");
+      return ort_error(k->api, "amtl: sizes and shifts reach rows that the table does not have");
     case AMTL_BAD_OFFSETS:
-      return ort_error(api, "RaggedGather: offsets fall, leave the values, or make a row longer than dim");
+      return ort_error(k->api, "amtl: places fall, leave the values, or make a row longer than dim");
+    case AMTL_NO_MEMORY:
+      return ort_error(k->api, "amtl: no memory for a block of examples");
     default:
       return NULL;
   }
 }
 
+static OrtStatus *gather(void *self, OrtKernelContext *context) {
+  const kernel *k = self;
+  tensor in[GATHER_INPUTS];
+  amtl_table table;
+  for (size_t i = 0; i < GATHER_INPUTS; i++) CHECK(read_input(k->api, context, i, &in[i]));
+  CHECK(open_table(k, in, &table));
+  int64_t shape[MOST_DIMS];
+  if (in[IDS].rank + 1 > MOST_DIMS) return ort_error(k->api, "amtl: ids have more than 7 dimensions");
+  for (size_t i = 0; i < in[IDS].rank; i++) shape[i] = in[IDS].shape[i];
+  shape[in[IDS].rank] = k->dim;
+  shares all = {.table = &table, .total = in[IDS].count, .each = SHARE};
+  CHECK(open_output(k->api, context, shape, in[IDS].rank + 1, &all.out));
+  return share_out(k, context, &all);
+}
+
+static OrtStatus *linear(void *self, OrtKernelContext *context) {
+  const kernel *k = self;
+  tensor in[LINEAR_INPUTS];
+  amtl_table table;
+  for (size_t i = 0; i < LINEAR_INPUTS; i++) CHECK(read_input(k->api, context, i, &in[i]));
+  CHECK(open_table(k, in, &table));
+  if (in[IDS].rank != 2 || in[IDS].shape[1] != table.fields)
+    return ort_error(k->api, "amtl: ids of RaggedLinear must be [examples, fields]");
+  const int64_t *shape = in[WEIGHTS].shape, outputs = in[BIAS].count;
+  if (in[WEIGHTS].rank != 3 || shape[0] != (outputs + AMTL_PANEL - 1) / AMTL_PANEL ||
+      shape[1] != table.fields * table.dim || shape[2] != AMTL_PANEL)
+    return ort_error(k->api, "amtl: weights must be [ceil(outputs / 16), fields * dim, 16]");
+  const amtl_linear layer = {in[WEIGHTS].data, in[BIAS].data, outputs, k->least};
+  shares all = {.table = &table, .layer = &layer, .total = in[IDS].shape[0], .each = AMTL_BLOCK};
+  CHECK(open_output(k->api, context, (int64_t[]){in[IDS].shape[0], outputs}, 2, &all.out));
+  return share_out(k, context, &all);
+}
+
 static atomic_int interface_version;
 
 static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-  int64_t dim = 0;
-  CHECK(ort_int_attribute(api, info, "dim", &dim));
-  if (dim < 1) return ort_error(api, "RaggedGather: dim must be at least 1");
-  kernel *made = malloc(sizeof *made);
-  if (made == NULL) return ort_error(api, "RaggedGather: no memory");
-  *made = (kernel){api, dim, ((const operator_ *)op)->wide, atomic_load(&interface_version) >= 17};
-  *out = made;
+  kernel made = {.api = api, .op = (const operator_ *)op, .threads = atomic_load(&interface_version) >= 17};
+  CHECK(ort_int_attribute(api, info, "dim", &made.dim));
+  CHECK(ort_int_attribute(api, info, "block_bits", &made.block_bits));
+  CHECK(ort_float_attribute(api, info, "scale_base", &made.scale_base));
+  CHECK(ort_float_attribute(api, info, "scale_step", &made.scale_step));
+  if (op->GetInputTypeCount(op) == LINEAR_INPUTS) CHECK(ort_float_attribute(api, info, "least", &made.least));
+  if (made.dim < 1) return ort_error(api, "amtl: dim must be at least 1");
+  if (made.block_bits < 0 || made.block_bits > MOST_BITS) return ort_error(api, "amtl: block_bits must be within 0..62");
+  kernel *kept = malloc(sizeof *kept);
+  if (kept == NULL) return ort_error(api, "amtl: no memory");
+  *kept = made;
+  *out = kept;
   return NULL;
 }
 
 static void destroy(void *self) { free(self); }
-static const char *name(const OrtCustomOp *op) { return (void)op, "RaggedGather"; }
+static const char *gather_name(const OrtCustomOp *op) { return (void)op, "RaggedGather"; }
+static const char *linear_name(const OrtCustomOp *op) { return (void)op, "RaggedLinear"; }
 static const char *provider(const OrtCustomOp *op) { return (void)op, "CPUExecutionProvider"; }
-static size_t inputs(const OrtCustomOp *op) { return (void)op, (size_t)INPUTS; }
+static size_t gather_inputs(const OrtCustomOp *op) { return (void)op, (size_t)GATHER_INPUTS; }
+static size_t linear_inputs(const OrtCustomOp *op) { return (void)op, (size_t)LINEAR_INPUTS; }
 static size_t outputs(const OrtCustomOp *op) { return (void)op, (size_t)1; }
 static int output_type(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
 static int input_type(const OrtCustomOp *op, size_t i) {
-  if (i == VALUES) return ORT_FLOAT;
-  if (i == OFFSETS) return ((const operator_ *)op)->wide ? ORT_INT64 : ORT_INT32;
-  return ORT_INT64;
+  static const int values[] = {ORT_FLOAT, ORT_FLOAT16, ORT_INT8}, places[] = {ORT_UINT16, ORT_INT32, ORT_INT64};
+  switch (i) {
+    case VALUES: return values[((const operator_ *)op)->value];
+    case PLACES: return places[((const operator_ *)op)->place];
+    case WEIGHTS:
+    case BIAS: return ORT_FLOAT;
+    default: return ORT_INT64;
+  }
 }
 static int required(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_REQUIRED; }
 static int memory(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, 0; }
@@ -150,18 +215,23 @@ static int alike(const OrtCustomOp *op) { return (void)op, 1; }
 static int first_version(const OrtCustomOp *op) { return (void)op, 1; }
 static int last_version(const OrtCustomOp *op) { return (void)op, 1; }
 
-#define INTERFACE                                                                                              \
+#define INTERFACE(kind)                                                                                        \
   {                                                                                                            \
-    .GetName = name, .GetExecutionProviderType = provider, .GetInputType = input_type,                         \
-    .GetInputTypeCount = inputs, .GetOutputType = output_type, .GetOutputTypeCount = outputs,                  \
+    .GetName = kind##_name, .GetExecutionProviderType = provider, .GetInputType = input_type,                  \
+    .GetInputTypeCount = kind##_inputs, .GetOutputType = output_type, .GetOutputTypeCount = outputs,           \
     .KernelDestroy = destroy, .GetInputCharacteristic = required, .GetOutputCharacteristic = required,         \
     .GetInputMemoryType = memory, .GetVariadicInputMinArity = least, .GetVariadicInputHomogeneity = alike,     \
     .GetVariadicOutputMinArity = least, .GetVariadicOutputHomogeneity = alike, .CreateKernelV2 = create,       \
-    .KernelComputeV2 = compute, .InferOutputShapeFn = NULL, .GetStartVersion = first_version,                  \
+    .KernelComputeV2 = kind, .InferOutputShapeFn = NULL, .GetStartVersion = first_version,                     \
     .GetEndVersion = last_version                                                                              \
   }
+/* An operator for each pair of types: ONNX Runtime matches a kernel by the types that it announces. */
+#define PLACE_TYPES(kind, value) \
+  {INTERFACE(kind), value, AMTL_UINT16}, {INTERFACE(kind), value, AMTL_INT32}, {INTERFACE(kind), value, AMTL_INT64}
+#define ALL_TYPES(kind) \
+  PLACE_TYPES(kind, AMTL_FLOAT32), PLACE_TYPES(kind, AMTL_FLOAT16), PLACE_TYPES(kind, AMTL_INT8)
 
-static operator_ operators[] = {{INTERFACE, 0}, {INTERFACE, 1}};
+static operator_ operators[] = {ALL_TYPES(gather), ALL_TYPES(linear)};
 
 /* "1.32.0" to 32; 0 for anything else. */
 static uint32_t minor_version(const char *text) {

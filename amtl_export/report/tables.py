@@ -87,11 +87,41 @@ def bundle_report(report: Mapping[str, Any], path: str) -> RenderableType:
     """For `export`: what was written."""
     width = f", pages of {report['page_width']}" if report["page_width"] else ""
     return Text(
-        f"{path}: layout {report['layout']}{width}, table {size(report['bytes_table'])} "
+        f"{path}: layout {report['layout']}{width}, {report['dtype']}, table {size(report['bytes_table'])} "
         f"of {size(report['bytes_dense'])} dense ({report['bytes_ratio']:.2f}x), "
         f"{sum(report['ops'].values())} nodes, largest logit difference on samples "
         f"{max(report['parity_on_samples'].values()):.1e}"
     )
+
+
+def plan_report(plans: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """For `export --dry-run`: what each table would become."""
+    rows = [
+        (
+            path,
+            f"{plan['layout']}{' of ' + str(plan['page_width']) if plan['page_width'] else ''}",
+            plan["dtype"],
+            "joined" if plan["joined"] else "plain",
+            f"{plan['rows']:,} × {plan['dim']}",
+            f"{plan['avg_dim']:.1f} ({plan['looked_up_dim']:.1f})",
+            f"{size(plan['bytes'])} ({plan['bytes'] / max(plan['bytes_dense'], 1):.2f}x)",
+            f"{plan['relative_time']:.1f}x",
+            plan["reason"],
+        )
+        for path, plan in plans.items()
+    ]
+    columns = (
+        "table",
+        "layout",
+        "values",
+        "first layer",
+        "rows × D",
+        "mean dims (looked up)",
+        "bytes",
+        "lookup",
+        "why",
+    )
+    return table("Plan; bytes and lookup time against dense fp32", columns, rows, left=4)
 
 
 def verdict(values: Mapping[str, Any]) -> RenderableType:

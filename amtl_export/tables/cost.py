@@ -1,27 +1,23 @@
-"""Which layout and page width: bytes against gathers.
+"""What a layout costs, from the dims alone: bytes against gathers.
 
 A paged lookup's time grows with the number of pages a row is cut into. Against a dense Gather it was
 measured (one core, V = 10⁶, D = 64, Zipf ids, 8,192 lookups) at 1.75 for two pages and 2.45 for four,
 that is 1.05 + 0.35 for each page. The width that minimises bytes times that time is taken. Widths that
 do not divide D would need one more copy; a single page a row saves nothing.
-
-Blocks store no number for a row, so they are the smallest, but their nodes grow with the runs of equal dims:
-with three or four runs a field a whole model took 1.1 to 1.9 times the paged layout's time at 0.7 of its bytes.
-So they are taken for tables that are built in blocks (mde), whose projections cost more than that anyway.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from amtl_export.tables.layout import equal_runs
+from amtl_export.tables.layout import block_bits, equal_runs
+from amtl_export.tables.values import ValueType
 
-#: `auto` leaves a table dense unless paging saves at least this part of its bytes.
-WORTH_SAVING = 0.10
+#: Bytes of a stored number.
+ITEM_BYTES: dict[ValueType, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -46,18 +42,36 @@ class PagedCost:
         return self.relative_bytes * self.relative_time
 
 
-def paged_cost(dims: npt.NDArray[np.int64], D: int, width: int) -> PagedCost:
+def paged_cost(dims: npt.NDArray[np.int64], D: int, width: int, dtype: ValueType = "fp32") -> PagedCost:
     """The cost of one page width, from the dims alone.
 
     Args:
         dims: int64 `[V]`.
         D: floats of a full row.
         width: c.
+        dtype: of the stored numbers.
     """
     parts = -(-D // width)
     pages = 1 + int((-(-dims // width)).sum())
-    size = 4 * (pages * width + len(dims) * parts)
+    size = ITEM_BYTES[dtype] * pages * width + 4 * len(dims) * parts + scale_bytes(len(dims), dtype)
     return PagedCost(width, size, size / max(4 * len(dims) * D, 1), 1.05 + 0.35 * parts)
+
+
+def scale_bytes(V: int, dtype: ValueType) -> int:
+    """Bytes of the codes of V rows' scales."""
+    return 2 * V if dtype == "int8" else 0
+
+
+def dense_bytes(V: int, D: int, dtype: ValueType = "fp32") -> int:
+    """Bytes of the dense layout."""
+    return ITEM_BYTES[dtype] * V * D + scale_bytes(V, dtype)
+
+
+def ragged_bytes(dims: npt.NDArray[np.int64], D: int, dtype: ValueType = "fp32") -> int:
+    """Bytes of the ragged layout: values, two for each row's place and two for its scale, eight for each block."""
+    values = ITEM_BYTES[dtype] * max(int(dims.sum()), 1)
+    blocks = (len(dims) >> block_bits(D)) + 1
+    return values + (2 * (len(dims) + 1)) * (2 if dtype == "int8" else 1) + 8 * blocks
 
 
 def candidate_widths(D: int) -> list[int]:
@@ -65,9 +79,9 @@ def candidate_widths(D: int) -> list[int]:
     return [c for c in range(4, D) if D % c == 0] or [D]
 
 
-def best_width(dims: npt.NDArray[np.int64], D: int) -> PagedCost:
+def best_width(dims: npt.NDArray[np.int64], D: int, dtype: ValueType = "fp32") -> PagedCost:
     """The page width with the least bytes times time."""
-    return min((paged_cost(dims, D, width) for width in candidate_widths(D)), key=lambda cost: cost.score)
+    return min((paged_cost(dims, D, width, dtype) for width in candidate_widths(D)), key=lambda cost: cost.score)
 
 
 def blocks_bytes(dims: npt.NDArray[np.int64]) -> int:
@@ -76,23 +90,6 @@ def blocks_bytes(dims: npt.NDArray[np.int64]) -> int:
     return 4 * int(((np.diff(bounds) + 2) * dims[bounds[:-1]]).sum())
 
 
-def choose_layout(
-    dims: npt.NDArray[np.int64], D: int, *, in_blocks: bool = False
-) -> Literal["dense", "paged", "blocks"]:
-    """What `--layout auto` means for a table: blocks or paged where they save enough, else dense.
-
-    Args:
-        dims: int64 `[V]`.
-        D: floats of a full row.
-        in_blocks: whether the method gives dims to blocks of neighbouring rows.
-    """
-    most = (1 - WORTH_SAVING) * 4 * len(dims) * D
-    if in_blocks and blocks_bytes(dims) <= most:
-        return "blocks"
-    return "paged" if best_width(dims, D).bytes <= most else "dense"
-
-
 def least_bytes(dims: npt.NDArray[np.int64], D: int) -> int:
-    """Bytes of a table in the smallest of all layouts."""
-    ragged = 4 * (int(dims.sum()) + len(dims) + 1)
-    return min(4 * len(dims) * D, best_width(dims, D).bytes, blocks_bytes(dims), ragged)
+    """Bytes of a table in the smallest of all layouts, in full precision."""
+    return min(dense_bytes(len(dims), D), best_width(dims, D).bytes, blocks_bytes(dims), ragged_bytes(dims, D))

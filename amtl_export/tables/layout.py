@@ -1,11 +1,13 @@
 """Layouts of a table of constants. Each is a value: the arrays that the graph holds, and how to read them back.
 
-A layout is one function from rows and dims to a `LaidOut`; `graph/lower.py` has the matching nodes.
+A layout is one function from stored rows and their dims to a `LaidOut`; `graph/lower.py` has the matching nodes.
+Codes of scales lie beside the table, uint16 `[V]`; in the ragged layout beside each row's place.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -13,10 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from amtl_export.tables.values import Floats, Numbers, Scales, Stored, widened
+
 #: Names of the arrays of a `Blocks`.
 BLOCK_NAME = re.compile(r"block_\d+")
 
-Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
@@ -32,6 +35,10 @@ class LaidOut(Protocol):
         """D."""
 
     @property
+    def scales(self) -> Scales | None:
+        """What rows are multiplied by, or None."""
+
+    @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Name → array, as written to the file."""
 
@@ -41,9 +48,10 @@ class LaidOut(Protocol):
 
 @dataclass(frozen=True)
 class Dense:
-    """Rows as they are: float32 `[V, D]`."""
+    """Rows as they are: `[V, D]` in their value type."""
 
-    rows: Floats
+    rows: Numbers
+    scales: Scales | None = None
     layout: str = "dense"
 
     @property
@@ -53,12 +61,12 @@ class Dense:
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """`rows`."""
-        return {"rows": self.rows}
+        """`rows`, and `scale_codes` if there are any."""
+        return {"rows": self.rows} | _scale_array(self.scales)
 
     def read(self, rows: Ints) -> Floats:
         """Rows."""
-        return self.rows[rows]
+        return widened(self.rows[rows], self.scales, rows)
 
 
 @dataclass(frozen=True)
@@ -66,14 +74,15 @@ class Paged:
     """Rows cut into pages of c floats; the zeros past dims are page 0, stored once.
 
     Attributes:
-        pages: float32 `[N, c]`, page 0 all zero.
+        pages: `[N, c]` in the value type, page 0 all zero.
         page_table: int32 `[V, ceil(D/c)]`, the page of each part of each row.
         dim: D; when c does not divide it, the last page's surplus is cut off after the lookup.
     """
 
-    pages: Floats
+    pages: Numbers
     page_table: npt.NDArray[np.int32]
     dim: int
+    scales: Scales | None = None
     layout: str = "paged"
 
     @property
@@ -83,13 +92,13 @@ class Paged:
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """`pages`, `page_table`."""
-        return {"pages": self.pages, "page_table": self.page_table}
+        """`pages`, `page_table`, and `scale_codes` if there are any."""
+        return {"pages": self.pages, "page_table": self.page_table} | _scale_array(self.scales)
 
     def read(self, rows: Ints) -> Floats:
         """Rows, put together from their pages."""
         joined = self.pages[self.page_table[rows]].reshape(len(rows), self.page_table.shape[1] * self.width)
-        return joined[:, : self.dim]
+        return widened(joined[:, : self.dim], self.scales, rows)
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,7 @@ class Blocks:
 
     Attributes:
         starts: int64 `[R]`, first table row of each run of equal dims.
+        scales: none: blocks hold float32 alone.
         tables: float32 `[n + 2, d]` of each run; the first and the last row are zero, for rows of other runs.
         dim: D.
     """
@@ -105,6 +115,7 @@ class Blocks:
     starts: Ints
     tables: tuple[Floats, ...]
     dim: int
+    scales: None = None
     layout: str = "blocks"
 
     @property
@@ -124,29 +135,53 @@ class Blocks:
 class Ragged:
     """Values back to back; the zeros past dims are not stored.
 
+    Row r is `values[begin(r) : begin(r + 1)]` with `begin(r) = starts[r >> block_bits] + places[r, 0]`: where a block
+    of rows begins is said once for all of them, so that two bytes a row say the rest, in tables of any size. The code
+    of a row's scale is beside it.
+
     Attributes:
-        values: float32 `[sum of dims]`, at least one number.
-        offsets: int32 or int64 `[V + 1]`: row r is `values[offsets[r] : offsets[r + 1]]`.
+        values: `[sum of dims]` in the value type, at least one number.
+        starts: int64 `[(V >> block_bits) + 1]`.
+        places: uint16, int32 or int64 `[V + 1, 1]`, or `[V + 1, 2]` with codes of scales.
+        block_bits: rows of a block are `2 ** block_bits`.
         dim: D.
+        step: of the scales, 0 without.
     """
 
-    values: Floats
-    offsets: npt.NDArray[np.int32] | npt.NDArray[np.int64]
+    values: Numbers
+    starts: Ints
+    places: npt.NDArray[Any]
+    block_bits: int
     dim: int
+    step: float = 0.0
     layout: str = "ragged"
 
     @property
+    def scales(self) -> Scales | None:
+        """What rows are multiplied by, or None."""
+        return Scales(self.places[:-1, 1], self.step) if self.places.shape[1] == 2 else None
+
+    @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """`values`, `offsets`."""
-        return {"values": self.values, "offsets": self.offsets}
+        """`values`, `starts`, `places`."""
+        return {"values": self.values, "starts": self.starts, "places": self.places}
+
+    def begin(self, rows: Ints) -> Ints:
+        """Where rows begin in `values`."""
+        begin: Ints = self.starts[rows >> self.block_bits] + self.places[rows, 0].astype(np.int64)
+        return begin
 
     def read(self, rows: Ints) -> Floats:
         """Rows, padded."""
-        begin, end = self.offsets[:-1][rows], self.offsets[1:][rows]
+        begin, end = self.begin(rows), self.begin(rows + 1)
         lane = np.arange(self.dim)
         kept = lane < (end - begin)[:, None]
         found = self.values[np.where(kept, begin[:, None] + lane, 0)]
-        return np.where(kept, found, np.float32(0))
+        return np.where(kept, widened(found, self.scales, rows), np.float32(0))
+
+
+def _scale_array(scales: Scales | None) -> dict[str, npt.NDArray[Any]]:
+    return {} if scales is None else {"scale_codes": scales.codes, "scale_step": np.array(scales.step, np.float32)}
 
 
 def block_name(start: int | np.int64) -> str:
@@ -154,23 +189,24 @@ def block_name(start: int | np.int64) -> str:
     return f"block_{start}"
 
 
-def dense(rows: Floats) -> Dense:
+def dense(rows: Stored) -> Dense:
     """The baseline layout."""
-    return Dense(np.ascontiguousarray(rows, dtype=np.float32))
+    return Dense(rows.numbers, rows.scales)
 
 
-def paged(rows: Floats, dims: Ints, width: int) -> Paged:
+def paged(rows: Stored, dims: Ints, width: int) -> Paged:
     """Cut rows into pages.
 
     Args:
-        rows: float32 `[V, D]`, zero past dims.
+        rows: `[V, D]`, zero past dims.
         dims: int64 `[V]`, 0..D.
         width: c, 1..D.
 
     Raises:
         ValueError: width or dims out of range, or more pages than int32 can number.
     """
-    V, D = rows.shape
+    numbers = rows.numbers
+    V, D = numbers.shape
     if not 1 <= width <= D:
         raise ValueError(f"page width must be within 1..{D}, got {width}")
     if len(dims) != V or (V and (dims.min() < 0 or dims.max() > D)):
@@ -183,13 +219,13 @@ def paged(rows: Floats, dims: Ints, width: int) -> Paged:
         raise ValueError(f"{count} pages are more than int32 can number; choose a wider page than {width}")
     page_table = np.zeros((V, parts), dtype=np.int32)
     page_table[kept] = np.arange(1, count, dtype=np.int32)
-    pages = np.zeros((count, width), dtype=np.float32)
+    pages = np.zeros((count, width), dtype=numbers.dtype)
     for start in range(0, V, 1 << 18):  # bounds the padded copy
         part = slice(start, start + (1 << 18))
-        padded = np.zeros((len(rows[part]), parts * width), dtype=np.float32)
-        padded[:, :D] = rows[part]
+        padded = np.zeros((len(numbers[part]), parts * width), dtype=numbers.dtype)
+        padded[:, :D] = numbers[part]
         pages[page_table[part][kept[part]]] = padded.reshape(-1, parts, width)[kept[part]]
-    return Paged(pages, page_table, D)
+    return Paged(pages, page_table, D, rows.scales)
 
 
 def equal_runs(dims: Ints) -> Ints:
@@ -198,13 +234,19 @@ def equal_runs(dims: Ints) -> Ints:
     return np.append(starts, len(dims)).astype(np.int64)
 
 
-def blocks(rows: Floats, dims: Ints) -> Blocks:
+def blocks(stored: Stored, dims: Ints) -> Blocks:
     """Cut a table into its runs of equal dims; runs of 0 dims take nothing.
 
     Args:
-        rows: float32 `[V, D]`, zero past dims.
+        stored: float32 `[V, D]`, zero past dims.
         dims: int64 `[V]`, 0..D.
+
+    Raises:
+        ValueError: another value type: nodes add the runs up, in float32.
     """
+    rows = stored.numbers
+    if rows.dtype != np.float32:
+        raise ValueError(f"blocks hold float32, got {rows.dtype}")
     bounds = equal_runs(dims)
     runs = [(a, b, int(dims[a])) for a, b in pairwise(bounds) if dims[a]]
     runs = runs or [(0, len(rows), 1)]
@@ -212,25 +254,60 @@ def blocks(rows: Floats, dims: Ints) -> Blocks:
     return Blocks(np.array([a for a, _, _ in runs], dtype=np.int64), tables, rows.shape[1])
 
 
-def ragged(rows: Floats, dims: Ints) -> Ragged:
+def block_bits(D: int) -> int:
+    """Of the ragged layout: blocks of so many rows, as a power of two, that an uint16 tells where each begins.
+
+    Raises:
+        ValueError: a single row is longer than that.
+    """
+    if not 1 <= D <= np.iinfo(np.uint16).max:
+        raise ValueError(f"ragged rows have 1..{np.iinfo(np.uint16).max} dims, got {D}")
+    return (np.iinfo(np.uint16).max // D).bit_length() - 1
+
+
+def ragged(rows: Stored, dims: Ints) -> Ragged:
     """Put the first `dims` numbers of every row back to back.
 
     Args:
-        rows: float32 `[V, D]`, zero past dims.
+        rows: `[V, D]`, zero past dims.
         dims: int64 `[V]`, 0..D.
     """
-    total = int(dims.sum())
-    offsets: npt.NDArray[np.int32] | npt.NDArray[np.int64] = np.concatenate([[0], np.cumsum(dims, dtype=np.int64)])
-    if total <= np.iinfo(np.int32).max:
-        offsets = offsets.astype(np.int32)
-    values = np.zeros(max(total, 1), dtype=np.float32)
+    numbers = rows.numbers
+    D = numbers.shape[1]
+    begin = np.concatenate([[0], np.cumsum(dims, dtype=np.int64)])
+    bits = block_bits(D)
+    starts = begin[:: 1 << bits].copy()
+    local = (begin - np.repeat(starts, 1 << bits)[: len(begin)]).astype(np.uint16)
+    codes = [] if rows.scales is None else [np.append(rows.scales.codes, 0).astype(np.uint16)]
+    step = 0.0 if rows.scales is None else rows.scales.step
+    values = np.zeros(max(int(begin[-1]), 1), dtype=numbers.dtype)
     for start in range(0, len(dims), 1 << 18):  # bounds the mask
         part = slice(start, start + (1 << 18))
-        kept = np.arange(rows.shape[1]) < dims[part][:, None]
-        values[offsets[start] : offsets[start] + int(dims[part].sum())] = rows[part][kept]
-    return Ragged(values, offsets, rows.shape[1])
+        kept = np.arange(D) < dims[part][:, None]
+        values[begin[start] : begin[start] + int(dims[part].sum())] = numbers[part][kept]
+    return Ragged(values, starts, np.stack([local, *codes], axis=1), bits, D, step)
 
 
 def stored_bytes(table: LaidOut) -> int:
     """Bytes that a table takes in the file."""
     return sum(int(array.nbytes) for array in table.arrays.values())
+
+
+def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], dim: int, step: float = 0.0) -> LaidOut | None:
+    """The table that arrays of these names were written from; None if it is no layout's.
+
+    Args:
+        arrays: name → array.
+        dim: D.
+        step: of a ragged table's scales, an attribute of its nodes.
+    """
+    scales = Scales(arrays["scale_codes"], float(arrays["scale_step"])) if "scale_codes" in arrays else None
+    if "rows" in arrays:
+        return Dense(arrays["rows"], scales)
+    if {"pages", "page_table"} <= set(arrays):
+        return Paged(arrays["pages"], arrays["page_table"], dim, scales)
+    if {"values", "starts", "places"} <= set(arrays):
+        return Ragged(arrays["values"], arrays["starts"], arrays["places"], block_bits(dim), dim, step)
+    if runs := {int(name.removeprefix("block_")): name for name in arrays if BLOCK_NAME.fullmatch(name)}:
+        return Blocks(np.array(sorted(runs)), tuple(arrays[name] for _, name in sorted(runs.items())), dim)
+    return None

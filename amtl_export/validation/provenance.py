@@ -15,12 +15,13 @@ from torch import nn
 
 from amtl_export.errors import ValidationFailed
 from amtl_export.freezing.frozen import frozen_tables
+from amtl_export.graph.first_layer import part_of_weight
 
 #: Initializers up to this many numbers may be constants of the graph (shapes, axes, bounds).
 CONSTANT_SIZE = 16
 
 #: Where lowering puts its own initializers.
-_LAYOUT_SCOPES = ("table/", "ids/")
+_LAYOUT_SCOPES = ("table/", "ids/", "lookup/")
 _WRAPPER = "model."
 
 
@@ -77,6 +78,10 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
             continue
         elif path in kept:
             if not same_bits(tensor.numpy(), kept[path]):
+                changed.append(name)
+        elif (part := part_of_weight(name)) and part.weight in kept:
+            held.add(part.weight)
+            if not part.holds(tensor.numpy(), kept[part.weight]):
                 changed.append(name)
         elif _digest(tensor.numpy()) in turned:
             held.add(turned[_digest(tensor.numpy())])

@@ -15,6 +15,8 @@ from amtl_export.bundle.inputs import Feed
 from amtl_export.bundle.signature import LookupSite
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.graph.ragged import GATHER
+from amtl_export.graph.trace import DOMAIN
 from amtl_export.runtime.session import Provider, open_session
 
 Floats = npt.NDArray[np.float32]
@@ -65,7 +67,9 @@ class Probe:
         model = bundle.proto()
         made = {output for node in model.graph.node for output in node.output}
         for site in bundle.signature.lookups:
-            if site.output not in made:
+            if site.layer in made:
+                model.graph.node.append(_rows_of_layer(model, site))
+            elif site.output not in made:
                 raise ValidationFailed("the graph lacks a lookup that the signature names", found=site.output)
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(site.output))
         self._session = open_session(
@@ -90,6 +94,14 @@ class Probe:
                 "the graph fails on an id", where=site.input, found=str(error).splitlines()[0]
             ) from error
         return rows
+
+
+def _rows_of_layer(model: onnx.ModelProto, site: LookupSite) -> onnx.NodeProto:
+    """The lookup that a joined layer makes, alone: the same arrays and ids."""
+    layer = next(node for node in model.graph.node if site.layer in node.output)
+    lookup: onnx.NodeProto = onnx.helper.make_node(GATHER, layer.input[:6], [site.output], domain=DOMAIN)
+    lookup.attribute.extend(attribute for attribute in layer.attribute if attribute.name != "least")
+    return lookup
 
 
 def check_rows(bundle: Bundle, frozen: FrozenModel, provider: Provider, *, optimized: bool) -> RowCheck:

@@ -18,6 +18,7 @@ from amtl_export.files import wrong_sums
 from amtl_export.freezing.frozen import EMBEDDING, FrozenModel, freeze
 from amtl_export.native import library_path
 from amtl_export.runtime.session import Provider, nodes_by_provider, open_session
+from amtl_export.tables.values import rounded
 from amtl_export.training.batches import predict
 from amtl_export.training.run import Run, load_run
 from amtl_export.validation.provenance import trace_provenance
@@ -30,12 +31,16 @@ class Tolerances:
     """What may differ.
 
     Attributes:
-        auc: |AUC difference|.
-        logit: |logit difference|, any example.
+        auc: |AUC difference| to the run; None for the value type's own, see `auc_for`.
+        logit: |logit difference|, any example; in fp16 and int8 to the run's model with its tables rounded.
     """
 
-    auc: float = 1e-6
+    auc: float | None = None
     logit: float = 1e-4
+
+    def auc_for(self, dtype: str) -> float:
+        """What is allowed for a value type: 1e-6, or 1e-4 for one that rounds, unless it is given."""
+        return (1e-6 if dtype == "fp32" else 1e-4) if self.auc is None else self.auc
 
 
 @dataclass
@@ -90,7 +95,7 @@ def validate(
 
     Checks, in order: checksums; vocabularies; nothing of the selection network left and every weight
     accounted for; every row of every field bit for bit and hostile ids, optimised and not; the
-    split's scores, optimised and not.
+    split's scores, optimised and not. In fp16 and int8 rows are compared with the run's rounded rows.
 
     Args:
         bundle: its folder.
@@ -106,13 +111,14 @@ def validate(
     tolerances = tolerances or Tolerances()
     opened, trained = open_bundle(bundle), load_run(run)
     frozen = freeze(trained)
+    as_stored = rounded(frozen, opened.signature.dtype)
     verdict = Verdict(str(bundle), str(run), split)
     steps: tuple[Callable[[], None], ...] = (
         lambda: _check_files(opened, verdict),
         lambda: _check_vocabularies(opened, trained, verdict),
         lambda: _check_provenance(opened, trained, frozen, verdict),
-        lambda: _check_rows(opened, frozen, provider, verdict),
-        lambda: _check_scores(opened, trained, split, provider, tolerances, verdict),
+        lambda: _check_rows(opened, as_stored, provider, verdict),
+        lambda: _check_scores(opened, trained, as_stored, split, provider, tolerances, verdict),
     )
     if _same_model(opened, trained, verdict):
         for step in steps:
@@ -208,20 +214,31 @@ def _table_bytes(bundle: Bundle) -> int:
 
 
 def _check_scores(
-    bundle: Bundle, run: Run, split: SplitName, provider: Provider, tolerances: Tolerances, verdict: Verdict
+    bundle: Bundle,
+    run: Run,
+    as_stored: FrozenModel,
+    split: SplitName,
+    provider: Provider,
+    tolerances: Tolerances,
+    verdict: Verdict,
 ) -> None:
     rows = run.rows(split)
     expected = Scores.of(predict(run.model, rows), rows)
+    rounds = bundle.signature.dtype != "fp32"
+    logits = predict(as_stored.module, rows) if rounds else expected.logits
+    allowed = tolerances.auc_for(bundle.signature.dtype)
     session = open_session(bundle.model, provider=provider, record_assignment=True)
     numbers = verdict.numbers
     numbers["providers"] = list(session.get_providers())
     numbers["native_operator"] = provider == "cpu" and library_path() is not None
     numbers["nodes_by_provider"] = nodes_by_provider(session)
     numbers["auc_torch"], numbers["logloss_torch"] = expected.auc, expected.logloss
+    if rounds:
+        numbers["max_abs_logit_change_by_rounding"] = float(np.abs(logits - expected.logits).max())
     worst = 0.0
     for optimized in (True, False):
         found = graph_scores(bundle, rows, run.model_config, provider, optimized=optimized)
-        difference = float(np.abs(found.logits - expected.logits).max())
+        difference = float(np.abs(found.logits - logits).max())
         delta = abs(found.auc - expected.auc)
         worst = max(worst, difference) if not math.isnan(difference) else difference
         if optimized:
@@ -229,8 +246,11 @@ def _check_scores(
             numbers["abs_delta_auc"] = delta
             numbers["rank_flips"] = rank_flips(expected.logits, found.logits)
         level = "optimised" if optimized else "not optimised"
-        if not delta <= tolerances.auc:
-            verdict.problems.append(f"AUC differs by {delta:.3g} ({level}); allowed {tolerances.auc:.3g}")
+        if not delta <= allowed:
+            verdict.problems.append(
+                f"AUC differs by {delta:.3g} ({level}); allowed {allowed:.3g}; "
+                f"--auc-tolerance {delta * 1.01:.2g} would have passed"
+            )
         if not difference <= tolerances.logit:
             verdict.problems.append(
                 f"a logit differs by {difference:.3g} ({level}); allowed {tolerances.logit:.3g}; "

@@ -23,14 +23,37 @@ def test_the_demo(tmp_path: Path) -> None:
 
 
 def test_the_planted_table(tmp_path: Path) -> None:
-    shown = script("infer_synthetic_1m.py", "--rows", 8000, "--seconds", 0.001, "--out", tmp_path)
+    shown = script("infer_synthetic_1m.py", "--rows", 8000, "--seconds", 0.001, "--batch", "1,64", "--out", tmp_path)
     assert "mean dims 25.6" in shown
     (file,) = tmp_path.glob("*-infer-1m-*.json")
     values = json.loads(file.read_text())
-    ratios = {table["layout"]: table["bytes_ratio"] for table in values["tables"]}
-    assert ratios["ragged"] < ratios["paged"] < 0.7
-    subjects = {"torch-eager", "torch-masked", "onnx-dense", "onnx-paged", "onnx-ragged", "onnx-ragged-body"}
+    ratios = {table["subject"]: table["bytes_ratio"] for table in values["tables"]}
+    assert ratios["onnx-ragged-int8"] < 0.12 < ratios["onnx-ragged"] < 0.42 < ratios["onnx-paged"] < 0.6
+    subjects = {"torch-eager", "torch-masked", "onnx-dense", "onnx-ragged-body", "onnx-ragged-joined-body", *ratios}
     assert {case["subject"] for case in values["cases"]} == subjects
+
+
+def test_lookups_alone(tmp_path: Path) -> None:
+    words = ["--rows", 8000, "--batch", "1,64", "--seconds", 0.001, "--no-fbgemm", "--out", tmp_path]
+    assert "against it" in script("lookup.py", *words)
+    (file,) = tmp_path.glob("*-lookup-*.json")
+    cases = json.loads(file.read_text())["cases"]
+    keys = {
+        "batch",
+        "ids",
+        "dim",
+        "threads",
+        "subject",
+        "p50_us",
+        "p95_us",
+        "p99_us",
+        "mean_us",
+        "runs",
+        "qps",
+        "bytes",
+    }
+    assert all(keys <= set(case) for case in cases)
+    assert {"onnx-dense", "onnx-paged", "onnx-ragged", "plain-c-loop"} <= {case["subject"] for case in cases}
 
 
 def test_ml_1m_is_skipped_in_words_where_it_is_absent(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
-/* Drives the lookup loop with tables and ids drawn from a seed; built with the address and undefined-behaviour
- * sanitizers, every buffer exactly as large as it may be. Prints how many lookups were checked.
+/* Drives both loops with tables and ids drawn from a seed, for every type and every instruction set that this processor
+ * has; built with the address and undefined-behaviour sanitizers, every buffer exactly as large as it may be. Prints how
+ * many lookups were checked.
  */
+#include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "ragged_gather.h"
+#include "kernels_for.h"
 
 static uint64_t state;
 
@@ -33,59 +36,140 @@ static void *taken(size_t bytes) {
   return p;
 }
 
+static void fail(const char *what) {
+  fprintf(stderr, "%s\n", what);
+  exit(1);
+}
+
+typedef struct loops {
+  enum amtl_fault (*gather)(const amtl_table *, float *, int64_t, int64_t);
+  enum amtl_fault (*linear)(const amtl_table *, const amtl_linear *, float *, int64_t, int64_t);
+} loops;
+
+static size_t available(loops *out) {
+  size_t n = 0;
+  out[n++] = (loops){amtl_gather_plain, amtl_linear_plain};
+  out[n++] = (loops){amtl_ragged_gather, amtl_ragged_linear};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    out[n++] = (loops){amtl_gather_avx2, amtl_linear_avx2};
+#endif
+  return n;
+}
+
+static const int64_t place_bytes[] = {2, 4, 8}, value_bytes[] = {4, 2, 1};
+
+static void put(void *to, enum amtl_place type, int64_t i, int64_t value) {
+  if (type == AMTL_UINT16) ((uint16_t *)to)[i] = (uint16_t)value;
+  else if (type == AMTL_INT32) ((int32_t *)to)[i] = (int32_t)value;
+  else ((int64_t *)to)[i] = value;
+}
+
+static float number(const amtl_table *t, int64_t i) {
+  if (t->value == AMTL_FLOAT32) return ((const float *)t->values)[i];
+  if (t->value == AMTL_INT8) return ((const int8_t *)t->values)[i];
+  uint16_t half = ((const uint16_t *)t->values)[i];
+  int exponent = half >> 10 & 31, fraction = half & 1023;
+  float size = exponent ? ldexpf((float)(1024 + fraction), exponent - 25) : ldexpf((float)fraction, -24);
+  return half & 0x8000 ? -size : size;
+}
+
 /* The same, the plain way. */
-static void reference(const amtl_ragged *t, float *out) {
-  for (int64_t i = 0; i < t->lookups; i++) {
+static void reference(const amtl_table *t, const int64_t *begin, const int64_t *codes, int64_t lookups, float *out) {
+  for (int64_t i = 0; i < lookups; i++) {
     int64_t field = i % t->fields, id = t->ids[i];
     int64_t row = (id < 0 || id >= t->sizes[field] ? 0 : id) + t->shifts[field];
-    int64_t first = t->wide ? ((const int64_t *)t->offsets)[row] : ((const int32_t *)t->offsets)[row];
-    int64_t last = t->wide ? ((const int64_t *)t->offsets)[row + 1] : ((const int32_t *)t->offsets)[row + 1];
-    for (int64_t j = 0; j < t->dim; j++) out[i * t->dim + j] = first + j < last ? t->values[first + j] : 0.0f;
+    float scale = t->scale_base + t->scale_step * (float)codes[row];
+    for (int64_t j = 0; j < t->dim; j++)
+      out[i * t->dim + j] = begin[row] + j < begin[row + 1] ? number(t, begin[row] + j) * scale : 0.0f;
   }
 }
 
-static int64_t once(void) {
-  int64_t fields = 1 + below(4), dim = 1 + below(below(20) == 0 ? 3000 : 70), rows = 0, count = 0;
+static void check_linear(const amtl_table *t, const loops *l, const float *rows, int64_t examples) {
+  int64_t inputs = t->fields * t->dim, outputs = 1 + below(90), panels = (outputs + 15) / 16;
+  size_t weight_bytes = (size_t)(panels * inputs * 16) * 4, out_bytes = (size_t)(examples * outputs) * 4;
+  float *weights = taken(weight_bytes), *bias = taken((size_t)outputs * 4), *out = taken(out_bytes);
+  for (int64_t i = 0; i < panels * inputs * 16; i++) weights[i] = (float)below(9) - 4.0f;
+  for (int64_t i = 0; i < outputs; i++) bias[i] = (float)below(9);
+  amtl_linear layer = {weights, bias, outputs, below(2) ? 0.0f : -FLT_MAX};
+  int64_t middle = examples ? below(examples + 1) : 0;
+  if (l->linear(t, &layer, out, 0, middle) != AMTL_FINE || l->linear(t, &layer, out, middle, examples) != AMTL_FINE)
+    fail("a layer was refused");
+  for (int64_t b = 0; b < examples; b++)
+    for (int64_t o = 0; o < outputs; o++) {
+      double sum = bias[o], size = fabs(sum) + 1;
+      for (int64_t k = 0; k < inputs; k++) {
+        double term = (double)rows[b * inputs + k] * weights[(o / 16 * inputs + k) * 16 + o % 16];
+        sum += term, size += fabs(term);
+      }
+      if (sum < layer.least) sum = layer.least;
+      if (!(fabs(out[b * outputs + o] - sum) <= 1e-5 * size)) fail("a layer differs");
+    }
+  free(weights), free(bias), free(out);
+}
+
+static int64_t once(const loops *all, size_t sets) {
+  const loops *l = &all[below((int64_t)sets)];
+  enum amtl_value value = (enum amtl_value)below(3);
+  enum amtl_place place = (enum amtl_place)below(3);
+  int64_t fields = 1 + below(4), dim = 1 + below(below(20) == 0 ? 3000 : 70), rows = 0, count = 0, columns = 1 + below(2);
   int64_t *sizes = taken((size_t)fields * 8), *shifts = taken((size_t)fields * 8);
   for (int64_t f = 0; f < fields; f++) sizes[f] = 1 + below(30), shifts[f] = rows, rows += sizes[f];
-  int wide = (int)below(2);
-  int64_t *dims = taken((size_t)rows * 8);
-  for (int64_t r = 0; r < rows; r++) count += dims[r] = below(4) == 0 ? 0 : below(dim + 1);
-  void *offsets = taken((size_t)(rows + 1) * (wide ? 8 : 4));
-  for (int64_t r = 0, at = 0; r <= rows; at += r < rows ? dims[r] : 0, r++)
-    if (wide) ((int64_t *)offsets)[r] = at;
-    else ((int32_t *)offsets)[r] = (int32_t)at;
-  float *values = taken((size_t)count * 4);
-  for (int64_t i = 0; i < count; i++) values[i] = (float)below(1000) - 500.0f;
-  int64_t lookups = fields * below(40);
+  int64_t bits = below(5), starts_count = (rows >> bits) + 1;
+  int64_t *begin = taken((size_t)(rows + 1) * 8), *codes = taken((size_t)(rows + 1) * 8);
+  for (int64_t r = 0; r <= rows; r++) {
+    begin[r] = count;
+    count += r == rows || below(4) == 0 ? 0 : below(dim + 1);
+  }
+  int64_t *starts = taken((size_t)starts_count * 8);
+  void *places = taken((size_t)((rows + 1) * columns * place_bytes[place]));
+  for (int64_t r = 0; r <= rows; r++) {
+    if ((r & ((1 << bits) - 1)) == 0) starts[r >> bits] = begin[r];
+    put(places, place, r * columns, begin[r] - starts[r >> bits]);
+    codes[r] = columns == 2 ? below(1000) : begin[r] - starts[r >> bits];
+    if (columns == 2) put(places, place, r * columns + 1, codes[r]);
+  }
+  unsigned char *values = taken((size_t)(count * value_bytes[value]));
+  for (int64_t i = 0; i < count; i++) {
+    if (value == AMTL_FLOAT32) ((float *)values)[i] = (float)below(1000) - 500.0f;
+    else if (value == AMTL_FLOAT16) ((uint16_t *)values)[i] = (uint16_t)(below(0x5000) | (draw() & 0x8000));
+    else ((int8_t *)values)[i] = (int8_t)(below(255) - 127);
+  }
+  int64_t examples = below(below(10) == 0 ? 300 : 40), lookups = fields * examples;
   int64_t *ids = taken((size_t)lookups * 8);
   for (int64_t i = 0; i < lookups; i++) ids[i] = hostile(sizes[i % fields]);
   size_t bytes = (size_t)(lookups * dim) * 4;
   float *out = taken(bytes), *expected = taken(bytes);
   memset(out, 0xff, bytes);
-  amtl_ragged t = {values, offsets, ids, sizes, shifts, out, count, rows, lookups, fields, dim, wide};
-  reference(&t, expected);
+  amtl_table t = {values, places, starts, ids, sizes, shifts, count, rows, columns, fields, dim, bits,
+                  columns == 2 ? 0.0f : 1.0f, columns == 2 ? 0.125f : 0.0f, value, place};
+  reference(&t, begin, codes, lookups, expected);
   int64_t middle = lookups ? below(lookups + 1) : 0; /* as two threads would */
-  if (amtl_ragged_gather(&t, 0, middle) != AMTL_FINE || amtl_ragged_gather(&t, middle, lookups) != AMTL_FINE ||
-      memcmp(out, expected, bytes) != 0) {
-    fprintf(stderr, "a lookup differs\n");
-    exit(1);
-  }
+  if (l->gather(&t, out, 0, middle) != AMTL_FINE || l->gather(&t, out, middle, lookups) != AMTL_FINE ||
+      memcmp(out, expected, bytes) != 0)
+    fail("a lookup differs");
+  check_linear(&t, l, expected, examples);
   /* A table that contradicts itself must be refused, not followed. */
-  int64_t spoilt = below(rows + 1), to = below(2) ? (int64_t)(int32_t)draw() : below(count + dim + 2) - 1;
-  if (wide) ((int64_t *)offsets)[spoilt] = below(2) ? (int64_t)draw() : to;
-  else ((int32_t *)offsets)[spoilt] = (int32_t)to;
-  (void)amtl_ragged_gather(&t, 0, lookups);
+  float *nothing = taken((size_t)(16 * fields * dim) * 4);
+  memset(nothing, 0, (size_t)(16 * fields * dim) * 4);
+  const amtl_linear layer = {nothing, nothing, 1, 0.0f};
+  int64_t to = below(2) ? (int64_t)(int32_t)draw() : below(count + dim + 2) - 1;
+  if (below(2)) starts[below(starts_count)] = below(2) ? (int64_t)draw() : to;
+  put(places, place, below(rows + 1) * columns, place == AMTL_INT64 && below(2) ? (int64_t)draw() : to);
+  (void)l->gather(&t, out, 0, lookups), (void)l->linear(&t, &layer, out, 0, examples);
   sizes[below(fields)] = hostile(30), shifts[below(fields)] = hostile(30);
-  (void)amtl_ragged_gather(&t, 0, lookups);
-  free(sizes), free(shifts), free(dims), free(offsets), free(values), free(ids), free(out), free(expected);
+  (void)l->gather(&t, out, 0, lookups), (void)l->linear(&t, &layer, out, 0, examples);
+  free(sizes), free(shifts), free(begin), free(codes), free(starts), free(places), free(values), free(ids), free(out);
+  free(expected), free(nothing);
   return lookups;
 }
 
 int main(int argc, char **argv) {
   int64_t tables = argc > 1 ? atoll(argv[1]) : 1000, checked = 0;
   state = argc > 2 ? (uint64_t)atoll(argv[2]) : 1;
-  while (tables-- > 0) checked += once();
+  loops all[4];
+  size_t sets = available(all);
+  while (tables-- > 0) checked += once(all, sets);
   printf("%lld\n", (long long)checked);
   return 0;
 }

@@ -1,0 +1,43 @@
+"""The value type that an AUC tolerance allows, judged in PyTorch on the run's valid split."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from amtl_export.bundle.export import ExportConfig
+from amtl_export.errors import InputError
+from amtl_export.freezing.frozen import freeze
+from amtl_export.tables.values import VALUE_TYPES, ValueType, rounded
+from amtl_export.training.batches import predict
+from amtl_export.training.metrics import auc
+from amtl_export.training.run import load_run
+
+
+def auc_changes(path: Path) -> dict[ValueType, float]:
+    """Value type → |ΔAUC| on the valid split that rounding a run's tables to it makes.
+
+    Raises:
+        InputError: the folder is not a run.
+        ValueError: a number is too large for a value type.
+    """
+    run = load_run(path)
+    rows, frozen = run.rows("valid"), freeze(run)
+    exact = auc(predict(frozen.module, rows), rows.label)
+    return {
+        dtype: abs(auc(predict(rounded(frozen, dtype).module, rows), rows.label) - exact) if dtype != "fp32" else 0.0
+        for dtype in VALUE_TYPES
+    }
+
+
+def choose_dtype(path: Path, config: ExportConfig, tolerance: float) -> ExportConfig:
+    """The config with the smallest value type whose |ΔAUC| is within a tolerance.
+
+    Raises:
+        InputError: the folder is not a run, or a value type was asked for as well.
+    """
+    if config.dtype != "fp32":
+        raise InputError("export: --auc-tolerance chooses the value type", found=f"--dtype {config.dtype} as well")
+    changes = auc_changes(path)
+    allowed: list[ValueType] = [dtype for dtype in VALUE_TYPES if changes[dtype] <= tolerance]
+    return replace(config, dtype=allowed[-1])

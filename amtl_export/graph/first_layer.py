@@ -1,0 +1,181 @@
+"""Join a lookup with the linear layer that reads it: `Lookup → … → Gemm` becomes `ai.amtl::LookupLinear`.
+
+requires: a model from `trace`, before `lower_lookups`.
+ensures: every `Gemm` whose first columns are the rows of one Lookup in a table asked for is split by columns,
+`x · Wᵀ + b = rest · W₂ᵀ + (rows · W₁ᵀ + b)`; rows · W₁ᵀ + b is a LookupLinear, and a Relu behind it is part of it where
+there is no rest. Weights stay what they were: `panels/<weight>` holds the first columns, `rest/<weight>` the others.
+Lookups that nothing else reads are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from amtl_export.graph.initializers import initializer
+from amtl_export.graph.ragged import panels
+from amtl_export.graph.trace import DOMAIN, table_of
+
+#: Where the split weights are among the initializers.
+FIRST, REST = "panels/", "rest/"
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some neighbouring columns of what a Gemm multiplies.
+
+    Attributes:
+        value: `[B, width]`, or `[B, …]` to be flattened.
+        width: columns.
+    """
+
+    value: ir.Value
+    width: int
+
+
+@dataclass(frozen=True)
+class WeightPart:
+    """Some columns of a layer's weight, as an initializer.
+
+    Attributes:
+        weight: path of the whole weight in the module.
+        first: whether it is the first columns, in panels, or the others.
+    """
+
+    weight: str
+    first: bool
+
+    def holds(self, part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> bool:
+        """Whether these are the whole weight's numbers, bit for bit."""
+        if not self.first:
+            return np.array_equal(part, whole[:, -part.shape[1] :])
+        return np.array_equal(part, panels(whole[:, : part.shape[1]]))
+
+
+def part_of_weight(name: str) -> WeightPart | None:
+    """What an initializer's name says it is a part of."""
+    for prefix in (FIRST, REST):
+        if name.startswith(prefix):
+            return WeightPart(name.removeprefix(prefix).removeprefix("model."), prefix == FIRST)
+    return None
+
+
+def join_first_layers(model: ir.Model, tables: Collection[str]) -> int:
+    """Rewrite in place.
+
+    Args:
+        model: from `trace`.
+        tables: paths of the tables whose lookups may be joined.
+
+    Returns:
+        How many layers were joined.
+    """
+    joined = 0
+    for node in list(model.graph):
+        if node.op_type == "Gemm" and node.domain == "":
+            joined += _join(model.graph, node, tables)
+    passes.RemoveUnusedNodesPass()(model)
+    return joined
+
+
+def _join(graph: ir.Graph, gemm: ir.Node, tables: Collection[str]) -> bool:
+    if not _is_plain(gemm):
+        return False
+    x, weight, bias = gemm.inputs
+    assert x is not None
+    assert weight is not None
+    assert bias is not None
+    pieces = _pieces(x)
+    lookup = pieces[0].value.producer() if pieces else None
+    if lookup is None or lookup.op_type != "Lookup" or lookup.domain != DOMAIN or table_of(lookup) not in tables:
+        return False
+    ids = lookup.inputs[1]
+    if ids is None or ids.shape is None or len(ids.shape) != 2 or not isinstance(columns := ids.shape[1], int):
+        return False
+    whole, first = ir.convenience.get_const_tensor(weight), pieces[0].width
+    assert whole is not None
+    array = whole.numpy()
+    relu = None if pieces[1:] else _only_relu(gemm)
+    own = {name: lookup.attributes[name].as_ints() for name in ("sizes", "offsets")}
+    fields = {name: values if len(values) == columns else [*values] * columns for name, values in own.items()}
+    inputs = [*lookup.inputs, initializer(graph, f"{FIRST}{weight.name}", panels(array[:, :first])), bias]
+    made = [ir.node("LookupLinear", inputs, fields | {"relu": int(relu is not None)}, domain=DOMAIN)]
+    if pieces[1:]:
+        nodes, rest = _side_by_side(pieces[1:])
+        others = initializer(graph, f"{REST}{weight.name}", np.ascontiguousarray(array[:, first:]))
+        added = ir.node("Gemm", [rest, others, made[0].outputs[0]], {"transB": 1})
+        made += [*nodes, added]
+    old = gemm if relu is None else relu
+    for new in made:
+        new.metadata_props.update(gemm.metadata_props)
+    made[-1].outputs[0].type, made[-1].outputs[0].shape = old.outputs[0].type, old.outputs[0].shape
+    graph.insert_before(gemm, made)
+    ir.convenience.replace_all_uses_with(old.outputs[0], made[-1].outputs[0])
+    return True
+
+
+def _is_plain(gemm: ir.Node) -> bool:
+    """x · Wᵀ + b with constant W and b, nothing scaled."""
+    wanted = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
+    given = {name: attribute.value for name, attribute in gemm.attributes.items()}
+    constant = all(value is not None and value.is_initializer() for value in gemm.inputs[1:])
+    return len(gemm.inputs) == 3 and constant and {"alpha": 1.0, "beta": 1.0, "transA": 0} | given == wanted
+
+
+def _only_relu(gemm: ir.Node) -> ir.Node | None:
+    """The Relu behind a layer, if it is all that reads it."""
+    users = [use.node for use in gemm.outputs[0].uses()]
+    alone = len(users) == 1 and users[0].op_type == "Relu" and not gemm.outputs[0].is_graph_output()
+    return users[0] if alone else None
+
+
+def _pieces(value: ir.Value) -> list[_Piece]:
+    """What a `[B, columns]` value was put together from, in order; empty where a width is not known."""
+    node = value.producer()
+    if node is not None and node.op_type == "Concat" and _rank(value) == 2:
+        parts = [_pieces(part) for part in node.inputs if part is not None]
+        return [piece for part in parts for piece in part] if all(parts) else []
+    if node is not None and node.op_type == "Reshape" and _rank(value) == 2:
+        source = node.inputs[0]
+        if source is not None and _rank(source) == 3 and _columns(source) == _columns(value):
+            inner = source.producer()
+            joined = inner is not None and inner.op_type == "Concat" and inner.attributes["axis"].as_int() == 1
+            parts3 = list(inner.inputs) if joined and inner is not None else [source]
+            found = [_Piece(part, _columns(part)) for part in parts3 if part is not None]
+            return found if all(piece.width for piece in found) else []
+    width = _columns(value)
+    return [_Piece(value, width)] if width else []
+
+
+def _rank(value: ir.Value) -> int:
+    return -1 if value.shape is None else len(value.shape)
+
+
+def _columns(value: ir.Value) -> int:
+    """Product of all dimensions but the first; 0 if one is not known."""
+    if value.shape is None:
+        return 0
+    sizes = [size if isinstance(size, int) else 0 for size in value.shape.dims[1:]]
+    return int(np.prod(sizes))
+
+
+def _side_by_side(pieces: list[_Piece]) -> tuple[list[ir.Node], ir.Value]:
+    """Nodes that put the remaining columns side by side, and the result."""
+    nodes: list[ir.Node] = []
+    flat = []
+    for piece in pieces:
+        if _rank(piece.value) == 2:
+            flat.append(piece.value)
+            continue
+        nodes.append(ir.node("Flatten", [piece.value], {"axis": 1}))
+        flat.append(nodes[-1].outputs[0])
+    if len(flat) == 1:
+        return nodes, flat[0]
+    nodes.append(ir.node("Concat", flat, {"axis": 1}))
+    return nodes, nodes[-1].outputs[0]

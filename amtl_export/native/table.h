@@ -1,0 +1,59 @@
+/* Tables of the ragged layout, and the two loops over them, apart from ONNX Runtime: what the operators call
+ * and what tests drive directly.
+ */
+#ifndef AMTL_TABLE_H
+#define AMTL_TABLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum amtl_value { AMTL_FLOAT32, AMTL_FLOAT16, AMTL_INT8 };
+enum amtl_place { AMTL_UINT16, AMTL_INT32, AMTL_INT64 };
+
+/* A table of rows back to back, and the ids to look up in it.
+ *
+ * values   [count]             numbers
+ * starts   [rows >> block_bits, + 1] where the rows of each block of 2^block_bits begin in `values`
+ * places   [rows + 1, columns] row r begins at starts[r >> block_bits] + places[r, 0] and ends where row r + 1 begins;
+ *                              its numbers are multiplied by scale_base + scale_step * places[r, columns - 1]
+ * ids      [.., fields] int64, any values; the last axis goes through the fields
+ * sizes    [fields]            an id outside [0, size) is taken as id 0
+ * shifts   [fields]            row = id + shift
+ * dim                          floats of a full row; past its own end a row is zero
+ */
+typedef struct amtl_table {
+  const void *values, *places;
+  const int64_t *starts, *ids, *sizes, *shifts;
+  int64_t count, rows, columns, fields, dim, block_bits;
+  float scale_base, scale_step;
+  enum amtl_value value;
+  enum amtl_place place;
+} amtl_table;
+
+/* What the rows of all fields, side by side, are multiplied by.
+ *
+ * weights  [ceil(outputs / 16), fields * dim, 16] float32: columns in panels of 16, the last one filled up with zeros
+ * bias     [outputs]       float32
+ * least                    results below it are raised to it: 0 for ReLU, -FLT_MAX for none
+ */
+typedef struct amtl_linear {
+  const float *weights, *bias;
+  int64_t outputs;
+  float least;
+} amtl_linear;
+
+/* AMTL_PANEL: columns of weights that lie together. AMTL_BLOCK: examples that are multiplied together; what is packed of
+ * them and one strip of results fit the second-level cache.
+ */
+enum { AMTL_PANEL = 16, AMTL_BLOCK = 128 };
+
+enum amtl_fault { AMTL_FINE = 0, AMTL_BAD_ROW = 1, AMTL_BAD_OFFSETS = 2, AMTL_NO_MEMORY = 3 };
+
+/* Lookups [begin, end) to out [lookups, dim]. After a fault `out` is partly written. */
+enum amtl_fault amtl_ragged_gather(const amtl_table *table, float *out, int64_t begin, int64_t end);
+
+/* Examples [begin, end) to out [examples, outputs]: max(rows side by side * weights + bias, least). */
+enum amtl_fault amtl_ragged_linear(const amtl_table *table, const amtl_linear *layer, float *out, int64_t begin,
+                                   int64_t end);
+
+#endif

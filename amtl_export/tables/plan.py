@@ -1,0 +1,204 @@
+"""The layout planner: what `--layout auto` means for each table, with what it is expected to cost.
+
+A plan needs the dims and how often each row is looked up, no values, so it is made before anything is written
+(`export --dry-run`). Rules, each from a measurement in benchmarks/results/ (lookup, infer-1m):
+
+- nothing is laid out anew unless that saves a tenth of the bytes; tables of fewer than four floats a row stay dense;
+- where the native operator will be registered, `ragged` is the smallest and the fastest, so it is taken;
+- without it `ragged` would run by its slow body, so `paged` is taken, with the page width of least bytes times time;
+- `blocks` has the fewest bytes for tables built in blocks (mde), whose projections cost more than its nodes do;
+- a lookup is joined with the layer that reads it (`ai.amtl::RaggedLinear`) where the rows that requests look up are
+  short enough: the joined layer multiplies their surviving numbers alone, at nine tenths of a plain layer's rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from amtl_export.errors import InputError
+from amtl_export.freezing.frozen import FrozenEmbedding
+from amtl_export.tables.cost import best_width, blocks_bytes, dense_bytes, paged_cost, ragged_bytes
+from amtl_export.tables.layout import LaidOut, blocks, dense, paged, ragged
+from amtl_export.tables.values import NARROW, VALUE_TYPES, ValueType, stored, value_type
+
+Layout = Literal["dense", "paged", "blocks", "ragged"]
+LayoutName = Literal["auto", "dense", "paged", "blocks", "ragged"]
+LAYOUTS: tuple[LayoutName, ...] = get_args(LayoutName)
+FirstLayer = Literal["auto", "plain", "joined"]
+FIRST_LAYERS: tuple[FirstLayer, ...] = get_args(FirstLayer)
+
+#: `auto` leaves a table dense unless another layout saves at least this part of its bytes.
+WORTH_SAVING = 0.10
+
+#: A lookup is joined with its layer where looked-up rows keep at most this part of D on average.
+WORTH_JOINING = 0.80
+
+#: Lookup time against a dense table's, one core, 8,192 lookups, rows in memory (benchmarks/results, lookup).
+_NATIVE_TIME, _BODY_TIME, _BLOCKS_TIME = 0.6, 12.0, 3.0
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """What is asked of the planner.
+
+    Attributes:
+        layout: of every table, or `auto`.
+        dtype: of the stored numbers.
+        page_width: c of the paged layout; None lets the cost model choose.
+        native: whether the native operator will be registered where the bundle runs.
+        first_layer: `joined` makes a lookup and the linear layer behind it one node, which needs `ragged`.
+    """
+
+    layout: LayoutName = "auto"
+    dtype: ValueType = "fp32"
+    page_width: int | None = None
+    native: bool = False
+    first_layer: FirstLayer = "auto"
+
+    def __post_init__(self) -> None:
+        for what, found, allowed in (
+            ("layout", self.layout, LAYOUTS),
+            ("value type", self.dtype, VALUE_TYPES),
+            ("first layer", self.first_layer, FIRST_LAYERS),
+        ):
+            if found not in allowed:
+                raise InputError(f"export: unknown {what}", found=found, allowed=", ".join(allowed))
+        if self.page_width is not None and self.layout != "paged":
+            raise InputError("export: a page width goes with --layout paged", found=self.layout)
+        if self.first_layer == "joined" and self.layout not in ("auto", "ragged"):
+            raise InputError("export: a joined first layer reads ragged tables", found=f"--layout {self.layout}")
+        if self.layout == "blocks" and self.dtype != "fp32":
+            raise InputError("export: blocks hold fp32", found=self.dtype, fix="--layout ragged, paged or dense")
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """How one table will be stored.
+
+    Attributes:
+        rows: V.
+        dim: D.
+        avg_dim: mean dims over the rows.
+        looked_up_dim: mean dims over lookups, each row as often as training saw it.
+        page_width: c, or None if the table is not paged.
+        joined: whether the linear layer behind a lookup becomes part of it.
+        bytes: in the file.
+        bytes_dense: of the same table dense, in fp32.
+        relative_time: expected lookup time against a dense fp32 table's.
+        reason: why, in words.
+    """
+
+    rows: int
+    dim: int
+    avg_dim: float
+    looked_up_dim: float
+    layout: Layout
+    page_width: int | None
+    dtype: ValueType
+    joined: bool
+    bytes: int
+    bytes_dense: int
+    relative_time: float
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def plan_table(
+    table: FrozenEmbedding, config: PlanConfig, counts: npt.NDArray[np.int64] | None = None, *, in_blocks: bool = False
+) -> TablePlan:
+    """Choose for one table.
+
+    Args:
+        table: frozen.
+        config: what is asked for.
+        counts: int64 `[V]`, how often training saw each row; None takes every row as often.
+        in_blocks: whether the method gives dims to blocks of neighbouring rows.
+
+    Raises:
+        InputError: the page width does not fit.
+    """
+    dims, (V, D) = table.dims.cpu().numpy(), table.rows.shape
+    dtype = value_type(table, config.dtype)
+    layout, reason = _choose(dims, D, dtype, config, in_blocks=in_blocks)
+    width = _width(dims, D, dtype, config) if layout == "paged" else None
+    weights = None if counts is None or not counts.any() else counts
+    looked_up = float(np.average(dims, weights=weights)) if V else 0.0
+    joinable = layout == "ragged" and config.first_layer != "plain"
+    joined = joinable and (config.first_layer == "joined" or (config.native and looked_up <= WORTH_JOINING * D))
+    size, time = _cost(dims, D, layout, width, dtype, native=config.native)
+    avg_dim = float(dims.mean()) if V else 0.0
+    return TablePlan(
+        V, D, avg_dim, looked_up, layout, width, dtype, joined, size, dense_bytes(V, D), time, reason
+    )  # fmt: skip
+
+
+def _choose(
+    dims: npt.NDArray[np.int64], D: int, dtype: ValueType, config: PlanConfig, *, in_blocks: bool
+) -> tuple[Layout, str]:
+    if D < NARROW:
+        return "dense", f"fewer than {NARROW} floats a row"
+    if config.layout != "auto":
+        return config.layout, "asked for"
+    most = (1 - WORTH_SAVING) * dense_bytes(len(dims), D, dtype)
+    if in_blocks and dtype == "fp32" and blocks_bytes(dims) <= most:
+        return "blocks", "built in blocks of equal dims"
+    ragged_fits = ragged_bytes(dims, D, dtype) <= most
+    if ragged_fits and (config.native or config.first_layer == "joined"):
+        return "ragged", "smallest, and the native operator will be there"
+    if best_width(dims, D, dtype).bytes <= most:
+        return "paged", "smallest without the native operator that is not slow"
+    return "dense", f"no other layout saves {WORTH_SAVING:.0%}"
+
+
+def _width(dims: npt.NDArray[np.int64], D: int, dtype: ValueType, config: PlanConfig) -> int:
+    width = config.page_width or best_width(dims, D, dtype).width
+    if not 1 <= width <= D:
+        raise InputError("export: --page-width", found=width, allowed=f"1..{D}")
+    return width
+
+
+def _cost(
+    dims: npt.NDArray[np.int64], D: int, layout: Layout, width: int | None, dtype: ValueType, *, native: bool
+) -> tuple[int, float]:
+    """Bytes, and time against dense fp32."""
+    if width is not None:
+        paged_table = paged_cost(dims, D, width, dtype)
+        return paged_table.bytes, paged_table.relative_time
+    if layout == "ragged":
+        return ragged_bytes(dims, D, dtype), _NATIVE_TIME if native else _BODY_TIME
+    if layout == "blocks":
+        return blocks_bytes(dims), _BLOCKS_TIME
+    return dense_bytes(len(dims), D, dtype), 1.0
+
+
+def lay_out(table: FrozenEmbedding, plan: TablePlan) -> LaidOut:
+    """A table as planned.
+
+    Raises:
+        InputError: a number is too large for the value type, or a paged table has too many pages.
+    """
+    dims = table.dims.cpu().numpy()
+    try:
+        rows = stored(table.rows.cpu().numpy(), plan.dtype)
+        if plan.page_width is not None:
+            return paged(rows, dims, plan.page_width)
+        if plan.layout == "dense":
+            return dense(rows)
+        return blocks(rows, dims) if plan.layout == "blocks" else ragged(rows, dims)
+    except ValueError as error:
+        raise InputError(
+            "export: the table cannot be laid out so", found=error, fix="another --layout or --dtype"
+        ) from None
+
+
+def lay_out_all(tables: Mapping[str, FrozenEmbedding], plans: Mapping[str, TablePlan]) -> dict[str, LaidOut]:
+    """Path of each table → the table as planned."""
+    return {path: lay_out(table, plans[path]) for path, table in tables.items()}

@@ -1,0 +1,322 @@
+"""Lookups alone: every layout and value type against ONNX dense, FBGEMM, PyTorch, numpy and a plain C loop.
+
+8 fields; dims are drawn evenly around their mean; ids are Zipf (1/rank, as rows are ordered) or uniform. ONNX Runtime
+answers into a buffer that is bound once; FBGEMM, PyTorch and numpy allocate their results, as their interfaces do.
+
+    python benchmarks/lookup.py --out benchmarks/results
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from amtl_export.bench.infer import torch_threads
+from amtl_export.bench.machine import describe_machine, today
+from amtl_export.bench.timing import Latency, Subject, interleave
+from amtl_export.bundle.inputs import Feed
+from amtl_export.cli.options import IntList
+from amtl_export.errors import EnvironmentLacks
+from amtl_export.files import write_json
+from amtl_export.freezing.frozen import FrozenEmbedding
+from amtl_export.graph.lower import lower_lookups
+from amtl_export.graph.trace import trace_module
+from amtl_export.runtime.session import open_session
+from amtl_export.tables.layout import Ragged, stored_bytes
+from amtl_export.tables.plan import PlanConfig, lay_out, plan_table
+
+FIELDS = 8
+TOUCHED_BYTES = 256 << 20
+
+LAYOUTS = {
+    "onnx-dense": PlanConfig("dense"),
+    "onnx-dense-int8": PlanConfig("dense", "int8"),
+    "onnx-paged": PlanConfig("paged"),
+    "onnx-ragged": PlanConfig("ragged"),
+    "onnx-ragged-fp16": PlanConfig("ragged", "fp16"),
+    "onnx-ragged-int8": PlanConfig("ragged", "int8"),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is timed.
+
+    Attributes:
+        rows: V over all fields.
+        dim: D.
+        mean: mean dims as a part of D.
+        threads: of every subject that has threads.
+    """
+
+    rows: int = 1_000_000
+    dim: int = 64
+    mean: float = 0.4
+    threads: int = 1
+
+
+class Lookups(nn.Module):
+    """A table and nothing else."""
+
+    def __init__(self, table: FrozenEmbedding) -> None:
+        super().__init__()
+        self.table = table
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows `[B, F, D]` of ids `[B, F]`."""
+        return self.table.lookup(ids, range(FIELDS))
+
+
+def planted_table(point: Point) -> FrozenEmbedding:
+    """Rows of dims drawn evenly from 1 to 2 · mean · D - 1, or from 2 · mean · D - D to D."""
+    rng = np.random.default_rng(0)
+    low, high = max(1, round((2 * point.mean - 1) * point.dim)), min(point.dim, round(2 * point.mean * point.dim) - 1)
+    size = point.rows // FIELDS
+    dims = torch.from_numpy(rng.integers(low, high + 1, size * FIELDS))
+    rows = torch.empty(size * FIELDS, point.dim).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+    rows *= torch.arange(point.dim) < dims.unsqueeze(1)
+    return FrozenEmbedding(rows, dims, [size] * FIELDS, [i * size for i in range(FIELDS)])
+
+
+class OnnxLookup:
+    """A layout in ONNX Runtime."""
+
+    def __init__(self, name: str, table: FrozenEmbedding, config: PlanConfig, folder: Path, threads: int, native: bool):
+        self.name = name
+        laid_out = lay_out(table, plan_table(table, config))
+        self.bytes = stored_bytes(laid_out)
+        path = folder / f"{name}.onnx"
+        if not path.exists():
+            model = trace_module(Lookups(table), {"ids": torch.zeros(3, FIELDS, dtype=torch.int64)}, ["rows"])
+            lower_lookups(model, {"table": laid_out}, "guard")
+            ir.save(model, path, external_data=f"{name}.data", size_threshold_bytes=128)
+        self._session = open_session(path, threads=threads, native=native)
+        self._dim = laid_out.dim
+        self._out: Any = None
+
+    def prepare(self, feed: Feed) -> Any:
+        """The request bound to its input, and one buffer for all results."""
+        import onnxruntime
+
+        ids = feed["ids"]
+        shape = (*ids.shape, self._dim)
+        if self._out is None or self._out.numpy().shape != shape:
+            self._out = onnxruntime.OrtValue.ortvalue_from_numpy(np.empty(shape, np.float32))
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input("ids", onnxruntime.OrtValue.ortvalue_from_numpy(ids))
+        binding.bind_ortvalue_output("rows", self._out)
+        return binding
+
+    def run(self, prepared: Any) -> npt.NDArray[np.float32]:
+        """Rows `[B, F, D]`."""
+        self._session.run_with_iobinding(prepared)
+        rows: npt.NDArray[np.float32] = self._out.numpy()
+        return rows
+
+
+class PlainLoop:
+    """plain_loop.c over the ragged arrays, compiled with -O3 and called directly."""
+
+    name = "plain-c-loop"
+
+    def __init__(self, table: FrozenEmbedding, folder: Path) -> None:
+        compiler = shutil.which("cc")
+        if compiler is None:
+            raise EnvironmentLacks("the plain loop needs a C compiler", fix="install gcc or clang")
+        library, source = folder / "plain_loop.so", Path(__file__).with_name("plain_loop.c")
+        subprocess.run([compiler, "-O3", "-march=native", "-fPIC", "-shared", source, "-o", library], check=True)
+        laid_out = lay_out(table, plan_table(table, PlanConfig("ragged")))
+        assert isinstance(laid_out, Ragged)
+        self._arrays, self.bytes = laid_out, stored_bytes(laid_out)
+        self._sizes, self._shifts = (np.array(v, dtype=np.int64) for v in (table.sizes, table.offsets))
+        self._call = ctypes.CDLL(str(library)).plain_loop
+        self._out = np.empty(0, np.float32)
+
+    def prepare(self, feed: Feed) -> Any:
+        """Pointers."""
+        ids, t = feed["ids"], self._arrays
+        if self._out.size != ids.size * t.dim:
+            self._out = np.empty((*ids.shape, t.dim), np.float32)
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (t.values, t.starts, t.places)]
+        more = [ctypes.c_void_p(a.ctypes.data) for a in (ids, self._sizes, self._shifts)]
+        numbers = [ctypes.c_int64(n) for n in (FIELDS, t.dim, ids.size)]
+        return [*pointers, ctypes.c_int64(t.block_bits), *more, *numbers, ctypes.c_void_p(self._out.ctypes.data)]
+
+    def run(self, prepared: Any) -> npt.NDArray[np.float32]:
+        """Rows `[B, F, D]`."""
+        self._call(*prepared)
+        return self._out
+
+
+class TorchEmbedding:
+    """`torch.nn.functional.embedding` on the dense rows."""
+
+    name = "torch-embedding"
+
+    def __init__(self, table: FrozenEmbedding) -> None:
+        self._rows, self._shifts = table.rows, torch.tensor(table.offsets)
+        self.bytes = table.rows.numel() * 4
+
+    def prepare(self, feed: Feed) -> Tensor:
+        """Table rows."""
+        return torch.from_numpy(feed["ids"]) + self._shifts
+
+    def run(self, prepared: Tensor) -> Any:
+        """Rows `[B, F, D]`."""
+        with torch.inference_mode():
+            return nn.functional.embedding(prepared, self._rows).numpy()
+
+
+class NumpyTake:
+    """`numpy.take` on the dense rows."""
+
+    name = "numpy-take"
+
+    def __init__(self, table: FrozenEmbedding) -> None:
+        self._rows, self._shifts = table.rows.numpy(), np.array(table.offsets)
+        self.bytes = self._rows.nbytes
+
+    def prepare(self, feed: Feed) -> Any:
+        """Table rows."""
+        return feed["ids"] + self._shifts
+
+    def run(self, prepared: Any) -> Any:
+        """Rows `[B, F, D]`."""
+        return self._rows.take(prepared, axis=0)
+
+
+class Fbgemm:
+    """FBGEMM's table-batched inference embeddings: a table a field, one id a bag."""
+
+    def __init__(self, table: FrozenEmbedding, kind: str) -> None:
+        from fbgemm_gpu.split_embedding_configs import SparseType
+        from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+        from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTableBatchedEmbeddingBagsCodegen
+
+        self.name = f"fbgemm-{kind}"
+        self._dim = table.rows.shape[1]
+        values = SparseType.FP32 if kind == "fp32" else SparseType.INT8
+        specs = [(str(i), size, self._dim, values, EmbeddingLocation.HOST) for i, size in enumerate(table.sizes)]
+        self._op = IntNBitTableBatchedEmbeddingBagsCodegen(specs, device="cpu", output_dtype=SparseType.FP32)
+        self._op.initialize_weights()
+        self.bytes = 0
+        parts = self._op.split_embedding_weights()
+        for (rows, scales), size, shift in zip(parts, table.sizes, table.offsets, strict=True):
+            own = table.rows[shift : shift + size]
+            if kind == "fp32":
+                rows[:, : 4 * self._dim] = own.contiguous().view(torch.uint8)
+            else:  # asymmetric, by row: scale and bias in half precision
+                packed = torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(own)
+                rows[:, : self._dim] = packed[:, : self._dim]
+                halves = packed[:, self._dim :].contiguous().view(torch.float32).half()
+                scales.copy_(halves.view(torch.uint8))
+            self.bytes += rows.numel() + (scales.numel() if scales is not None else 0)
+
+    def prepare(self, feed: Feed) -> tuple[Tensor, Tensor]:
+        """Ids by table, and where each bag begins."""
+        ids = torch.from_numpy(feed["ids"]).t().contiguous().flatten().int()
+        return ids, torch.arange(len(ids) + 1, dtype=torch.int32)
+
+    def run(self, prepared: tuple[Tensor, Tensor]) -> Any:
+        """Rows `[B, F, D]`."""
+        with torch.inference_mode():
+            return self._op(*prepared).view(-1, FIELDS, self._dim).numpy()
+
+
+def subjects_of(point: Point, table: FrozenEmbedding, folder: Path, peers: Sequence[str]) -> Iterator[Subject]:
+    """Everyone who is timed."""
+    for name, config in LAYOUTS.items():
+        yield OnnxLookup(name, table, config, folder, point.threads, native=True)
+    yield OnnxLookup("onnx-ragged-body", table, LAYOUTS["onnx-ragged"], folder, point.threads, native=False)
+    yield PlainLoop(table, folder)
+    yield TorchEmbedding(table)
+    yield NumpyTake(table)
+    yield from (Fbgemm(table, kind.removeprefix("fbgemm-")) for kind in peers)
+
+
+def check(subjects: Sequence[Subject], table: FrozenEmbedding) -> None:
+    """Every subject answers the same ids: exactly in full precision, within a rounding otherwise."""
+    ids = np.random.default_rng(1).integers(0, table.sizes[0], (50, FIELDS))
+    expected = table.rows.numpy()[ids + np.array(table.offsets)]
+    for subject in subjects:
+        found = np.array(subject.run(subject.prepare({"ids": ids})))
+        allowed = 1e-2 if "int8" in subject.name else 1e-3 if "fp16" in subject.name else 0.0
+        assert np.abs(found.reshape(expected.shape) - expected).max() <= allowed, subject.name
+
+
+def make_feeds(point: Point, batch: int, law: str) -> list[Feed]:
+    """Requests whose rows together outgrow the caches."""
+    rng = np.random.default_rng(np.random.SeedSequence([7, batch]))
+    size, count = point.rows // FIELDS, int(np.clip(TOUCHED_BYTES // (batch * FIELDS * point.dim * 4), 8, 256))
+    feeds = []
+    for _ in range(count):
+        even = rng.random((batch, FIELDS))
+        ids = size**even - 1 if law == "zipf" else even * size  # density 1/rank: the logarithm is even
+        feeds.append({"ids": np.minimum(ids.astype(np.int64), size - 1)})
+    return feeds
+
+
+def points(everything: bool) -> Iterator[tuple[Point, tuple[int, ...]]]:
+    """The point of the README at every batch size, then one thing changed at a time."""
+    yield Point(), (1, 16, 64, 256, 1024, 4096)
+    if everything:
+        base = (64, 1024)
+        for rows in (100_000, 10_000_000):
+            yield Point(rows=rows), base
+        for mean in (0.2, 0.8):
+            yield Point(mean=mean), base
+        yield Point(dim=16), base
+        yield Point(rows=200_000, dim=300), base
+        yield Point(threads=2), (64, 1024, 4096)
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"), show_default=True)
+@click.option("--machine", default="cpu2", show_default=True, help="Short name in the file's name.")
+@click.option("--seconds", default=3.0, show_default=True, help="For each batch size and id law.")
+@click.option("--rows", type=int, help="One small table instead of all points, for a try.")
+@click.option("--batch", type=IntList(), help="These batch sizes alone.")
+@click.option(
+    "--fbgemm/--no-fbgemm", default=True, show_default=True, help="FBGEMM (pip install fbgemm-gpu-cpu==1.8.0)."
+)
+def main(
+    out: Path, machine: str, seconds: float, rows: int | None, batch: tuple[int, ...] | None, fbgemm: bool
+) -> None:
+    """Time lookups alone."""
+    out.mkdir(parents=True, exist_ok=True)
+    chosen = [(Point(rows=rows), batch or (64,))] if rows else list(points(everything=True))
+    cases = []
+    for point, batches in chosen:
+        table = planted_table(point)
+        with tempfile.TemporaryDirectory() as folder, torch_threads(point.threads):
+            peers = ("fbgemm-fp32", "fbgemm-int8") if fbgemm else ()
+            subjects = list(subjects_of(point, table, Path(folder), peers))
+            check(subjects, table)
+            for size, law in itertools.product(batch or batches, ("zipf", "uniform")):
+                times = interleave(subjects, make_feeds(point, size, law), seconds=seconds)
+                found = {subject.name: Latency.of(times[subject.name], size) for subject in subjects}
+                about = {"batch": size, "ids": law, **asdict(point)}
+                cases += [about | {"subject": s.name, **asdict(found[s.name]), "bytes": s.bytes} for s in subjects]
+                dense = found["onnx-dense"].p50_us
+                ratios = "  ".join(f"{name} {latency.p50_us / dense:.2f}" for name, latency in found.items())
+                click.echo(f"{point} batch {size}, {law}: onnx-dense {dense:.0f} µs; against it {ratios}")
+    report = {"date": today(), "machine": describe_machine(), "fields": FIELDS, "cases": cases}
+    write_json(out / f"{today()}-lookup-{machine}.json", report)
+
+
+if __name__ == "__main__":
+    main()

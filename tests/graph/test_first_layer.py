@@ -1,0 +1,125 @@
+"""Lookups joined with the layer that reads them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from amtl_export import ExportConfig, export_module, validate_module
+from amtl_export.bundle.bundle import open_bundle
+from amtl_export.bundle.export import export
+from amtl_export.files import write_sums
+from amtl_export.freezing.frozen import freeze
+from amtl_export.models.attach import attach
+from amtl_export.training.config import TrainConfig
+from amtl_export.training.loop import train
+from amtl_export.validation.validate import Tolerances, validate
+
+JOINED = ExportConfig("ragged", first_layer="joined")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "data", "joined", "rows_stay"),
+    [
+        ("dnn", "synthetic:rows=2000,values=60", 1, False),
+        ("dnn", "synthetic:rows=2000,values=60,rank=4,tags=12", 1, False),
+        ("deepfm", "synthetic:rows=2000,values=60", 1, True),
+        ("dcnv2", "synthetic:rows=2000,values=60", 2, True),
+        ("autoint", "synthetic:rows=2000,values=60", 1, True),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_every_layer_over_looked_up_rows_is_joined(
+    tmp_path: Path,
+    tiny_train: Callable[..., TrainConfig],
+    backbone: str,
+    data: str,
+    joined: int,
+    rows_stay: bool,
+    dtype: str,
+) -> None:
+    run = train(tiny_train(data=data, backbone=backbone, epochs=1), tmp_path / "run")
+    config = ExportConfig("ragged", dtype, first_layer="joined")  # type: ignore[arg-type]
+    bundle = export(freeze(run), tmp_path / "bundle", config)
+    report = bundle.report()
+    assert report["ops"].get("RaggedLinear", 0) == joined
+    lookups = [site for site in bundle.signature.lookups if site.input == "ids" and site.table == "embedding"]
+    assert [bool(site.layer) for site in lookups] == [not rows_stay]
+    verdict = validate(bundle.path, run.path, tolerances=Tolerances(auc=0.01))
+    assert verdict.problems == []
+    assert verdict.numbers["rows_bit_equal"] == verdict.numbers["rows_checked"] > 0
+
+
+def test_a_weight_that_was_changed_is_found(tmp_path: Path, tiny_train: Callable[..., TrainConfig]) -> None:
+    run = train(tiny_train(epochs=1), tmp_path / "run")
+    bundle = export(freeze(run), tmp_path / "bundle", JOINED)
+    for part in ("panels/", "rest/"):
+        tensor = next(t for t in bundle.proto().graph.initializer if t.name.startswith(part))
+        place = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key in ("offset", "length")}
+        data = bundle.path / "model.onnx.data"
+        whole = data.read_bytes()
+        spoilt = np.frombuffer(whole[place["offset"] : place["offset"] + 4], np.float32) + np.float32(1e-6)
+        data.write_bytes(whole[: place["offset"]] + spoilt.tobytes() + whole[place["offset"] + 4 :])
+        write_sums(bundle.path)
+        problems = validate(bundle.path, run.path).problems
+        assert any("differ from the run's" in problem and part in problem for problem in problems), problems
+        data.write_bytes(whole)
+
+
+class TwoTables(nn.Module):
+    """Somebody's model: a lookup, then a linear layer, twice, the second one without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.item, self.user = nn.Embedding(300, 16), nn.Embedding(200, 8)
+        self.up, self.down, self.out = nn.Linear(32, 20), nn.Linear(8, 20, bias=False), nn.Linear(20, 1)
+
+    def forward(self, items: Tensor, user: Tensor) -> Tensor:
+        hidden = torch.relu(self.up(self.item(items).flatten(1)) + self.down(self.user(user)))
+        logit: Tensor = self.out(hidden).squeeze(-1)
+        return logit
+
+
+def test_a_module_of_ones_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = TwoTables()
+    attach(model, {"item": torch.arange(300, 0, -1), "user": torch.arange(200, 0, -1)})
+    model.eval()
+    example = {"items": torch.randint(0, 300, (64, 2)), "user": torch.randint(0, 200, (64,))}
+    for dtype in ("fp32", "fp16", "int8"):
+        config = ExportConfig("ragged", dtype, first_layer="joined")
+        bundle = export_module(model, example, tmp_path / dtype, outputs=["logit"], config=config)
+        assert validate_module(bundle, model, example) == []
+        nodes = operators(bundle)
+        assert nodes.count("RaggedLinear") == 1
+        assert nodes.count("RaggedGather") == 1
+
+
+def operators(bundle: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(str(bundle / "model.onnx"), load_external_data=False).graph.node]
+
+
+def test_a_relu_behind_it_is_part_of_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Embedding(50, 8), nn.Flatten(), nn.Linear(24, 33), nn.ReLU(), nn.Linear(33, 2), nn.Flatten(0)
+    )
+    attach(model, {"0": torch.arange(50, 0, -1)})
+    model.eval()
+    example = {"ids": torch.randint(0, 50, (32, 3))}
+    bundle = export_module(model, example, tmp_path / "bundle", outputs=["out"], config=JOINED)
+    assert validate_module(bundle, model, example) == []
+    assert operators(bundle) == ["RaggedLinear", "Gemm", "Reshape"]
+
+
+def test_the_bundle_says_what_it_was(tmp_path: Path, tiny_train: Callable[..., TrainConfig]) -> None:
+    run = train(tiny_train(epochs=1), tmp_path / "run")
+    export(freeze(run), tmp_path / "bundle", JOINED)
+    bundle = open_bundle(tmp_path / "bundle")
+    plan = bundle.report()["plan"]["embedding"]
+    assert (plan["layout"], plan["joined"], plan["dtype"]) == ("ragged", True, "fp32")
+    assert plan["bytes"] == bundle.report()["bytes_table"]

@@ -1,0 +1,89 @@
+"""The planner: which layout, value type and first layer, and that it knows the bytes beforehand."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from amtl_export.errors import InputError
+from amtl_export.freezing.frozen import FrozenEmbedding
+from amtl_export.tables.layout import stored_bytes
+from amtl_export.tables.plan import PlanConfig, lay_out, plan_table
+
+RNG = np.random.default_rng(0)
+LOW = RNG.integers(1, 20, 1000)
+FEW = np.repeat([64, 40, 20, 64, 30, 10], [10, 90, 400, 10, 90, 400])
+
+
+def table(dims: Any, D: int = 64) -> FrozenEmbedding:
+    kept = torch.arange(D) < torch.as_tensor(dims).unsqueeze(1)
+    rows = torch.where(kept, torch.randn(len(dims), D), 0.0)
+    return FrozenEmbedding(rows, torch.as_tensor(dims), [len(dims)], [0])
+
+
+@pytest.mark.parametrize(
+    ("dims", "config", "in_blocks", "layout"),
+    [
+        (np.full(1000, 64), {}, False, "dense"),
+        (RNG.integers(60, 65, 1000), {}, False, "dense"),
+        (RNG.integers(60, 65, 1000), {"native": True}, False, "dense"),
+        (LOW, {}, False, "paged"),
+        (LOW, {"native": True}, False, "ragged"),
+        (LOW, {"native": True, "dtype": "int8"}, False, "ragged"),
+        (LOW, {"first_layer": "joined"}, False, "ragged"),
+        (LOW, {"layout": "dense", "native": True}, False, "dense"),
+        (FEW, {}, False, "paged"),
+        (FEW, {}, True, "blocks"),
+        (FEW, {"dtype": "int8"}, True, "paged"),
+        (np.full(1000, 64), {}, True, "dense"),
+    ],
+)
+def test_auto(dims: Any, config: Any, in_blocks: bool, layout: str) -> None:
+    assert plan_table(table(dims), PlanConfig(**config), in_blocks=in_blocks).layout == layout
+
+
+@pytest.mark.parametrize("layout", ["dense", "paged", "blocks", "ragged"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+def test_the_bytes_are_known_beforehand(layout: Any, dtype: Any) -> None:
+    if layout == "blocks" and dtype != "fp32":
+        with pytest.raises(InputError, match="blocks hold fp32"):
+            PlanConfig(layout, dtype)
+        return
+    frozen = table(FEW)
+    plan = plan_table(frozen, PlanConfig(layout, dtype))
+    laid_out = lay_out(frozen, plan)
+    assert laid_out.layout == plan.layout == layout
+    assert stored_bytes(laid_out) - plan.bytes in (0, 4)  # the step of the scales
+    assert plan.bytes_dense == 4 * 1000 * 64
+
+
+def test_a_layer_is_joined_where_looked_up_rows_are_short() -> None:
+    frozen = table(np.repeat([64, 8], [100, 900]))
+    rare, frequent = np.repeat([1, 1], [100, 900]), np.repeat([1000, 1], [100, 900])
+    config = PlanConfig(native=True)
+    assert plan_table(frozen, config, rare).joined
+    assert plan_table(frozen, config, rare).looked_up_dim == pytest.approx(13.6)
+    assert not plan_table(frozen, config, frequent).joined
+    assert not plan_table(frozen, PlanConfig(layout="ragged"), rare).joined
+    assert plan_table(frozen, PlanConfig(layout="ragged", first_layer="joined"), frequent).joined
+
+
+def test_narrow_tables_stay_dense_and_in_full() -> None:
+    plan = plan_table(table(np.full(50, 1), D=1), PlanConfig("ragged", "int8", first_layer="joined"))
+    assert (plan.layout, plan.dtype, plan.joined) == ("dense", "fp32", False)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"layout": "folded"}, "unknown layout"),
+        ({"dtype": "int4"}, "unknown value type"),
+        ({"first_layer": "both"}, "unknown first layer"),
+        ({"layout": "ragged", "page_width": 4}, "page width goes with"),
+        ({"layout": "paged", "first_layer": "joined"}, "reads ragged tables"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(config: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        PlanConfig(**config)

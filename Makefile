@@ -28,11 +28,14 @@ lint: venv
 	rm -rf .lint-site build
 	$(BIN)/python -m pip install --quiet --no-deps --target .lint-site .
 	MYPYPATH=.lint-site $(BIN)/mypy -p amtl_export
-	MYPYPATH=.lint-site $(BIN)/mypy --explicit-package-bases benchmarks tests
+	MYPYPATH=.lint-site $(BIN)/mypy benchmarks
+	MYPYPATH=.lint-site $(BIN)/mypy --explicit-package-bases tests
 
 bench: venv
 	$(BIN)/python -m pip install --quiet '.[peers]'
 	$(BIN)/python benchmarks/lookup.py --out benchmarks/results
+	$(BIN)/python benchmarks/first_layer.py --out benchmarks/results
+	$(BIN)/python benchmarks/peers.py --out benchmarks/results
 	$(BIN)/python benchmarks/infer_synthetic_1m.py --out benchmarks/results
 	$(BIN)/python benchmarks/infer_ml_1m.py --out benchmarks/results
 

@@ -69,7 +69,8 @@ def export_module(
     stored = with_tables(frozen, rounded_tables(frozen_tables(frozen), config.dtype))
     with whole_folder(out, overwrite=overwrite) as draft:
         model = trace_module(frozen, example, outputs)
-        join_first_layers(model, [path for path, table in plans.items() if table.joined])
+        joinable = [path for path, table in plans.items() if table.joined]
+        join_first_layers(model, joinable, required=config.first_layer == "joined")
         lower_lookups(model, tables, config.id_policy)
         model.metadata_props["amtl.tool"] = " ".join(made_by().values())
         write_model(model, draft)

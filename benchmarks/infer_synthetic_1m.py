@@ -74,13 +74,13 @@ def plant(selector: TwinSelector, mean: float) -> None:
         last.bias.copy_(2 * j * (bias - 400.0) - j * j)
 
 
-def planted_run(rows: int, hidden: tuple[int, ...], folder: Path) -> Run:
+def planted_run(rows: int, hidden: tuple[int, ...], folder: Path, backbone: str = "dnn") -> Run:
     """An untrained run whose model keeps `MEAN`·D dims."""
     size = rows // FIELDS
     vocabularies = {f"field_{i}": zipf_vocabulary(f"field_{i}", size, i) for i in range(FIELDS)}
     fields = tuple(FieldSchema(name=name, kind="categorical", type="int64") for name in vocabularies)
     embedded = tuple(EmbeddedField(name, size) for name in vocabularies)
-    config = ModelConfig(embedded=embedded, dim=D, hidden=hidden, dropout=0.0)
+    config = ModelConfig(embedded=embedded, dim=D, hidden=hidden, dropout=0.0, backbone=backbone)
     torch.manual_seed(0)
     model = CtrModel(config, [torch.from_numpy(v.counts) for v in vocabularies.values()]).eval()
     assert isinstance(model.embedding, MaskedEmbedding)

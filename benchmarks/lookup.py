@@ -243,9 +243,12 @@ def subjects_of(point: Point, table: FrozenEmbedding, folder: Path, peers: Seque
         yield OnnxLookup(name, table, config, folder, point.threads, native=True)
     yield OnnxLookup("onnx-ragged-body", table, LAYOUTS["onnx-ragged"], folder, point.threads, native=False)
     yield PlainLoop(table, folder)
-    yield TorchEmbedding(table)
     yield NumpyTake(table)
-    yield from (Fbgemm(table, kind.removeprefix("fbgemm-")) for kind in peers)
+    if point.threads > 1:
+        yield OnnxLookup("onnx-ragged-one-thread", table, LAYOUTS["onnx-ragged"], folder, 1, native=True)
+    else:  # thread pools of several runtimes would spin on each other's cores
+        yield TorchEmbedding(table)
+        yield from (Fbgemm(table, kind.removeprefix("fbgemm-")) for kind in peers)
 
 
 def check(subjects: Sequence[Subject], table: FrozenEmbedding) -> None:
@@ -270,18 +273,17 @@ def make_feeds(point: Point, batch: int, law: str) -> list[Feed]:
     return feeds
 
 
-def points(everything: bool) -> Iterator[tuple[Point, tuple[int, ...]]]:
-    """The point of the README at every batch size, then one thing changed at a time."""
-    yield Point(), (1, 16, 64, 256, 1024, 4096)
-    if everything:
-        base = (64, 1024)
-        for rows in (100_000, 10_000_000):
-            yield Point(rows=rows), base
-        for mean in (0.2, 0.8):
-            yield Point(mean=mean), base
-        yield Point(dim=16), base
-        yield Point(rows=200_000, dim=300), base
-        yield Point(threads=2), (64, 1024, 4096)
+#: The point of the README at every batch size, then one thing changed at a time.
+POINTS: tuple[tuple[Point, tuple[int, ...]], ...] = (
+    (Point(), (1, 16, 64, 256, 1024, 4096)),
+    (Point(rows=100_000), (64, 1024)),
+    (Point(rows=10_000_000), (64, 1024)),
+    (Point(mean=0.2), (64, 1024)),
+    (Point(mean=0.8), (64, 1024)),
+    (Point(dim=16), (64, 1024)),
+    (Point(rows=200_000, dim=300), (64, 1024)),
+    (Point(threads=2), (64, 1024, 4096)),
+)
 
 
 @click.command()
@@ -298,7 +300,7 @@ def main(
 ) -> None:
     """Time lookups alone."""
     out.mkdir(parents=True, exist_ok=True)
-    chosen = [(Point(rows=rows), batch or (64,))] if rows else list(points(everything=True))
+    chosen: Sequence[tuple[Point, tuple[int, ...]]] = [(Point(rows=rows), batch or (64,))] if rows else POINTS
     cases = []
     for point, batches in chosen:
         table = planted_table(point)

@@ -76,7 +76,8 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
         tables = lay_out_all(frozen.tables, plans)
         model = trace(frozen.module)
         traced = count_ops(model)
-        join_first_layers(model, [path for path, table in plans.items() if table.joined])
+        joinable = [path for path, table in plans.items() if table.joined]
+        join_first_layers(model, joinable, required=config.first_layer == "joined")
         lookups = lower_lookups(model, tables, config.id_policy)
         signature = _signature(frozen, config, tables, lookups)
         _describe(model, frozen, signature)

@@ -18,8 +18,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from amtl_export.graph.initializers import initializer
-from amtl_export.graph.ragged import panels
+from amtl_export.errors import InputError
+from amtl_export.graph.ragged import PANEL, panels
+from amtl_export.graph.rewrite import initializer, replace_value
 from amtl_export.graph.trace import DOMAIN, table_of
 
 #: Where the split weights are among the initializers.
@@ -66,20 +67,28 @@ def part_of_weight(name: str) -> WeightPart | None:
     return None
 
 
-def join_first_layers(model: ir.Model, tables: Collection[str]) -> int:
+def join_first_layers(model: ir.Model, tables: Collection[str], *, required: bool = False) -> int:
     """Rewrite in place.
 
     Args:
         model: from `trace`.
         tables: paths of the tables whose lookups may be joined.
+        required: whether it is an error if no layer can be joined.
 
     Returns:
         How many layers were joined.
+
+    Raises:
+        InputError: none, and that is an error.
     """
     joined = 0
     for node in list(model.graph):
         if node.op_type == "Gemm" and node.domain == "":
             joined += _join(model.graph, node, tables)
+    if required and not joined:
+        raise InputError(
+            "no linear layer reads looked-up rows directly", where="--first-layer joined", fix="--first-layer plain"
+        )
     passes.RemoveUnusedNodesPass()(model)
     return joined
 
@@ -101,6 +110,9 @@ def _join(graph: ir.Graph, gemm: ir.Node, tables: Collection[str]) -> bool:
     whole, first = ir.convenience.get_const_tensor(weight), pieces[0].width
     assert whole is not None
     array = whole.numpy()
+    other_use = graph.initializers.get(f"{FIRST}{weight.name}")
+    if other_use is not None and _columns(other_use) != first * PANEL:
+        return False  # one weight, read by layers over lookups of different widths
     relu = None if pieces[1:] else _only_relu(gemm)
     own = {name: lookup.attributes[name].as_ints() for name in ("sizes", "offsets")}
     fields = {name: values if len(values) == columns else [*values] * columns for name, values in own.items()}
@@ -114,9 +126,7 @@ def _join(graph: ir.Graph, gemm: ir.Node, tables: Collection[str]) -> bool:
     old = gemm if relu is None else relu
     for new in made:
         new.metadata_props.update(gemm.metadata_props)
-    made[-1].outputs[0].type, made[-1].outputs[0].shape = old.outputs[0].type, old.outputs[0].shape
-    graph.insert_before(gemm, made)
-    ir.convenience.replace_all_uses_with(old.outputs[0], made[-1].outputs[0])
+    replace_value(graph, old.outputs[0], made[-1].outputs[0], made)
     return True
 
 

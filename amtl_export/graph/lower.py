@@ -18,8 +18,8 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from amtl_export.graph.initializers import initializer
 from amtl_export.graph.ragged import GATHER, LINEAR, NO_LEAST, function
+from amtl_export.graph.rewrite import initializer, replace_value
 from amtl_export.graph.trace import DOMAIN, PROVENANCE, table_of
 from amtl_export.tables.layout import Blocks, Dense, LaidOut, Paged, Ragged, block_name
 
@@ -103,13 +103,7 @@ class _Builder:
         else:
             new = self._looked_up[scope] = _EMIT[type(table)](self, table, site)
             new.name = scope
-        new.type, new.shape = old.type, old.shape
-        if old.is_graph_output():  # which keeps its name
-            new, name, old.name = self.op("Identity", new, name=f"{scope}/output"), old.name, f"{scope}/replaced"
-            new.name, new.type, new.shape = name, old.type, old.shape
-        self._graph.insert_before(node, self._made)
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        self._graph.remove(node, safe=True)
+        replace_value(self._graph, old, new, self._made)
         return Lookup(path, ids.name, scope, sizes, offsets, layer)
 
     def constant(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
@@ -280,13 +274,13 @@ def _emit_ragged(builder: _Builder, table: Ragged, site: _Site) -> ir.Value:
 def _emit_layer(builder: _Builder, table: Ragged, site: _Site, node: ir.Node) -> ir.Value:
     """A lookup and the linear layer behind it as one node, whose body calls a lookup's."""
     builder.carry(GATHER, LINEAR)
-    inputs, attributes = _ragged_inputs(builder, table, site)
     weights, bias = node.inputs[2:]
     assert weights is not None
     assert bias is not None
+    scope = f"layer/{weights.name}"
+    inputs, attributes = _ragged_inputs(builder, table, replace(site, scope=scope))
     least = 0.0 if node.attributes["relu"].as_int() else NO_LEAST
-    name = f"layer/{weights.name}"
-    return builder.op(LINEAR, *inputs, weights, bias, name=name, domain=DOMAIN, **attributes, least=least)
+    return builder.op(LINEAR, *inputs, weights, bias, name=scope, domain=DOMAIN, **attributes, least=least)
 
 
 def _ragged_inputs(builder: _Builder, table: Ragged, site: _Site) -> tuple[list[ir.Value], dict[str, int | float]]:

@@ -150,7 +150,7 @@ INLINE void multiply_block(const amtl_table *t, const amtl_linear *layer, const 
     for (int64_t i = 0; i < b->many; i++)
       for (int64_t c = 0; c < width; c++) {
         const float sum = b->sums[i * STRIP + c];
-        out[i * layer->outputs + first + c] = sum > layer->least ? sum : layer->least;
+        out[i * layer->outputs + first + c] = sum < layer->least ? layer->least : sum; /* NaN stays NaN */
       }
   }
 }

@@ -105,7 +105,7 @@ def plan_report(plans: Mapping[str, Mapping[str, Any]]) -> RenderableType:
             f"{plan['rows']:,} × {plan['dim']}",
             f"{plan['avg_dim']:.1f} ({plan['looked_up_dim']:.1f})",
             f"{size(plan['bytes'])} ({plan['bytes'] / max(plan['bytes_dense'], 1):.2f}x)",
-            f"{plan['relative_time']:.1f}x",
+            "-" if plan["relative_time"] is None else f"{plan['relative_time']:.1f}x",
             plan["reason"],
         )
         for path, plan in plans.items()

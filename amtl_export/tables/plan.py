@@ -39,7 +39,7 @@ WORTH_SAVING = 0.10
 WORTH_JOINING = 0.80
 
 #: Lookup time against a dense table's, one core, 8,192 lookups, rows in memory (benchmarks/results, lookup).
-_NATIVE_TIME, _BODY_TIME, _BLOCKS_TIME = 0.6, 12.0, 3.0
+_NATIVE_TIME, _BODY_TIME = 0.7, 13.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class TablePlan:
         joined: whether the linear layer behind a lookup becomes part of it.
         bytes: in the file.
         bytes_dense: of the same table dense, in fp32.
-        relative_time: expected lookup time against a dense fp32 table's.
+        relative_time: expected lookup time against a dense fp32 table's; None for blocks, which was not measured alone.
         reason: why, in words.
     """
 
@@ -103,7 +103,7 @@ class TablePlan:
     joined: bool
     bytes: int
     bytes_dense: int
-    relative_time: float
+    relative_time: float | None
     reason: str
 
     def to_json(self) -> dict[str, Any]:
@@ -147,11 +147,13 @@ def _choose(
         return "dense", f"fewer than {NARROW} floats a row"
     if config.layout != "auto":
         return config.layout, "asked for"
+    if config.first_layer == "joined":
+        return "ragged", "a joined first layer was asked for"
     most = (1 - WORTH_SAVING) * dense_bytes(len(dims), D, dtype)
     if in_blocks and dtype == "fp32" and blocks_bytes(dims) <= most:
         return "blocks", "built in blocks of equal dims"
     ragged_fits = ragged_bytes(dims, D, dtype) <= most
-    if ragged_fits and (config.native or config.first_layer == "joined"):
+    if ragged_fits and config.native:
         return "ragged", "smallest, and the native operator will be there"
     if best_width(dims, D, dtype).bytes <= most:
         return "paged", "smallest without the native operator that is not slow"
@@ -167,7 +169,7 @@ def _width(dims: npt.NDArray[np.int64], D: int, dtype: ValueType, config: PlanCo
 
 def _cost(
     dims: npt.NDArray[np.int64], D: int, layout: Layout, width: int | None, dtype: ValueType, *, native: bool
-) -> tuple[int, float]:
+) -> tuple[int, float | None]:
     """Bytes, and time against dense fp32."""
     if width is not None:
         paged_table = paged_cost(dims, D, width, dtype)
@@ -175,7 +177,7 @@ def _cost(
     if layout == "ragged":
         return ragged_bytes(dims, D, dtype), _NATIVE_TIME if native else _BODY_TIME
     if layout == "blocks":
-        return blocks_bytes(dims), _BLOCKS_TIME
+        return blocks_bytes(dims), None
     return dense_bytes(len(dims), D, dtype), 1.0
 
 

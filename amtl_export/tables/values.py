@@ -91,7 +91,9 @@ def stored(rows: Floats, dtype: ValueType) -> Stored:
         row = int(largest.argmax())
         raise ValueError(f"row {row} holds {largest[row]:.6g}; {dtype} reaches {limit:.6g}")
     if dtype == "fp16":
-        return Stored(rows.astype(np.float16))
+        halves = rows.astype(np.float16)
+        halves[halves == 0] = 0  # what is too small becomes +0, as every zero of a frozen table
+        return Stored(halves)
     scales = _scales(largest)
     numbers = np.empty(rows.shape, dtype=np.int8)
     for start in range(0, len(rows), _CHUNK):  # bounds the copies

@@ -21,7 +21,7 @@ from amtl_export.graph.first_layer import part_of_weight
 CONSTANT_SIZE = 16
 
 #: Where lowering puts its own initializers.
-_LAYOUT_SCOPES = ("table/", "ids/", "lookup/")
+_LAYOUT_SCOPES = ("table/", "ids/", "lookup/", "layer/")
 _WRAPPER = "model."
 
 

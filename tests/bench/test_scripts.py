@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from amtl_export.training.run import Run
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -54,6 +56,47 @@ def test_lookups_alone(tmp_path: Path) -> None:
     }
     assert all(keys <= set(case) for case in cases)
     assert {"onnx-dense", "onnx-paged", "onnx-ragged", "plain-c-loop"} <= {case["subject"] for case in cases}
+
+
+def test_a_layer_and_its_parts(tmp_path: Path) -> None:
+    words = ["--rows", 8000, "--batch", "1,64", "--seconds", 0.001, "--outputs", 20, "--out", tmp_path]
+    assert "GFLOP/s" in script("first_layer.py", *words)
+    (file,) = tmp_path.glob("*-first-layer-*.json")
+    cases = json.loads(file.read_text())["cases"]
+    assert {"gemm-alone", "ragged-linear", "useful-gflops"} <= {case["subject"] for case in cases}
+    assert {case["batch"] for case in cases} == {1, 64}
+
+
+def test_whole_models_beside_their_peers(tmp_path: Path) -> None:
+    words = [
+        "--rows",
+        8000,
+        "--batch",
+        8,
+        "--seconds",
+        0.001,
+        "--backbones",
+        "dnn",
+        "--peers",
+        "none",
+        "--out",
+        tmp_path,
+    ]
+    assert "against it" in script("peers.py", *words)
+    (file,) = tmp_path.glob("*-peers-*.json")
+    values = json.loads(file.read_text())
+    assert {"torch-eager", "onnx-dense", "onnx-ragged-joined"} <= {case["subject"] for case in values["cases"]}
+    assert all(process["load_to_first_answer_s"] > 0 for process in values["processes"].values())
+
+
+def test_value_types_of_a_run(tmp_path: Path, run: Run) -> None:
+    script("value_types.py", run.path, "--name", "tiny", "--out", tmp_path)
+    (file,) = tmp_path.glob("*-tiny-value-types-*.json")
+    (found,) = json.loads(file.read_text())["runs"].values()
+    assert [found[dtype]["rows_bit_equal"] == found[dtype]["rows_checked"] for dtype in ("fp32", "fp16", "int8")] == [
+        True
+    ] * 3
+    assert found["int8"]["bytes_table"] < found["fp16"]["bytes_table"] < found["fp32"]["bytes_table"]
 
 
 def test_ml_1m_is_skipped_in_words_where_it_is_absent(tmp_path: Path) -> None:

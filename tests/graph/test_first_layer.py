@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from amtl_export import ExportConfig, export_module, validate_module
 from amtl_export.bundle.bundle import open_bundle
 from amtl_export.bundle.export import export
+from amtl_export.errors import InputError
 from amtl_export.files import write_sums
 from amtl_export.freezing.frozen import freeze
 from amtl_export.models.attach import attach
@@ -114,6 +115,61 @@ def test_a_relu_behind_it_is_part_of_it(tmp_path: Path) -> None:
     bundle = export_module(model, example, tmp_path / "bundle", outputs=["out"], config=JOINED)
     assert validate_module(bundle, model, example) == []
     assert operators(bundle) == ["RaggedLinear", "Gemm", "Reshape"]
+
+
+class Bare(nn.Module):
+    """A lookup and a layer that are the graph's outputs themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.item, self.up = nn.Embedding(60, 8), nn.Linear(16, 5)
+
+    def forward(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        rows = self.item(items)
+        return rows, torch.relu(self.up(rows.flatten(1)))
+
+
+@pytest.mark.parametrize("config", [ExportConfig("dense"), ExportConfig("paged"), JOINED])
+def test_outputs_that_are_replaced_keep_their_names(tmp_path: Path, config: ExportConfig) -> None:
+    torch.manual_seed(0)
+    model = Bare()
+    attach(model, {"item": torch.arange(60, 0, -1)})
+    model.eval()
+    example = {"items": torch.randint(0, 60, (16, 2))}
+    bundle = export_module(model, example, tmp_path / "bundle", outputs=["rows", "hidden"], config=config)
+    assert validate_module(bundle, model, example) == []
+    assert ("RaggedLinear" in operators(bundle)) == (config is JOINED)
+
+
+class NoLayer(nn.Module):
+    """A factorisation machine: no layer reads the rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.item = nn.Embedding(60, 8)
+
+    def forward(self, items: Tensor) -> Tensor:
+        logit: Tensor = self.item(items).prod(dim=1).sum(dim=1)
+        return logit
+
+
+def test_a_layer_that_is_not_there_cannot_be_joined(tmp_path: Path) -> None:
+    model = NoLayer()
+    attach(model, {"item": torch.arange(60, 0, -1)})
+    model.eval()
+    example = {"items": torch.randint(0, 60, (16, 2))}
+    with pytest.raises(InputError, match="no linear layer"):
+        export_module(model, example, tmp_path / "bundle", outputs=["logit"], config=JOINED)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_the_weight_is_stored_once(tmp_path: Path, tiny_train: Callable[..., TrainConfig]) -> None:
+    run = train(tiny_train(epochs=1), tmp_path / "run")
+    plain = export(freeze(run), tmp_path / "plain", ExportConfig("ragged", first_layer="plain"))
+    joined = export(freeze(run), tmp_path / "joined", JOINED)
+    names = {tensor.name for tensor in joined.proto().graph.initializer}
+    assert "model.backbone.layers.1.weight" not in names
+    assert joined.bytes() <= plain.bytes() + 8192  # pages that external data begins on
 
 
 def test_the_bundle_says_what_it_was(tmp_path: Path, tiny_train: Callable[..., TrainConfig]) -> None:

@@ -1,6 +1,6 @@
 """Run by test_versions.py in another ONNX Runtime: answer a request with a bundle, with the native library or without.
 
-    python answer.py model.onnx request.npz answers.npz [library]
+python answer.py model.onnx request.npz answers.npz [library]
 """
 
 import sys

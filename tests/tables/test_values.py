@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amtl_export.tables.values import Stored, stored
+from amtl_export.tables.values import Stored, ValueType, stored
 
 
 def drawn(seed: int, V: int = 50, D: int = 20, spread: float = 3) -> np.ndarray:
@@ -38,6 +38,14 @@ def test_rows_of_zeros_and_tables_of_nothing() -> None:
     for dtype in ("fp16", "int8"):
         assert not stored(rows, dtype).read().any()
         assert stored(rows[:0], dtype).read().shape == (0, 4)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+def test_what_is_too_small_becomes_plus_zero(dtype: ValueType) -> None:
+    rows = np.array([[-1e-30, 1.0], [-1e-9, -2.0]], np.float32)
+    read = stored(rows, dtype).read()
+    assert not np.signbit(read[:, 0]).any()
+    assert (read[:, 0] == 0).all()
 
 
 def test_tiny_and_huge_rows_stand_beside_each_other() -> None:

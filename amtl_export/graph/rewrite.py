@@ -1,0 +1,38 @@
+"""What the rewriting of graphs shares: constants made once, values that take others' places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+
+def initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
+    """The initializer of this name, made of `array` if it is not there yet."""
+    if name not in graph.initializers:
+        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+        value.shape = ir.Shape(array.shape)
+        value.dtype = ir.tensor(np.empty(0, array.dtype)).dtype
+        graph.initializers[name] = value
+    return graph.initializers[name]
+
+
+def replace_value(graph: ir.Graph, old: ir.Value, new: ir.Value, made: Sequence[ir.Node]) -> None:
+    """Insert nodes before `old`'s, the last one of which gives `new`, and let `new` take its place.
+
+    The name, type and shape of an output of the graph stay what they were.
+    """
+    node = old.producer()
+    assert node is not None
+    nodes = list(made)
+    if old.is_graph_output():
+        last = ir.node("Identity", [new])
+        new, old.name, last.outputs[0].name = last.outputs[0], None, old.name
+        nodes.append(last)
+    new.type, new.shape = old.type, old.shape
+    graph.insert_before(node, nodes)
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    graph.remove(node, safe=True)

@@ -36,6 +36,7 @@ bench: venv
 	$(BIN)/python benchmarks/lookup.py --out benchmarks/results
 	$(BIN)/python benchmarks/first_layer.py --out benchmarks/results
 	$(BIN)/python benchmarks/peers.py --out benchmarks/results
+	$(BIN)/python benchmarks/pooling.py --out benchmarks/results
 	$(BIN)/python benchmarks/infer_synthetic_1m.py --out benchmarks/results
 	$(BIN)/python benchmarks/infer_ml_1m.py --out benchmarks/results
 

@@ -22,6 +22,7 @@ from amtl_export.files import made_by, read_json, whole_folder, write_json, writ
 from amtl_export.freezing.frozen import FrozenModel, freeze, load_frozen
 from amtl_export.graph.first_layer import join_first_layers
 from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
+from amtl_export.graph.pooling import join_sums
 from amtl_export.graph.trace import trace
 from amtl_export.runtime.session import onnxruntime
 from amtl_export.tables.layout import LaidOut, Paged, stored_bytes
@@ -76,6 +77,7 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
         tables = lay_out_all(frozen.tables, plans)
         model = trace(frozen.module)
         traced = count_ops(model)
+        join_sums(model, [path for path, table in plans.items() if table.layout == "ragged"])
         joinable = [path for path, table in plans.items() if table.joined]
         join_first_layers(model, joinable, required=config.first_layer == "joined")
         lookups = lower_lookups(model, tables, config.id_policy)

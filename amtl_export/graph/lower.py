@@ -1,10 +1,10 @@
-"""Lower `ai.amtl::Lookup` to the nodes of a layout, with the id guard in front, and `LookupLinear` to RaggedLinear.
+"""Lower `ai.amtl::Lookup` to the nodes of a layout, id guard in front; `LookupSum` and `LookupLinear` to theirs.
 
-requires: a model from `trace`, every Lookup's first input the initializer `model.<table>.rows`; a LookupLinear's table
-is ragged.
-ensures: no foreign node is left but RaggedGather and RaggedLinear, which come with bodies of standard operators;
-every lookup's result is the value `lookup/<table>/<input>`, unless a RaggedLinear alone reads it; lookups of the same
-ids in several tables share one guard and one shift.
+requires: a model from `trace`, every foreign node's first input the initializer `model.<table>.rows`; the table of a
+LookupSum or LookupLinear is ragged.
+ensures: no foreign node is left but RaggedGather, RaggedSum and RaggedLinear, with their bodies of standard operators;
+every lookup's result is the value `lookup/<table>/<input>`, unless it is part of a RaggedSum or RaggedLinear;
+lookups of the same ids in several tables share one guard and one shift.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from amtl_export.graph.ragged import GATHER, LINEAR, NO_LEAST, function
+from amtl_export.graph.ragged import GATHER, LINEAR, NO_LEAST, SUM, function
 from amtl_export.graph.rewrite import initializer, replace_value
 from amtl_export.graph.trace import DOMAIN, PROVENANCE, table_of
 from amtl_export.tables.layout import Blocks, Dense, LaidOut, Paged, Ragged, block_name
@@ -34,7 +34,7 @@ class Lookup:
         table: path of the table's module.
         input: the graph input with its ids.
         output: the value with its rows, float32 `[B, K, D]`, or what it would be called: a joined layer has none.
-        layer: name of the RaggedLinear that reads the table in its place, or empty.
+        layer: name of the RaggedSum or RaggedLinear that reads the table in its place, or empty.
         sizes: V of each column's field (one number serves all columns).
         offsets: first table row of each column's field.
     """
@@ -48,7 +48,7 @@ class Lookup:
 
 
 def lower_lookups(model: ir.Model, tables: Mapping[str, LaidOut], policy: IdPolicy) -> list[Lookup]:
-    """Replace every Lookup and LookupLinear node, in place.
+    """Replace every Lookup, LookupSum and LookupLinear node, in place.
 
     Args:
         model: from `trace`.
@@ -83,7 +83,7 @@ class _Builder:
         self._provenance: dict[str, str] = {}
 
     def replace(self, node: ir.Node) -> Lookup:
-        """Lower one Lookup or LookupLinear; rows of the same ids in the same table are looked up once."""
+        """Lower one foreign node; rows of the same ids in the same table are looked up once."""
         path, ids, old = table_of(node), node.inputs[1], node.outputs[0]
         assert ids is not None
         assert ids.name is not None
@@ -97,6 +97,10 @@ class _Builder:
         if node.op_type == "LookupLinear":
             assert isinstance(table, Ragged)
             new = _emit_layer(self, table, site, node)
+            layer = new.name or ""
+        elif node.op_type == "LookupSum":
+            assert isinstance(table, Ragged)
+            new = _emit_sum(self, table, site)
             layer = new.name or ""
         elif scope in self._looked_up:
             new = self._looked_up[scope]
@@ -269,6 +273,13 @@ def _emit_ragged(builder: _Builder, table: Ragged, site: _Site) -> ir.Value:
     builder.carry(GATHER)
     inputs, attributes = _ragged_inputs(builder, table, site)
     return builder.op(GATHER, *inputs, name=f"{site.scope}/rows", domain=DOMAIN, **attributes)
+
+
+def _emit_sum(builder: _Builder, table: Ragged, site: _Site) -> ir.Value:
+    """A lookup and the sum of its rows as one node, whose body calls a lookup's."""
+    builder.carry(GATHER, SUM)
+    inputs, attributes = _ragged_inputs(builder, table, site)
+    return builder.op(SUM, *inputs, name=f"{site.scope}/sum", domain=DOMAIN, **attributes)
 
 
 def _emit_layer(builder: _Builder, table: Ragged, site: _Site, node: ir.Node) -> ir.Value:

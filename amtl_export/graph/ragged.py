@@ -1,4 +1,4 @@
-"""`ai.amtl::RaggedGather` and `ai.amtl::RaggedLinear`: one node each, with a body of standard operators.
+"""`ai.amtl::RaggedGather`, `RaggedSum` and `RaggedLinear`: one node each, with a body of standard operators.
 
 The functions travel in every model that has the nodes, so any ONNX Runtime runs the file; where the native
 library is registered (`amtl_export.native`) its kernels take the nodes' place.
@@ -20,7 +20,7 @@ from onnxscript import opset20 as op
 
 from amtl_export.graph.trace import DOMAIN
 
-GATHER, LINEAR = "RaggedGather", "RaggedLinear"
+GATHER, SUM, LINEAR = "RaggedGather", "RaggedSum", "RaggedLinear"
 
 #: Columns of weights that lie together for `RaggedLinear`.
 PANEL = 16
@@ -70,6 +70,18 @@ def RaggedGather(  # noqa: N802 - the operator's name
 
 
 @onnxscript.script(_AMTL, default_opset=op)
+def RaggedSum(  # noqa: N802 - the operator's name
+    values, starts, places, ids, sizes, shifts, dim: int, block_bits: int, scale_base: float, scale_step: float
+):
+    """float32 `[B, dim]`: the sum of the rows of ids `[B, L]` of one field."""
+    rows = RaggedGather(
+        values, starts, places, ids, sizes, shifts,
+        dim=dim, block_bits=block_bits, scale_base=scale_base, scale_step=scale_step,
+    )  # fmt: skip
+    return op.ReduceSum(rows, op.Constant(value_ints=[1]), keepdims=0)
+
+
+@onnxscript.script(_AMTL, default_opset=op)
 def RaggedLinear(  # noqa: N802 - the operator's name
     values, starts, places, ids, sizes, shifts, weights, bias,
     dim: int, block_bits: int, scale_base: float, scale_step: float, least: float,
@@ -91,8 +103,8 @@ def RaggedLinear(  # noqa: N802 - the operator's name
 
 @functools.cache
 def function(name: str) -> ir.Function:
-    """The body of `RaggedGather` or `RaggedLinear`, ready for a model."""
-    made: Any = {GATHER: RaggedGather, LINEAR: RaggedLinear}[name]
+    """The body of an operator, ready for a model."""
+    made: Any = {GATHER: RaggedGather, SUM: RaggedSum, LINEAR: RaggedLinear}[name]
     return ir.serde.deserialize_function(made.to_function_proto())
 
 

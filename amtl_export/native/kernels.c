@@ -16,6 +16,10 @@ enum amtl_fault amtl_ragged_gather(const amtl_table *table, float *out, int64_t 
   return WIDEST(gather)(table, out, begin, end);
 }
 
+enum amtl_fault amtl_ragged_sum(const amtl_table *table, int64_t length, float *out, int64_t begin, int64_t end) {
+  return WIDEST(sum)(table, length, out, begin, end);
+}
+
 enum amtl_fault amtl_ragged_linear(const amtl_table *table, const amtl_linear *layer, float *out, int64_t begin,
                                    int64_t end) {
   return WIDEST(linear)(table, layer, out, begin, end);

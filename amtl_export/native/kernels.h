@@ -1,27 +1,46 @@
-/* Both loops, compiled once for each instruction set by the file that includes this. It defines AMTL_NAME(loop), and for
- * the second loop's registers WIDE, floats in a vector, and TILE_PANELS, panels of weights that are multiplied at a time.
+/* The loops, compiled once for each instruction set by the file that includes this. It defines AMTL_NAME(loop), and for
+ * the last loop's registers WIDE, floats in a vector, and TILE_PANELS, panels of weights that are multiplied at a time.
  */
 #include <stdlib.h>
 
 #include "kernels_for.h"
 #include "rows.h"
 
+/* Lookups one after the other, rows of later ones on their way. */
+typedef struct pipeline {
+  cursor now, near, far;
+} pipeline;
+
+INLINE pipeline pipeline_at(const amtl_table *t, int64_t at) {
+  return (pipeline){cursor_at(t, at), cursor_at(t, at + VALUES_AHEAD), cursor_at(t, at + PLACES_AHEAD)};
+}
+
+/* The next lookup's row; prefetches what those after it need. */
+INLINE enum amtl_fault next_row(const amtl_table *t, pipeline *p, int64_t end, uint64_t *row, span *s,
+                                enum amtl_value value, enum amtl_place place) {
+  const uint64_t rows = (uint64_t)t->rows;
+  if (p->far.at < end) prefetch_place(t, row_of(t, p->far), place);
+  if (p->near.at < end) {
+    uint64_t near = row_of(t, p->near);
+    if (near < rows) prefetch_values(t, span_of(t, near, place), value);
+  }
+  *row = row_of(t, p->now);
+  if (*row >= rows) return AMTL_BAD_ROW;
+  *s = span_of(t, *row, place);
+  if (!is_sound(t, *s)) return AMTL_BAD_OFFSETS;
+  move_on(t, &p->now), move_on(t, &p->near), move_on(t, &p->far);
+  return AMTL_FINE;
+}
+
 INLINE enum amtl_fault gather(const amtl_table *t, float *out, int64_t begin, int64_t end, enum amtl_value value,
                               enum amtl_place place) {
-  const uint64_t rows = (uint64_t)t->rows;
-  cursor now = cursor_at(t, begin);
-  cursor near = cursor_at(t, begin + VALUES_AHEAD), far = cursor_at(t, begin + PLACES_AHEAD);
-  for (; now.at < end; move_on(t, &now), move_on(t, &near), move_on(t, &far)) {
-    if (far.at < end) prefetch_place(t, row_of(t, far), place);
-    if (near.at < end) {
-      uint64_t row = row_of(t, near);
-      if (row < rows) prefetch_values(t, span_of(t, row, place), value);
-    }
-    uint64_t row = row_of(t, now);
-    if (row >= rows) return AMTL_BAD_ROW;
-    span s = span_of(t, row, place);
-    if (!is_sound(t, s)) return AMTL_BAD_OFFSETS;
-    write_row(out + now.at * t->dim, t, s, scale_of(t, row, place), t->dim, value);
+  pipeline p = pipeline_at(t, begin);
+  for (int64_t i = begin; i < end; i++) {
+    uint64_t row;
+    span s;
+    enum amtl_fault fault = next_row(t, &p, end, &row, &s, value, place);
+    if (fault != AMTL_FINE) return fault;
+    write_row(out + i * t->dim, t, s, scale_of(t, row, place), t->dim, value);
   }
   return AMTL_FINE;
 }
@@ -30,7 +49,28 @@ enum amtl_fault AMTL_NAME(gather)(const amtl_table *t, float *out, int64_t begin
   return WITH_TYPES(t, gather, t, out, begin, end);
 }
 
-/* The second loop works on blocks of examples. Field by field, it sorts a block's rows by length and packs them in
+INLINE enum amtl_fault sum(const amtl_table *t, int64_t length, float *out, int64_t begin, int64_t end,
+                           enum amtl_value value, enum amtl_place place) {
+  pipeline p = pipeline_at(t, begin * length);
+  for (int64_t i = begin; i < end; i++) {
+    float *const total = out + i * t->dim;
+    memset(total, 0, (size_t)t->dim * sizeof(float));
+    for (int64_t j = 0; j < length; j++) {
+      uint64_t row;
+      span s;
+      enum amtl_fault fault = next_row(t, &p, end * length, &row, &s, value, place);
+      if (fault != AMTL_FINE) return fault;
+      add_row(total, t, s, scale_of(t, row, place), value);
+    }
+  }
+  return AMTL_FINE;
+}
+
+enum amtl_fault AMTL_NAME(sum)(const amtl_table *t, int64_t length, float *out, int64_t begin, int64_t end) {
+  return WITH_TYPES(t, sum, t, length, out, begin, end);
+}
+
+/* The layer works on blocks of examples. Field by field, it sorts a block's rows by length and packs them in
  * groups of TILE_ROWS, each padded to its longest row only: the multiplication stops where the group's numbers end.
  * Then, for one strip of weight columns after the other, it adds up every group's product in registers.
  */

@@ -6,6 +6,7 @@
 
 #define AMTL_DECLARE(set)                                                                                         \
   enum amtl_fault amtl_gather_##set(const amtl_table *table, float *out, int64_t begin, int64_t end);             \
+  enum amtl_fault amtl_sum_##set(const amtl_table *table, int64_t length, float *out, int64_t begin, int64_t end); \
   enum amtl_fault amtl_linear_##set(const amtl_table *table, const amtl_linear *layer, float *out, int64_t begin, \
                                     int64_t end);
 AMTL_DECLARE(plain)

@@ -1,4 +1,4 @@
-/* ai.amtl::RaggedGather and ai.amtl::RaggedLinear as operators of ONNX Runtime: RegisterCustomOps is all that a session
+/* ai.amtl::RaggedGather, RaggedSum and RaggedLinear as operators of ONNX Runtime: RegisterCustomOps is all that a session
  * needs.
  */
 #include <stdatomic.h>
@@ -13,7 +13,7 @@
     if (status_ != NULL) return status_; \
   } while (0)
 
-/* Inputs of both operators; WEIGHTS and BIAS are RaggedLinear's alone. */
+/* Inputs of all operators; WEIGHTS and BIAS are RaggedLinear's alone. */
 enum { VALUES, STARTS, PLACES, IDS, SIZES, SHIFTS, GATHER_INPUTS, WEIGHTS = GATHER_INPUTS, BIAS, LINEAR_INPUTS };
 enum { MOST_DIMS = 8, MOST_BITS = 62 };
 /* Lookups of one thread. At twice as many a second thread gains nothing yet (benchmarks/lookup.py), at eight times a sixth. */
@@ -102,10 +102,11 @@ static OrtStatus *open_table(const kernel *k, const tensor *in, amtl_table *out)
   return NULL;
 }
 
-/* Work that is cut into shares of `each`; `layer` is NULL for a lookup alone. */
+/* Work that is cut into shares of `each`: of lookups; of examples where there is a layer or rows are summed up. */
 typedef struct shares {
   const amtl_table *table;
-  const amtl_linear *layer;
+  const amtl_linear *layer; /* or NULL */
+  int64_t summed;           /* ids of an example, or -1 */
   float *out;
   int64_t total, each;
   _Atomic int fault;
@@ -115,8 +116,9 @@ static void work(void *data, size_t i) {
   shares *all = data;
   int64_t begin = (int64_t)i * all->each, end = begin + all->each;
   if (end > all->total) end = all->total;
-  enum amtl_fault fault = all->layer == NULL ? amtl_ragged_gather(all->table, all->out, begin, end)
-                                             : amtl_ragged_linear(all->table, all->layer, all->out, begin, end);
+  enum amtl_fault fault = all->layer != NULL   ? amtl_ragged_linear(all->table, all->layer, all->out, begin, end)
+                          : all->summed >= 0 ? amtl_ragged_sum(all->table, all->summed, all->out, begin, end)
+                                             : amtl_ragged_gather(all->table, all->out, begin, end);
   if (fault != AMTL_FINE) atomic_store(&all->fault, (int)fault);
 }
 
@@ -149,8 +151,22 @@ static OrtStatus *gather(void *self, OrtKernelContext *context) {
   if (in[IDS].rank + 1 > MOST_DIMS) return ort_error(k->api, "amtl: ids have more than 7 dimensions");
   for (size_t i = 0; i < in[IDS].rank; i++) shape[i] = in[IDS].shape[i];
   shape[in[IDS].rank] = k->dim;
-  shares all = {.table = &table, .total = in[IDS].count, .each = SHARE};
+  shares all = {.table = &table, .summed = -1, .total = in[IDS].count, .each = SHARE};
   CHECK(open_output(k->api, context, shape, in[IDS].rank + 1, &all.out));
+  return share_out(k, context, &all);
+}
+
+static OrtStatus *sum(void *self, OrtKernelContext *context) {
+  const kernel *k = self;
+  tensor in[GATHER_INPUTS];
+  amtl_table table;
+  for (size_t i = 0; i < GATHER_INPUTS; i++) CHECK(read_input(k->api, context, i, &in[i]));
+  CHECK(open_table(k, in, &table));
+  if (in[IDS].rank != 2 || table.fields != 1)
+    return ort_error(k->api, "amtl: ids of RaggedSum must be [examples, length], of one field");
+  const int64_t examples = in[IDS].shape[0], length = in[IDS].shape[1];
+  shares all = {.table = &table, .summed = length, .total = examples, .each = length < SHARE ? SHARE / (length + 1) + 1 : 1};
+  CHECK(open_output(k->api, context, (int64_t[]){examples, k->dim}, 2, &all.out));
   return share_out(k, context, &all);
 }
 
@@ -167,7 +183,7 @@ static OrtStatus *linear(void *self, OrtKernelContext *context) {
       shape[1] != table.fields * table.dim || shape[2] != AMTL_PANEL)
     return ort_error(k->api, "amtl: weights must be [ceil(outputs / 16), fields * dim, 16]");
   const amtl_linear layer = {in[WEIGHTS].data, in[BIAS].data, outputs, k->least};
-  shares all = {.table = &table, .layer = &layer, .total = in[IDS].shape[0], .each = AMTL_BLOCK};
+  shares all = {.table = &table, .layer = &layer, .summed = -1, .total = in[IDS].shape[0], .each = AMTL_BLOCK};
   CHECK(open_output(k->api, context, (int64_t[]){in[IDS].shape[0], outputs}, 2, &all.out));
   return share_out(k, context, &all);
 }
@@ -192,9 +208,11 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
 
 static void destroy(void *self) { free(self); }
 static const char *gather_name(const OrtCustomOp *op) { return (void)op, "RaggedGather"; }
+static const char *sum_name(const OrtCustomOp *op) { return (void)op, "RaggedSum"; }
 static const char *linear_name(const OrtCustomOp *op) { return (void)op, "RaggedLinear"; }
 static const char *provider(const OrtCustomOp *op) { return (void)op, "CPUExecutionProvider"; }
 static size_t gather_inputs(const OrtCustomOp *op) { return (void)op, (size_t)GATHER_INPUTS; }
+static size_t sum_inputs(const OrtCustomOp *op) { return (void)op, (size_t)GATHER_INPUTS; }
 static size_t linear_inputs(const OrtCustomOp *op) { return (void)op, (size_t)LINEAR_INPUTS; }
 static size_t outputs(const OrtCustomOp *op) { return (void)op, (size_t)1; }
 static int output_type(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
@@ -231,7 +249,7 @@ static int last_version(const OrtCustomOp *op) { return (void)op, 1; }
 #define ALL_TYPES(kind) \
   PLACE_TYPES(kind, AMTL_FLOAT32), PLACE_TYPES(kind, AMTL_FLOAT16), PLACE_TYPES(kind, AMTL_INT8)
 
-static operator_ operators[] = {ALL_TYPES(gather), ALL_TYPES(linear)};
+static operator_ operators[] = {ALL_TYPES(gather), ALL_TYPES(sum), ALL_TYPES(linear)};
 
 /* "1.32.0" to 32; 0 for anything else. */
 static uint32_t minor_version(const char *text) {

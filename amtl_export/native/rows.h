@@ -1,4 +1,4 @@
-/* Finding and reading rows, for both loops. The types of values and places are constants wherever these are called, so
+/* Finding and reading rows, for all loops. The types of values and places are constants wherever these are called, so
  * that every branch on them is gone when compiled.
  */
 #ifndef AMTL_ROWS_H
@@ -136,6 +136,23 @@ INLINE void write_row(float *restrict out, const amtl_table *t, span s, float sc
   }
   for (; i + LANE <= width; i += LANE) *(lane *)(out + i) = zero;
   for (; i < width; i++) out[i] = 0.0f;
+}
+
+/* out += the row's numbers times its scale. */
+INLINE void add_row(float *restrict out, const amtl_table *t, span s, float scale, enum amtl_value type) {
+  const lane_bits places = {0, 1, 2, 3, 4, 5, 6, 7};
+  int64_t i = 0;
+  lane x;
+  for (; i + LANE <= s.n; i += LANE) {
+    load(&x, t, s.first + i, type);
+    *(lane *)(out + i) += x * scale;
+  }
+  if (i < s.n && i + LANE <= t->dim && s.first + i + LANE <= t->count) {
+    load(&x, t, s.first + i, type);
+    *(lane *)(out + i) += (lane)((lane_bits)(x * scale) & (places < (int32_t)(s.n - i)));
+  } else {
+    for (; i < s.n; i++) out[i] += number(t, s.first + i, type) * scale;
+  }
 }
 
 /* loop(arguments.., value, place) with both types as constants. */

@@ -1,4 +1,4 @@
-/* Tables of the ragged layout, and the two loops over them, apart from ONNX Runtime: what the operators call
+/* Tables of the ragged layout, and the loops over them, apart from ONNX Runtime: what the operators call
  * and what tests drive directly.
  */
 #ifndef AMTL_TABLE_H
@@ -51,6 +51,9 @@ enum amtl_fault { AMTL_FINE = 0, AMTL_BAD_ROW = 1, AMTL_BAD_OFFSETS = 2, AMTL_NO
 
 /* Lookups [begin, end) to out [lookups, dim]. After a fault `out` is partly written. */
 enum amtl_fault amtl_ragged_gather(const amtl_table *table, float *out, int64_t begin, int64_t end);
+
+/* Examples [begin, end) of `length` ids of one field each, to out [examples, dim]: the sum of their rows. */
+enum amtl_fault amtl_ragged_sum(const amtl_table *table, int64_t length, float *out, int64_t begin, int64_t end);
 
 /* Examples [begin, end) to out [examples, outputs]: max(rows side by side * weights + bias, least). */
 enum amtl_fault amtl_ragged_linear(const amtl_table *table, const amtl_linear *layer, float *out, int64_t begin,

@@ -27,7 +27,7 @@ class FieldInspection:
         params_dense: V·D.
         params_kept: sum of dims.
         bytes_dense: of V rows of D float32.
-        bytes_kept: of the surviving float32 values; what a layout adds is in the bundle's total.
+        bytes_kept: of the surviving values as stored (float32 in a run); what a layout adds is in the bundle's total.
         histogram: ids with each number of dims, from 0 to D.
         group_dims: mean dims of the values in seven groups of equal size, rarest first; empty below seven values.
         group_counts: mean training count of the values in each group.
@@ -56,7 +56,7 @@ class Inspection:
         made_by: tool and version.
         origin: method, backbone, data, seed.
         fields: one each, in table order.
-        layout: of a bundle.
+        layout: of a bundle, and its value type.
         bytes_dense: of all tables, dense.
         bytes_table: of the bundle's table as stored; of the surviving values for a run.
         ops: operator → nodes, of a bundle.
@@ -94,13 +94,21 @@ def inspect(path: Path) -> Inspection:
 
 def _bundle(path: Path) -> Inspection:
     from amtl_export.bundle.bundle import open_bundle
+    from amtl_export.tables.cost import ITEM_BYTES
 
     bundle = open_bundle(path)
     report = bundle.report()
     governed = {f.name: f.governed for f in bundle.schema.embedded}
     vocabularies = bundle.vocabularies()
     fields = tuple(
-        inspect_field(name, governed[name], vocabularies[name], bundle.dims(name), bundle.signature.dim)
+        inspect_field(
+            name,
+            governed[name],
+            vocabularies[name],
+            bundle.dims(name),
+            bundle.signature.dim,
+            ITEM_BYTES[bundle.signature.dtype],
+        )
         for name in bundle.fields
     )
     return Inspection(
@@ -109,7 +117,7 @@ def _bundle(path: Path) -> Inspection:
         bundle.signature.made_by,
         report["origin"],
         fields,
-        bundle.signature.layout,
+        f"{bundle.signature.layout}, values {bundle.signature.dtype}",
         report["bytes_dense"],
         bundle.signature.table_bytes,
         report["ops"],
@@ -137,7 +145,7 @@ def _trained(path: Path) -> Inspection:
 
 
 def inspect_field(
-    name: str, governed: bool, vocabulary: Vocabulary, dims: npt.NDArray[np.int64], D: int
+    name: str, governed: bool, vocabulary: Vocabulary, dims: npt.NDArray[np.int64], D: int, item: int = 4
 ) -> FieldInspection:
     """Sum up one field.
 
@@ -147,6 +155,7 @@ def inspect_field(
         vocabulary: of the field.
         dims: int64 `[V]`.
         D: floats of a full row.
+        item: bytes of a stored number.
     """
     own = dims[dims > 0]
     groups = frequency_groups(vocabulary)
@@ -159,7 +168,7 @@ def inspect_field(
         params_dense=len(dims) * D,
         params_kept=int(dims.sum()),
         bytes_dense=4 * len(dims) * D,
-        bytes_kept=4 * int(dims.sum()),
+        bytes_kept=item * int(dims.sum()),
         histogram=tuple(int(n) for n in np.bincount(dims, minlength=D + 1)),
         group_dims=tuple(float(dims[ids].mean()) for ids in groups),
         group_counts=tuple(float(vocabulary.counts[ids].mean()) for ids in groups),

@@ -67,6 +67,13 @@ def test_a_layer_and_its_parts(tmp_path: Path) -> None:
     assert {case["batch"] for case in cases} == {1, 64}
 
 
+def test_pooled_lookups(tmp_path: Path) -> None:
+    words = ["--rows", 8000, "--batch", 4, "--length", 7, "--seconds", 0.001, "--out", tmp_path]
+    assert "ragged-sum-int8" in script("pooling.py", *words)
+    (file,) = tmp_path.glob("*-pooling-*.json")
+    assert {case["length"] for case in json.loads(file.read_text())["cases"]} == {7}
+
+
 def test_whole_models_beside_their_peers(tmp_path: Path) -> None:
     words = [
         "--rows",

@@ -1,4 +1,4 @@
-/* Drives both loops with tables and ids drawn from a seed, for every type and every instruction set that this processor
+/* Drives all loops with tables and ids drawn from a seed, for every type and every instruction set that this processor
  * has; built with the address and undefined-behaviour sanitizers, every buffer exactly as large as it may be. Prints how
  * many lookups were checked.
  */
@@ -43,16 +43,17 @@ static void fail(const char *what) {
 
 typedef struct loops {
   enum amtl_fault (*gather)(const amtl_table *, float *, int64_t, int64_t);
+  enum amtl_fault (*sum)(const amtl_table *, int64_t, float *, int64_t, int64_t);
   enum amtl_fault (*linear)(const amtl_table *, const amtl_linear *, float *, int64_t, int64_t);
 } loops;
 
 static size_t available(loops *out) {
   size_t n = 0;
-  out[n++] = (loops){amtl_gather_plain, amtl_linear_plain};
-  out[n++] = (loops){amtl_ragged_gather, amtl_ragged_linear};
+  out[n++] = (loops){amtl_gather_plain, amtl_sum_plain, amtl_linear_plain};
+  out[n++] = (loops){amtl_ragged_gather, amtl_ragged_sum, amtl_ragged_linear};
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    out[n++] = (loops){amtl_gather_avx2, amtl_linear_avx2};
+    out[n++] = (loops){amtl_gather_avx2, amtl_sum_avx2, amtl_linear_avx2};
 #endif
   return n;
 }
@@ -108,6 +109,30 @@ static void check_linear(const amtl_table *t, const loops *l, const float *rows,
   free(weights), free(bias), free(out);
 }
 
+/* The first field's ids, in examples of any length. */
+static void check_sum(const amtl_table *t, const loops *l, const float *rows, int64_t lookups) {
+  amtl_table one = *t;
+  one.fields = 1;
+  int64_t length = below(7), examples = length ? lookups / t->fields / length : below(5), used = examples * length;
+  int64_t *ids = taken((size_t)used * 8);
+  for (int64_t i = 0; i < used; i++) ids[i] = t->ids[i * t->fields];
+  one.ids = ids;
+  float *out = taken((size_t)(examples * t->dim) * 4);
+  int64_t middle = examples ? below(examples + 1) : 0;
+  if (l->sum(&one, length, out, 0, middle) != AMTL_FINE || l->sum(&one, length, out, middle, examples) != AMTL_FINE)
+    fail("a sum was refused");
+  for (int64_t b = 0; b < examples; b++)
+    for (int64_t j = 0; j < t->dim; j++) {
+      double sum = 0, size = 1;
+      for (int64_t i = b * length; i < (b + 1) * length; i++) {
+        double term = rows[i * t->fields * t->dim + j];
+        sum += term, size += fabs(term);
+      }
+      if (!(fabs(out[b * t->dim + j] - sum) <= 1e-5 * size)) fail("a sum differs");
+    }
+  free(ids), free(out);
+}
+
 static int64_t once(const loops *all, size_t sets) {
   const loops *l = &all[below((int64_t)sets)];
   enum amtl_value value = (enum amtl_value)below(3);
@@ -149,6 +174,7 @@ static int64_t once(const loops *all, size_t sets) {
       memcmp(out, expected, bytes) != 0)
     fail("a lookup differs");
   check_linear(&t, l, expected, examples);
+  check_sum(&t, l, expected, lookups);
   /* A table that contradicts itself must be refused, not followed. */
   float *nothing = taken((size_t)(16 * fields * dim) * 4);
   memset(nothing, 0, (size_t)(16 * fields * dim) * 4);
@@ -159,6 +185,8 @@ static int64_t once(const loops *all, size_t sets) {
   (void)l->gather(&t, out, 0, lookups), (void)l->linear(&t, &layer, out, 0, examples);
   sizes[below(fields)] = hostile(30), shifts[below(fields)] = hostile(30);
   (void)l->gather(&t, out, 0, lookups), (void)l->linear(&t, &layer, out, 0, examples);
+  t.fields = 1;
+  (void)l->sum(&t, fields, out, 0, examples);
   free(sizes), free(shifts), free(begin), free(codes), free(starts), free(places), free(values), free(ids), free(out);
   free(expected), free(nothing);
   return lookups;

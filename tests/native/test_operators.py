@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from amtl_export import native
 from amtl_export.errors import EnvironmentLacks
-from amtl_export.graph.ragged import GATHER, LINEAR, NO_LEAST, RaggedGather, RaggedLinear, panels
+from amtl_export.graph.ragged import GATHER, LINEAR, NO_LEAST, SUM, RaggedGather, RaggedLinear, RaggedSum, panels
 from amtl_export.graph.trace import DOMAIN
 from amtl_export.native import library_path, needed_library
 from amtl_export.runtime.session import open_session
@@ -57,9 +57,15 @@ def test_the_whole_library_compiles_without_a_warning(tmp_path: Path) -> None:
 
 
 def model_of(
-    table: Ragged, sizes: list[int], shifts: list[int], rank: int = 2, layer: tuple[Any, Any, float] | None = None
+    table: Ragged,
+    sizes: list[int],
+    shifts: list[int],
+    rank: int = 2,
+    layer: tuple[Any, Any, float] | None = None,
+    *,
+    summed: bool = False,
 ) -> bytes:
-    """A lookup, or with `layer` (weight `[outputs, inputs]`, bias, least) a joined layer."""
+    """A lookup, one that is summed up, or with `layer` (weight `[outputs, inputs]`, bias, least) a joined layer."""
     arrays = {
         **table.arrays,
         "sizes": np.array(sizes, dtype=np.int64),
@@ -76,7 +82,10 @@ def model_of(
         inputs += ["weights", "bias"]
         attributes["least"] = least
         shape = [axes[0], len(bias)]
-    node = helper.make_node(GATHER if layer is None else LINEAR, inputs, ["rows"], domain=DOMAIN, **attributes)
+    elif summed:
+        shape = [axes[0], table.dim]
+    kind = SUM if summed else GATHER if layer is None else LINEAR
+    node = helper.make_node(kind, inputs, ["rows"], domain=DOMAIN, **attributes)
     graph = helper.make_graph(
         [node],
         "lookup",
@@ -85,7 +94,7 @@ def model_of(
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
-    bodies = [RaggedGather.to_function_proto(), RaggedLinear.to_function_proto()]
+    bodies = [made.to_function_proto() for made in (RaggedGather, RaggedSum, RaggedLinear)]
     made = helper.make_model(graph, opset_imports=opsets, functions=bodies, ir_version=10)
     onnx.checker.check_model(made, full_check=True)
     return bytes(made.SerializeToString())
@@ -134,6 +143,36 @@ def test_fields_shapes_and_threads(shape: tuple[int, ...], threads: int) -> None
     expected = rows[np.where((ids >= 0) & (ids < sizes), ids, 0) + shifts]
     assert kernel.tobytes() == body.tobytes() == expected.astype(np.float32).tobytes()
     assert kernel.shape == (*shape, 24)
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", VALUE_TYPES)
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 1), (700, 9), (2, 6000)])
+def test_rows_are_summed_up(dtype: ValueType, shape: tuple[int, int]) -> None:
+    rows, dims = drawn(60, 24)
+    numbers = stored(rows, dtype)
+    ids = np.random.default_rng(1).integers(-5, 40, shape)
+    model = model_of(ragged(numbers, dims), [30], [20], summed=True)
+    found = numbers.read()[np.where((ids >= 0) & (ids < 30), ids, 0) + 20].astype(np.float64)
+    for threads in (1, 2):
+        for total in answers(model, ids, threads=threads):
+            assert total.shape == (shape[0], 24)
+            np.testing.assert_allclose(
+                total, found.sum(axis=1), rtol=0, atol=1e-6 * (1 + np.abs(found).sum(axis=1)).max()
+            )
+
+
+@needs_library
+@pytest.mark.parametrize("shape", [(4,), (4, 1, 1)])
+def test_a_sum_takes_examples_by_values(shape: tuple[int, ...]) -> None:
+    rows, _ = drawn(6, 4)
+    model = model_of(ragged(Stored(rows), np.full(6, 4)), [6], [0], len(shape))
+    wrong = onnx.load_from_string(model)
+    wrong.graph.node[0].op_type = SUM
+    wrong.graph.output[0].type.tensor_type.ClearField("shape")
+    session = open_session(wrong.SerializeToString(), native=True)
+    with pytest.raises(ort.capi.onnxruntime_pybind11_state.InvalidArgument, match=r"examples, length"):
+        session.run(["rows"], {"ids": np.zeros(shape, np.int64)})
 
 
 @needs_library

@@ -1,0 +1,56 @@
+"""Join a lookup with the sum over its values: `Lookup → ReduceSum` becomes `ai.amtl::LookupSum`.
+
+requires: a model from `trace`, before `lower_lookups`.
+ensures: a Lookup of ids `[B, L]` of one field, in a table asked for, that a sum over L alone reads, is a LookupSum: its
+rows `[B, L, D]` are never put down in memory where the native operator runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import onnx_ir as ir
+
+from amtl_export.graph.rewrite import replace_value
+from amtl_export.graph.trace import DOMAIN, table_of
+
+
+def join_sums(model: ir.Model, tables: Collection[str]) -> int:
+    """Rewrite in place.
+
+    Args:
+        model: from `trace`.
+        tables: paths of the tables whose lookups may be joined.
+
+    Returns:
+        How many sums were joined.
+    """
+    joined = 0
+    for node in list(model.graph):
+        if node.op_type == "Lookup" and node.domain == DOMAIN and table_of(node) in tables:
+            joined += _join(model.graph, node)
+    return joined
+
+
+def _join(graph: ir.Graph, lookup: ir.Node) -> bool:
+    ids, rows = lookup.inputs[1], lookup.outputs[0]
+    users = [use.node for use in rows.uses()]
+    if ids is None or ids.shape is None or len(ids.shape) != 2 or len(users) != 1 or rows.is_graph_output():
+        return False
+    total = users[0]
+    if len(lookup.attributes["sizes"].as_ints()) != 1 or not _is_sum_over_values(total):
+        return False
+    fields = {name: lookup.attributes[name].as_ints() for name in ("sizes", "offsets")}
+    made = ir.node("LookupSum", lookup.inputs, fields, domain=DOMAIN, metadata_props=dict(lookup.metadata_props))
+    replace_value(graph, total.outputs[0], made.outputs[0], [made])
+    graph.remove(lookup, safe=True)
+    return True
+
+
+def _is_sum_over_values(node: ir.Node) -> bool:
+    """ReduceSum over axis 1, which is gone then."""
+    if node.op_type != "ReduceSum" or node.domain != "" or len(node.inputs) != 2 or node.inputs[1] is None:
+        return False
+    axes = ir.convenience.get_const_tensor(node.inputs[1])
+    keepdims = node.attributes.get("keepdims")
+    return axes is not None and axes.numpy().tolist() == [1] and keepdims is not None and keepdims.as_int() == 0

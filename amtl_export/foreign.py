@@ -15,15 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from amtl_export.bundle.check import LOGIT_TOLERANCE
-from amtl_export.bundle.export import ExportConfig, write_model
+from amtl_export.bundle.export import ExportConfig, lower, write_model
 from amtl_export.bundle.inputs import Feed
 from amtl_export.bundle.samples import write_test_data
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import made_by, read_json, whole_folder, write_json, write_sums, wrong_sums
 from amtl_export.freezing.frozen import FrozenEmbedding, freeze_module, frozen_tables, with_tables
-from amtl_export.graph.first_layer import join_first_layers
-from amtl_export.graph.lower import lower_lookups
-from amtl_export.graph.pooling import join_sums
 from amtl_export.graph.trace import trace_module
 from amtl_export.runtime.session import onnxruntime, open_session
 from amtl_export.tables.layout import Paged, from_arrays, stored_bytes
@@ -70,10 +67,7 @@ def export_module(
     stored = with_tables(frozen, rounded_tables(frozen_tables(frozen), config.dtype))
     with whole_folder(out, overwrite=overwrite) as draft:
         model = trace_module(frozen, example, outputs)
-        join_sums(model, [path for path, table in plans.items() if table.layout == "ragged"])
-        joinable = [path for path, table in plans.items() if table.joined]
-        join_first_layers(model, joinable, required=config.first_layer == "joined")
-        lower_lookups(model, tables, config.id_policy)
+        lower(model, plans, tables, config)
         model.metadata_props["amtl.tool"] = " ".join(made_by().values())
         write_model(model, draft)
         feed = {name: tensor.numpy() for name, tensor in example.items()}

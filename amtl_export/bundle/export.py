@@ -77,10 +77,7 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
         tables = lay_out_all(frozen.tables, plans)
         model = trace(frozen.module)
         traced = count_ops(model)
-        join_sums(model, [path for path, table in plans.items() if table.layout == "ragged"])
-        joinable = [path for path, table in plans.items() if table.joined]
-        join_first_layers(model, joinable, required=config.first_layer == "joined")
-        lookups = lower_lookups(model, tables, config.id_policy)
+        lookups = lower(model, plans, tables, config)
         signature = _signature(frozen, config, tables, lookups)
         _describe(model, frozen, signature)
         write_model(model, draft)
@@ -109,6 +106,20 @@ def plan(frozen: FrozenModel, config: PlanConfig) -> dict[str, TablePlan]:
     return {
         path: plan_table(table, config, counts, in_blocks=path in in_blocks) for path, table in frozen.tables.items()
     }
+
+
+def lower(
+    model: ir.Model, plans: Mapping[str, TablePlan], tables: Mapping[str, LaidOut], config: ExportConfig
+) -> list[Lookup]:
+    """Turn a traced graph's foreign nodes into those of the planned layouts, in place; where the lookups are now.
+
+    Raises:
+        InputError: a joined first layer was asked for, and no layer can be joined.
+    """
+    join_sums(model, [path for path, table in plans.items() if table.layout == "ragged"])
+    joinable = [path for path, table in plans.items() if table.joined]
+    join_first_layers(model, joinable, required=config.first_layer == "joined")
+    return lower_lookups(model, tables, config.id_policy)
 
 
 def _row_counts(frozen: FrozenModel) -> npt.NDArray[np.int64]:

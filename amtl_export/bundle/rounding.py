@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +18,21 @@ from amtl_export.training.run import load_run
 def auc_changes(path: Path) -> dict[ValueType, float]:
     """Value type → |ΔAUC| on the valid split that rounding a run's tables to it makes.
 
+    Infinite for a type that a number is too large for.
+
     Raises:
         InputError: the folder is not a run.
-        ValueError: a number is too large for a value type.
     """
     run = load_run(path)
     rows, frozen = run.rows("valid"), freeze(run)
     exact = auc(predict(frozen.module, rows), rows.label)
-    return {
-        dtype: abs(auc(predict(rounded(frozen, dtype).module, rows), rows.label) - exact) if dtype != "fp32" else 0.0
-        for dtype in VALUE_TYPES
-    }
+    changes: dict[ValueType, float] = {}
+    for dtype in VALUE_TYPES:
+        try:
+            changes[dtype] = abs(auc(predict(rounded(frozen, dtype).module, rows), rows.label) - exact)
+        except ValueError:
+            changes[dtype] = math.inf
+    return changes
 
 
 def choose_dtype(path: Path, config: ExportConfig, tolerance: float) -> ExportConfig:

@@ -184,7 +184,7 @@ def _emit_dense(builder: _Builder, table: Dense, site: _Site) -> ir.Value:
 
 def _widened(builder: _Builder, table: Dense | Paged, site: _Site, rows: ir.Value) -> ir.Value:
     """Rows in their value type as float32, each times its scale."""
-    if rows_type(table) == np.float32:
+    if _rows_type(table) == np.float32:
         return rows
     wide = builder.op("Cast", rows, name=f"{site.scope}/wide", to=ir.DataType.FLOAT)
     if table.scales is None:
@@ -199,7 +199,7 @@ def _widened(builder: _Builder, table: Dense | Paged, site: _Site, rows: ir.Valu
     return builder.op("Mul", wide, column, name=f"{site.scope}/scaled")
 
 
-def rows_type(table: Dense | Paged) -> np.dtype[Any]:
+def _rows_type(table: Dense | Paged) -> np.dtype[Any]:
     """The value type of a table."""
     return (table.rows if isinstance(table, Dense) else table.pages).dtype
 
@@ -295,7 +295,7 @@ def _emit_layer(builder: _Builder, table: Ragged, site: _Site, node: ir.Node) ->
 
 
 def _ragged_inputs(builder: _Builder, table: Ragged, site: _Site) -> tuple[list[ir.Value], dict[str, int | float]]:
-    """What both ragged operators begin with, and their attributes."""
+    """What every ragged operator begins with, and its attributes."""
     constants = [builder.constant(f"{site.stored}/{name}", array) for name, array in table.arrays.items()]
     names = (("sizes", site.sizes), ("offsets", site.offsets))
     fields = [builder.constant(f"{site.scope}/{name}", np.array(values, dtype=np.int64)) for name, values in names]

@@ -15,36 +15,30 @@ from amtl_export.graph.rewrite import replace_value
 from amtl_export.graph.trace import DOMAIN, table_of
 
 
-def join_sums(model: ir.Model, tables: Collection[str]) -> int:
+def join_sums(model: ir.Model, tables: Collection[str]) -> None:
     """Rewrite in place.
 
     Args:
         model: from `trace`.
         tables: paths of the tables whose lookups may be joined.
-
-    Returns:
-        How many sums were joined.
     """
-    joined = 0
     for node in list(model.graph):
         if node.op_type == "Lookup" and node.domain == DOMAIN and table_of(node) in tables:
-            joined += _join(model.graph, node)
-    return joined
+            _join(model.graph, node)
 
 
-def _join(graph: ir.Graph, lookup: ir.Node) -> bool:
+def _join(graph: ir.Graph, lookup: ir.Node) -> None:
     ids, rows = lookup.inputs[1], lookup.outputs[0]
     users = [use.node for use in rows.uses()]
     if ids is None or ids.shape is None or len(ids.shape) != 2 or len(users) != 1 or rows.is_graph_output():
-        return False
+        return
     total = users[0]
     if len(lookup.attributes["sizes"].as_ints()) != 1 or not _is_sum_over_values(total):
-        return False
+        return
     fields = {name: lookup.attributes[name].as_ints() for name in ("sizes", "offsets")}
     made = ir.node("LookupSum", lookup.inputs, fields, domain=DOMAIN, metadata_props=dict(lookup.metadata_props))
     replace_value(graph, total.outputs[0], made.outputs[0], [made])
     graph.remove(lookup, safe=True)
-    return True
 
 
 def _is_sum_over_values(node: ir.Node) -> bool:

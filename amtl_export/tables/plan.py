@@ -1,14 +1,14 @@
 """The layout planner: what `--layout auto` means for each table, with what it is expected to cost.
 
 A plan needs the dims and how often each row is looked up, no values, so it is made before anything is written
-(`export --dry-run`). Rules, each from a measurement in benchmarks/results/ (lookup, infer-1m):
+(`export --dry-run`). Its rules; times are those of benchmarks/results/ (lookup, infer-1m, first-layer):
 
 - nothing is laid out anew unless that saves a tenth of the bytes; tables of fewer than four floats a row stay dense;
 - where the native operator will be registered, `ragged` is the smallest and the fastest, so it is taken;
 - without it `ragged` would run by its slow body, so `paged` is taken, with the page width of least bytes times time;
-- `blocks` has the fewest bytes for tables built in blocks (mde), whose projections cost more than its nodes do;
+- `blocks` has the fewest bytes for tables built in blocks (mde), its time was not measured alone;
 - a lookup is joined with the layer that reads it (`ai.amtl::RaggedLinear`) where the rows that requests look up are
-  short enough: the joined layer multiplies their surviving numbers alone, at nine tenths of a plain layer's rate.
+  short enough: the joined layer multiplies their surviving numbers alone, at 0.75 to 0.96 of a plain layer's rate.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ bench: venv
 	$(BIN)/python -m pip install --quiet '.[peers]'
 	$(BIN)/python benchmarks/lookup.py --out benchmarks/results
 	$(BIN)/python benchmarks/first_layer.py --out benchmarks/results
+	$(BIN)/python benchmarks/candidates.py --out benchmarks/results
 	$(BIN)/python benchmarks/peers.py --out benchmarks/results
 	$(BIN)/python benchmarks/pooling.py --out benchmarks/results
 	$(BIN)/python benchmarks/infer_synthetic_1m.py --out benchmarks/results

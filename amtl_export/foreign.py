@@ -58,6 +58,8 @@ def export_module(
     """
     onnxruntime()
     config = config or ExportConfig()
+    if config.request_fields:
+        raise InputError("export_module: request fields are known by a schema alone", found=config.request_fields)
     batches = {len(tensor) for tensor in example.values()}
     if len(batches) != 1 or min(batches) < 2:
         raise InputError("export_module: example batches", found=sorted(batches), allowed="one batch size of 2 or more")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, Common, common
+from amtl_export.cli.options import FOLDER, Common, TextList, common
 
 
 @click.command("export")
@@ -42,6 +42,12 @@ from amtl_export.cli.options import FOLDER, Common, common
     default="guard",
     show_default=True,
     help="guard: any id is answered; trust: ids must be legal, which saves four nodes.",
+)
+@click.option(
+    "--request-fields",
+    type=TextList(),
+    default=(),
+    help="Fields that all candidates of a request share, such as the user's: given and computed once.",
 )
 @common
 def command(

@@ -17,10 +17,11 @@ from amtl_export.bench.subjects import OnnxSubject, TorchSubject, dense_torch
 from amtl_export.bench.timing import Latency, Subject, interleave
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import Feed, draw, from_rows
+from amtl_export.bundle.inputs import Feed, draw, from_rows, one_request
 from amtl_export.data.encode import Rows
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel, fold, freeze
+from amtl_export.graph.inputs import Input
 from amtl_export.models.config import ModelConfig
 from amtl_export.runtime.session import Provider
 from amtl_export.training.run import Run, load_run
@@ -91,7 +92,7 @@ def bench_infer(
     frozen = freeze(trained)
     with tempfile.TemporaryDirectory() as folder, torch_threads(config.threads):
         subjects = build_subjects(opened, trained, frozen, config, Path(folder))
-        cases = time_cases(subjects, frozen, trained.rows("test"), config, note)
+        cases = time_cases(subjects, frozen, trained.rows("test"), config, note, inputs=opened.inputs)
     return report(config, cases) | {"bundle": bundle.name, "run": run.name, "model": summary(frozen)}
 
 
@@ -121,16 +122,17 @@ def summary(frozen: FrozenModel) -> dict[str, Any]:
 
 
 def build_subjects(bundle: Bundle, run: Run, frozen: FrozenModel, config: InferConfig, folder: Path) -> list[Subject]:
-    """The four subjects; three when the bundle is itself dense."""
+    """The four subjects; three when the bundle is itself the dense one."""
     plain = fold(frozen) if frozen.projection_bytes else frozen
     subjects: list[Subject] = [
         TorchSubject("torch-eager", dense_torch(plain)),
         TorchSubject("torch-masked", run.model),
     ]
-    if bundle.signature.layout != "dense":
+    request = "-request" if bundle.signature.request_fields else ""
+    if bundle.signature.layout != "dense" or request:
         dense = export(plain, folder / "dense", ExportConfig(layout="dense"))
         subjects.append(OnnxSubject("onnx-dense", dense, config.provider, config.threads))
-    name = f"onnx-{bundle.signature.layout}"
+    name = f"onnx-{bundle.signature.layout}{request}"
     if bundle.signature.layout == "ragged":  # timed without its native operator too
         subjects.append(OnnxSubject(f"{name}-body", bundle, config.provider, config.threads, native=False))
         return [*subjects, OnnxSubject(name, bundle, config.provider, config.threads, native=True)]
@@ -143,12 +145,14 @@ def time_cases(
     replay: Rows,
     config: InferConfig,
     note: Callable[[str], None] = lambda _: None,
+    *,
+    inputs: Sequence[Input] = (),
 ) -> list[dict[str, Any]]:
-    """Every batch size under every id law."""
+    """Every batch size under every id law; where one of the inputs is given once, rows are one request's candidates."""
     cases = []
     for batch in config.batches:
         for law in config.laws:
-            feeds = make_feeds(frozen, replay, batch, law, config.seed)
+            feeds = [one_request(feed, inputs) for feed in make_feeds(frozen, replay, batch, law, config.seed)]
             times = interleave(subjects, feeds, seconds=config.seconds)
             for subject in subjects:
                 latency = Latency.of(times[subject.name], batch)

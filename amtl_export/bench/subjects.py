@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.inputs import Feed
+from amtl_export.bundle.inputs import Feed, as_request
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.graph.trace import input_names
+from amtl_export.graph.inputs import model_inputs
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.fbe import FixedEmbedding
 from amtl_export.runtime.session import Provider
@@ -31,7 +31,7 @@ class TorchSubject:
 
     def prepare(self, feed: Feed) -> tuple[Tensor | None, Tensor | None, list[Tensor]]:
         """(ids, numeric, multi)."""
-        tensors = {name: torch.from_numpy(feed[name]) for name in input_names(self.model.config)}
+        tensors = {own.name: torch.from_numpy(feed[own.name]) for own in model_inputs(self.model.config)}
         ids, numeric = tensors.pop("ids", None), tensors.pop("numeric", None)
         return ids, numeric, list(tensors.values())
 
@@ -47,11 +47,12 @@ class OnnxSubject:
     def __init__(self, name: str, bundle: Bundle, provider: Provider, threads: int, native: bool | None = None) -> None:
         self.name = name
         self.bytes = bundle.bytes()
+        self._inputs = bundle.inputs
         self._session = bundle.session(provider=provider, threads=threads, native=native)
 
     def prepare(self, feed: Feed) -> Feed:
-        """As they are."""
-        return feed
+        """As the graph takes them: rows, or the candidates of the first row's request."""
+        return as_request(feed, self._inputs)
 
     def run(self, prepared: Feed) -> Any:
         """Probabilities `[B]`."""

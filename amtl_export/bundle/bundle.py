@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from amtl_export.bundle.signature import Signature
+from amtl_export.bundle.signature import Column, Signature
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary, read_parquet, read_vocabularies
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import read_json
+from amtl_export.graph.inputs import Input, inputs_of
 from amtl_export.runtime.session import Provider, open_session
 
 
@@ -40,7 +41,24 @@ class Bundle:
     @property
     def fields(self) -> list[str]:
         """Embedded fields, in table order."""
-        return [column.field for tensor in self.signature.inputs for column in tensor.columns]
+        return [name for name in (field.name for field in self.schema.embedded) if name in self._columns]
+
+    @property
+    def sizes(self) -> list[int]:
+        """V of each of `fields`."""
+        return [self._columns[name].size for name in self.fields]
+
+    @property
+    def _columns(self) -> dict[str, Column]:
+        return {column.field: column for tensor in self.signature.inputs for column in tensor.columns}
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the graph takes, and where it is in rows of the model's own inputs."""
+        padded = {name for name, column in self._columns.items() if column.padding is not None}
+        numeric = [field.name for field in self.schema.numeric]
+        single, multi = ([name for name in self.fields if (name in padded) == many] for many in (False, True))
+        return inputs_of(single, numeric, multi, self.signature.request_fields)
 
     def vocabularies(self) -> dict[str, Vocabulary]:
         """Field → vocabulary, read now."""

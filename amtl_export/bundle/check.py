@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,10 @@ import numpy as np
 import onnx
 import torch
 
-from amtl_export.bundle.inputs import Feed, draw
-from amtl_export.bundle.signature import Signature
+from amtl_export.bundle.inputs import Feed, as_request, draw, one_request, without_candidates
 from amtl_export.errors import ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.graph.trace import input_names
+from amtl_export.graph.inputs import Input, model_inputs
 from amtl_export.runtime.session import open_session
 
 #: Largest |logit difference| that an export may have on its samples: a few float32 roundings.
@@ -38,7 +38,7 @@ class Checked:
 
 def torch_logits(frozen: FrozenModel, feed: Feed) -> np.ndarray[Any, np.dtype[np.float32]]:
     """What PyTorch answers, float32 `[B]`."""
-    tensors = [torch.from_numpy(feed[name]) for name in input_names(frozen.config)]
+    tensors = [torch.from_numpy(feed[own.name]) for own in model_inputs(frozen.config)]
     ids = tensors.pop(0) if frozen.config.single else None
     numeric = tensors.pop(0) if frozen.config.numeric else None
     with torch.inference_mode():
@@ -46,8 +46,10 @@ def torch_logits(frozen: FrozenModel, feed: Feed) -> np.ndarray[Any, np.dtype[np
     return logits
 
 
-def check_bundle(draft: Path, frozen: FrozenModel, signature: Signature) -> Checked:
+def check_bundle(draft: Path, frozen: FrozenModel, inputs: Sequence[Input]) -> Checked:
     """onnx's own full check, then 0, 1, 2 and 1,000 drawn rows against PyTorch, optimised and not.
+
+    Where fields are given once per request, the rows are the candidates of one.
 
     Raises:
         ValidationFailed: the graph is not valid ONNX, or an answer differs.
@@ -60,19 +62,24 @@ def check_bundle(draft: Path, frozen: FrozenModel, signature: Signature) -> Chec
     parity = {}
     rng = np.random.default_rng(0)
     feeds = [draw(frozen.config, frozen.vocabularies, batch, rng) for batch in _BATCHES]
+    rows = [one_request(feed, inputs) for feed in feeds]
+    requests = [as_request(own, inputs) for own in rows]
+    if any(own.once for own in inputs):  # no row of a request for no candidate says what is given once
+        requests[0] = without_candidates(requests[1], inputs)
     for level in ("optimized", "plain"):
         session = open_session(model, optimized=level == "optimized", native=None if level == "optimized" else False)
-        parity[level] = max(_difference(session, frozen, feed, level) for feed in feeds)
+        parity[level] = max(_difference(session, frozen, pair, level) for pair in zip(rows, requests, strict=True))
         if level == "optimized":
             best = session
-    assert [tensor.name for tensor in signature.inputs] == [i.name for i in best.get_inputs()]
+    assert [own.name for own in inputs] == [i.name for i in best.get_inputs()]
     return Checked(best, parity)
 
 
-def _difference(session: Any, frozen: FrozenModel, feed: Feed, level: str) -> float:
-    batch = len(next(iter(feed.values())))
-    (logit,) = session.run(["logit"], feed)
-    expected = torch_logits(frozen, feed)
+def _difference(session: Any, frozen: FrozenModel, pair: tuple[Feed, Feed], level: str) -> float:
+    rows, request = pair
+    (logit,) = session.run(["logit"], request)
+    expected = torch_logits(frozen, rows)
+    batch = len(expected)
     if logit.shape != expected.shape:
         raise ValidationFailed(
             "the exported graph answers with another shape",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from amtl_export.errors import InputError
 from amtl_export.files import made_by, read_json, whole_folder, write_json, write_sums
 from amtl_export.freezing.frozen import FrozenModel, freeze, load_frozen
 from amtl_export.graph.first_layer import join_first_layers
+from amtl_export.graph.inputs import Input, model_inputs
 from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
 from amtl_export.graph.pooling import join_sums
+from amtl_export.graph.request import compute_once
 from amtl_export.graph.trace import trace
 from amtl_export.runtime.session import onnxruntime
 from amtl_export.tables.layout import LaidOut, Paged, stored_bytes
@@ -40,9 +42,11 @@ class ExportConfig(PlanConfig):
 
     Attributes:
         id_policy: `guard` answers any int64 id, `trust` needs legal ids (ragged tables guard all the same).
+        request_fields: fields that are the same for all candidates of a request, and are given once.
     """
 
     id_policy: IdPolicy = "guard"
+    request_fields: tuple[str, ...] = ()
 
 
 def open_exportable(path: Path) -> FrozenModel:
@@ -66,26 +70,28 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
         overwrite: replace an earlier bundle.
 
     Raises:
-        InputError: `out` exists, the layout does not fit, or the backbone cannot be exported.
+        InputError: `out` exists, the layout or the request fields do not fit, or the backbone cannot be exported.
         ValidationFailed: the written graph does not answer as PyTorch does.
         EnvironmentLacks: ONNX Runtime is missing; no disk space; no permission.
     """
     onnxruntime()
     config = config or ExportConfig()
+    inputs = model_inputs(frozen.config, config.request_fields)
     with whole_folder(out, overwrite=overwrite) as draft:
         plans = plan(frozen, config)
         tables = lay_out_all(frozen.tables, plans)
-        model = trace(frozen.module)
+        model = trace(frozen.module, inputs)
         traced = count_ops(model)
+        compute_once(model, [own.name for own in inputs if own.once])
         lookups = lower(model, plans, tables, config)
-        signature = _signature(frozen, config, tables, lookups)
+        signature = _signature(frozen, config, inputs, tables, lookups)
         _describe(model, frozen, signature)
         write_model(model, draft)
         write_json(draft / "schema.json", frozen.schema.to_json())
         write_json(draft / "signature.json", signature.model_dump(mode="json"))
         _write_vocabularies(frozen, draft)
-        checked = check_bundle(draft, rounded(frozen, config.dtype), signature)
-        write_samples(draft, frozen, checked.session)
+        checked = check_bundle(draft, rounded(frozen, config.dtype), inputs)
+        write_samples(draft, frozen, inputs, checked.session)
         write_json(
             draft / "report.json",
             _report(frozen, plans, tables, checked.parity) | {"ops_traced": traced, "ops": count_ops(model)},
@@ -140,13 +146,17 @@ def write_model(model: ir.Model, folder: Path) -> None:
 
 
 def _signature(
-    frozen: FrozenModel, config: ExportConfig, tables: Mapping[str, LaidOut], lookups: list[Lookup]
+    frozen: FrozenModel,
+    config: ExportConfig,
+    inputs: Sequence[Input],
+    tables: Mapping[str, LaidOut],
+    lookups: list[Lookup],
 ) -> sig.Signature:
     table = tables[frozen.table_path]
-    inputs, outputs = sig.tensors(frozen.config)
+    taken, outputs = sig.tensors(frozen.config, inputs)
     return sig.Signature(
         made_by=made_by(),
-        inputs=inputs,
+        inputs=taken,
         outputs=outputs,
         reserved=sig.RESERVED,
         vocabulary_hash=frozen.vocabulary_hash,
@@ -177,6 +187,7 @@ def _describe(model: ir.Model, frozen: FrozenModel, signature: sig.Signature) ->
             "amtl.method": str(frozen.origin["method"]),
             "amtl.backbone": str(frozen.origin["backbone"]),
             "amtl.fields": ",".join(field.name for field in frozen.config.embedded),
+            "amtl.request_fields": ",".join(signature.request_fields),
         }
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from amtl_export.data.encode import Rows
 from amtl_export.data.vocabulary import MISSING, Vocabulary
+from amtl_export.graph.inputs import Input
 from amtl_export.models.config import EmbeddedField, ModelConfig
 
 Feed = dict[str, npt.NDArray[Any]]
@@ -85,6 +86,37 @@ def _numbers(config: ModelConfig, batch: int, rng: np.random.Generator) -> npt.N
         values[rng.random(batch) < 0.05] = np.nan
         columns.append(values)
     return np.stack(columns, axis=1).astype(np.float32)
+
+
+def one_request(feed: Feed, inputs: Sequence[Input]) -> Feed:
+    """The same rows as candidates of one request: what is given once is the first row's in all of them."""
+    rows = {name: values.copy() for name, values in feed.items()}
+    for own in inputs:
+        if own.once:
+            places = list(own.places) or slice(None)
+            rows[own.source][:, places] = rows[own.source][:1, places]
+    return rows
+
+
+def as_request(rows: Feed, inputs: Sequence[Input]) -> Feed:
+    """Rows of one request as a graph takes them; the very same where nothing is given once.
+
+    Args:
+        rows: the model's own inputs, at least one row if something is given once, which is taken from the first.
+        inputs: of the graph.
+    """
+    if not any(own.once for own in inputs):
+        return rows
+    request: Feed = {}
+    for own in inputs:
+        values = rows[own.source][:, list(own.places)] if own.places else rows[own.source]
+        request[own.name] = np.ascontiguousarray(values[:1] if own.once else values)
+    return request
+
+
+def without_candidates(request: Feed, inputs: Sequence[Input]) -> Feed:
+    """A request for no candidate at all."""
+    return {own.name: request[own.name] if own.once else request[own.name][:0] for own in inputs}
 
 
 def sliced(feed: Feed, place: slice) -> Feed:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from amtl_export.bundle.inputs import Feed, draw
+from amtl_export.bundle.inputs import Feed, as_request, draw
 from amtl_export.bundle.signature import Signature
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.graph.inputs import Input
 
 _ROWS = 4
 _TYPES = {"int64": "INT64", "float32": "FP32"}
 
 
-def write_samples(draft: Path, frozen: FrozenModel, session: Any) -> None:
+def write_samples(draft: Path, frozen: FrozenModel, inputs: Sequence[Input], session: Any) -> None:
     """`samples/request.json` and `response.json` (Open Inference Protocol v2) and `test_data_set_0/`.
 
     Ids are drawn as often as training saw them. JSON knows no NaN, so sample numbers are all present.
@@ -26,6 +28,7 @@ def write_samples(draft: Path, frozen: FrozenModel, session: Any) -> None:
     feed = draw(frozen.config, frozen.vocabularies, _ROWS, np.random.default_rng(1))
     if "numeric" in feed:
         feed["numeric"] = np.where(np.isnan(feed["numeric"]), np.float32(0), feed["numeric"])
+    feed = as_request(feed, inputs)
     names = ["logit", "probability"]
     outputs: Feed = dict(zip(names, session.run(names, feed), strict=True))
     (draft / "samples").mkdir()
@@ -66,9 +69,11 @@ def write_readme(draft: Path, frozen: FrozenModel, signature: Signature) -> None
         columns = [f"{c.field} (0..{c.size - 1})" for c in tensor.columns] or list(tensor.fields)
         shape = ", ".join(str(size) for size in tensor.shape)
         lines.append(f"| `{tensor.name}` | {tensor.dtype} | [{shape}] | {', '.join(columns)} |")
+    if signature.request_fields:
+        lines += ["", "Inputs `[1, …]` are given once per request and hold for all its candidates, the batch."]
     lines += ["", "Outputs `logit` and `probability`, float32 [batch].", "", "Reserved ids:", ""]
     lines += [f"- {name}: {meaning}" for name, meaning in signature.reserved.items()]
-    if any(tensor.name == "numeric" for tensor in signature.inputs):
+    if any(tensor.fields for tensor in signature.inputs):
         lines += ["", "Numbers go in raw; NaN is a missing one."]
     lines += [
         "",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from amtl_export.errors import InputError
+from amtl_export.graph.inputs import Input
 from amtl_export.graph.lower import Lookup
 from amtl_export.models.config import ModelConfig
 from amtl_export.tables.values import ValueType
@@ -72,6 +74,12 @@ class Signature(_Part):
     table_bytes: int
     lookups: tuple[LookupSite, ...]
 
+    @property
+    def request_fields(self) -> tuple[str, ...]:
+        """Fields that are given once per request, for all its candidates."""
+        once = [tensor for tensor in self.inputs if tensor.shape[0] == 1]
+        return tuple(name for t in once for name in (*(column.field for column in t.columns), *t.fields))
+
     @classmethod
     def from_values(cls, values: Any, where: object) -> Signature:
         """Check parsed JSON.
@@ -96,22 +104,20 @@ RESERVED = {
 }
 
 
-def tensors(config: ModelConfig) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def tensors(config: ModelConfig, inputs: Sequence[Input]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Inputs and outputs of a model's graph."""
-    inputs = []
-    if config.single:
-        columns = tuple(Column(field=config.embedded[i].name, size=config.embedded[i].size) for i in config.single)
-        inputs.append(Tensor(name="ids", dtype="int64", shape=("batch", len(columns)), columns=columns))
-    if config.numeric:
-        names = tuple(field.name for field in config.numeric)
-        inputs.append(Tensor(name="numeric", dtype="float32", shape=("batch", len(names)), fields=names))
-    for i in config.multi:
-        field = config.embedded[i]
-        column = Column(field=field.name, size=field.size, padding=field.padding)
-        shape = ("batch", f"length_{field.name}")
-        inputs.append(Tensor(name=field.name, dtype="int64", shape=shape, columns=(column,)))
+    embedded = {field.name: field for field in config.embedded}
+    taken = []
+    for own in inputs:
+        shape = (1 if own.once else "batch", len(own.places) or f"length_{own.name}")
+        if own.source == "numeric":
+            taken.append(Tensor(name=own.name, dtype="float32", shape=shape, fields=own.fields))
+            continue
+        fields = [embedded[name] for name in own.fields]
+        columns = tuple(Column(field=field.name, size=field.size, padding=field.padding) for field in fields)
+        taken.append(Tensor(name=own.name, dtype="int64", shape=shape, columns=columns))
     outputs = tuple(Tensor(name=name, dtype="float32", shape=("batch",)) for name in ("logit", "probability"))
-    return tuple(inputs), outputs
+    return tuple(taken), outputs
 
 
 def sites(lookups: list[Lookup]) -> tuple[LookupSite, ...]:

@@ -16,7 +16,7 @@ SplitName = Literal["train", "valid", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 
 #: Names that the exported graph uses for itself.
-RESERVED_NAMES = frozenset({"ids", "numeric", "logit", "probability"})
+RESERVED_NAMES = frozenset({"ids", "numeric", "request_ids", "request_numeric", "logit", "probability"})
 
 
 class Strict(BaseModel):

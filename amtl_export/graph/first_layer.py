@@ -3,7 +3,7 @@
 requires: a model from `trace`, before `lower_lookups`.
 ensures: every `Gemm` whose first columns are the rows of one Lookup in a table asked for is split by columns,
 `x · Wᵀ + b = rest · W₂ᵀ + (rows · W₁ᵀ + b)`; rows · W₁ᵀ + b is a LookupLinear, and a Relu behind it is part of it where
-there is no rest. Weights stay what they were: `panels/<weight>` holds the first columns, `rest/<weight>` the others.
+there is no rest. Weights stay what they were, in parts that `graph/weights.py` names.
 Lookups that nothing else reads are gone.
 """
 
@@ -11,20 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from amtl_export.errors import InputError
-from amtl_export.graph.ragged import PANEL, panels
-from amtl_export.graph.rewrite import initializer, replace_value
+from amtl_export.graph.rewrite import is_linear, replace_value
 from amtl_export.graph.trace import DOMAIN, table_of
-
-#: Where the split weights are among the initializers.
-FIRST, REST = "panels/", "rest/"
+from amtl_export.graph.weights import part_of
 
 
 @dataclass(frozen=True)
@@ -38,33 +33,6 @@ class _Piece:
 
     value: ir.Value
     width: int
-
-
-@dataclass(frozen=True)
-class WeightPart:
-    """Some columns of a layer's weight, as an initializer.
-
-    Attributes:
-        weight: path of the whole weight in the module.
-        first: whether it is the first columns, in panels, or the others.
-    """
-
-    weight: str
-    first: bool
-
-    def holds(self, part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> bool:
-        """Whether these are the whole weight's numbers, bit for bit."""
-        if not self.first:
-            return np.array_equal(part, whole[:, -part.shape[1] :])
-        return np.array_equal(part, panels(whole[:, : part.shape[1]]))
-
-
-def part_of_weight(name: str) -> WeightPart | None:
-    """What an initializer's name says it is a part of."""
-    for prefix in (FIRST, REST):
-        if name.startswith(prefix):
-            return WeightPart(name.removeprefix(prefix).removeprefix("model."), prefix == FIRST)
-    return None
 
 
 def join_first_layers(model: ir.Model, tables: Collection[str], *, required: bool = False) -> int:
@@ -83,7 +51,7 @@ def join_first_layers(model: ir.Model, tables: Collection[str], *, required: boo
     """
     joined = 0
     for node in list(model.graph):
-        if node.op_type == "Gemm" and node.domain == "":
+        if is_linear(node):
             joined += _join(model.graph, node, tables)
     if required and not joined:
         raise InputError(
@@ -94,12 +62,12 @@ def join_first_layers(model: ir.Model, tables: Collection[str], *, required: boo
 
 
 def _join(graph: ir.Graph, gemm: ir.Node, tables: Collection[str]) -> bool:
-    if not _is_plain(gemm):
-        return False
     x, weight, bias = gemm.inputs
     assert x is not None
     assert weight is not None
     assert bias is not None
+    if bias.shape is None or bias.shape.dims[:-1] not in ((), (1,)):
+        return False
     pieces = _pieces(x)
     lookup = pieces[0].value.producer() if pieces else None
     if lookup is None or lookup.op_type != "Lookup" or lookup.domain != DOMAIN or table_of(lookup) not in tables:
@@ -107,20 +75,15 @@ def _join(graph: ir.Graph, gemm: ir.Node, tables: Collection[str]) -> bool:
     ids = lookup.inputs[1]
     if ids is None or ids.shape is None or len(ids.shape) != 2 or not isinstance(columns := ids.shape[1], int):
         return False
-    whole, first = ir.convenience.get_const_tensor(weight), pieces[0].width
-    assert whole is not None
-    array = whole.numpy()
-    other_use = graph.initializers.get(f"{FIRST}{weight.name}")
-    if other_use is not None and _columns(other_use) != first * PANEL:
-        return False  # one weight, read by layers over lookups of different widths
+    first, total = pieces[0].width, sum(piece.width for piece in pieces)
     relu = None if pieces[1:] else _only_relu(gemm)
     own = {name: lookup.attributes[name].as_ints() for name in ("sizes", "offsets")}
     fields = {name: values if len(values) == columns else [*values] * columns for name, values in own.items()}
-    inputs = [*lookup.inputs, initializer(graph, f"{FIRST}{weight.name}", panels(array[:, :first])), bias]
+    inputs = [*lookup.inputs, part_of(graph, weight, range(first), in_panels=True), bias]
     made = [ir.node("LookupLinear", inputs, fields | {"relu": int(relu is not None)}, domain=DOMAIN)]
     if pieces[1:]:
         nodes, rest = _side_by_side(pieces[1:])
-        others = initializer(graph, f"{REST}{weight.name}", np.ascontiguousarray(array[:, first:]))
+        others = part_of(graph, weight, range(first, total))
         added = ir.node("Gemm", [rest, others, made[0].outputs[0]], {"transB": 1})
         made += [*nodes, added]
     old = gemm if relu is None else relu
@@ -128,14 +91,6 @@ def _join(graph: ir.Graph, gemm: ir.Node, tables: Collection[str]) -> bool:
         new.metadata_props.update(gemm.metadata_props)
     replace_value(graph, old.outputs[0], made[-1].outputs[0], made)
     return True
-
-
-def _is_plain(gemm: ir.Node) -> bool:
-    """x · Wᵀ + b with constant W and b, nothing scaled."""
-    wanted = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
-    given = {name: attribute.value for name, attribute in gemm.attributes.items()}
-    constant = all(value is not None and value.is_initializer() for value in gemm.inputs[1:])
-    return len(gemm.inputs) == 3 and constant and {"alpha": 1.0, "beta": 1.0, "transA": 0} | given == wanted
 
 
 def _only_relu(gemm: ir.Node) -> ir.Node | None:

@@ -88,7 +88,8 @@ def RaggedLinear(  # noqa: N802 - the operator's name
 ):  # fmt: skip
     """float32 `[B, outputs]`: `max(x · W + bias, least)`, x the rows of ids `[B, F]` side by side.
 
-    `weights` is W `[F · dim, outputs]` in panels of 16 columns: `[ceil(outputs / 16), F · dim, 16]`.
+    `weights` is W `[F · dim, outputs]` in panels of 16 columns: `[ceil(outputs / 16), F · dim, 16]`; `bias` is
+    `[outputs]` or `[1, outputs]`.
     """
     rows = RaggedGather(
         values, starts, places, ids, sizes, shifts,
@@ -96,9 +97,10 @@ def RaggedLinear(  # noqa: N802 - the operator's name
     )  # fmt: skip
     inputs = op.Slice(op.Shape(weights), op.Constant(value_ints=[1]), op.Constant(value_ints=[2]))
     flat = op.Reshape(op.Transpose(weights, perm=[1, 0, 2]), op.Concat(inputs, op.Constant(value_ints=[-1]), axis=0))
-    columns = op.Slice(flat, op.Constant(value_ints=[0]), op.Shape(bias), op.Constant(value_ints=[1]))
+    row = op.Reshape(bias, op.Constant(value_ints=[-1]))
+    columns = op.Slice(flat, op.Constant(value_ints=[0]), op.Shape(row), op.Constant(value_ints=[1]))
     side_by_side = op.Reshape(rows, op.Concat(op.Shape(ids, start=0, end=1), inputs, axis=0), allowzero=1)
-    return op.Max(op.Gemm(side_by_side, columns, bias), op.Constant(value_float=least))
+    return op.Max(op.Gemm(side_by_side, columns, row), op.Constant(value_float=least))
 
 
 @functools.cache

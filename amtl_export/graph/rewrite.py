@@ -20,6 +20,17 @@ def initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value
     return graph.initializers[name]
 
 
+def is_linear(node: ir.Node) -> bool:
+    """Whether a Gemm is x · Wᵀ + b with constant W, nothing scaled."""
+    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
+    given = {name: attribute.value for name, attribute in node.attributes.items()}
+    if node.op_type != "Gemm" or node.domain != "" or len(node.inputs) < 3:
+        return False
+    weight, bias = node.inputs[1:]
+    constant = weight is not None and weight.is_initializer() and bias is not None
+    return constant and {"alpha": 1.0, "beta": 1.0, "transA": 0} | given == plain
+
+
 def replace_value(graph: ir.Graph, old: ir.Value, new: ir.Value, made: Sequence[ir.Node]) -> None:
     """Insert nodes before `old`'s, the last one of which gives `new`, and let `new` take its place.
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from amtl_export.errors import InputError
-from amtl_export.models.config import ModelConfig
+from amtl_export.graph.inputs import Input, model_inputs
 from amtl_export.models.ctr import CtrModel
 
 DOMAIN = "ai.amtl"
@@ -38,58 +38,59 @@ def table_of(lookup: ir.Node) -> str:
     return source.name.removeprefix("model.").removesuffix(".rows")
 
 
-def input_names(config: ModelConfig) -> list[str]:
-    """The graph's inputs: `ids`, `numeric`, then one per multi-valued field; absent kinds are left out."""
-    names = ["ids"] if config.single else []
-    names += ["numeric"] if config.numeric else []
-    return names + [config.embedded[i].name for i in config.multi]
-
-
 class _Serving(nn.Module):
-    """The model as it serves: flat inputs, logit and probability."""
+    """The model as it serves: flat inputs, those of the request repeated for each candidate; logit and probability."""
 
-    def __init__(self, model: CtrModel) -> None:
+    def __init__(self, model: CtrModel, inputs: Sequence[Input]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.inputs = model, tuple(inputs)
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        rest = list(inputs)
-        config = self.model.config
-        ids = rest.pop(0) if config.single else None
-        numeric = rest.pop(0) if config.numeric else None
-        logit = self.model(ids, numeric, rest)
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        batch = next(tensor.shape[0] for own, tensor in zip(self.inputs, tensors, strict=True) if not own.once)
+        rows = [t.expand(batch, -1) if own.once else t for own, t in zip(self.inputs, tensors, strict=True)]
+        multi = [self.model.config.embedded[i].name for i in self.model.config.multi]
+        ids, numeric = self._source("ids", rows), self._source("numeric", rows)
+        by_name = {own.name: row for own, row in zip(self.inputs, rows, strict=True)}
+        logit = self.model(ids, numeric, [by_name[name] for name in multi])
         return logit, torch.sigmoid(logit)
 
-
-def example_inputs(config: ModelConfig, batch: int = 3, length: int = 4) -> tuple[Tensor, ...]:
-    """Inputs of the right shapes; which sizes may change is said to the exporter apart from them."""
-    inputs: list[Tensor] = []
-    if config.single:
-        inputs.append(torch.zeros(batch, len(config.single), dtype=torch.int64))
-    if config.numeric:
-        inputs.append(torch.zeros(batch, len(config.numeric)))
-    inputs += [torch.zeros(batch, length, dtype=torch.int64) for _ in config.multi]
-    return tuple(inputs)
+    def _source(self, source: str, rows: Sequence[Tensor]) -> Tensor | None:
+        """`ids` or `numeric` with all its columns in the model's order; None if the model has none."""
+        parts = [(own.places, row) for own, row in zip(self.inputs, rows, strict=True) if own.source == source]
+        if len(parts) < 2:
+            return parts[0][1] if parts else None
+        places = [place for own, _ in parts for place in own]
+        order = torch.tensor([places.index(place) for place in range(len(places))])
+        return torch.cat([row for _, row in parts], dim=1).index_select(1, order)
 
 
-def trace(model: CtrModel) -> ir.Model:
-    """The graph of a frozen model: inputs of `input_names`, outputs `logit` and `probability`, float32 `[B]`.
+def _example(own: Input, batch: int = 3, length: int = 4) -> Tensor:
+    """An input of the right shape; which sizes may change is said to the exporter apart from it."""
+    dtype = torch.float32 if own.source == "numeric" else torch.int64
+    return torch.zeros(1 if own.once else batch, len(own.places) or length, dtype=dtype)
+
+
+def trace(model: CtrModel, inputs: Sequence[Input] | None = None) -> ir.Model:
+    """The graph of a frozen model: outputs `logit` and `probability`, float32 `[B]`.
 
     Any backbone that `torch.export` can trace passes. The batch and the length of multi-valued
     fields stay dynamic, 0 included.
 
+    Args:
+        model: frozen.
+        inputs: of the graph; the model's own if not given. Those of the request are repeated by an Expand each.
+
     Raises:
         InputError: the backbone cannot be exported; the exporter's reason is given.
     """
-    config = model.config
-    names = input_names(config)
+    inputs = inputs or model_inputs(model.config)
     batch = torch.export.Dim("batch", min=0)
-    shapes: list[dict[int, Any]] = [{0: batch} for _ in names]
-    for name, shape in zip(names, shapes, strict=True):
-        if name not in ("ids", "numeric"):
-            shape[1] = torch.export.Dim(f"length_{name}".replace(".", "_").replace("-", "_"), min=0)
-    inputs = dict(zip(names, example_inputs(config), strict=True))
-    return _exported(_Serving(model), inputs, ["logit", "probability"], shapes, f"backbone {config.backbone}")
+    shapes: list[dict[int, Any]] = [{} if own.once else {0: batch} for own in inputs]
+    for own, shape in zip(inputs, shapes, strict=True):
+        if not own.places:
+            shape[1] = torch.export.Dim(f"length_{own.name}".replace(".", "_").replace("-", "_"), min=0)
+    examples, outputs = {own.name: _example(own) for own in inputs}, ["logit", "probability"]
+    return _exported(_Serving(model, inputs), examples, outputs, shapes, f"backbone {model.config.backbone}")
 
 
 class _Flat(nn.Module):

@@ -15,7 +15,7 @@ from torch import nn
 
 from amtl_export.errors import ValidationFailed
 from amtl_export.freezing.frozen import frozen_tables
-from amtl_export.graph.first_layer import part_of_weight
+from amtl_export.graph.weights import Part
 
 #: Initializers up to this many numbers may be constants of the graph (shapes, axes, bounds).
 CONSTANT_SIZE = 16
@@ -55,7 +55,8 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
     graph = _load(model)
     deleted_modules = _modules(trained) - _modules(frozen)
     tables = tuple(f"{path}." for path in frozen_tables(frozen))
-    kept = {name: value.numpy() for name, value in frozen.state_dict().items() if not name.startswith(tables)}
+    tensors = dict(frozen.named_buffers()) | frozen.state_dict()  # buffers that are not saved are in the graph too
+    kept = {name: value.numpy() for name, value in tensors.items() if not name.startswith(tables)}
     own_tables = {f"{path}.{name}" for path in frozen_tables(frozen) for name in ("weight", "table.weight")}
     deleted = {
         name: value.detach().numpy()
@@ -68,6 +69,7 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
     held = {name.removeprefix(_WRAPPER) for name in graph.initializers}
     nodes = [node.name or node.op_type for node in graph if _scopes(node) & deleted_modules]
     selectors, unexplained, changed = [], [], []
+    held_places: dict[str, set[int]] = {}
     for name, value in graph.initializers.items():
         tensor = value.const_value
         assert tensor is not None
@@ -79,14 +81,15 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
         elif path in kept:
             if not same_bits(tensor.numpy(), kept[path]):
                 changed.append(name)
-        elif (part := part_of_weight(name)) and part.weight in kept:
-            held.add(part.weight)
-            if not part.holds(tensor.numpy(), kept[part.weight]):
+        elif (part := Part.named(name)) and (whole := part.whole.removeprefix(_WRAPPER)) in kept:
+            held_places.setdefault(whole, set()).update(part.places)
+            if not same_bits(tensor.numpy(), part.of(kept[whole])):
                 changed.append(name)
         elif _digest(tensor.numpy()) in turned:
             held.add(turned[_digest(tensor.numpy())])
         elif tensor.size > CONSTANT_SIZE:
             unexplained.append(name)
+    held |= {name for name, places in held_places.items() if len(places) == kept[name].shape[-1]}
     missing = sorted(name for name, _ in frozen.named_parameters() if name in kept and name not in held)
     return Provenance(nodes, selectors, unexplained, changed, missing)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.inputs import Feed
@@ -50,7 +51,7 @@ def hostile_ids(size: int) -> list[int]:
 
 
 class Probe:
-    """A bundle's graph with its lookups as outputs.
+    """The lookups of a bundle's graph, and nothing behind them: the same nodes and arrays, any number of rows.
 
     Args:
         bundle: whose graph.
@@ -63,17 +64,10 @@ class Probe:
     """
 
     def __init__(self, bundle: Bundle, provider: Provider, *, optimized: bool) -> None:
-        self._bundle = bundle
-        model = bundle.proto()
-        made = {output for node in model.graph.node for output in node.output}
-        for site in bundle.signature.lookups:
-            if site.layer in made:
-                model.graph.node.append(_rows_of_layer(model, site))
-            elif site.output not in made:
-                raise ValidationFailed("the graph lacks a lookup that the signature names", found=site.output)
-            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(site.output))
+        model = _lookups_alone(bundle)
+        self._taken = {value.name: value for value in model.graph.inputs}
         self._session = open_session(
-            model.SerializeToString(),
+            ir.to_proto(model).SerializeToString(),
             provider=provider,
             optimized=optimized,
             weights=bundle.path,
@@ -83,9 +77,11 @@ class Probe:
     def lookup(self, site: LookupSite, ids: Ids) -> Floats:
         """float32 `[n, K, D]`: the graph's rows for ids `[n, K]` of one input."""
         feed: Feed = {}
-        for tensor in self._bundle.signature.inputs:
-            shape = [len(ids), *(s if isinstance(s, int) else 1 for s in tensor.shape[1:])]
-            feed[tensor.name] = np.zeros(shape, dtype=tensor.dtype)
+        for name, value in self._taken.items():
+            assert name is not None
+            assert value.shape is not None
+            columns = value.shape[1]
+            feed[name] = np.zeros((len(ids), columns if isinstance(columns, int) else 1), dtype=np.int64)
         feed[site.input] = ids
         try:
             rows: Floats = self._session.run([site.output], feed)[0]
@@ -96,12 +92,41 @@ class Probe:
         return rows
 
 
-def _rows_of_layer(model: onnx.ModelProto, site: LookupSite) -> onnx.NodeProto:
+def _lookups_alone(bundle: Bundle) -> ir.Model:
+    """The graph cut off behind its lookups, its inputs with as many rows as one likes."""
+    model = ir.from_proto(bundle.proto())
+    graph = model.graph
+    made = {value.name: value for node in graph for value in node.outputs}
+    wanted = []
+    for site in bundle.signature.lookups:
+        layer = made.get(site.layer) if site.layer else None
+        if layer is not None:
+            made[site.output] = _rows_of_layer(graph, layer, site)
+        elif site.output not in made:
+            raise ValidationFailed("the graph lacks a lookup that the signature names", found=site.output)
+        wanted.append(made[site.output])
+    graph.outputs[:] = wanted
+    passes.RemoveUnusedNodesPass()(model)
+    graph.inputs[:] = [value for value in graph.inputs if value.uses()]
+    for value in graph.inputs:
+        assert value.shape is not None
+        value.shape = ir.Shape(["rows", *value.shape.dims[1:]])
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None
+    return model
+
+
+def _rows_of_layer(graph: ir.Graph, layer: ir.Value, site: LookupSite) -> ir.Value:
     """The lookup that a joined layer makes, alone: the same arrays and ids."""
-    layer = next(node for node in model.graph.node if site.layer in node.output)
-    lookup: onnx.NodeProto = onnx.helper.make_node(GATHER, layer.input[:6], [site.output], domain=DOMAIN)
-    lookup.attribute.extend(attribute for attribute in layer.attribute if attribute.name != "least")
-    return lookup
+    node = layer.producer()
+    assert node is not None
+    attributes = [attribute for name, attribute in node.attributes.items() if name != "least"]
+    lookup = ir.Node(DOMAIN, GATHER, node.inputs[:6], attributes)
+    rows = lookup.outputs[0]
+    rows.name, rows.dtype = site.output, ir.DataType.FLOAT
+    graph.append(lookup)
+    return rows
 
 
 def check_rows(bundle: Bundle, frozen: FrozenModel, provider: Provider, *, optimized: bool) -> RowCheck:

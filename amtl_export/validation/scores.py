@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.inputs import from_rows, sliced
+from amtl_export.bundle.inputs import Feed, as_request, from_rows
 from amtl_export.data.encode import Rows
+from amtl_export.graph.inputs import Input
 from amtl_export.models.config import ModelConfig
 from amtl_export.runtime.session import Provider
 from amtl_export.training.metrics import auc, logloss
@@ -36,14 +38,32 @@ class Scores:
 
 
 def graph_scores(bundle: Bundle, rows: Rows, config: ModelConfig, provider: Provider, *, optimized: bool) -> Scores:
-    """What the graph answers for a split: optimised and with the native operator, or neither."""
+    """What the graph answers for a split: optimised and with the native operator, or neither.
+
+    Where fields are given once per request, rows that agree in them are the candidates of one.
+    """
     session = bundle.session(provider=provider, optimized=optimized, native=None if optimized else False)
     logits = np.empty(len(rows), dtype=np.float32)
     feed = from_rows(rows, config)
-    for start in range(0, len(rows), _BATCH):
-        place = slice(start, start + _BATCH)
-        logits[place] = session.run(["logit"], sliced(feed, place))[0]
+    for places in _requests(feed, bundle.inputs):
+        own = {name: values[places] for name, values in feed.items()}
+        logits[places] = session.run(["logit"], as_request(own, bundle.inputs))[0]
     return Scores.of(logits, rows)
+
+
+def _requests(feed: Feed, inputs: Sequence[Input]) -> Iterator[npt.NDArray[np.int64]]:
+    """Places of the rows of each request, at most `_BATCH` at a time."""
+    count = len(next(iter(feed.values())))
+    once = [feed[own.source][:, list(own.places) or slice(None)] for own in inputs if own.once]
+    if once:
+        keys = np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in once], axis=1)
+        order = np.lexsort(keys.T)
+        starts = np.flatnonzero((keys[order][1:] != keys[order][:-1]).any(axis=1)) + 1
+        groups = np.split(order, starts)
+    else:
+        groups = [np.arange(count)]
+    for group in groups:
+        yield from np.split(group, range(_BATCH, len(group), _BATCH))
 
 
 def rank_flips(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> int:

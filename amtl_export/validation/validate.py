@@ -148,7 +148,7 @@ def _same_model(bundle: Bundle, run: Run, verdict: Verdict) -> bool:
             f"the run has {fields} with D={run.model_config.dim}"
         )
         return False
-    sizes = [column.size for tensor in bundle.signature.inputs for column in tensor.columns]
+    sizes = bundle.sizes
     if sizes != list(run.model.method.sizes):
         verdict.problems.append(
             f"another run's vocabulary: its fields have {sizes} ids, the run's {list(run.model.method.sizes)}; "

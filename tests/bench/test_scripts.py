@@ -35,6 +35,16 @@ def test_the_planted_table(tmp_path: Path) -> None:
     assert {case["subject"] for case in values["cases"]} == subjects
 
 
+def test_candidates_of_a_request(tmp_path: Path) -> None:
+    words = ["--rows", 8000, "--batch", "1,64", "--seconds", 0.001, "--backbones", "dcnv2", "--out", tmp_path]
+    assert "4 of 8 fields" in script("candidates.py", *words)
+    (file,) = tmp_path.glob("*-candidates-*.json")
+    cases = json.loads(file.read_text())["cases"]
+    layouts = {f"onnx-{layout}" for layout in ("dense", "paged", "ragged", "ragged-joined")}
+    assert {case["subject"] for case in cases} == {"torch-eager", *layouts, *(f"{name}-request" for name in layouts)}
+    assert {case["request_fields"] for case in cases} == {4, 6}
+
+
 def test_lookups_alone(tmp_path: Path) -> None:
     words = ["--rows", 8000, "--batch", "1,64", "--seconds", 0.001, "--no-fbgemm", "--out", tmp_path]
     assert "against it" in script("lookup.py", *words)

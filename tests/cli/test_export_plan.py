@@ -1,4 +1,4 @@
-"""`export --dry-run`, `--dtype` and `--auc-tolerance`, as commands."""
+"""`export --dry-run`, `--dtype`, `--auc-tolerance` and `--request-fields`, as commands."""
 
 import json
 import subprocess
@@ -67,3 +67,24 @@ def test_int8_is_judged_by_auc(command: Call, run: Run, tmp_path: Path) -> None:
     assert verdict["rows_bit_equal"] == verdict["rows_checked"]
     assert verdict["max_abs_logit_change_by_rounding"] > 0
     assert strict[0] == (3 if verdict["abs_delta_auc"] > 0 else 0)
+
+
+def test_fields_of_the_request(command: Call, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    names = [field.name for field in run.model_config.embedded]
+    code, said = command("export", run.path, "--out", out, "--request-fields", ",".join(names[:2]))
+    assert code == 0, said
+    request = json.loads((out / "samples" / "request.json").read_text())["inputs"]
+    shapes = {tensor["name"]: tensor["shape"] for tensor in request}
+    assert shapes["request_ids"] == [1, 2]
+    assert shapes["ids"][0] == 4
+    code, said = command("validate", out, "--run", run.path)
+    assert code == 0, said
+    words = ("--batch", "2", "--ids", "uniform,replay", "--seconds", 0.001, "--json", "-")
+    code, said = command("bench", "infer", out, "--vs", run.path, *words)
+    assert code == 0, said
+    subjects = {case["subject"] for case in json.loads(said)["cases"]}
+    assert subjects == {"torch-eager", "torch-masked", "onnx-dense", "onnx-dense-request"}
+    code, said = command("export", run.path, "--out", tmp_path / "other", "--request-fields", "nobody")
+    assert code == 2
+    assert f"allowed: {', '.join(names)}" in said

@@ -58,7 +58,7 @@ def test_every_layer_over_looked_up_rows_is_joined(
 def test_a_weight_that_was_changed_is_found(tmp_path: Path, tiny_train: Callable[..., TrainConfig]) -> None:
     run = train(tiny_train(epochs=1), tmp_path / "run")
     bundle = export(freeze(run), tmp_path / "bundle", JOINED)
-    for part in ("panels/", "rest/"):
+    for part in ("panels/", "columns/"):
         tensor = next(t for t in bundle.proto().graph.initializer if t.name.startswith(part))
         place = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key in ("offset", "length")}
         data = bundle.path / "model.onnx.data"

@@ -1,7 +1,8 @@
 """Lookups alone: every layout and value type against ONNX dense, FBGEMM, PyTorch, numpy and a plain C loop.
 
-8 fields; dims are drawn evenly around their mean; ids are Zipf (1/rank, as rows are ordered) or uniform. ONNX Runtime
-answers into a buffer that is bound once; FBGEMM, PyTorch and numpy allocate their results, as their interfaces do.
+8 fields; dims are drawn evenly around their mean; ids are Zipf (1/rank, as rows are ordered) or uniform. One subject's
+rows are not ordered, to see what the order of ids by falling count is worth. ONNX Runtime answers into a buffer that is
+bound once; FBGEMM, PyTorch and numpy allocate their results, as their interfaces do.
 
     python benchmarks/lookup.py --out benchmarks/results
 """
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +36,7 @@ from amtl_export.errors import EnvironmentLacks
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import FrozenEmbedding
 from amtl_export.graph.lower import lower_lookups
+from amtl_export.graph.rewrite import initializer, replace_value
 from amtl_export.graph.trace import trace_module
 from amtl_export.runtime.session import open_session
 from amtl_export.tables.layout import Ragged, stored_bytes
@@ -92,20 +95,43 @@ def planted_table(point: Point) -> FrozenEmbedding:
     return FrozenEmbedding(rows, dims, [size] * FIELDS, [i * size for i in range(FIELDS)])
 
 
-class OnnxLookup:
-    """A layout in ONNX Runtime."""
+def write_layout(table: FrozenEmbedding, config: PlanConfig, path: Path) -> int:
+    """A lookup in one layout as a model; bytes of its arrays."""
+    laid_out = lay_out(table, plan_table(table, config))
+    model = trace_module(Lookups(table), {"ids": torch.zeros(3, FIELDS, dtype=torch.int64)}, ["rows"])
+    lower_lookups(model, {"table": laid_out}, "guard")
+    ir.save(model, path, external_data=f"{path.stem}.data", size_threshold_bytes=128)
+    return stored_bytes(laid_out)
 
-    def __init__(self, name: str, table: FrozenEmbedding, config: PlanConfig, folder: Path, threads: int, native: bool):
-        self.name = name
-        laid_out = lay_out(table, plan_table(table, config))
-        self.bytes = stored_bytes(laid_out)
-        path = folder / f"{name}.onnx"
-        if not path.exists():
-            model = trace_module(Lookups(table), {"ids": torch.zeros(3, FIELDS, dtype=torch.int64)}, ["rows"])
-            lower_lookups(model, {"table": laid_out}, "guard")
-            ir.save(model, path, external_data=f"{name}.data", size_threshold_bytes=128)
-        self._session = open_session(path, threads=threads, native=native)
-        self._dim = laid_out.dim
+
+def write_block_quantized(table: FrozenEmbedding, path: Path) -> int:
+    """The dense lookup with ONNX Runtime's own `GatherBlockQuantized` in its Gather's place; bytes of its arrays."""
+    model = trace_module(Lookups(table), {"ids": torch.zeros(3, FIELDS, dtype=torch.int64)}, ["rows"])
+    lower_lookups(model, {"table": lay_out(table, plan_table(table, PlanConfig("dense")))}, "guard")
+    rows = table.rows.numpy()
+    block = min(256, max(16, 1 << (rows.shape[1] - 1).bit_length()))
+    starts = range(0, rows.shape[1], block)
+    scales = np.stack([np.abs(rows[:, i : i + block]).max(axis=1) / 127 for i in starts], axis=1).astype(np.float32)
+    wide = np.repeat(np.where(scales > 0, scales, 1), block, axis=1)[:, : rows.shape[1]]
+    codes = (np.rint(rows / wide) + 128).astype(np.uint8)
+    (gather,) = [node for node in model.graph if node.op_type == "Gather"]
+    arrays = [initializer(model.graph, name, array) for name, array in (("codes", codes), ("scales", scales))]
+    about = {"gather_axis": 0, "quantize_axis": 1, "block_size": block, "bits": 8}
+    new = ir.node("GatherBlockQuantized", [arrays[0], gather.inputs[1], arrays[1]], about, domain="com.microsoft")
+    replace_value(model.graph, gather.outputs[0], new.outputs[0], [new])
+    model.opset_imports["com.microsoft"] = 1
+    passes.RemoveUnusedNodesPass()(model)
+    ir.save(model, path, external_data=f"{path.stem}.data", size_threshold_bytes=128)
+    return codes.nbytes + scales.nbytes
+
+
+class OnnxLookup:
+    """A lookup in ONNX Runtime."""
+
+    def __init__(self, name: str, path: Path, size: int, point: Point, *, native: bool) -> None:
+        self.name, self.bytes = name, size
+        self._session = open_session(path, threads=point.threads, native=native)
+        self._dim = point.dim
         self._out: Any = None
 
     def prepare(self, feed: Feed) -> Any:
@@ -126,6 +152,24 @@ class OnnxLookup:
         self._session.run_with_iobinding(prepared)
         rows: npt.NDArray[np.float32] = self._out.numpy()
         return rows
+
+
+class Shuffled(OnnxLookup):
+    """The ragged layout with each field's rows in no order, asked for the same rows."""
+
+    def __init__(self, table: FrozenEmbedding, folder: Path, point: Point) -> None:
+        rng, size = np.random.default_rng(3), table.sizes[0]
+        self._place = np.stack([rng.permutation(size) for _ in range(FIELDS)])  # of each id, among its field's rows
+        order = np.concatenate([np.argsort(own) + shift for own, shift in zip(self._place, table.offsets, strict=True)])
+        mixed = FrozenEmbedding(table.rows[order], table.dims[order], table.sizes, table.offsets)
+        path = folder / "shuffled.onnx"
+        super().__init__(
+            "onnx-ragged-shuffled", path, write_layout(mixed, PlanConfig("ragged"), path), point, native=True
+        )
+
+    def prepare(self, feed: Feed) -> Any:
+        """Where the ids' rows are now."""
+        return super().prepare({"ids": self._place[np.arange(FIELDS), feed["ids"]]})
 
 
 class PlainLoop:
@@ -239,13 +283,18 @@ class Fbgemm:
 
 def subjects_of(point: Point, table: FrozenEmbedding, folder: Path, peers: Sequence[str]) -> Iterator[Subject]:
     """Everyone who is timed."""
-    for name, config in LAYOUTS.items():
-        yield OnnxLookup(name, table, config, folder, point.threads, native=True)
-    yield OnnxLookup("onnx-ragged-body", table, LAYOUTS["onnx-ragged"], folder, point.threads, native=False)
+    sizes = {name: write_layout(table, config, folder / f"{name}.onnx") for name, config in LAYOUTS.items()}
+    for name, size in sizes.items():
+        yield OnnxLookup(name, folder / f"{name}.onnx", size, point, native=True)
+    ragged = folder / "onnx-ragged.onnx", sizes["onnx-ragged"]
+    yield OnnxLookup("onnx-ragged-body", *ragged, point, native=False)
+    quantized = folder / "block-quantized.onnx"
+    yield OnnxLookup("onnx-dense-int8-block", quantized, write_block_quantized(table, quantized), point, native=False)
+    yield Shuffled(table, folder, point)
     yield PlainLoop(table, folder)
     yield NumpyTake(table)
     if point.threads > 1:
-        yield OnnxLookup("onnx-ragged-one-thread", table, LAYOUTS["onnx-ragged"], folder, 1, native=True)
+        yield OnnxLookup("onnx-ragged-one-thread", *ragged, replace(point, threads=1), native=True)
     else:  # thread pools of several runtimes would spin on each other's cores
         yield TorchEmbedding(table)
         yield from (Fbgemm(table, kind.removeprefix("fbgemm-")) for kind in peers)
@@ -281,7 +330,7 @@ POINTS: tuple[tuple[Point, tuple[int, ...]], ...] = (
     (Point(mean=0.2), (64, 1024)),
     (Point(mean=0.8), (64, 1024)),
     (Point(dim=16), (64, 1024)),
-    (Point(rows=200_000, dim=300), (64, 1024)),
+    (Point(dim=300), (64, 1024)),
     (Point(threads=2), (64, 1024, 4096)),
 )
 

@@ -6,64 +6,99 @@
 #include "kernels_for.h"
 #include "rows.h"
 
-/* Lookups one after the other, rows of later ones on their way. */
-typedef struct pipeline {
-  cursor now, near, far;
-} pipeline;
+/* A lookup whose row was found. */
+typedef struct found {
+  span s;
+  float scale;
+} found;
 
-INLINE pipeline pipeline_at(const amtl_table *t, int64_t at) {
-  return (pipeline){cursor_at(t, at), cursor_at(t, at + VALUES_AHEAD), cursor_at(t, at + PLACES_AHEAD)};
+/* Lookups in steps: while the rows of one step are read, those of the next are on their way, and the places of the rows
+ * after those.
+ */
+enum { STEP = 24, WRITTEN_AHEAD = 8 };
+
+typedef struct lookups {
+  cursor next;
+  int64_t end;
+  uint64_t rows[2][STEP]; /* whose places were asked for: of the next step and of the one after it */
+  found ready[2][STEP];   /* whose values were asked for: of this step and of the next one */
+  int64_t many, many_ready;
+  int turn;
+} lookups;
+
+INLINE void find_rows(const amtl_table *t, lookups *all, uint64_t *rows, enum amtl_place place) {
+  const int64_t left = all->end - all->next.at;
+  all->many = left < STEP ? left : STEP;
+  for (int64_t i = 0; i < all->many; i++) {
+    rows[i] = row_of(t, all->next);
+    prefetch_place(t, rows[i], place);
+    move_on(t, &all->next);
+  }
 }
 
-/* The next lookup's row; prefetches what those after it need. */
-INLINE enum amtl_fault next_row(const amtl_table *t, pipeline *p, int64_t end, uint64_t *row, span *s,
-                                enum amtl_value value, enum amtl_place place) {
-  const uint64_t rows = (uint64_t)t->rows;
-  if (p->far.at < end) prefetch_place(t, row_of(t, p->far), place);
-  if (p->near.at < end) {
-    uint64_t near = row_of(t, p->near);
-    if (near < rows) prefetch_values(t, span_of(t, near, place), value);
+/* Makes the next step ready. */
+INLINE enum amtl_fault find_next(const amtl_table *t, lookups *all, enum amtl_value value, enum amtl_place place) {
+  const uint64_t *const rows = all->rows[all->turn];
+  all->many_ready = all->many;
+  all->turn = !all->turn;
+  find_rows(t, all, all->rows[all->turn], place);
+  found *const ready = all->ready[all->turn];
+  for (int64_t i = 0; i < all->many_ready; i++) {
+    if (rows[i] >= (uint64_t)t->rows) return AMTL_BAD_ROW;
+    const span s = span_of(t, rows[i], place);
+    if (!is_sound(t, s)) return AMTL_BAD_OFFSETS;
+    prefetch(address_of(t, s.first, value));
+    ready[i] = (found){s, scale_of(t, rows[i], place)};
   }
-  *row = row_of(t, p->now);
-  if (*row >= rows) return AMTL_BAD_ROW;
-  *s = span_of(t, *row, place);
-  if (!is_sound(t, *s)) return AMTL_BAD_OFFSETS;
-  move_on(t, &p->now), move_on(t, &p->near), move_on(t, &p->far);
+  for (int64_t i = 0; i < all->many_ready; i++) prefetch_rest(t, ready[i].s, value); /* where in memory, is known by now */
   return AMTL_FINE;
 }
 
-INLINE enum amtl_fault gather(const amtl_table *t, float *out, int64_t begin, int64_t end, enum amtl_value value,
+INLINE enum amtl_fault find_first(const amtl_table *t, lookups *all, int64_t begin, int64_t end, enum amtl_value value,
+                                  enum amtl_place place) {
+  all->next = cursor_at(t, begin), all->end = end, all->turn = 0;
+  find_rows(t, all, all->rows[0], place);
+  return find_next(t, all, value, place);
+}
+
+INLINE enum amtl_fault gather(const amtl_table *shared, float *out, int64_t begin, int64_t end, enum amtl_value value,
                               enum amtl_place place) {
-  pipeline p = pipeline_at(t, begin);
-  for (int64_t i = begin; i < end; i++) {
-    uint64_t row;
-    span s;
-    enum amtl_fault fault = next_row(t, &p, end, &row, &s, value, place);
-    if (fault != AMTL_FINE) return fault;
-    write_row(out + i * t->dim, t, s, scale_of(t, row, place), t->dim, value);
+  const amtl_table table = *shared, *const t = &table; /* a copy: what is written to `out` cannot change it */
+  lookups all;
+  enum amtl_fault fault = find_first(t, &all, begin, end, value, place);
+  for (float *to = out + begin * t->dim; all.many_ready > 0 && fault == AMTL_FINE;) {
+    const found *const now = all.ready[all.turn];
+    const int64_t many = all.many_ready;
+    fault = find_next(t, &all, value, place);
+    for (int64_t i = 0; i < many; i++, to += t->dim) {
+      prefetch_written(to, WRITTEN_AHEAD, t->dim);
+      write_row(to, t, now[i].s, now[i].scale, t->dim, value);
+    }
   }
-  return AMTL_FINE;
+  return fault;
 }
 
 enum amtl_fault AMTL_NAME(gather)(const amtl_table *t, float *out, int64_t begin, int64_t end) {
   return WITH_TYPES(t, gather, t, out, begin, end);
 }
 
-INLINE enum amtl_fault sum(const amtl_table *t, int64_t length, float *out, int64_t begin, int64_t end,
+INLINE enum amtl_fault sum(const amtl_table *shared, int64_t length, float *out, int64_t begin, int64_t end,
                            enum amtl_value value, enum amtl_place place) {
-  pipeline p = pipeline_at(t, begin * length);
-  for (int64_t i = begin; i < end; i++) {
-    float *const total = out + i * t->dim;
-    memset(total, 0, (size_t)t->dim * sizeof(float));
-    for (int64_t j = 0; j < length; j++) {
-      uint64_t row;
-      span s;
-      enum amtl_fault fault = next_row(t, &p, end * length, &row, &s, value, place);
-      if (fault != AMTL_FINE) return fault;
-      add_row(total, t, s, scale_of(t, row, place), value);
+  const amtl_table table = *shared, *const t = &table;
+  memset(out + begin * t->dim, 0, (size_t)((end - begin) * t->dim) * sizeof(float));
+  lookups all;
+  enum amtl_fault fault = find_first(t, &all, begin * length, end * length, value, place);
+  float *total = out + begin * t->dim;
+  for (int64_t left = length; all.many_ready > 0 && fault == AMTL_FINE;) {
+    const found *const now = all.ready[all.turn];
+    const int64_t many = all.many_ready;
+    fault = find_next(t, &all, value, place);
+    for (int64_t i = 0; i < many; i++) {
+      add_row(total, t, now[i].s, now[i].scale, value);
+      if (--left == 0) left = length, total += t->dim;
     }
   }
-  return AMTL_FINE;
+  return fault;
 }
 
 enum amtl_fault AMTL_NAME(sum)(const amtl_table *t, int64_t length, float *out, int64_t begin, int64_t end) {
@@ -108,9 +143,10 @@ INLINE enum amtl_fault pack_field(const amtl_table *t, block *b, int64_t field, 
     if (rows[i] >= (uint64_t)t->rows) return AMTL_BAD_ROW;
     spans[i] = span_of(t, rows[i], place);
     if (!is_sound(t, spans[i])) return AMTL_BAD_OFFSETS;
-    prefetch_values(t, spans[i], value);
+    prefetch(address_of(t, spans[i].first, value));
     before[t->dim - spans[i].n + 1]++;
   }
+  for (int64_t i = 0; i < b->many; i++) prefetch_rest(t, spans[i], value);
   for (int64_t i = 1; i <= t->dim + 1; i++) before[i] += before[i - 1];
   uint16_t *const order = b->order + field * AMTL_BLOCK;
   for (int64_t i = 0; i < b->many; i++) order[before[t->dim - spans[i].n]++] = (uint16_t)i;

@@ -10,8 +10,8 @@
 
 #define INLINE static inline __attribute__((always_inline, unused))
 
-/* Lookups ahead: first a row's place is asked for, then, with it, its values. */
-enum { PLACES_AHEAD = 16, VALUES_AHEAD = 8, LINE = 64 };
+/* Bytes of a cache line, and how many lines between a row's first and last are asked for whatever its length. */
+enum { LINE = 64, MIDDLE_LINES = 2 };
 
 enum { LANE = 8 };
 typedef float lane __attribute__((vector_size(4 * LANE), aligned(4), may_alias));
@@ -74,15 +74,33 @@ INLINE int is_sound(const amtl_table *t, span s) {
   return s.first >= 0 && s.n >= 0 && s.n <= t->dim && s.first <= t->count - s.n;
 }
 
+/* Into the second-level cache: it waits for more lines at a time than the first. */
+INLINE void prefetch(uintptr_t address) { __builtin_prefetch((const void *)address, 0, 2); }
+
 INLINE void prefetch_place(const amtl_table *t, uint64_t row, enum amtl_place type) {
-  if (row >= (uint64_t)t->rows) return;
-  __builtin_prefetch((const char *)t->places + (int64_t)row * t->columns * place_size(type));
+  prefetch((uintptr_t)t->places + row * (uint64_t)(t->columns * place_size(type)));
 }
 
-INLINE void prefetch_values(const amtl_table *t, span s, enum amtl_value type) {
-  if (!is_sound(t, s)) return;
-  const char *at = (const char *)t->values + s.first * value_size(type), *end = at + s.n * value_size(type);
-  for (; at < end; at += LINE) __builtin_prefetch(at);
+INLINE uintptr_t address_of(const amtl_table *t, int64_t at, enum amtl_value type) {
+  return (uintptr_t)t->values + (uintptr_t)(at * value_size(type));
+}
+
+/* The lines of a sound row after its first. Most rows take the first steps alone, without a branch that depends on their
+ * length.
+ */
+INLINE void prefetch_rest(const amtl_table *t, span s, enum amtl_value type) {
+  const uintptr_t last = address_of(t, s.first + s.n, type) - 1;
+  uintptr_t at = address_of(t, s.first, type) + LINE;
+  prefetch(last);
+#pragma GCC unroll 4
+  for (int i = 0; i < MIDDLE_LINES; i++, at += LINE) prefetch(at < last ? at : last);
+  for (; at < last; at += LINE) prefetch(at);
+}
+
+/* The lines that a row will be written to; past the end of the output nothing happens. */
+INLINE void prefetch_written(const float *out, int64_t ahead, int64_t width) {
+  const uintptr_t first = (uintptr_t)out + (uintptr_t)(ahead * width) * sizeof(float);
+  for (uintptr_t i = 0; i < (uintptr_t)width * sizeof(float); i += LINE) __builtin_prefetch((const void *)(first + i), 1);
 }
 
 /* float16 to float32 by moving the exponent; no row holds infinities or NaN. */
@@ -114,28 +132,27 @@ INLINE void load(lane *out, const amtl_table *t, int64_t at, enum amtl_value typ
   }
 }
 
-/* The row's numbers times its scale, then zeros up to `width`. Past the row's end whole lanes are read where the table
- * goes on, and masked.
+/* The row's numbers times its scale, then zeros up to `width`. Zeros come first: writing them takes no branch that
+ * depends on the row. The last whole lane ends where the row does and overlaps the one before: reading on past the end
+ * would wait for lines that nobody asked for.
  */
 INLINE void write_row(float *restrict out, const amtl_table *t, span s, float scale, int64_t width,
                       enum amtl_value type) {
   const lane zero = {0};
-  const lane_bits places = {0, 1, 2, 3, 4, 5, 6, 7};
-  int64_t i = 0;
   lane x;
-  for (; i + LANE <= s.n; i += LANE) {
-    load(&x, t, s.first + i, type);
-    *(lane *)(out + i) = x * scale;
-  }
-  if (i < s.n && i + LANE <= width && s.first + i + LANE <= t->count) {
-    load(&x, t, s.first + i, type);
-    *(lane *)(out + i) = (lane)((lane_bits)(x * scale) & (places < (int32_t)(s.n - i)));
-    i += LANE;
-  } else {
-    for (; i < s.n; i++) out[i] = number(t, s.first + i, type) * scale;
-  }
+  int64_t i = 0;
   for (; i + LANE <= width; i += LANE) *(lane *)(out + i) = zero;
   for (; i < width; i++) out[i] = 0.0f;
+  if (s.n >= LANE) {
+    for (i = 0; i + LANE < s.n; i += LANE) {
+      load(&x, t, s.first + i, type);
+      *(lane *)(out + i) = x * scale;
+    }
+    load(&x, t, s.first + s.n - LANE, type);
+    *(lane *)(out + s.n - LANE) = x * scale;
+  } else {
+    for (i = 0; i < s.n; i++) out[i] = number(t, s.first + i, type) * scale;
+  }
 }
 
 /* out += the row's numbers times its scale. */
@@ -147,9 +164,9 @@ INLINE void add_row(float *restrict out, const amtl_table *t, span s, float scal
     load(&x, t, s.first + i, type);
     *(lane *)(out + i) += x * scale;
   }
-  if (i < s.n && i + LANE <= t->dim && s.first + i + LANE <= t->count) {
-    load(&x, t, s.first + i, type);
-    *(lane *)(out + i) += (lane)((lane_bits)(x * scale) & (places < (int32_t)(s.n - i)));
+  if (i < s.n && s.n >= LANE) { /* what is left, at the end of a lane whose first numbers were added already */
+    load(&x, t, s.first + s.n - LANE, type);
+    *(lane *)(out + s.n - LANE) += (lane)((lane_bits)(x * scale) & (places >= (int32_t)(LANE - (s.n - i))));
   } else {
     for (; i < s.n; i++) out[i] += number(t, s.first + i, type) * scale;
   }

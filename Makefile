@@ -5,20 +5,26 @@ BIN    := $(VENV)/bin
 # ONNX Runtime for the machine at hand: cpu, or gpu on a CUDA machine. They exclude each other.
 RUNTIME ?= cpu
 
-.PHONY: venv demo test lint bench clean
+.PHONY: venv demo test lint triton bench clean
 
 venv: $(VENV)/.made-$(RUNTIME)
 
 $(VENV)/.made-$(RUNTIME): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[$(RUNTIME),plot,thirdparty,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(RUNTIME),plot,serve,thirdparty,dev]'
 	touch $@
 
 # The main job, end to end, on data made on the fly: train, export, validate, time.
 demo: venv
 	$(BIN)/python benchmarks/demo.py --out demo-out
 
-test: lint
+# A real Triton Inference Server for tests and trials (Linux on x86-64). It has an interpreter of its own: it wants NumPy 1.
+triton: .triton/installed
+
+.triton/installed: tests/serving/triton_server.py | venv
+	$(BIN)/python tests/serving/triton_server.py install .triton
+
+test: lint triton
 	$(BIN)/python -m pytest -n 2
 
 # mypy reads the package as users get it: installed.
@@ -29,7 +35,7 @@ lint: venv
 	$(BIN)/python -m pip install --quiet --no-deps --target .lint-site .
 	MYPYPATH=.lint-site $(BIN)/mypy -p amtl_export
 	MYPYPATH=.lint-site $(BIN)/mypy benchmarks
-	MYPYPATH=.lint-site $(BIN)/mypy --explicit-package-bases tests
+	MYPYPATH=.lint-site:tests/serving $(BIN)/mypy --explicit-package-bases tests
 
 bench: venv
 	$(BIN)/python -m pip install --quiet '.[peers]'
@@ -42,4 +48,4 @@ bench: venv
 	$(BIN)/python benchmarks/infer_ml_1m.py --out benchmarks/results
 
 clean:
-	rm -rf $(VENV) .lint-site build demo-out *.egg-info
+	rm -rf $(VENV) .triton .lint-site build demo-out *.egg-info

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from amtl_export.freezing.frozen import FrozenModel, freeze, freeze_module, load_frozen, save_frozen
     from amtl_export.models.attach import attach
     from amtl_export.report.inspection import inspect
+    from amtl_export.runtime.predictor import Predictor, load
+    from amtl_export.serving.package import PackageConfig, package
     from amtl_export.training.config import TrainConfig
     from amtl_export.training.loop import train
     from amtl_export.training.run import Run, load_run
@@ -35,6 +37,8 @@ _HOME = {
     "ExportConfig": "bundle.export",
     "FrozenModel": "freezing.frozen",
     "InferConfig": "bench.infer",
+    "PackageConfig": "serving.package",
+    "Predictor": "runtime.predictor",
     "Run": "training.run",
     "Tolerances": "validation.validate",
     "TrainConfig": "training.config",
@@ -48,10 +52,12 @@ _HOME = {
     "freeze": "freezing.frozen",
     "freeze_module": "freezing.frozen",
     "inspect": "report.inspection",
+    "load": "runtime.predictor",
     "load_frozen": "freezing.frozen",
     "load_run": "training.run",
     "open_bundle": "bundle.bundle",
     "open_source": "data.catalog",
+    "package": "serving.package",
     "save_frozen": "freezing.frozen",
     "train": "training.loop",
     "validate": "validation.validate",
@@ -64,6 +70,8 @@ __all__ = [
     "ExportConfig",
     "FrozenModel",
     "InferConfig",
+    "PackageConfig",
+    "Predictor",
     "Run",
     "Tolerances",
     "TrainConfig",
@@ -77,10 +85,12 @@ __all__ = [
     "freeze",
     "freeze_module",
     "inspect",
+    "load",
     "load_frozen",
     "load_run",
     "open_bundle",
     "open_source",
+    "package",
     "save_frozen",
     "train",
     "validate",

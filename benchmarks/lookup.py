@@ -122,7 +122,7 @@ def write_block_quantized(table: FrozenEmbedding, path: Path) -> int:
     model.opset_imports["com.microsoft"] = 1
     passes.RemoveUnusedNodesPass()(model)
     ir.save(model, path, external_data=f"{path.stem}.data", size_threshold_bytes=128)
-    return codes.nbytes + scales.nbytes
+    return int(codes.nbytes) + int(scales.nbytes)
 
 
 class OnnxLookup:

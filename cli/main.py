@@ -77,6 +77,7 @@ cli = _Root(
         "validate": ("validate", "Prove that a bundle answers as its run does."),
         "experiment": ("experiment", "The paper's comparisons over seeds, as one command."),
         "bench": ("", "Time training and inference."),
+        "package": ("package", "Make a bundle a version of a model that Triton loads."),
         "inspect": ("inspect", "What a run or a bundle holds."),
         "data": ("", "Look at data."),
         "doctor": ("doctor", "What is installed, and what each missing part costs."),

@@ -14,6 +14,7 @@ from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.inputs import model_inputs
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.fbe import FixedEmbedding
+from amtl_export.runtime.predictor import load
 from amtl_export.runtime.session import Provider
 
 
@@ -42,21 +43,21 @@ class TorchSubject:
 
 
 class OnnxSubject:
-    """A bundle in ONNX Runtime; see `runtime.session.open_session` for `native`."""
+    """A bundle as servers run it; see `runtime.predictor.load` for `native`."""
 
     def __init__(self, name: str, bundle: Bundle, provider: Provider, threads: int, native: bool | None = None) -> None:
         self.name = name
         self.bytes = bundle.bytes()
         self._inputs = bundle.inputs
-        self._session = bundle.session(provider=provider, threads=threads, native=native)
+        self._predictor = load(bundle.path, provider=provider, threads=threads, native=native)
 
     def prepare(self, feed: Feed) -> Feed:
         """As the graph takes them: rows, or the candidates of the first row's request."""
-        return as_request(feed, self._inputs)
+        return self._predictor.prepare(as_request(feed, self._inputs))
 
     def run(self, prepared: Feed) -> Any:
         """Probabilities `[B]`."""
-        return self._session.run(["probability"], prepared)
+        return self._predictor.answer(prepared, ["probability"])["probability"]
 
 
 def dense_torch(frozen: FrozenModel) -> CtrModel:

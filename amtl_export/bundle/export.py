@@ -25,7 +25,7 @@ from amtl_export.graph.inputs import Input, model_inputs
 from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
 from amtl_export.graph.pooling import join_sums
 from amtl_export.graph.request import compute_once
-from amtl_export.graph.trace import trace
+from amtl_export.graph.trace import DOMAIN, trace
 from amtl_export.runtime.session import onnxruntime
 from amtl_export.tables.layout import LaidOut, Paged, stored_bytes
 from amtl_export.tables.plan import PlanConfig, TablePlan, lay_out_all, plan_table
@@ -139,7 +139,13 @@ def _row_counts(frozen: FrozenModel) -> npt.NDArray[np.int64]:
 
 
 def write_model(model: ir.Model, folder: Path) -> None:
-    """Write `model.onnx` and `model.onnx.data`; large tensors begin on page boundaries, ready to be mapped."""
+    """Write `model.onnx` and `model.onnx.data`; large tensors begin on page boundaries, ready to be mapped.
+
+    The graph says which operators the native library computes (`amtl.operators`).
+    """
+    model.metadata_props["amtl.operators"] = ",".join(
+        sorted(name for domain, name, _ in model.functions if domain == DOMAIN)
+    )
     ir.save(model, folder / "model.onnx", external_data="model.onnx.data", size_threshold_bytes=128)
     if not (folder / "model.onnx.data").is_file():
         raise InputError("the model has no weights worth a file", fix="is the backbone empty?")

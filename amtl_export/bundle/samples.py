@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 
 from amtl_export.bundle.inputs import Feed, as_request, draw
 from amtl_export.bundle.signature import Signature
+from amtl_export.errors import InputError
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.inputs import Input
@@ -46,6 +47,26 @@ def write_test_data(draft: Path, feed: Feed, outputs: Feed) -> None:
         for number, (name, array) in enumerate(arrays.items()):
             tensor = onnx.numpy_helper.from_array(array, name)
             (folder / f"{kind}_{number}.pb").write_bytes(tensor.SerializeToString())
+
+
+def read_test_data(bundle: Path, kind: Literal["input", "output"]) -> Feed:
+    """What `write_test_data` wrote.
+
+    Raises:
+        InputError: a file is missing or truncated.
+    """
+    folder = bundle / "test_data_set_0"
+    feed: Feed = {}
+    for file in sorted(folder.glob(f"{kind}_*.pb"), key=lambda file: int(file.stem.partition("_")[2])):
+        tensor = onnx.TensorProto()
+        try:
+            tensor.ParseFromString(file.read_bytes())
+            feed[tensor.name] = onnx.numpy_helper.to_array(tensor)
+        except Exception as error:  # protobuf's errors have no common base below Exception
+            raise InputError("a sample cannot be read", where=file, found=error, fix="export it again") from None
+    if not feed:
+        raise InputError("a bundle lacks its samples", where=folder, fix="export it again")
+    return feed
 
 
 def _tensor(name: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -91,6 +92,15 @@ def bundle_report(report: Mapping[str, Any], path: str) -> RenderableType:
         f"of {size(report['bytes_dense'])} dense ({report['bytes_ratio']:.2f}x), "
         f"{sum(report['ops'].values())} nodes, largest logit difference on samples "
         f"{max(report['parity_on_samples'].values()):.1e}"
+    )
+
+
+def packaged(made: Mapping[str, Any], backend: str) -> RenderableType:
+    """For `package`: where the version is, and how a server is started on it."""
+    repository = Path(made["model"]).parent
+    return Text(
+        f"{made['path']}: version {made['version']} of {Path(made['model']).name}, backend {backend}\n"
+        f"tritonserver --model-repository={repository}"
     )
 
 

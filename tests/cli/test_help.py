@@ -8,7 +8,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 COMMANDS = [
     ["train"], ["freeze"], ["export"], ["validate"], ["bench", "train"], ["bench", "infer"], ["inspect"],
-    ["data", "describe"], ["doctor"], ["experiment"],
+    ["data", "describe"], ["doctor"], ["experiment"], ["package"],
 ]  # fmt: skip
 
 

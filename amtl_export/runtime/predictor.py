@@ -1,0 +1,153 @@
+"""Answering requests with a bundle, in Python: `load(bundle).predict(inputs)`.
+
+This file, and what it imports, needs numpy and ONNX Runtime and nothing else: it travels with a model into servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amtl_export.errors import EnvironmentLacks, InputError
+from amtl_export.native import library_path
+from amtl_export.runtime.session import Provider, open_session
+
+_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32"}
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output; a text in `shape` is a dynamic dimension, the same size wherever it has the same name."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[str | int, ...]
+
+
+class Predictor:
+    """A bundle in ONNX Runtime. One may be shared by all threads of a process: nothing is kept between calls.
+
+    Attributes:
+        inputs: what `predict` takes.
+        outputs: what it gives.
+        metadata: `amtl.*` of the graph; ids must be those of the vocabularies with its `amtl.vocabulary_hash`.
+    """
+
+    def __init__(
+        self, bundle: Path, *, provider: Provider = "cpu", threads: int = 1, native: bool | None = None
+    ) -> None:
+        self._session = open_session(bundle / "model.onnx", provider=provider, threads=threads, native=native)
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        if native is None and provider == "cpu" and self.native_operators and library_path() is None:
+            raise EnvironmentLacks(
+                "the bundle has native operators, and their library is not there",
+                where=bundle,
+                found=", ".join(self.native_operators),
+                fix="install amtl-export where a C compiler is; or native=False: as right, and several times slower",
+            )
+        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
+        self._given = [spec.name for spec in self.outputs]
+
+    @property
+    def native_operators(self) -> list[str]:
+        """Operators of the graph that the native library computes."""
+        return [name for name in self.metadata.get("amtl.operators", "").split(",") if name]
+
+    def predict(self, inputs: Mapping[str, npt.ArrayLike], outputs: Sequence[str] | None = None) -> Arrays:
+        """Answer one request.
+
+        Args:
+            inputs: name → array of `self.inputs`.
+            outputs: names of the outputs wanted; None for all.
+
+        Returns:
+            name → new array, float32 `[batch]`.
+
+        Raises:
+            InputError: see `prepare` and `answer`.
+        """
+        return self.answer(self.prepare(inputs), outputs)
+
+    def prepare(self, inputs: Mapping[str, npt.ArrayLike]) -> Arrays:
+        """A request as the graph takes it.
+
+        C-contiguous arrays of the input's own dtype are not copied; other integers are widened to int64, other numbers
+        rounded to float32.
+
+        Raises:
+            InputError: an input is missing, unknown, of another kind of number or of a shape that does not fit.
+        """
+        if wrong := sorted(set(inputs) ^ {spec.name for spec in self.inputs}):
+            raise InputError(
+                "inputs are missing or unknown", where="request", found=", ".join(wrong), allowed=_names(self.inputs)
+            )
+        sizes: dict[str, int] = {}
+        return {spec.name: _fitted(inputs[spec.name], spec, sizes) for spec in self.inputs}
+
+    def answer(self, prepared: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
+        """The outputs of a prepared request; inputs are read in place, outputs are new arrays.
+
+        Raises:
+            InputError: an output is unknown.
+        """
+        wanted = self._given if outputs is None else outputs
+        if not set(self._given).issuperset(wanted):
+            raise InputError("an output is unknown", found=", ".join(wanted), allowed=_names(self.outputs))
+        return dict(zip(wanted, self._session.run(wanted, prepared), strict=True))
+
+
+def load(bundle: Path | str, *, provider: Provider = "cpu", threads: int = 1, native: bool | None = None) -> Predictor:
+    """Open a bundle to answer requests.
+
+    Args:
+        bundle: its folder, or the model folder of a packaged version.
+        provider: cpu or cuda.
+        threads: for each request.
+        native: None takes the native library where the bundle's operators need it, and is an error where it is missing;
+            False leaves it out.
+
+    Raises:
+        EnvironmentLacks: ONNX Runtime, the provider or the native library is missing.
+        InputError: not a bundle.
+    """
+    if not (Path(bundle) / "model.onnx").is_file():
+        raise InputError(
+            "no such bundle", where=bundle, found="no model.onnx", fix="amtl-export export RUN --out BUNDLE"
+        )
+    return Predictor(Path(bundle), provider=provider, threads=threads, native=native)
+
+
+def _spec(value: Any) -> TensorSpec:
+    """ONNX Runtime's description of an input or output."""
+    shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+    return TensorSpec(value.name, np.dtype(_DTYPES[value.type]), shape)
+
+
+def _names(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(spec.name for spec in specs)
+
+
+def _fitted(values: npt.ArrayLike, spec: TensorSpec, sizes: dict[str, int]) -> npt.NDArray[Any]:
+    """The input as the graph takes it; `sizes` gathers the dynamic dimensions."""
+    array = np.asarray(values)
+    kinds = "iu" if spec.dtype.kind == "i" else "fiu"
+    if array.dtype.kind not in kinds and array.size:
+        raise InputError("an input has another type", where=spec.name, found=array.dtype, allowed=spec.dtype)
+    if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise InputError("an id is past int64", where=spec.name, found=int(array.max()), allowed="at most 2^63 - 1")
+    fits = array.ndim == len(spec.shape) and all(
+        size == (sizes.setdefault(expected, size) if isinstance(expected, str) else expected)
+        for size, expected in zip(array.shape, spec.shape, strict=True)
+    )
+    if not fits:
+        allowed = [sizes.get(size, size) if isinstance(size, str) else size for size in spec.shape]
+        raise InputError("an input has a shape that does not fit", where=spec.name, found=array.shape, allowed=allowed)
+    return np.ascontiguousarray(array, dtype=spec.dtype)

@@ -1,0 +1,1 @@
+"""Into inference servers: what they load, made from a bundle."""

@@ -1,0 +1,117 @@
+"""`load(bundle).predict(…)`: what servers and benchmarks call."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import amtl_export
+from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.inputs import Feed, draw
+from amtl_export.errors import EnvironmentLacks, InputError
+from amtl_export.freezing.frozen import FrozenModel
+
+
+@pytest.fixture
+def feed(frozen: FrozenModel) -> Feed:
+    return draw(frozen.config, frozen.vocabularies, 9, np.random.default_rng(2))
+
+
+def test_answers_are_those_of_a_session(bundle: Bundle, feed: Feed) -> None:
+    predictor = amtl_export.load(bundle.path)
+    expected = dict(zip(("logit", "probability"), bundle.session().run(None, feed), strict=True))
+    found = predictor.predict(feed)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert list(predictor.predict(feed, ["probability"])) == ["probability"]
+    assert predictor.metadata["amtl.vocabulary_hash"] == bundle.signature.vocabulary_hash
+    assert bool(predictor.native_operators) == (bundle.signature.layout == "ragged")
+    assert np.array_equal(amtl_export.load(bundle.path, native=False).predict(feed)["logit"], expected["logit"]) or (
+        "RaggedLinear" in predictor.native_operators or "RaggedSum" in predictor.native_operators
+    )
+
+
+def test_arrays_that_fit_are_not_copied(paged_bundle: Bundle, feed: Feed) -> None:
+    prepared = amtl_export.load(paged_bundle.path).prepare(feed)
+    assert all(np.shares_memory(prepared[name], feed[name]) for name in feed)
+
+
+def test_other_numbers_are_widened(paged_bundle: Bundle, feed: Feed) -> None:
+    predictor = amtl_export.load(paged_bundle.path)
+    expected = predictor.predict(feed)["logit"]
+    lists = {name: values.tolist() for name, values in feed.items()}
+    assert np.array_equal(predictor.predict(lists)["logit"], expected)
+    narrow = feed | {"ids": np.asfortranarray(feed["ids"].astype(np.uint16))}
+    assert np.array_equal(predictor.predict(narrow)["logit"], expected)
+    empty = {name: values[:0] for name, values in feed.items()}
+    assert predictor.predict(empty)["logit"].shape == (0,)
+
+
+def test_one_predictor_serves_many_threads(bundle: Bundle, frozen: FrozenModel) -> None:
+    predictor = amtl_export.load(bundle.path)
+    feeds = [draw(frozen.config, frozen.vocabularies, n, np.random.default_rng(n)) for n in range(1, 30)]
+    alone = [predictor.predict(feed)["logit"] for feed in feeds]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            together = list(pool.map(lambda feed: predictor.predict(feed)["logit"], feeds))
+            assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_requests_that_do_not_fit(paged_bundle: Bundle, feed: Feed) -> None:
+    predictor = amtl_export.load(paged_bundle.path)
+    ids = feed["ids"]
+    wrong: dict[str, Feed] = {
+        "found: ids, idz": {"idz" if name == "ids" else name: values for name, values in feed.items()},
+        "found: numeric": {name: values for name, values in feed.items() if name != "numeric"},
+        "where: ids\n  found: float64": feed | {"ids": ids.astype(np.float64)},
+        "where: ids\n  found: (9, 2)": feed | {"ids": ids[:, :2]},
+        "where: ids\n  found: (27,)": feed | {"ids": ids.ravel()},
+        "where: numeric\n  found: <U1": feed | {"numeric": np.array([["a"]] * 9)},
+        "at most 2^63": feed | {"ids": np.full(ids.shape, 2**64 - 1, np.uint64)},
+    }
+    for text, request in wrong.items():
+        with pytest.raises(InputError) as error:
+            predictor.predict(request)
+        assert text in str(error.value)
+    with pytest.raises(InputError, match="where: tags"):
+        predictor.predict(feed | {"tags": feed["tags"][:5]})
+    with pytest.raises(InputError, match="allowed: logit, probability"):
+        predictor.predict(feed, ["loss"])
+
+
+def test_what_is_missing_is_said(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such bundle"):
+        amtl_export.load(tmp_path)
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(EnvironmentLacks, match="cuda"):
+            amtl_export.load(bundle.path, provider="cuda")
+
+
+def test_without_the_library_native_operators_are_an_error(bundle: Bundle, tmp_path: Path) -> None:
+    """A copy of the package without its compiled library, as an installation without a compiler leaves it."""
+    copy = shutil.copytree(
+        Path(amtl_export.__file__).parent,
+        tmp_path / "amtl_export",
+        ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import amtl_export\n"
+        f"assert amtl_export.__file__.startswith({str(copy)!r})\n"
+        "from amtl_export.errors import EnvironmentLacks\n"
+        f"amtl_export.load({str(bundle.path)!r}, native=False)\n"
+        "try:\n"
+        f"    found = amtl_export.load({str(bundle.path)!r})\n"
+        "except EnvironmentLacks as error:\n"
+        "    print('refused:', error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=False)
+    assert done.returncode == 0, done.stderr
+    assert ("refused" in done.stdout) == (bundle.signature.layout == "ragged")

@@ -1,0 +1,167 @@
+"""`package`: what it writes, what it refuses, and that no version is ever touched again."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from amtl_export.bundle.bundle import Bundle, open_bundle
+from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.errors import InputError, ValidationFailed
+from amtl_export.files import sha256, write_sums
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.serving.package import TRAVELS, PackageConfig, package
+
+
+def parsed(file: Path) -> Any:
+    return text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): sha256(p) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_configurations_say_what_servers_need(repository: Path, served_bundle: Bundle, settings: PackageConfig) -> None:
+    model = repository / "ctr"
+    files = ("config.pbtxt", "configs/cpu.pbtxt", "configs/gpu.pbtxt", "configs/onnxruntime.pbtxt")
+    own, cpu, gpu, runtime = (parsed(model / file) for file in files)
+    assert own == cpu
+    assert (own.backend, gpu.backend, runtime.backend) == ("python", "python", "onnxruntime")
+    for config in (own, gpu, runtime):
+        assert (config.name, config.max_batch_size) == ("ctr", settings.max_batch)
+        assert config.dynamic_batching.max_queue_delay_microseconds == settings.queue_us
+        assert config.version_policy.latest.num_versions == 1
+        assert [(group.count, len(group.gpus)) for group in config.instance_group] == [(1, int(config is gpu))]
+        assert config.parameters["intra_op_thread_count"].string_value == "1"
+        shapes = {tensor.name: list(tensor.dims) for tensor in config.input}
+        for tensor in served_bundle.signature.inputs:
+            assert shapes[tensor.name] == [-1 if isinstance(n, str) else n for n in tensor.shape[1:]]
+        assert [(o.name, list(o.dims), o.HasField("reshape")) for o in config.output] == [
+            ("logit", [1], True),
+            ("probability", [1], True),
+        ]
+    (library,) = runtime.model_operations.op_library_filename
+    assert Path(library) == model.resolve() / "lib" / "amtl_ort.so"
+    assert sha256(Path(library)) == sha256(model / "1" / "amtl_export" / "native" / "amtl_ort.so")
+    assert own.parameters["native"].string_value == "true"
+    assert gpu.parameters["provider"].string_value == "cuda"
+    assert not own.model_operations.op_library_filename
+    assert gpu.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
+
+
+def test_warm_up_files_hold_legal_ids(repository: Path, served_bundle: Bundle, settings: PackageConfig) -> None:
+    model = repository / "ctr"
+    sizes = dict(zip(served_bundle.fields, served_bundle.sizes, strict=True))
+    inputs = {tensor.name: tensor for tensor in served_bundle.signature.inputs}
+    warm_up = parsed(model / "config.pbtxt").model_warmup
+    assert [sample.batch_size for sample in warm_up] == [1, 64, settings.max_batch]
+    for sample in warm_up:
+        assert set(sample.inputs) == set(inputs)
+        for name, given in sample.inputs.items():
+            tensor = inputs[name]
+            values = np.frombuffer((model / "warmup" / given.input_data_file).read_bytes(), tensor.dtype)
+            assert values.size == math.prod(given.dims)
+            if tensor.columns:
+                limits = [sizes[column.field] for column in tensor.columns]
+                assert (values.reshape(-1, len(limits)) < limits).all()
+                assert (values >= 0).all()
+
+
+def test_each_time_a_new_version_and_none_is_touched(
+    tmp_path: Path, served_bundle: Bundle, other_bundle: Bundle, settings: PackageConfig
+) -> None:
+    models = tmp_path / "models"
+    first = package(served_bundle.path, models, "ctr", settings)
+    assert first.path == models / "ctr" / "1"
+    before = fingerprints(models)
+    assert package(other_bundle.path, models, "ctr", settings).version == 2
+    shutil.rmtree(models / "ctr" / "1")
+    assert package(served_bundle.path, models, "ctr", settings).version == 3
+    after = fingerprints(models)
+    assert {file: after[file] for file in before if not file.startswith("ctr/1/")} == {
+        file: digest for file, digest in before.items() if not file.startswith("ctr/1/")
+    }
+    assert open_bundle(models / "ctr" / "2" / "model.onnx").signature == other_bundle.signature
+    assert sorted(p.name for p in (models / "ctr").iterdir()) == [
+        "2", "3", "config.json", "config.pbtxt", "configs", "lib", "warmup",
+    ]  # fmt: skip
+
+
+def test_what_travels_imports_numpy_and_onnxruntime_alone(repository: Path, served_bundle: Bundle) -> None:
+    version = repository / "ctr" / "1"
+    code = (
+        f"import sys; sys.path.insert(0, {str(version)!r})\n"
+        "from amtl_export.runtime.predictor import load\n"
+        "import amtl_export, numpy\n"
+        f"assert amtl_export.__file__.startswith({str(version)!r})\n"
+        f"p = load({str(version / 'model.onnx')!r}, native=True)\n"
+        "shapes = {s: [1 if isinstance(n, str) else n for n in s.shape] for s in p.inputs}\n"
+        "p.predict({s.name: numpy.zeros(shape, s.dtype) for s, shape in shapes.items()})\n"
+        "wrong = {'torch', 'onnx', 'polars', 'pydantic', 'click', 'rich', 'google'} & set(sys.modules)\n"
+        "assert not wrong, wrong\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=False)
+    assert done.returncode == 0, done.stderr
+    carried = {str(p.relative_to(version / "amtl_export")) for p in (version / "amtl_export").rglob("*.py")}
+    assert carried == set(TRAVELS)
+
+
+def test_a_bundle_without_native_operators_carries_none(tmp_path: Path, paged_bundle: Bundle) -> None:
+    model = package(paged_bundle.path, tmp_path, "paged").model
+    assert not list(model.rglob("*.so"))
+    assert not parsed(model / "config.pbtxt").model_operations.op_library_filename
+    assert parsed(model / "configs" / "python.pbtxt").parameters["native"].string_value == "false"
+
+
+def test_inputs_of_the_request_are_not_batched(tmp_path: Path, frozen: FrozenModel) -> None:
+    fields = (frozen.config.embedded[0].name,)
+    bundle = export(frozen, tmp_path / "bundle", ExportConfig("dense", request_fields=fields))
+    config = parsed(package(bundle.path, tmp_path / "models", "ctr").model / "config.pbtxt")
+    assert config.max_batch_size == 0
+    assert not config.HasField("dynamic_batching")
+    assert {tensor.name: list(tensor.dims) for tensor in config.input}["request_ids"] == [1, 1]
+    assert [list(output.dims) for output in config.output] == [[-1], [-1]]
+    assert len(config.model_warmup) == 1
+
+
+def test_what_is_refused_leaves_nothing(tmp_path: Path, paged_bundle: Bundle, served_bundle: Bundle) -> None:
+    models = tmp_path / "models"
+    for name in ("", "a/b", "../x", ".hidden"):
+        with pytest.raises(InputError, match="name"):
+            package(paged_bundle.path, models, name)
+    spoilt = Path(shutil.copytree(paged_bundle.path, tmp_path / "spoilt"))
+    data = bytearray((spoilt / "model.onnx.data").read_bytes())
+    data[len(data) // 2] ^= 0x40
+    (spoilt / "model.onnx.data").write_bytes(data)
+    with pytest.raises(InputError, match=r"model\.onnx\.data"):
+        package(spoilt, models, "ctr")
+    assert not models.exists()
+
+    package(paged_bundle.path, models, "ctr")
+    before = fingerprints(models)
+    for bundle, config in ((paged_bundle, PackageConfig(threads=2)), (served_bundle, None)):
+        with pytest.raises(InputError, match="configured otherwise"):
+            package(bundle.path, models, "ctr", config)
+    (models / "foreign").mkdir()
+    with pytest.raises(InputError, match="not made by this tool"):
+        package(paged_bundle.path, models, "foreign")
+    (models / "foreign").rmdir()
+    assert fingerprints(models) == before
+
+
+def test_a_bundle_that_answers_otherwise_is_refused(tmp_path: Path, bundle_copy: Path, other_bundle: Bundle) -> None:
+    for name in ("output_0.pb", "output_1.pb"):
+        shutil.copy(other_bundle.path / "test_data_set_0" / name, bundle_copy / "test_data_set_0" / name)
+    write_sums(bundle_copy)
+    with pytest.raises(ValidationFailed, match="sample"):
+        package(bundle_copy, tmp_path / "models", "ctr")
+    assert not (tmp_path / "models").exists()

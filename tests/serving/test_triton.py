@@ -1,0 +1,246 @@
+"""A real Triton Inference Server answers as the bundle does, whatever is sent to it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc_client
+import tritonclient.http as http_client
+from triton_server import Server, serving
+
+from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.bundle.inputs import Feed
+from amtl_export.bundle.samples import read_test_data
+from amtl_export.files import read_json
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.runtime.predictor import load
+from amtl_export.serving.package import PackageConfig, package
+
+TYPES = {"int64": "INT64", "float32": "FP32"}
+
+
+def tensors(kind: Any, feed: Feed, **how: bool) -> list[Any]:
+    made = [kind.InferInput(name, values.shape, TYPES[str(values.dtype)]) for name, values in feed.items()]
+    for tensor, values in zip(made, feed.values(), strict=True):
+        tensor.set_data_from_numpy(values, **how)
+    return made
+
+
+def asked(server: Server, feed: Feed, *, binary: bool = True) -> Feed:
+    """The answers over HTTP."""
+    with http_client.InferenceServerClient(f"127.0.0.1:{server.http}") as client:
+        wanted = [http_client.InferRequestedOutput(name, binary_data=binary) for name in ("logit", "probability")]
+        answer = client.infer("ctr", tensors(http_client, feed, binary_data=binary), outputs=wanted)
+        return {name: answer.as_numpy(name)[:, 0] for name in ("logit", "probability")}
+
+
+def post(server: Server, body: bytes, path: str = "/v2/models/ctr/infer") -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=120)
+    connection.request("POST", path, body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, json.loads(text) if text else {}
+
+
+def sample_request(bundle: Bundle) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(bundle.path / "samples" / "request.json")
+    return found
+
+
+def still_right(server: Server, bundle: Bundle) -> None:
+    status, answer = post(server, json.dumps(sample_request(bundle)).encode())
+    assert status == 200, answer
+    expected = read_json(bundle.path / "samples" / "response.json")
+    for own, theirs in zip(expected["outputs"], answer["outputs"], strict=True):
+        assert np.array_equal(np.float32(own["data"]), np.float32(theirs["data"]))
+
+
+def without_nan(feed: Feed) -> Feed:
+    """JSON knows no NaN."""
+    return {name: np.nan_to_num(values) if values.dtype == np.float32 else values for name, values in feed.items()}
+
+
+def test_health_and_metadata(server: Server, served_bundle: Bundle) -> None:
+    with http_client.InferenceServerClient(f"127.0.0.1:{server.http}") as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("ctr", "1")
+        about = client.get_model_metadata("ctr")
+    said = {tensor["name"]: (tensor["datatype"], tensor["shape"][1:]) for tensor in about["inputs"]}
+    own = {
+        t.name: (TYPES[t.dtype], [-1 if isinstance(n, str) else n for n in t.shape[1:]])
+        for t in served_bundle.signature.inputs
+    }
+    assert said == own
+    assert [tensor["name"] for tensor in about["outputs"]] == ["logit", "probability"]
+    still_right(server, served_bundle)
+
+
+def test_every_score_is_the_bundles(server: Server, served_bundle: Bundle, requests: list[Feed]) -> None:
+    predictor = load(served_bundle.path)
+    with grpc_client.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
+        for feed in requests:
+            expected = predictor.predict(feed)
+            answer = client.infer("ctr", tensors(grpc_client, feed))
+            for name, values in expected.items():
+                assert np.array_equal(asked(server, feed)[name], values), name
+                assert np.array_equal(answer.as_numpy(name)[:, 0], values), name
+            present = without_nan(feed)
+            for name, values in predictor.predict(present).items():
+                assert np.array_equal(asked(server, present, binary=False)[name], values), name
+
+
+def test_hostile_ids_are_answered(server: Server, served_bundle: Bundle, requests: list[Feed]) -> None:
+    for hostile in (-1, 10**9, np.iinfo(np.int64).max, np.iinfo(np.int64).min):
+        feed = requests[2] | {"ids": np.full_like(requests[2]["ids"], hostile)}
+        known = requests[2] | {"ids": np.zeros_like(requests[2]["ids"])}
+        assert np.array_equal(asked(server, feed)["logit"], load(served_bundle.path).predict(known)["logit"])
+
+
+def test_concurrent_requests_are_batched_and_kept_apart(
+    server: Server, served_bundle: Bundle, requests: list[Feed]
+) -> None:
+    predictor = load(served_bundle.path)
+    expected = [predictor.predict(feed)["logit"] for feed in requests]
+
+    def runs() -> tuple[int, int]:
+        with http_client.InferenceServerClient(f"127.0.0.1:{server.http}") as client:
+            found = client.get_inference_statistics("ctr")["model_stats"][0]
+            return found["inference_stats"]["success"]["count"], found["execution_count"]
+
+    def ask(number: int) -> float:
+        which = number % len(requests)
+        return float(np.abs(asked(server, requests[which])["logit"] - expected[which]).max())
+
+    before = runs()
+    with ThreadPoolExecutor(8) as pool:
+        worst = max(pool.map(ask, range(160)))
+    after = runs()
+    assert worst < 1e-5  # rows of several requests in one matrix product: float32 roundings
+    assert after[0] - before[0] == 160
+    assert after[1] - before[1] < 160, "the server never put two requests together"
+
+
+def spoilt(request: dict[str, Any], **changes: Any) -> bytes:
+    first, *rest = request["inputs"]
+    return json.dumps({"inputs": [first | changes, *rest]}).encode()
+
+
+def longer(tensor: dict[str, Any], batch: int) -> dict[str, Any]:
+    shape = [batch, *tensor["shape"][1:]]
+    return tensor | {"shape": shape, "data": [0] * int(np.prod(shape))}
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], bytes]] = {
+    "an unknown name": lambda r: spoilt(r, name="idz"),
+    "an input left out": lambda r: json.dumps({"inputs": r["inputs"][1:]}).encode(),
+    "an input twice": lambda r: json.dumps({"inputs": [*r["inputs"], r["inputs"][0]]}).encode(),
+    "too few columns": lambda r: spoilt(r, shape=[4, 2], data=[0] * 8),
+    "another rank": lambda r: spoilt(r, shape=[12]),
+    "more data than the shape": lambda r: spoilt(r, data=[0] * 99),
+    "floats for ids": lambda r: spoilt(r, datatype="FP32"),
+    "texts for ids": lambda r: spoilt(r, datatype="BYTES", data=["a"] * 12),
+    "a batch past the limit": lambda r: json.dumps({"inputs": [longer(own, 1000) for own in r["inputs"]]}).encode(),
+    "truncated JSON": lambda r: json.dumps(r).encode()[:-20],
+    "no JSON": lambda _: b"\x00\xff" * 50,
+    "an unknown output": lambda r: json.dumps(r | {"outputs": [{"name": "loss"}]}).encode(),
+    "100 MB": lambda _: b'{"inputs": [' + b" " * 100_000_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_requests_get_an_error_each(server: Server, served_bundle: Bundle, kind: str) -> None:
+    status, answer = post(server, HOSTILE[kind](sample_request(served_bundle)))
+    assert 400 <= status <= 500, answer  # for what it cannot parse the server says 500
+    assert answer["error"]
+    still_right(server, served_bundle)
+
+
+def test_unknown_models_and_versions(server: Server, served_bundle: Bundle) -> None:
+    body = json.dumps(sample_request(served_bundle)).encode()
+    for path in ("/v2/models/nobody/infer", "/v2/models/ctr/versions/77/infer"):
+        status, answer = post(server, body, path)
+        assert 400 <= status < 500, answer
+
+
+def test_versions_switch_under_load(
+    triton: Path,
+    tmp_path: Path,
+    served_bundle: Bundle,
+    other_bundle: Bundle,
+    requests: list[Feed],
+    settings: PackageConfig,
+) -> None:
+    """While clients ask, new versions appear and are loaded; each answer is one version's, whole."""
+    feed = requests[4]
+    answers = [load(bundle.path).predict(feed)["logit"] for bundle in (served_bundle, other_bundle)]
+    assert np.abs(answers[0] - answers[1]).max() > 1e-3
+    package(served_bundle.path, tmp_path / "models", "ctr", settings)
+    wrong: list[str] = []
+    seen: list[int] = []
+    stop = threading.Event()
+
+    def client(server: Server) -> None:
+        with http_client.InferenceServerClient(f"127.0.0.1:{server.http}") as own:
+            while not stop.is_set():
+                try:
+                    answer = own.infer("ctr", tensors(http_client, feed))
+                    version = int(answer.get_response()["model_version"])
+                    logit = answer.as_numpy("logit")[:, 0]
+                    if np.abs(logit - answers[(version - 1) % 2]).max() > 1e-5:
+                        wrong.append(f"version {version} gave another's answer")
+                    seen.append(version)
+                except http_client.InferenceServerException as error:
+                    wrong.append(str(error))
+
+    log = tmp_path / "log"
+    with serving(triton, tmp_path / "models", log, "--model-control-mode=explicit", "--load-model=ctr") as running:
+        threads = [threading.Thread(target=client, args=(running,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for version in range(2, 6):
+            bundle = (served_bundle, other_bundle)[(version - 1) % 2]
+            assert package(bundle.path, tmp_path / "models", "ctr", settings).version == version
+            status, answer = post(running, b"{}", "/v2/repository/models/ctr/load")
+            assert status == 200, answer
+            while not stop.is_set() and version not in seen[-10:]:
+                assert all(thread.is_alive() for thread in threads)
+                stop.wait(0.05)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert sorted(set(seen)) == [1, 2, 3, 4, 5]
+
+
+def test_a_killed_server_comes_back(triton: Path, repository: Path, tmp_path: Path, served_bundle: Bundle) -> None:
+    with serving(triton, repository, tmp_path / "log", "--model-control-mode=explicit", "--load-model=ctr") as running:
+        still_right(running, served_bundle)
+        running.stop(signal.SIGKILL)
+        assert not running.ready()
+        running.start()
+        still_right(running, served_bundle)
+
+
+def test_fields_given_once_per_request(triton: Path, tmp_path: Path, frozen: FrozenModel) -> None:
+    fields = (frozen.config.embedded[0].name,)
+    bundle = export(frozen, tmp_path / "bundle", ExportConfig("ragged", request_fields=fields))
+    package(bundle.path, tmp_path / "models", "ctr", PackageConfig(backend="python"))
+    feed = read_test_data(bundle.path, "input")
+    with (
+        serving(triton, tmp_path / "models", tmp_path / "log") as running,
+        http_client.InferenceServerClient(f"127.0.0.1:{running.http}") as client,
+    ):
+        answer = client.infer("ctr", tensors(http_client, feed))
+    assert np.array_equal(answer.as_numpy("logit"), read_test_data(bundle.path, "output")["logit"])

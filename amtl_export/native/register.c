@@ -91,6 +91,7 @@ static OrtStatus *open_table(const kernel *k, const tensor *in, amtl_table *out)
       .count = in[VALUES].count,
       .rows = rows,
       .columns = in[PLACES].shape[1],
+      .lookups = in[IDS].count,
       .fields = fields,
       .dim = k->dim,
       .block_bits = k->block_bits,

@@ -74,11 +74,18 @@ INLINE int is_sound(const amtl_table *t, span s) {
   return s.first >= 0 && s.n >= 0 && s.n <= t->dim && s.first <= t->count - s.n;
 }
 
-/* Into the second-level cache: it waits for more lines at a time than the first. */
-INLINE void prefetch(uintptr_t address) { __builtin_prefetch((const void *)address, 0, 2); }
+/* Into the first-level cache, or the second: that one waits for more lines at a time. */
+enum cache { FIRST_LEVEL, SECOND_LEVEL };
 
-INLINE void prefetch_place(const amtl_table *t, uint64_t row, enum amtl_place type) {
-  prefetch((uintptr_t)t->places + row * (uint64_t)(t->columns * place_size(type)));
+INLINE void prefetch(uintptr_t address, enum cache level) {
+  if (level == FIRST_LEVEL)
+    __builtin_prefetch((const void *)address, 0, 3);
+  else
+    __builtin_prefetch((const void *)address, 0, 2);
+}
+
+INLINE void prefetch_place(const amtl_table *t, uint64_t row, enum amtl_place type, enum cache level) {
+  prefetch((uintptr_t)t->places + row * (uint64_t)(t->columns * place_size(type)), level);
 }
 
 INLINE uintptr_t address_of(const amtl_table *t, int64_t at, enum amtl_value type) {
@@ -88,13 +95,13 @@ INLINE uintptr_t address_of(const amtl_table *t, int64_t at, enum amtl_value typ
 /* The lines of a sound row after its first. Most rows take the first steps alone, without a branch that depends on their
  * length.
  */
-INLINE void prefetch_rest(const amtl_table *t, span s, enum amtl_value type) {
+INLINE void prefetch_rest(const amtl_table *t, span s, enum amtl_value type, enum cache level) {
   const uintptr_t last = address_of(t, s.first + s.n, type) - 1;
   uintptr_t at = address_of(t, s.first, type) + LINE;
-  prefetch(last);
+  prefetch(last, level);
 #pragma GCC unroll 4
-  for (int i = 0; i < MIDDLE_LINES; i++, at += LINE) prefetch(at < last ? at : last);
-  for (; at < last; at += LINE) prefetch(at);
+  for (int i = 0; i < MIDDLE_LINES; i++, at += LINE) prefetch(at < last ? at : last, level);
+  for (; at < last; at += LINE) prefetch(at, level);
 }
 
 /* The lines that a row will be written to; past the end of the output nothing happens. */

@@ -16,7 +16,7 @@ enum amtl_place { AMTL_UINT16, AMTL_INT32, AMTL_INT64 };
  * starts   [rows >> block_bits, + 1] where the rows of each block of 2^block_bits begin in `values`
  * places   [rows + 1, columns] row r begins at starts[r >> block_bits] + places[r, 0] and ends where row r + 1 begins;
  *                              its numbers are multiplied by scale_base + scale_step * places[r, columns - 1]
- * ids      [.., fields] int64, any values; the last axis goes through the fields
+ * ids      [lookups] int64, any values; the last axis goes through the fields
  * sizes    [fields]            an id outside [0, size) is taken as id 0
  * shifts   [fields]            row = id + shift
  * dim                          floats of a full row; past its own end a row is zero
@@ -24,7 +24,7 @@ enum amtl_place { AMTL_UINT16, AMTL_INT32, AMTL_INT64 };
 typedef struct amtl_table {
   const void *values, *places;
   const int64_t *starts, *ids, *sizes, *shifts;
-  int64_t count, rows, columns, fields, dim, block_bits;
+  int64_t count, rows, columns, lookups, fields, dim, block_bits;
   float scale_base, scale_step;
   enum amtl_value value;
   enum amtl_place place;

@@ -20,7 +20,7 @@ import torch
 
 from amtl_export.bench.infer import InferConfig, build_subjects, report, summary, time_cases, torch_threads
 from amtl_export.bench.machine import today
-from amtl_export.bench.subjects import OnnxSubject
+from amtl_export.bench.subjects import OnnxSubject, apart
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.cli.options import IntList
 from amtl_export.data.encode import Rows
@@ -114,8 +114,12 @@ def main(rows: int, out: Path, machine: str, seconds: float, threads: int, batch
                 for name, bundle in bundles.items()
                 if bundle.signature.layout == "ragged"
             ),
-            OnnxSubject("onnx-ragged-body", bundles["onnx-ragged"], "cpu", threads, native=False),
-            OnnxSubject("onnx-ragged-joined-body", bundles["onnx-ragged-joined"], "cpu", threads, native=False),
+            *(
+                OnnxSubject(
+                    f"{name}-body", apart(bundles[name], Path(folder) / f"{name}-body"), "cpu", threads, native=False
+                )
+                for name in ("onnx-ragged", "onnx-ragged-joined")
+            ),
         ]
         none = Rows(np.empty((0, FIELDS), np.int32), np.empty((0, 0), np.float32), {}, np.empty(0, np.uint8))
         cases = time_cases(subjects, frozen, none, config, click.echo)

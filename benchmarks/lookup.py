@@ -231,7 +231,7 @@ class NumpyTake:
     name = "numpy-take"
 
     def __init__(self, table: FrozenEmbedding) -> None:
-        self._rows, self._shifts = table.rows.numpy(), np.array(table.offsets)
+        self._rows, self._shifts = table.rows.numpy().copy(), np.array(table.offsets)
         self.bytes = self._rows.nbytes
 
     def prepare(self, feed: Feed) -> Any:
@@ -286,15 +286,17 @@ def subjects_of(point: Point, table: FrozenEmbedding, folder: Path, peers: Seque
     sizes = {name: write_layout(table, config, folder / f"{name}.onnx") for name, config in LAYOUTS.items()}
     for name, size in sizes.items():
         yield OnnxLookup(name, folder / f"{name}.onnx", size, point, native=True)
-    ragged = folder / "onnx-ragged.onnx", sizes["onnx-ragged"]
-    yield OnnxLookup("onnx-ragged-body", *ragged, point, native=False)
+    body = folder / "body.onnx"  # of its own: in a file of two subjects each would find rows that the other just read
+    yield OnnxLookup("onnx-ragged-body", body, write_layout(table, LAYOUTS["onnx-ragged"], body), point, native=False)
     quantized = folder / "block-quantized.onnx"
     yield OnnxLookup("onnx-dense-int8-block", quantized, write_block_quantized(table, quantized), point, native=False)
     yield Shuffled(table, folder, point)
     yield PlainLoop(table, folder)
     yield NumpyTake(table)
     if point.threads > 1:
-        yield OnnxLookup("onnx-ragged-one-thread", *ragged, replace(point, threads=1), native=True)
+        alone = folder / "one-thread.onnx"
+        size = write_layout(table, LAYOUTS["onnx-ragged"], alone)
+        yield OnnxLookup("onnx-ragged-one-thread", alone, size, replace(point, threads=1), native=True)
     else:  # thread pools of several runtimes would spin on each other's cores
         yield TorchEmbedding(table)
         yield from (Fbgemm(table, kind.removeprefix("fbgemm-")) for kind in peers)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from amtl_export.bench.infer import InferConfig, make_feeds, report, summary, torch_threads
 from amtl_export.bench.machine import today
-from amtl_export.bench.subjects import OnnxSubject, TorchSubject, dense_torch
+from amtl_export.bench.subjects import OnnxSubject, TorchSubject, apart, dense_torch
 from amtl_export.bench.timing import Latency, Subject, interleave
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
@@ -147,7 +147,7 @@ def subjects_of(
     if "aotinductor" in peers:
         subjects.append(Compiled("aotinductor", aot_compiled(flat, folder), eager.bytes))
     if "openvino" in peers:
-        subjects.append(OpenVino(bundles["onnx-dense"], threads))
+        subjects.append(OpenVino(apart(bundles["onnx-dense"], folder / "openvino"), threads))
     if "onnx-int8" in peers:
         subjects.append(OnnxFile("onnx-dense-int8-layers", quantised(bundles["onnx-dense"], folder), threads))
     return subjects

@@ -26,6 +26,7 @@ from amtl_export.cli.options import FOLDER, Common, common
 @click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Answering at the same time.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each instance, for one run.")
 @click.option("--mounted-at", metavar="PATH", help="Where the server will see DIR.  [default: where it is]")
+@click.option("--storage-uri", metavar="URI", help="Where KServe will fetch DIR from; writes kserve.yaml.")
 @common
 def command(bundle: Path, triton: Path, name: str, common: Common, **settings: Any) -> None:
     """Make BUNDLE a version of a model that Triton Inference Server loads."""

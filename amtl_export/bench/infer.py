@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from amtl_export.bench.machine import describe_machine, today
-from amtl_export.bench.subjects import OnnxSubject, TorchSubject, dense_torch
+from amtl_export.bench.subjects import OnnxSubject, TorchSubject, apart, dense_torch
 from amtl_export.bench.timing import Latency, Subject, interleave
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.export import ExportConfig, export
@@ -134,7 +134,8 @@ def build_subjects(bundle: Bundle, run: Run, frozen: FrozenModel, config: InferC
         subjects.append(OnnxSubject("onnx-dense", dense, config.provider, config.threads))
     name = f"onnx-{bundle.signature.layout}{request}"
     if bundle.signature.layout == "ragged":  # timed without its native operator too
-        subjects.append(OnnxSubject(f"{name}-body", bundle, config.provider, config.threads, native=False))
+        body = apart(bundle, folder / "body")
+        subjects.append(OnnxSubject(f"{name}-body", body, config.provider, config.threads, native=False))
         return [*subjects, OnnxSubject(name, bundle, config.provider, config.threads, native=True)]
     return [*subjects, OnnxSubject(name, bundle, config.provider, config.threads)]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.inputs import Feed, as_request
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.inputs import model_inputs
@@ -58,6 +60,12 @@ class OnnxSubject:
     def run(self, prepared: Feed) -> Any:
         """Probabilities `[B]`."""
         return self._predictor.answer(prepared, ["probability"])["probability"]
+
+
+def apart(bundle: Bundle, folder: Path) -> Bundle:
+    """The bundle copied to `folder`: subjects that share files find rows that the other one has just read."""
+    shutil.copytree(bundle.path, folder)
+    return open_bundle(folder)
 
 
 def dense_torch(frozen: FrozenModel) -> CtrModel:

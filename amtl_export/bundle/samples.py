@@ -32,11 +32,15 @@ def write_samples(draft: Path, frozen: FrozenModel, inputs: Sequence[Input], ses
     feed = as_request(feed, inputs)
     names = ["logit", "probability"]
     outputs: Feed = dict(zip(names, session.run(names, feed), strict=True))
-    (draft / "samples").mkdir()
-    write_json(draft / "samples" / "request.json", {"inputs": [_tensor(n, a) for n, a in feed.items()]})
-    response = {"outputs": [_tensor(name, array) for name, array in outputs.items()]}
-    write_json(draft / "samples" / "response.json", response)
+    write_messages(draft / "samples", feed, outputs)
     write_test_data(draft, feed, outputs)
+
+
+def write_messages(folder: Path, feed: Feed, outputs: Feed) -> None:
+    """`request.json` and `response.json`, in the form of the Open Inference Protocol v2."""
+    folder.mkdir()
+    write_json(folder / "request.json", {"inputs": [_tensor(name, array) for name, array in feed.items()]})
+    write_json(folder / "response.json", {"outputs": [_tensor(name, array) for name, array in outputs.items()]})
 
 
 def write_test_data(draft: Path, feed: Feed, outputs: Feed) -> None:

@@ -16,8 +16,6 @@ typedef struct found {
  * after those.
  */
 enum { STEP = 24, WRITTEN_AHEAD = 8 };
-/* Lookups of a call up to which the first-level cache is the better place for rows, measured with a layer behind them. */
-enum { FEW = 8192 };
 
 typedef struct lookups {
   cursor next;
@@ -26,7 +24,6 @@ typedef struct lookups {
   found ready[2][STEP];   /* whose values were asked for: of this step and of the next one */
   int64_t many, many_ready;
   int turn;
-  enum cache level;
 } lookups;
 
 INLINE void find_rows(const amtl_table *t, lookups *all, uint64_t *rows, enum amtl_place place) {
@@ -34,7 +31,7 @@ INLINE void find_rows(const amtl_table *t, lookups *all, uint64_t *rows, enum am
   all->many = left < STEP ? left : STEP;
   for (int64_t i = 0; i < all->many; i++) {
     rows[i] = row_of(t, all->next);
-    prefetch_place(t, rows[i], place, all->level);
+    prefetch_place(t, rows[i], place, SECOND_LEVEL);
     move_on(t, &all->next);
   }
 }
@@ -50,17 +47,16 @@ INLINE enum amtl_fault find_next(const amtl_table *t, lookups *all, enum amtl_va
     if (rows[i] >= (uint64_t)t->rows) return AMTL_BAD_ROW;
     const span s = span_of(t, rows[i], place);
     if (!is_sound(t, s)) return AMTL_BAD_OFFSETS;
-    prefetch(address_of(t, s.first, value), all->level);
+    prefetch(address_of(t, s.first, value), SECOND_LEVEL);
     ready[i] = (found){s, scale_of(t, rows[i], place)};
   }
-  for (int64_t i = 0; i < all->many_ready; i++) prefetch_rest(t, ready[i].s, value, all->level);
+  for (int64_t i = 0; i < all->many_ready; i++) prefetch_rest(t, ready[i].s, value, SECOND_LEVEL);
   return AMTL_FINE;
 }
 
 INLINE enum amtl_fault find_first(const amtl_table *t, lookups *all, int64_t begin, int64_t end, enum amtl_value value,
                                   enum amtl_place place) {
   all->next = cursor_at(t, begin), all->end = end, all->turn = 0;
-  all->level = t->lookups <= FEW ? FIRST_LEVEL : SECOND_LEVEL;
   find_rows(t, all, all->rows[0], place);
   return find_next(t, all, value, place);
 }
@@ -135,6 +131,7 @@ typedef struct block {
 
 INLINE enum amtl_fault pack_field(const amtl_table *t, block *b, int64_t field, enum amtl_value value,
                                   enum amtl_place place) {
+  /* A single block is read at once. Of several, one waits in the second level while the weights go through the first. */
   const enum cache level = t->lookups <= AMTL_BLOCK * t->fields ? FIRST_LEVEL : SECOND_LEVEL;
   span spans[AMTL_BLOCK];
   uint64_t rows[AMTL_BLOCK];

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 import amtl_export
-from amtl_export.bundle.samples import read_test_data
+from amtl_export.bundle.samples import read_test_data, write_messages
 from amtl_export.errors import InputError, ValidationFailed, os_errors
 from amtl_export.files import made_by, read_json, whole_folder, write_json, wrong_sums
 from amtl_export.native import needed_library
 from amtl_export.runtime.predictor import Arrays, Predictor, load
+from amtl_export.serving.kserve import MOUNT, inference_service
 from amtl_export.serving.triton_config import Backend, Device, ServerConfig, WarmUp, model_config
 
 #: Parts of this package that a version carries for the Python backend: what `runtime.predictor` imports.
@@ -24,6 +25,7 @@ TRAVELS = (
     "runtime/__init__.py", "runtime/predictor.py", "runtime/session.py",
 )  # fmt: skip
 
+_PACKAGE = Path(amtl_export.__file__).parent
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _MARK, _KIND, _LIBRARY = "config.json", "triton-model", "amtl_ort.so"
 
@@ -38,7 +40,9 @@ class PackageConfig:
         queue_us: how long the batcher waits for more requests, µs.
         instances: that answer at the same time.
         threads: of each instance.
-        mounted_at: where the server will see the model repository, for the native library's path; None: where it is.
+        mounted_at: where the server will see the model repository, for the native library's path; None: where it is, or
+            where KServe puts it.
+        storage_uri: where KServe will fetch the model repository; then `kserve.yaml` is written.
     """
 
     backend: Backend = "onnxruntime"
@@ -47,6 +51,12 @@ class PackageConfig:
     instances: int = 1
     threads: int = 1
     mounted_at: str | None = None
+    storage_uri: str | None = None
+
+    @property
+    def seen_at(self) -> str | None:
+        """Where the server sees the model repository, if that is known."""
+        return self.mounted_at or (MOUNT if self.storage_uri else None)
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ def package(bundle: Path, repository: Path, name: str, config: PackageConfig | N
     opened = load(bundle)
     sample = _answered(bundle, opened)
     model = repository / name
-    at = (config.mounted_at or str(repository.resolve())).rstrip("/")
+    at = (config.seen_at or str(repository.resolve())).rstrip("/")
     parts = _Parts(bundle, opened, config, sample, f"{at}/{name}/lib/{_LIBRARY}")
     configs = parts.configs(name)
     if not model.exists():
@@ -140,7 +150,7 @@ class _Parts:
         return 0 if any(spec.shape[0] == 1 for spec in self.opened.inputs) else self.config.max_batch
 
     def configs(self, name: str) -> dict[str, str]:
-        """File → text: `config.pbtxt`, and all variants, for `tritonserver --model-config-name`."""
+        """File → text: `config.pbtxt`, and all variants, for `tritonserver --model-config-name`; `kserve.yaml`."""
         main = self.config.backend
         other: Backend = "python" if main == "onnxruntime" else "onnxruntime"
         own = self._config(name, main, "cpu")
@@ -149,7 +159,7 @@ class _Parts:
             "configs/cpu.pbtxt": own,
             "configs/gpu.pbtxt": self._config(name, main, "gpu"),
             f"configs/{other}.pbtxt": self._config(name, other, "cpu"),
-        }
+        } | ({"kserve.yaml": inference_service(name, self.config.storage_uri)} if self.config.storage_uri else {})
 
     def _config(self, name: str, backend: Backend, device: Device) -> str:
         library = self.library if self.opened.native_operators and device == "cpu" else None
@@ -167,12 +177,12 @@ class _Parts:
         found = []
         for row, size in enumerate(sorted({1, min(64, self.max_batch), self.max_batch})):
             arrays = {name: values[row] for name, values in self.sample.items()}
-            files = {name: (f"row_{row}.{name}", values.shape) for name, values in arrays.items()}
+            files = {name: (f"row_{row}.{name}", values.shape or (1,)) for name, values in arrays.items()}
             found.append((WarmUp(f"batch_{size}", size, files), arrays))
         return found
 
     def write_model(self, folder: Path, configs: Mapping[str, str]) -> None:
-        """All but the version: configurations, warm-up files, native library, and a mark."""
+        """All but the version: configurations, warm-up files, samples with a client, native library, and a mark."""
         for name in ("configs", "warmup"):
             (folder / name).mkdir()
         for file, text in configs.items():
@@ -180,22 +190,31 @@ class _Parts:
         for warm_up, arrays in self._warm_up():
             for name, (file, _) in warm_up.files.items():
                 (folder / "warmup" / file).write_bytes(np.ascontiguousarray(arrays[name]).tobytes())
+        self._write_samples(folder)
         if self.opened.native_operators:
             (folder / "lib").mkdir()
             shutil.copyfile(needed_library(), folder / "lib" / _LIBRARY)
         write_json(folder / _MARK, {"made_by": made_by(), "kind": _KIND})
 
+    def _write_samples(self, folder: Path) -> None:
+        """A request and its response as JSON, and a client that sends it; JSON knows no NaN, so 0 stands for one."""
+        request = {name: np.nan_to_num(values) for name, values in self.sample.items()}
+        answers = self.opened.predict(request)
+        if self.max_batch:
+            request, answers = ({n: v.reshape(len(v), -1) for n, v in own.items()} for own in (request, answers))
+        write_messages(folder / "samples", request, answers)
+        shutil.copyfile(_PACKAGE / "serving" / "triton_client.py", folder / "client.py")
+
     def write_version(self, folder: Path) -> None:
         """A version: the bundle for both backends, `model.py` and what it imports for the Python backend."""
-        package_folder = Path(amtl_export.__file__).parent
         with os_errors("copying the bundle", folder):
             folder.mkdir(exist_ok=True)
             shutil.copytree(self.bundle, folder / "model.onnx")
-            shutil.copyfile(package_folder / "serving" / "triton_model.py", folder / "model.py")
+            shutil.copyfile(_PACKAGE / "serving" / "triton_model.py", folder / "model.py")
             for name in TRAVELS:
                 target = folder / "amtl_export" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(package_folder / name, target)
+                shutil.copyfile(_PACKAGE / name, target)
             if self.opened.native_operators:
                 shutil.copyfile(needed_library(), folder / "amtl_export" / "native" / _LIBRARY)
 

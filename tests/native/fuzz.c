@@ -166,8 +166,8 @@ static int64_t once(const loops *all, size_t sets) {
   size_t bytes = (size_t)(lookups * dim) * 4;
   float *out = taken(bytes), *expected = taken(bytes);
   memset(out, 0xff, bytes);
-  amtl_table t = {values, places, starts, ids, sizes, shifts, count, rows, columns, below(2) ? lookups : 1 << 20, fields, dim, bits,
-                  columns == 2 ? 0.0f : 1.0f, columns == 2 ? 0.125f : 0.0f, value, place};
+  amtl_table t = {values, places, starts, ids, sizes, shifts, count, rows, columns,
+                  below(2) ? lookups : 1 << 20, fields, dim, bits, columns == 2 ? 0.0f : 1.0f, columns == 2 ? 0.125f : 0.0f, value, place};
   reference(&t, begin, codes, lookups, expected);
   int64_t middle = lookups ? below(lookups + 1) : 0; /* as two threads would */
   if (l->gather(&t, out, 0, middle) != AMTL_FINE || l->gather(&t, out, middle, lookups) != AMTL_FINE ||

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
@@ -92,7 +93,7 @@ def test_each_time_a_new_version_and_none_is_touched(
     }
     assert open_bundle(models / "ctr" / "2" / "model.onnx").signature == other_bundle.signature
     assert sorted(p.name for p in (models / "ctr").iterdir()) == [
-        "2", "3", "config.json", "config.pbtxt", "configs", "lib", "warmup",
+        "2", "3", "client.py", "config.json", "config.pbtxt", "configs", "lib", "samples", "warmup",
     ]  # fmt: skip
 
 
@@ -165,3 +166,18 @@ def test_a_bundle_that_answers_otherwise_is_refused(tmp_path: Path, bundle_copy:
     with pytest.raises(ValidationFailed, match="sample"):
         package(bundle_copy, tmp_path / "models", "ctr")
     assert not (tmp_path / "models").exists()
+
+
+def test_kserve_gets_its_resource(tmp_path: Path, served_bundle: Bundle) -> None:
+    config = PackageConfig(storage_uri="s3://bucket/models")
+    model = package(served_bundle.path, tmp_path, "Ctr_1.0", config).model
+    made = yaml.safe_load((model / "kserve.yaml").read_text(encoding="utf-8"))
+    assert (made["apiVersion"], made["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    assert made["metadata"]["name"] == "ctr-1-0"
+    served = made["spec"]["predictor"]["model"]
+    assert (served["storageUri"], served["protocolVersion"]) == ("s3://bucket/models", "v2")
+    (library,) = parsed(model / "config.pbtxt").model_operations.op_library_filename
+    assert library == "/mnt/models/Ctr_1.0/lib/amtl_ort.so"
+    with pytest.raises(InputError, match="service cannot have this name"):
+        package(served_bundle.path, tmp_path, "1st", config)
+    assert not (tmp_path / "1st").exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
+from torch import nn
 from triton_server import Server, serving
 
 from amtl_export.bundle.bundle import Bundle
@@ -22,7 +26,9 @@ from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.bundle.inputs import Feed
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.files import read_json
+from amtl_export.foreign import export_module
 from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.models.attach import attach
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.package import PackageConfig, package
 
@@ -85,6 +91,18 @@ def test_health_and_metadata(server: Server, served_bundle: Bundle) -> None:
     assert said == own
     assert [tensor["name"] for tensor in about["outputs"]] == ["logit", "probability"]
     still_right(server, served_bundle)
+
+
+def agrees(server: Server, model: Path) -> None:
+    """The client that was packaged with a model gets the answers that were packaged with it."""
+    client = [sys.executable, str(model / "client.py"), f"http://127.0.0.1:{server.http}"]
+    done = subprocess.run(client, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "probability [" in done.stdout
+
+
+def test_the_packaged_client_agrees(server: Server, repository: Path) -> None:
+    agrees(server, repository / "ctr")
 
 
 def test_every_score_is_the_bundles(server: Server, served_bundle: Bundle, requests: list[Feed]) -> None:
@@ -244,3 +262,23 @@ def test_fields_given_once_per_request(triton: Path, tmp_path: Path, frozen: Fro
     ):
         answer = client.infer("ctr", tensors(http_client, feed))
     assert np.array_equal(answer.as_numpy("logit"), read_test_data(bundle.path, "output")["logit"])
+
+
+class Mine(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.items = nn.Embedding(50, 8)
+        self.out = nn.Linear(8, 1)
+
+    def forward(self, item: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.out(self.items(item))).squeeze(-1)
+
+
+def test_a_module_of_ones_own(triton: Path, tmp_path: Path) -> None:
+    """Its input has no second dimension, which Triton needs: it says [batch, 1]."""
+    model = Mine()
+    attach(model, {"items": torch.arange(50, 0, -1)})
+    bundle = export_module(model.eval(), {"item": torch.arange(6)}, tmp_path / "mine", outputs=["probability"])
+    made = package(bundle, tmp_path / "models", "mine", PackageConfig(backend="python"))
+    with serving(triton, tmp_path / "models", tmp_path / "log") as running:
+        agrees(running, made.model)

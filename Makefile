@@ -40,6 +40,7 @@ lint: venv
 bench: venv
 	$(BIN)/python -m pip install --quiet '.[peers]'
 	$(BIN)/python benchmarks/lookup.py --out benchmarks/results
+	$(BIN)/python benchmarks/growth.py $$(ls benchmarks/results/*-lookup-*.json | tail -1)
 	$(BIN)/python benchmarks/first_layer.py --out benchmarks/results
 	$(BIN)/python benchmarks/candidates.py --out benchmarks/results
 	$(BIN)/python benchmarks/peers.py --out benchmarks/results

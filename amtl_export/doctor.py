@@ -57,6 +57,8 @@ def examine() -> list[Check]:
         _library("cudart", "CUDA runtime", "the CUDA provider does not load"),
         _library("cudnn", "cuDNN", "the CUDA provider does not load"),
         _module("matplotlib", "no --plot", "pip install 'amtl-export[plot]'"),
+        _module("tritonclient", "package does not run", "pip install 'amtl-export[serve]'"),
+        _module("yaml", "no kserve.yaml", "pip install 'amtl-export[serve]'"),
     ]
 
 

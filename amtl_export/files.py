@@ -130,6 +130,17 @@ def _sync(file: Path) -> None:
         os.close(descriptor)
 
 
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder's files, whose errors stay `OSError`s that say what went wrong (`shutil.copytree` lists them)."""
+    target.mkdir()
+    for path in sorted(source.rglob("*")):
+        own = target / path.relative_to(source)
+        if path.is_dir():
+            own.mkdir()
+        else:
+            shutil.copyfile(path, own)
+
+
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:

@@ -13,7 +13,7 @@ import numpy as np
 import amtl_export
 from amtl_export.bundle.samples import read_test_data, write_messages
 from amtl_export.errors import InputError, ValidationFailed, os_errors
-from amtl_export.files import made_by, read_json, whole_folder, write_json, wrong_sums
+from amtl_export.files import copy_folder, made_by, read_json, whole_folder, write_json, wrong_sums
 from amtl_export.native import needed_library
 from amtl_export.runtime.predictor import Arrays, Predictor, load
 from amtl_export.serving.kserve import MOUNT, inference_service
@@ -209,7 +209,7 @@ class _Parts:
         """A version: the bundle for both backends, `model.py` and what it imports for the Python backend."""
         with os_errors("copying the bundle", folder):
             folder.mkdir(exist_ok=True)
-            shutil.copytree(self.bundle, folder / "model.onnx")
+            copy_folder(self.bundle, folder / "model.onnx")
             shutil.copyfile(_PACKAGE / "serving" / "triton_model.py", folder / "model.py")
             for name in TRAVELS:
                 target = folder / "amtl_export" / name

@@ -1,6 +1,7 @@
 """The scripts under benchmarks/ run, on small data: what they say is never checked by the clock."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,13 @@ def test_lookups_alone(tmp_path: Path) -> None:
     }
     assert all(keys <= set(case) for case in cases)
     assert {"onnx-dense", "onnx-paged", "onnx-ragged", "plain-c-loop"} <= {case["subject"] for case in cases}
+
+
+def test_how_lookups_grow(tmp_path: Path) -> None:
+    (measured,) = (ROOT / "benchmarks" / "results").glob("*-lookup-cpu2.json")
+    copy = shutil.copy(measured, tmp_path / "lookup.json")
+    script("growth.py", copy)
+    assert (tmp_path / "lookup.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_layer_and_its_parts(tmp_path: Path) -> None:

@@ -396,7 +396,7 @@ def test_there_are_enough_kinds() -> None:
 
 
 @pytest.mark.parametrize("limit", [2_000, 9_000])
-@pytest.mark.parametrize("what", ["train", "export", "freeze"])
+@pytest.mark.parametrize("what", ["train", "export", "freeze", "package"])
 def test_no_room_left(place: Place, amtl: Command, what: str, limit: int) -> None:
     """A real limit on file size stands for a full disk: the same error from the same system calls."""
     out = place.path / "out"
@@ -404,6 +404,7 @@ def test_no_room_left(place: Place, amtl: Command, what: str, limit: int) -> Non
         "train": place.train("--hidden", "256,256"),
         "export": place.export(),
         "freeze": ["freeze", place.run, "--out", out],
+        "package": ["package", place.bundle, "--triton", place.path, "--name", "ctr"],
     }[what]
     before = listing(place.path)
     done = amtl(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))

@@ -1,0 +1,52 @@
+"""`package`, as a command."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from amtl_export.bundle.bundle import Bundle
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_versions_one_after_the_other(amtl: Command, paged_bundle: Bundle, tmp_path: Path) -> None:
+    words = ("package", paged_bundle.path, "--triton", tmp_path / "models", "--name", "ctr")
+    shown = amtl(*words, "--backend", "python").stdout
+    assert "version 1 of ctr, backend python" in shown
+    assert f"tritonserver --model-repository={tmp_path / 'models'}" in shown.replace("\n", "")
+    made = json.loads(amtl(*words, "--backend", "python", "--json", "-").stdout)
+    assert made == {
+        "model": str(tmp_path / "models" / "ctr"),
+        "version": 2,
+        "path": str(tmp_path / "models" / "ctr" / "2"),
+    }
+
+
+def test_what_is_refused(amtl: Command, paged_bundle: Bundle, tmp_path: Path) -> None:
+    words = ("package", paged_bundle.path, "--triton", tmp_path / "models", "--name", "ctr")
+    refused = amtl(*words, "--overwrite")
+    assert refused.returncode == 2
+    assert "No version is ever replaced" in refused.stderr
+    assert not (tmp_path / "models").exists()
+    assert amtl(*words).returncode == 0
+    other = amtl(*words, "--threads", 2)
+    assert other.returncode == 2
+    assert "configured otherwise" in other.stderr
+    missing = amtl("package", tmp_path / "nobody", "--triton", tmp_path / "models", "--name", "ctr")
+    assert missing.returncode == 2
+    assert "Traceback" not in missing.stderr
+    assert sorted(p.name for p in (tmp_path / "models" / "ctr").iterdir() if p.name.isdecimal()) == ["1"]
+
+
+def test_without_tritons_classes(paged_bundle: Bundle, tmp_path: Path) -> None:
+    """As in an installation without the extra `serve`."""
+    words = ["package", str(paged_bundle.path), "--triton", str(tmp_path / "models"), "--name", "ctr"]
+    code = (
+        f"import sys; sys.modules['tritonclient'] = None; from amtl_export.cli.main import run; sys.exit(run({words}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "amtl-export[serve]" in done.stderr
+    assert not (tmp_path / "models").exists()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from amtl_export.bench.infer import InferConfig, bench_infer
+    from amtl_export.bench.server import ServerBenchConfig, bench_server
     from amtl_export.bench.train import bench_train
     from amtl_export.bundle.bundle import Bundle, open_bundle
     from amtl_export.bundle.export import ExportConfig, export
@@ -40,11 +41,13 @@ _HOME = {
     "PackageConfig": "serving.package",
     "Predictor": "runtime.predictor",
     "Run": "training.run",
+    "ServerBenchConfig": "bench.server",
     "Tolerances": "validation.validate",
     "TrainConfig": "training.config",
     "Verdict": "validation.validate",
     "attach": "models.attach",
     "bench_infer": "bench.infer",
+    "bench_server": "bench.server",
     "bench_train": "bench.train",
     "describe": "data.describe",
     "export": "bundle.export",
@@ -73,11 +76,13 @@ __all__ = [
     "PackageConfig",
     "Predictor",
     "Run",
+    "ServerBenchConfig",
     "Tolerances",
     "TrainConfig",
     "Verdict",
     "attach",
     "bench_infer",
+    "bench_server",
     "bench_train",
     "describe",
     "export",

@@ -45,6 +45,11 @@ from amtl_export.tables.plan import PlanConfig, lay_out, plan_table
 FIELDS = 8
 TOUCHED_BYTES = 256 << 20
 
+#: Every case is timed so often, some time apart: a neighbour's busy minute is in no median.
+PASSES = 5
+
+Kind = tuple[int, str]  # batch, law of the ids
+
 LAYOUTS = {
     "onnx-dense": PlanConfig("dense"),
     "onnx-dense-int8": PlanConfig("dense", "int8"),
@@ -231,7 +236,7 @@ class NumpyTake:
     name = "numpy-take"
 
     def __init__(self, table: FrozenEmbedding) -> None:
-        self._rows, self._shifts = table.rows.numpy().copy(), np.array(table.offsets)
+        self._rows, self._shifts = table.rows.numpy(), np.array(table.offsets)
         self.bytes = self._rows.nbytes
 
     def prepare(self, feed: Feed) -> Any:
@@ -359,9 +364,14 @@ def main(
             peers = ("fbgemm-fp32", "fbgemm-int8") if fbgemm else ()
             subjects = list(subjects_of(point, table, Path(folder), peers))
             check(subjects, table)
-            for size, law in itertools.product(batch or batches, ("zipf", "uniform")):
-                times = interleave(subjects, make_feeds(point, size, law), seconds=seconds)
-                found = {subject.name: Latency.of(times[subject.name], size) for subject in subjects}
+            kinds = list(itertools.product(batch or batches, ("zipf", "uniform")))
+            feeds = {kind: make_feeds(point, *kind) for kind in kinds}
+            times: dict[Kind, dict[str, list[int]]] = {kind: {s.name: [] for s in subjects} for kind in kinds}
+            for _, kind in itertools.product(range(PASSES), kinds):
+                for name, own in interleave(subjects, feeds[kind], seconds=seconds / PASSES).items():
+                    times[kind][name] += own
+            for size, law in kinds:
+                found = {subject.name: Latency.of(times[size, law][subject.name], size) for subject in subjects}
                 about = {"batch": size, "ids": law, **asdict(point)}
                 cases += [about | {"subject": s.name, **asdict(found[s.name]), "bytes": s.bytes} for s in subjects]
                 dense = found["onnx-dense"].p50_us

@@ -51,6 +51,7 @@ bench = LazyGroup(
     lazy={
         "train": ("bench_train", "Seconds per epoch by method."),
         "infer": ("bench_infer", "A bundle against PyTorch and ONNX dense."),
+        "server": ("bench_server", "Requests a second within a latency, here or behind a server."),
     },
 )
 data = LazyGroup(

@@ -58,6 +58,24 @@ def plot_dims(found: Inspection, path: Path) -> None:
     save_figure(figure, path)
 
 
+def plot_load(result: Mapping[str, Any], path: Path) -> None:
+    """Latency over the rate of requests, and the latency that was to hold.
+
+    Raises:
+        EnvironmentLacks: matplotlib is missing.
+        InputError: the file is not a .png.
+    """
+    cases = sorted((case for case in result["cases"] if case["asked_qps"]), key=lambda case: float(case["asked_qps"]))
+    figure, (axes,) = new_figure(1)
+    for key in ("p50_ms", "p90_ms", "p99_ms"):
+        axes.plot([case["asked_qps"] for case in cases], [case[key] for case in cases], marker="o", label=key[:3])
+    axes.axhline(result["settings"]["slo_ms"], linestyle="--", color="grey", label="to hold")
+    axes.set(xlabel="requests a second", ylabel="ms from the scheduled time", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    save_figure(figure, path)
+
+
 def plot_inference(result: Mapping[str, Any], path: Path) -> None:
     """p50 latency over batch size, one panel for each id law.
 

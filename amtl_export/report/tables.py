@@ -95,6 +95,29 @@ def bundle_report(report: Mapping[str, Any], path: str) -> RenderableType:
     )
 
 
+def load_report(result: Mapping[str, Any]) -> RenderableType:
+    """For `bench server`: every load, and the verdict."""
+    rows = [
+        (
+            case["scenario"],
+            "-" if case["asked_qps"] is None else f"{case['asked_qps']:,.0f}",
+            f"{case['qps']:,.0f}",
+            *(f"{case[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms")),
+            f"{case['requests']:,}",
+            f"{case['processors']:.2f}" if "processors" in case else "-",
+            size(int(case["pss_bytes"])) if "pss_bytes" in case else "-",
+        )
+        for case in result["cases"]
+    ]
+    columns = ("scenario", "asked/s", "answered/s", "p50 ms", "p90 ms", "p99 ms", "requests", "processors", "memory")
+    settings, best = result["settings"], result["max_qps"]
+    rate = f"{best or settings['qps'] or 0:,.0f} requests of {settings['batch']} rows a second"
+    level = f"p99 of {settings['slo_ms']:g} ms"
+    missed = f"{rate} miss a {level}" if settings["qps"] else f"no rate that was tried holds a {level}"
+    verdict = f"{rate} hold a {level}" if best else missed
+    return Group(table(result["bundle"], columns, rows), Text(verdict))
+
+
 def packaged(made: Mapping[str, Any], backend: str) -> RenderableType:
     """For `package`: where the version is, and how a server is started on it."""
     repository = Path(made["model"]).parent

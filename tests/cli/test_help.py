@@ -7,8 +7,8 @@ import pytest
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 COMMANDS = [
-    ["train"], ["freeze"], ["export"], ["validate"], ["bench", "train"], ["bench", "infer"], ["inspect"],
-    ["data", "describe"], ["doctor"], ["experiment"], ["package"],
+    ["train"], ["freeze"], ["export"], ["validate"], ["bench", "train"], ["bench", "infer"], ["bench", "server"],
+    ["inspect"], ["data", "describe"], ["doctor"], ["experiment"], ["package"],
 ]  # fmt: skip
 
 

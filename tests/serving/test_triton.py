@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ import tritonclient.http as http_client
 from torch import nn
 from triton_server import Server, serving
 
+from amtl_export.bench.server import ServerBenchConfig, bench_server
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.bundle.inputs import Feed
@@ -31,6 +32,7 @@ from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.models.attach import attach
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.package import PackageConfig, package
+from amtl_export.training.run import Run
 
 TYPES = {"int64": "INT64", "float32": "FP32"}
 
@@ -282,3 +284,15 @@ def test_a_module_of_ones_own(triton: Path, tmp_path: Path) -> None:
     made = package(bundle, tmp_path / "models", "mine", PackageConfig(backend="python"))
     with serving(triton, tmp_path / "models", tmp_path / "log") as running:
         agrees(running, made.model)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_under_load(server: Server, served_bundle: Bundle, run: Run, protocol: Literal["http", "grpc"]) -> None:
+    url = f"127.0.0.1:{server.http if protocol == 'http' else server.grpc}"
+    config = ServerBenchConfig(
+        batch=16, slo_ms=60_000, qps=40, seconds=0.5, workers=2, url=url, protocol=protocol, pid=server.process.pid
+    )
+    found = bench_server(served_bundle.path, run.path, config)
+    assert found["met"]
+    assert [case["scenario"] for case in found["cases"]] == ["single-stream", "offline", "server"]
+    assert all(case["pss_bytes"] > 1_000_000 and case["processors"] > 0 for case in found["cases"])

@@ -16,8 +16,10 @@
 /* Inputs of all operators; WEIGHTS and BIAS are RaggedLinear's alone. */
 enum { VALUES, STARTS, PLACES, IDS, SIZES, SHIFTS, GATHER_INPUTS, WEIGHTS = GATHER_INPUTS, BIAS, LINEAR_INPUTS };
 enum { MOST_DIMS = 8, MOST_BITS = 62 };
-/* Lookups of one thread. At twice as many a second thread gains nothing yet (benchmarks/lookup.py), at eight times a sixth. */
-enum { SHARE = 4096 };
+/* Lookups of one thread. With shares of 4,096 a second thread cost a tenth at 8,192 and gained a twentieth at 32,768
+ * (benchmarks/lookup.py).
+ */
+enum { SHARE = 16384 };
 
 typedef struct operator_ {
   OrtCustomOp interface; /* first: ONNX Runtime hands back a pointer to it */

@@ -176,7 +176,7 @@ class _Parts:
             return [(WarmUp("sample", 1, files), self.sample)]
         found = []
         for row, size in enumerate(sorted({1, min(64, self.max_batch), self.max_batch})):
-            arrays = {name: values[row] for name, values in self.sample.items()}
+            arrays = {name: values[row % len(values)] for name, values in self.sample.items()}
             files = {name: (f"row_{row}.{name}", values.shape or (1,)) for name, values in arrays.items()}
             found.append((WarmUp(f"batch_{size}", size, files), arrays))
         return found

@@ -280,7 +280,7 @@ def test_a_module_of_ones_own(triton: Path, tmp_path: Path) -> None:
     """Its input has no second dimension, which Triton needs: it says [batch, 1]."""
     model = Mine()
     attach(model, {"items": torch.arange(50, 0, -1)})
-    bundle = export_module(model.eval(), {"item": torch.arange(6)}, tmp_path / "mine", outputs=["probability"])
+    bundle = export_module(model.eval(), {"item": torch.arange(2)}, tmp_path / "mine", outputs=["probability"])
     made = package(bundle, tmp_path / "models", "mine", PackageConfig(backend="python"))
     with serving(triton, tmp_path / "models", tmp_path / "log") as running:
         agrees(running, made.model)

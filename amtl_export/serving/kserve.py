@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
 
 from amtl_export.errors import EnvironmentLacks, InputError
 
@@ -14,7 +15,7 @@ MOUNT = "/mnt/models"
 
 
 class _Part(BaseModel):
-    pass
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
 class _Metadata(_Part):
@@ -26,10 +27,10 @@ class _Format(_Part):
 
 
 class _Model(_Part):
-    modelFormat: _Format = Field(default_factory=_Format)  # noqa: N815 - KServe's own keys
+    model_format: _Format = _Format()
     runtime: str = "kserve-tritonserver"
-    protocolVersion: str = "v2"  # noqa: N815
-    storageUri: str  # noqa: N815
+    protocol_version: str = "v2"
+    storage_uri: str
     args: list[str]
 
 
@@ -44,7 +45,7 @@ class _Spec(_Part):
 class InferenceService(_Part):
     """The resource, `serving.kserve.io/v1beta1`."""
 
-    apiVersion: str = "serving.kserve.io/v1beta1"  # noqa: N815
+    api_version: str = "serving.kserve.io/v1beta1"
     kind: str = "InferenceService"
     metadata: _Metadata
     spec: _Spec
@@ -72,7 +73,7 @@ def inference_service(name: str, storage_uri: str) -> str:
             found=repr(label),
             allowed="a letter first, at most 63 letters, digits, -",
         )
-    model = _Model(storageUri=storage_uri, args=[f"--load-model={name}", "--model-control-mode=explicit"])
+    model = _Model(storage_uri=storage_uri, args=[f"--load-model={name}", "--model-control-mode=explicit"])
     made = InferenceService(metadata=_Metadata(name=label), spec=_Spec(predictor=_Predictor(model=model)))
-    values: dict[str, Any] = made.model_dump()
+    values: dict[str, Any] = made.model_dump(by_alias=True)
     return str(yaml.safe_dump(values, sort_keys=False))

@@ -21,7 +21,7 @@ def test_the_pages_commands_end_with_the_right_scores(triton: Path, real_data: P
     (block,) = re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL)
     installed, train, export, package, serve, client = block.splitlines()
     assert installed == "make triton"  # what the fixture `triton` found
-    (tmp_path / "ml-1m").symlink_to(real_data / "ml-1m")
+    (tmp_path / "data").symlink_to(real_data)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
 
     def run(command: str) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,10 @@ from amtl_export.errors import EnvironmentLacks, InputError
 from amtl_export.native import library_path
 from amtl_export.runtime.session import Provider, open_session
 
-_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32"}
+_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(string)": "object"}
+
+#: As people call them.
+_TYPES = {np.dtype(object): "texts"}
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -56,6 +59,24 @@ class Predictor:
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
         self._given = [spec.name for spec in self.outputs]
 
+    def check_vocabulary(self, found: str) -> None:
+        """Refuse ids of other vocabularies than the bundle's.
+
+        Args:
+            found: hash of the vocabularies that a request was encoded with.
+
+        Raises:
+            InputError: another hash than the bundle's.
+        """
+        if found != (allowed := self.metadata.get("amtl.vocabulary_hash")):
+            raise InputError(
+                "ids of another vocabulary",
+                where="request",
+                found=found,
+                allowed=allowed,
+                fix="encode with encoder/ of the version that answers",
+            )
+
     @property
     def native_operators(self) -> list[str]:
         """Operators of the graph that the native library computes."""
@@ -80,7 +101,7 @@ class Predictor:
         """A request as the graph takes it.
 
         C-contiguous arrays of the input's own dtype are not copied; other integers are widened to int64, other numbers
-        rounded to float32.
+        rounded to float32. Texts may be str or UTF-8.
 
         Raises:
             InputError: an input is missing, unknown, of another kind of number or of a shape that does not fit.
@@ -135,12 +156,28 @@ def _names(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(spec.name for spec in specs)
 
 
+def _text(value: Any, name: str) -> str:
+    """A text of an input; servers hand over UTF-8."""
+    if isinstance(value, str):
+        return str(value)
+    try:
+        if isinstance(value, bytes):
+            return value.decode()
+    except UnicodeDecodeError as error:
+        raise InputError("a text is not UTF-8", where=name, found=error) from None
+    raise InputError("an input has another type", where=name, found=repr(value), allowed="texts; '' is missing")
+
+
 def _fitted(values: npt.ArrayLike, spec: TensorSpec, sizes: dict[str, int]) -> npt.NDArray[Any]:
     """The input as the graph takes it; `sizes` gathers the dynamic dimensions."""
     array = np.asarray(values)
-    kinds = "iu" if spec.dtype.kind == "i" else "fiu"
+    kinds = {"i": "iu", "f": "fiu", "O": "OUS"}[spec.dtype.kind]
     if array.dtype.kind not in kinds and array.size:
-        raise InputError("an input has another type", where=spec.name, found=array.dtype, allowed=spec.dtype)
+        raise InputError(
+            "an input has another type", where=spec.name, found=array.dtype, allowed=_TYPES.get(spec.dtype, spec.dtype)
+        )
+    if spec.dtype == object:
+        array = np.array([_text(value, spec.name) for value in array.flat], dtype=object).reshape(array.shape)
     if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise InputError("an id is past int64", where=spec.name, found=int(array.max()), allowed="at most 2^63 - 1")
     fits = array.ndim == len(spec.shape) and all(

@@ -14,7 +14,7 @@ from amtl_export.runtime.predictor import Predictor, TensorSpec
 Backend = Literal["onnxruntime", "python"]
 Device = Literal["cpu", "gpu"]
 
-_TYPES = {np.dtype("int64"): "TYPE_INT64", np.dtype("float32"): "TYPE_FP32"}
+_TYPES = {np.dtype("int64"): "TYPE_INT64", np.dtype("float32"): "TYPE_FP32", np.dtype(object): "TYPE_STRING"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class ServerConfig:
             is mapped from the file; each of the Python backend is a process.
         threads: of each instance, for one run.
         library: the native operators' file, where the server finds it; None without.
+        versions: the newest ones, that are ready at the same time.
     """
 
     backend: Backend
@@ -54,6 +55,7 @@ class ServerConfig:
     instances: int
     threads: int
     library: str | None
+    versions: int = 1
 
 
 def protobuf() -> tuple[Any, Any]:
@@ -78,7 +80,7 @@ def model_config(name: str, model: Predictor, config: ServerConfig, warm_up: Seq
     """
     messages, text_format = protobuf()
     made = messages.ModelConfig(name=name, backend=config.backend, max_batch_size=config.max_batch)
-    made.version_policy.latest.num_versions = 1
+    made.version_policy.latest.num_versions = config.versions
     for taken, tensors in ((made.input, model.inputs), (made.output, model.outputs)):
         for tensor in tensors:
             _add_tensor(messages, taken, tensor, batched=config.max_batch > 0)
@@ -101,6 +103,46 @@ def model_config(name: str, model: Predictor, config: ServerConfig, warm_up: Seq
             own.inputs[input_name].data_type = messages.DataType.Value(types[input_name])
             own.inputs[input_name].dims.extend(shape)
             own.inputs[input_name].input_data_file = file
+    return str(text_format.MessageToString(made))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A model of an ensemble.
+
+    Attributes:
+        name: of the model.
+        version: of it, which the ensemble asks.
+        inputs: its input → the ensemble's tensor.
+        outputs: its output → the ensemble's tensor.
+    """
+
+    name: str
+    version: int
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
+def ensemble_config(
+    name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], steps: Sequence[Step], max_batch: int
+) -> str:
+    """The text of an ensemble's `config.pbtxt`: models that answer one after the other.
+
+    Raises:
+        EnvironmentLacks: tritonclient is not installed.
+    """
+    messages, text_format = protobuf()
+    made = messages.ModelConfig(name=name, platform="ensemble", max_batch_size=max_batch)
+    made.version_policy.latest.num_versions = 1
+    for taken, tensors in ((made.input, inputs), (made.output, outputs)):
+        for tensor in tensors:
+            _add_tensor(messages, taken, tensor, batched=max_batch > 0)
+    for tensor in (*made.input, *made.output):
+        tensor.ClearField("reshape")  # its models do that
+    for step in steps:
+        own = made.ensemble_scheduling.step.add(model_name=step.name, model_version=step.version)
+        own.input_map.update(step.inputs)
+        own.output_map.update(step.outputs)
     return str(text_format.MessageToString(made))
 
 

@@ -22,6 +22,7 @@ class TritonPythonModel:
         """Open the bundle of this version, with this version's own copy of amtl-export."""
         version = Path(args["model_repository"]) / args["model_version"]
         sys.path.insert(0, str(version))
+        from amtl_export.errors import InputError
         from amtl_export.runtime.predictor import load
 
         config = json.loads(args["model_config"])
@@ -32,18 +33,23 @@ class TritonPythonModel:
             version / "model.onnx", provider=provider, threads=int(parameters["intra_op_thread_count"]), native=native
         )
         self._batched = config["max_batch_size"] > 0
+        self._wrong_input = InputError
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer all requests in one run; where that fails, each for itself, so that only the wrong one hears of it."""
-        feeds = [self._feed(request) for request in requests]
         try:
-            return self._answer(feeds)
+            return self._answer([self._feed(request) for request in requests])
         except Exception as error:
             if len(requests) == 1:
-                return [backend.InferenceResponse(error=backend.TritonError(str(error)))]
+                error_type = backend.TritonError
+                code = error_type.INVALID_ARG if isinstance(error, self._wrong_input) else error_type.INTERNAL
+                return [backend.InferenceResponse(error=error_type(str(error), code))]
         return [response for request in requests for response in self.execute([request])]
 
     def _feed(self, request: Any) -> dict[str, np.ndarray[Any, Any]]:
+        """Inputs of a request; its parameter `vocabulary_hash`, if it has one, says what its ids were encoded with."""
+        if found := json.loads(request.parameters() or "{}").get("vocabulary_hash"):
+            self._predictor.check_vocabulary(str(found))
         return {
             spec.name: backend.get_input_tensor_by_name(request, spec.name).as_numpy()
             for spec in self._predictor.inputs

@@ -40,6 +40,21 @@ def test_what_is_refused(amtl: Command, paged_bundle: Bundle, tmp_path: Path) ->
     assert sorted(p.name for p in (tmp_path / "models" / "ctr").iterdir() if p.name.isdecimal()) == ["1"]
 
 
+def test_values_instead_of_ids(amtl: Command, paged_bundle: Bundle, tmp_path: Path) -> None:
+    words = ("package", paged_bundle.path, "--triton", tmp_path / "models", "--backend", "python", "--raw-ids")
+    assert amtl(*words, "--name", "graph").returncode == 0
+    assert amtl(*words, "--name", "many", "--graph-keys", 10).returncode == 0
+    made = sorted(p.name for p in (tmp_path / "models").iterdir())
+    assert made == ["graph", "many", "many_encoder", "many_scorer"]
+    (tmp_path / "models" / "many_scorer" / "config.json").write_text("{}")
+    refused = amtl(*words, "--name", "many", "--graph-keys", 10)
+    assert refused.returncode == 2
+    assert "many_scorer" in refused.stderr
+    assert not (tmp_path / "models" / "many" / "2").exists()
+    assert not (tmp_path / "models" / "many_encoder" / "2").exists()
+    assert sorted(p.name for p in (tmp_path / "models").iterdir()) == made
+
+
 def test_without_tritons_classes(paged_bundle: Bundle, tmp_path: Path) -> None:
     """As in an installation without the extra `serve`."""
     words = ["package", str(paged_bundle.path), "--triton", str(tmp_path / "models"), "--name", "ctr"]

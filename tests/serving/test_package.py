@@ -20,7 +20,8 @@ from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import sha256, write_sums
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.serving.package import TRAVELS, PackageConfig, package
+from amtl_export.serving.model_folder import TRAVELS
+from amtl_export.serving.package import PackageConfig, package
 
 
 def parsed(file: Path) -> Any:
@@ -181,3 +182,66 @@ def test_kserve_gets_its_resource(tmp_path: Path, served_bundle: Bundle) -> None
     with pytest.raises(InputError, match="service cannot have this name"):
         package(served_bundle.path, tmp_path, "1st", config)
     assert not (tmp_path / "1st").exists()
+
+
+RAW, ENSEMBLE = PackageConfig("python", raw_ids=True), PackageConfig("python", raw_ids=True, graph_keys=10)
+
+
+def test_raw_ids_in_the_graph(tmp_path: Path, served_bundle: Bundle) -> None:
+    made = package(served_bundle.path, tmp_path, "ctr", RAW)
+    config = parsed(made.model / "config.pbtxt")
+    assert {tensor.name: list(tensor.dims) for tensor in config.input} == {
+        "user": [1], "item": [1], "segment": [1], "tags": [-1], "numeric": [1],
+    }  # fmt: skip
+    assert {t.name for t in config.input if t.data_type == model_config_pb2.TYPE_STRING} == {"segment"}
+    warm_up = config.model_warmup[0].inputs["segment"]
+    text = (made.model / "warmup" / warm_up.input_data_file).read_bytes()
+    assert int.from_bytes(text[:4], "little") == len(text) - 4
+    assert not (made.path / "encoder").exists()
+    assert package(served_bundle.path, tmp_path, "ctr", RAW).version == 2
+
+
+def test_raw_ids_by_an_ensemble(tmp_path: Path, served_bundle: Bundle, other_bundle: Bundle) -> None:
+    first = package(served_bundle.path, tmp_path, "ctr", ENSEMBLE)
+    before = fingerprints(tmp_path)
+    second = package(other_bundle.path, tmp_path, "ctr", ENSEMBLE)
+    assert (first.version, second.version) == (1, 2)
+    after = fingerprints(tmp_path)
+    assert {file for file, digest in before.items() if after[file] != digest} == {"ctr/config.pbtxt"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ctr", "ctr_encoder", "ctr_scorer"]
+    config = parsed(tmp_path / "ctr" / "config.pbtxt")
+    steps = [(step.model_name, step.model_version) for step in config.ensemble_scheduling.step]
+    assert steps == [("ctr_encoder", 2), ("ctr_scorer", 2)]
+    for name, _ in steps:
+        assert parsed(tmp_path / name / "config.pbtxt").version_policy.latest.num_versions == 2
+    assert not config.model_warmup
+    assert not any(output.HasField("reshape") for output in config.output)
+
+
+def test_raw_ids_and_what_is_there(tmp_path: Path, served_bundle: Bundle) -> None:
+    """A model that takes ids does not begin to take values, nor becomes an ensemble, nor the other way round."""
+    package(served_bundle.path, tmp_path, "ids", PackageConfig("python"))
+    package(served_bundle.path, tmp_path, "graph", RAW)
+    package(served_bundle.path, tmp_path, "many", ENSEMBLE)
+    before = fingerprints(tmp_path)
+    for name, config, says in (
+        ("ids", RAW, "configured otherwise"),
+        ("ids", ENSEMBLE, "of another kind"),
+        ("graph", ENSEMBLE, "of another kind"),
+        ("many", RAW, "of another kind"),
+        ("many", PackageConfig("python"), "of another kind"),
+        ("many", PackageConfig("python", raw_ids=True, graph_keys=10, threads=2), "configured otherwise"),
+    ):
+        with pytest.raises(InputError, match=says):
+            package(served_bundle.path, tmp_path, name, config)
+    assert fingerprints(tmp_path) == before
+
+
+def test_raw_ids_of_a_request_and_its_candidates(tmp_path: Path, frozen: FrozenModel) -> None:
+    bundle = export(frozen, tmp_path / "bundle", ExportConfig("dense", request_fields=("user", "age")))
+    package(bundle.path, tmp_path / "models", "ctr", ENSEMBLE)
+    sizes = {m.name: parsed(m / "config.pbtxt").max_batch_size for m in (tmp_path / "models").iterdir()}
+    assert sizes == {"ctr": 0, "ctr_encoder": 0, "ctr_scorer": 0}
+    inputs = {t.name: list(t.dims) for t in parsed(tmp_path / "models" / "ctr" / "config.pbtxt").input}
+    assert inputs["user"] == inputs["request_numeric"] == [1, 1]
+    assert inputs["item"] == [-1, 1]

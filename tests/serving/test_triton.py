@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,13 +17,14 @@ import torch
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
 from torch import nn
-from triton_server import Server, serving
+from triton_server import Server, post, serving, tensors
 
 from amtl_export.bench.server import ServerBenchConfig, bench_server
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.bundle.inputs import Feed
 from amtl_export.bundle.samples import read_test_data
+from amtl_export.errors import InputError
 from amtl_export.files import read_json
 from amtl_export.foreign import export_module
 from amtl_export.freezing.frozen import FrozenModel
@@ -34,15 +33,6 @@ from amtl_export.runtime.predictor import load
 from amtl_export.serving.package import PackageConfig, package
 from amtl_export.training.run import Run
 
-TYPES = {"int64": "INT64", "float32": "FP32"}
-
-
-def tensors(kind: Any, feed: Feed, **how: bool) -> list[Any]:
-    made = [kind.InferInput(name, values.shape, TYPES[str(values.dtype)]) for name, values in feed.items()]
-    for tensor, values in zip(made, feed.values(), strict=True):
-        tensor.set_data_from_numpy(values, **how)
-    return made
-
 
 def asked(server: Server, feed: Feed, *, binary: bool = True) -> Feed:
     """The answers over HTTP."""
@@ -50,15 +40,6 @@ def asked(server: Server, feed: Feed, *, binary: bool = True) -> Feed:
         wanted = [http_client.InferRequestedOutput(name, binary_data=binary) for name in ("logit", "probability")]
         answer = client.infer("ctr", tensors(http_client, feed, binary_data=binary), outputs=wanted)
         return {name: answer.as_numpy(name)[:, 0] for name in ("logit", "probability")}
-
-
-def post(server: Server, body: bytes, path: str = "/v2/models/ctr/infer") -> tuple[int, dict[str, Any]]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=120)
-    connection.request("POST", path, body, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    text = answer.read().decode()
-    connection.close()
-    return answer.status, json.loads(text) if text else {}
 
 
 def sample_request(bundle: Bundle) -> dict[str, Any]:
@@ -87,7 +68,7 @@ def test_health_and_metadata(server: Server, served_bundle: Bundle) -> None:
         about = client.get_model_metadata("ctr")
     said = {tensor["name"]: (tensor["datatype"], tensor["shape"][1:]) for tensor in about["inputs"]}
     own = {
-        t.name: (TYPES[t.dtype], [-1 if isinstance(n, str) else n for n in t.shape[1:]])
+        t.name: ({"int64": "INT64", "float32": "FP32"}[t.dtype], [-1 if isinstance(n, str) else n for n in t.shape[1:]])
         for t in served_bundle.signature.inputs
     }
     assert said == own
@@ -194,56 +175,6 @@ def test_unknown_models_and_versions(server: Server, served_bundle: Bundle) -> N
         assert 400 <= status < 500, answer
 
 
-def test_versions_switch_under_load(
-    triton: Path,
-    tmp_path: Path,
-    served_bundle: Bundle,
-    other_bundle: Bundle,
-    requests: list[Feed],
-    settings: PackageConfig,
-) -> None:
-    """While clients ask, new versions appear and are loaded; each answer is one version's, whole."""
-    feed = requests[4]
-    answers = [load(bundle.path).predict(feed)["logit"] for bundle in (served_bundle, other_bundle)]
-    assert np.abs(answers[0] - answers[1]).max() > 1e-3
-    package(served_bundle.path, tmp_path / "models", "ctr", settings)
-    wrong: list[str] = []
-    seen: list[int] = []
-    stop = threading.Event()
-
-    def client(server: Server) -> None:
-        with http_client.InferenceServerClient(f"127.0.0.1:{server.http}") as own:
-            while not stop.is_set():
-                try:
-                    answer = own.infer("ctr", tensors(http_client, feed))
-                    version = int(answer.get_response()["model_version"])
-                    logit = answer.as_numpy("logit")[:, 0]
-                    if np.abs(logit - answers[(version - 1) % 2]).max() > 1e-5:
-                        wrong.append(f"version {version} gave another's answer")
-                    seen.append(version)
-                except http_client.InferenceServerException as error:
-                    wrong.append(str(error))
-
-    log = tmp_path / "log"
-    with serving(triton, tmp_path / "models", log, "--model-control-mode=explicit", "--load-model=ctr") as running:
-        threads = [threading.Thread(target=client, args=(running,)) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for version in range(2, 6):
-            bundle = (served_bundle, other_bundle)[(version - 1) % 2]
-            assert package(bundle.path, tmp_path / "models", "ctr", settings).version == version
-            status, answer = post(running, b"{}", "/v2/repository/models/ctr/load")
-            assert status == 200, answer
-            while not stop.is_set() and version not in seen[-10:]:
-                assert all(thread.is_alive() for thread in threads)
-                stop.wait(0.05)
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert wrong == []
-    assert sorted(set(seen)) == [1, 2, 3, 4, 5]
-
-
 def test_a_killed_server_comes_back(triton: Path, repository: Path, tmp_path: Path, served_bundle: Bundle) -> None:
     with serving(triton, repository, tmp_path / "log", "--model-control-mode=explicit", "--load-model=ctr") as running:
         still_right(running, served_bundle)
@@ -266,6 +197,27 @@ def test_fields_given_once_per_request(triton: Path, tmp_path: Path, frozen: Fro
     assert np.array_equal(answer.as_numpy("logit"), read_test_data(bundle.path, "output")["logit"])
 
 
+@pytest.mark.parametrize("graph_keys", [10**6, 0])
+@pytest.mark.parametrize("request_fields", [(), ("user", "age")])
+def test_values_instead_of_ids(
+    triton: Path, tmp_path: Path, frozen: FrozenModel, graph_keys: int, request_fields: tuple[str, ...]
+) -> None:
+    bundle = export(frozen, tmp_path / "bundle", ExportConfig("ragged", request_fields=request_fields))
+    config = PackageConfig("python", raw_ids=True, graph_keys=graph_keys)
+    made = package(bundle.path, tmp_path / "models", "ctr", config)
+    with serving(triton, tmp_path / "models", tmp_path / "log") as running:
+        agrees(running, made.model)
+        request = read_json(made.model / "samples" / "request.json")
+        texts = next(tensor for tensor in request["inputs"] if tensor["name"] == "segment")
+        assert "unknown" in texts["data"]
+        texts["data"] = ["ü" * 1000, "", *texts["data"][2:]]
+        status, answer = post(running, json.dumps(request).encode())
+        assert status == 200, answer
+        texts |= {"datatype": "INT64", "data": [1, 2, 3, 4]}
+        status, answer = post(running, json.dumps(request).encode())
+        assert status == 400, answer
+
+
 class Mine(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -282,6 +234,8 @@ def test_a_module_of_ones_own(triton: Path, tmp_path: Path) -> None:
     attach(model, {"items": torch.arange(50, 0, -1)})
     bundle = export_module(model.eval(), {"item": torch.arange(2)}, tmp_path / "mine", outputs=["probability"])
     made = package(bundle, tmp_path / "models", "mine", PackageConfig(backend="python"))
+    with pytest.raises(InputError, match="no vocabularies"):
+        package(bundle, tmp_path / "models", "values", PackageConfig(backend="python", raw_ids=True))
     with serving(triton, tmp_path / "models", tmp_path / "log") as running:
         agrees(running, made.model)
 

@@ -6,6 +6,8 @@ python tests/serving/triton_server.py serve .triton MODELS [options of tritonser
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import shutil
 import signal
@@ -15,9 +17,10 @@ import sys
 import sysconfig
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 #: The wheel brings the server and its Python backend; models need ONNX Runtime, and this server NumPy 1.
 PACKAGES = ("nvidia-pytriton==0.7.0", "onnxruntime>=1.30", "numpy<2")
@@ -119,6 +122,25 @@ def serving(folder: Path, repository: Path, log: Path, *options: str) -> Iterato
         yield server
     finally:
         server.stop()
+
+
+def post(server: Server, body: bytes, path: str = "/v2/models/ctr/infer") -> tuple[int, dict[str, Any]]:
+    """Status and JSON of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=120)
+    connection.request("POST", path, body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, json.loads(text) if text else {}
+
+
+def tensors(kind: Any, feed: Mapping[str, Any], **how: bool) -> list[Any]:
+    """A request's inputs, of tritonclient's module for HTTP or gRPC."""
+    types = {"i": "INT64", "f": "FP32", "O": "BYTES"}
+    made = [kind.InferInput(name, values.shape, types[values.dtype.kind]) for name, values in feed.items()]
+    for tensor, values in zip(made, feed.values(), strict=True):
+        tensor.set_data_from_numpy(values, **how)
+    return made
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ venv: $(VENV)/.made-$(RUNTIME)
 
 $(VENV)/.made-$(RUNTIME): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[$(RUNTIME),plot,serve,thirdparty,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(RUNTIME),plot,serve,ray,thirdparty,dev]'
 	touch $@
 
 # The main job, end to end, on data made on the fly: train, export, validate, time.

@@ -124,8 +124,8 @@ def serving(folder: Path, repository: Path, log: Path, *options: str) -> Iterato
         server.stop()
 
 
-def post(server: Server, body: bytes, path: str = "/v2/models/ctr/infer") -> tuple[int, dict[str, Any]]:
-    """Status and JSON of an answer."""
+def post(server: Any, body: bytes, path: str = "/v2/models/ctr/infer") -> tuple[int, dict[str, Any]]:
+    """Status and JSON of an answer of what listens on `server.http`."""
     connection = http.client.HTTPConnection("127.0.0.1", server.http, timeout=120)
     connection.request("POST", path, body, {"Content-Type": "application/json"})
     answer = connection.getresponse()

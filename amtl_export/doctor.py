@@ -59,6 +59,9 @@ def examine() -> list[Check]:
         _module("matplotlib", "no --plot", "pip install 'amtl-export[plot]'"),
         _module("tritonclient", "package does not run", "pip install 'amtl-export[serve]'"),
         _module("yaml", "no kserve.yaml", "pip install 'amtl-export[serve]'"),
+        _module("mlperf_loadgen", "bench server does not run", "pip install 'amtl-export[serve]'"),
+        _module("psutil", "bench server sees no memory", "pip install 'amtl-export[serve]'"),
+        _package("ray", "no deployment in Ray Serve", "pip install 'amtl-export[ray]'"),
     ]
 
 
@@ -68,6 +71,14 @@ def _module(name: str, cost: str, fix: str) -> Check:
     except ImportError:
         return Check(name, None, cost, fix)
     return Check(name, str(getattr(found, "__version__", "present")))
+
+
+def _package(name: str, cost: str, fix: str) -> Check:
+    """One that takes too long to import."""
+    try:
+        return Check(name, version(name))
+    except PackageNotFoundError:
+        return Check(name, None, cost, fix)
 
 
 def _torch_threads() -> Check:

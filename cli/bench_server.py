@@ -29,6 +29,13 @@ LEVEL_MISSED = 5
 @click.option("--model", default="ctr", show_default=True, help="Its name on the server.")
 @click.option("--protocol", type=click.Choice(["http", "grpc"]), default="grpc", show_default=True)
 @click.option("--pid", type=click.IntRange(1), help="Of the server, to watch its memory and processors.")
+@click.option(
+    "--soak-seconds",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Of a last load at 0.8 of the rate that held, which samples the memory.",
+)
 @click.option("--plot", type=FOLDER, metavar="FILE.png", help="Latency over the rate.")
 @common
 def command(bundle: Path, run: Path, plot: Path | None, common: Common, **settings: Any) -> int:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,12 +13,16 @@ import numpy as np
 from amtl_export.bench.infer import make_feeds
 from amtl_export.bench.load import Answer, Answered, Request, Scores, drive
 from amtl_export.bench.machine import describe_machine, today
+from amtl_export.bench.process import sampled, watched
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.inputs import Feed, as_request, one_request
 from amtl_export.errors import EnvironmentLacks, InputError
 from amtl_export.freezing.frozen import freeze
 from amtl_export.runtime.predictor import load
 from amtl_export.training.run import load_run
+
+#: Of the highest rate, what a soak asks.
+SOAK = 0.8
 
 #: Rates that are tried for the highest one that holds the latency.
 _STEPS = 6
@@ -41,6 +43,7 @@ class ServerBenchConfig:
         model: its name there.
         protocol: of the server.
         pid: of the server, to watch its memory and processors; None where it runs elsewhere.
+        soak_seconds: of a last load, at `SOAK` of the highest rate, under which memory is sampled; 0 for none.
     """
 
     batch: int = 64
@@ -53,6 +56,7 @@ class ServerBenchConfig:
     model: str = "ctr"
     protocol: Literal["http", "grpc"] = "grpc"
     pid: int | None = None
+    soak_seconds: float = 0.0
 
 
 class _Target(Protocol):
@@ -71,7 +75,7 @@ class _InProcess:
         return lambda feed: self._predictor.predict(feed, ["probability"])["probability"]
 
 
-class _Triton:
+class Triton:
     """A model of a Triton server; each worker has a connection of its own."""
 
     def __init__(self, url: str, model: str, protocol: str) -> None:
@@ -117,7 +121,8 @@ def bench_server(
         note: is told of each finished load.
 
     Returns:
-        `date machine batch slo_ms cases[…] max_qps met`, and `server` (memory, processors) where its pid is known.
+        `date machine bundle settings cases[…] max_qps met`, and `soak` where one was asked for and a rate was found,
+        with the memory of the process that answers and its `slope_bytes_per_minute`.
 
     Raises:
         InputError: bundle and run do not belong together, or the server does not answer.
@@ -127,13 +132,13 @@ def bench_server(
     config = config or ServerBenchConfig()
     opened, requests = _requests(bundle, run, config.batch)
     target: _Target = (
-        _Triton(config.url, config.model, config.protocol) if config.url else _InProcess(opened, config.threads)
+        Triton(config.url, config.model, config.protocol) if config.url else _InProcess(opened, config.threads)
     )
     pid = config.pid if config.url else os.getpid()
     cases: list[dict[str, Any]] = []
 
     def asked(scenario: Any, qps: float | None = None) -> Answered:
-        with _watched(pid) as used:
+        with watched(pid) as used:
             found = drive(target.answer, requests, scenario, workers=config.workers, seconds=config.seconds, qps=qps)
         cases.append(asdict(found) | used)
         note(f"{scenario}: {found.qps:,.0f} requests/s, p99 {found.p99_ms:.2f} ms")
@@ -141,7 +146,11 @@ def bench_server(
 
     alone = asked("single-stream")
     together = asked("offline", alone.qps * 2)
-    best = _highest(lambda qps: asked("server", qps), config, together.qps)
+    best = highest_rate(lambda qps: asked("server", qps), config.slo_ms, together.qps, config.qps)
+    soak = {}
+    if best is not None and config.soak_seconds:
+        soak = {"soak": soaked(target.answer, requests, config, pid, SOAK * best)}
+        note(f"soak: {soak['soak']['requests']:,} requests, p99 {soak['soak']['p99_ms']:.2f} ms")
     return {
         "date": today(),
         "machine": describe_machine(),
@@ -150,21 +159,45 @@ def bench_server(
         "cases": cases,
         "max_qps": best,
         "met": best is not None and (config.qps is None or best >= config.qps),
+        **soak,
     }
 
 
-def _highest(ask: Callable[[float], Answered], config: ServerBenchConfig, limit: float) -> float | None:
-    """The stated rate if it holds the latency; without one the highest of those tried that does, by bisection."""
-    if config.qps is not None:
-        return config.qps if ask(config.qps).p99_ms <= config.slo_ms else None
+def highest_rate(
+    ask: Callable[[float], Answered], slo_ms: float, limit: float, stated: float | None = None
+) -> float | None:
+    """The stated rate if it holds a p99; without one the highest of those tried that does, by bisection.
+
+    Args:
+        ask: asks at a rate, requests a second.
+        slo_ms: p99 that must hold, milliseconds.
+        limit: no higher rate is tried.
+        stated: the one rate to try.
+    """
+    if stated is not None:
+        return stated if ask(stated).p99_ms <= slo_ms else None
     low, high, best = 0.0, limit, None
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        if ask(middle).p99_ms <= config.slo_ms:
+        if ask(middle).p99_ms <= slo_ms:
             low = best = middle
         else:
             high = middle
     return best
+
+
+def soaked(
+    make_answer: Callable[[], Answer], requests: list[Request], config: ServerBenchConfig, pid: int | None, qps: float
+) -> dict[str, Any]:
+    """A long load: what `Answered` has, and the answering process's memory every hundredth of the time.
+
+    Raises:
+        ValidationFailed: an answer was wrong, or a request failed.
+    """
+    with sampled(pid, max(config.soak_seconds / 100, 0.05)) as samples:
+        found = drive(make_answer, requests, "server", workers=config.workers, seconds=config.soak_seconds, qps=qps)
+    memory = {"slope_bytes_per_minute": samples.slope, **asdict(samples)} if samples.seconds else {}
+    return {**asdict(found), **memory}
 
 
 def _requests(bundle: Path, run: Path, batch: int) -> tuple[Bundle, list[Request]]:
@@ -175,22 +208,3 @@ def _requests(bundle: Path, run: Path, batch: int) -> tuple[Bundle, list[Request
     predictor = load(bundle)
     asked = [as_request(one_request(feed, opened.inputs), opened.inputs) for feed in feeds]
     return opened, [Request(feed, predictor.predict(feed, ["probability"])["probability"]) for feed in asked]
-
-
-@contextmanager
-def _watched(pid: int | None) -> Iterator[dict[str, float]]:
-    """Filled in after the block: processors used, and memory of the process and its children, shared pages by share."""
-    used: dict[str, float] = {}
-    if pid is None:
-        yield used
-        return
-    try:
-        import psutil
-    except ImportError:
-        raise EnvironmentLacks("psutil is not installed", fix="pip install 'amtl-export[serve]'") from None
-    server = psutil.Process(pid)
-    family = [server, *server.children(recursive=True)]
-    before, start = sum(sum(p.cpu_times()[:2]) for p in family), time.monotonic()
-    yield used
-    used["processors"] = (sum(sum(p.cpu_times()[:2]) for p in family) - before) / (time.monotonic() - start)
-    used["pss_bytes"] = float(sum(p.memory_full_info().pss for p in family))

@@ -115,7 +115,18 @@ def load_report(result: Mapping[str, Any]) -> RenderableType:
     level = f"p99 of {settings['slo_ms']:g} ms"
     missed = f"{rate} miss a {level}" if settings["qps"] else f"no rate that was tried holds a {level}"
     verdict = f"{rate} hold a {level}" if best else missed
-    return Group(table(result["bundle"], columns, rows), Text(verdict))
+    return Group(table(result["bundle"], columns, rows), Text("\n".join([verdict, *_soak(result)])))
+
+
+def _soak(result: Mapping[str, Any]) -> list[str]:
+    if not (soak := result.get("soak")):
+        return []
+    lines = [f"soak: {soak['requests']:,} requests, all right, p99 {soak['p99_ms']:.2f} ms"]
+    if "slope_bytes_per_minute" in soak:
+        first, last = (size(soak["pss_bytes"][i]) for i in (0, -1))
+        slope = soak["slope_bytes_per_minute"] / 1e6
+        lines.append(f"memory {first} at first, {last} at last, slope {slope:+.2f} MB a minute")
+    return lines
 
 
 def packaged(made: Mapping[str, Any], backend: str) -> RenderableType:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from amtl_export.bench.load import Answer, Request, Scenario, Scores, drive
+from amtl_export.bench.process import Samples, watched
 from amtl_export.bench.server import ServerBenchConfig, bench_server
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.inputs import Feed
 from amtl_export.errors import InputError, ValidationFailed
+from amtl_export.report.tables import load_report
 from amtl_export.training.run import Run
 
 PATIENT = ServerBenchConfig(batch=8, slo_ms=60_000, seconds=0.2, workers=2)
@@ -37,6 +43,35 @@ def test_in_this_process(paged_bundle: Bundle, run: Run) -> None:
         assert case["pss_bytes"] > 1_000_000
         assert case["processors"] >= 0
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_soak_samples_memory(paged_bundle: Bundle, run: Run) -> None:
+    config = replace(PATIENT, qps=50.0, soak_seconds=1.0)
+    notes: list[str] = []
+    found = bench_server(paged_bundle.path, run.path, config, note=notes.append)
+    soak = found["soak"]
+    assert soak["asked_qps"] == 0.8 * 50
+    assert soak["requests"] >= 20
+    assert len(soak["seconds"]) == len(soak["pss_bytes"]) > 5
+    assert min(soak["pss_bytes"]) > 1_000_000
+    assert notes[-1].startswith("soak: ")
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(load_report(found))
+    assert re.search(
+        r"soak: [\d,]+ requests, all right.*\nmemory .* slope [+-][\d.]+ MB a minute", console.export_text()
+    )
+
+
+def test_the_slope_is_of_memory_that_has_settled() -> None:
+    seconds = [float(s) for s in range(0, 601, 6)]
+    memory = [int(5e6 * min(s, 60) + 1e5 * s / 60) for s in seconds]  # grows fast for a minute, then 0.1 MB a minute
+    assert Samples(seconds, memory).slope == pytest.approx(1e5, rel=1e-3)
+    assert Samples([0.0], [5]).slope == 0
+
+
+def test_a_process_that_is_not_there() -> None:
+    with pytest.raises(InputError, match="no such process"), watched(2**22 + 1):
+        pass
 
 
 def test_a_missed_level_is_exit_code_5(paged_bundle: Bundle, run: Run, tmp_path: Path) -> None:

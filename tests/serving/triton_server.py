@@ -74,8 +74,8 @@ def free_ports(count: int) -> list[int]:
 class Server:
     """A running server."""
 
-    def __init__(self, folder: Path, repository: Path, log: Path, *options: str) -> None:
-        self.log = log
+    def __init__(self, folder: Path, repository: Path, log: Path, *options: str, patience_s: float = 0.1) -> None:
+        self.log, self._patience_s = log, patience_s
         self.http, self.grpc = free_ports(2)
         ports = (f"--http-port={self.http}", f"--grpc-port={self.grpc}")
         self._command, self._environment = command(folder, repository, *ports, *options)
@@ -87,12 +87,12 @@ class Server:
             self.process = subprocess.Popen(
                 self._command, env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
-        for _ in range(600):
+        for _ in range(int(60 / self._patience_s)):
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended:\n{self.log.read_text()[-4000:]}")
             if self.ready():
                 return
-            time.sleep(0.1)
+            time.sleep(self._patience_s)
         raise RuntimeError(f"the server is not ready after a minute:\n{self.log.read_text()[-4000:]}")
 
     def ready(self) -> bool:
@@ -115,9 +115,9 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, repository: Path, log: Path, *options: str) -> Iterator[Server]:
-    """A server while the block runs."""
-    server = Server(folder, repository, log, *options)
+def serving(folder: Path, repository: Path, log: Path, *options: str, patience_s: float = 0.1) -> Iterator[Server]:
+    """A server while the block runs; it is asked every `patience_s` whether it is ready."""
+    server = Server(folder, repository, log, *options, patience_s=patience_s)
     try:
         yield server
     finally:

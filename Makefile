@@ -34,10 +34,10 @@ lint: venv
 	rm -rf .lint-site build
 	$(BIN)/python -m pip install --quiet --no-deps --target .lint-site .
 	MYPYPATH=.lint-site $(BIN)/mypy -p amtl_export
-	MYPYPATH=.lint-site $(BIN)/mypy benchmarks
+	MYPYPATH=.lint-site:tests/serving $(BIN)/mypy benchmarks
 	MYPYPATH=.lint-site:tests/serving $(BIN)/mypy --explicit-package-bases tests
 
-bench: venv
+bench: venv triton
 	$(BIN)/python -m pip install --quiet '.[peers]'
 	$(BIN)/python benchmarks/lookup.py --out benchmarks/results
 	$(BIN)/python benchmarks/growth.py $$(ls benchmarks/results/*-lookup-*.json | tail -1)
@@ -47,6 +47,7 @@ bench: venv
 	$(BIN)/python benchmarks/pooling.py --out benchmarks/results
 	$(BIN)/python benchmarks/infer_synthetic_1m.py --out benchmarks/results
 	$(BIN)/python benchmarks/infer_ml_1m.py --out benchmarks/results
+	$(BIN)/python benchmarks/serving.py --out benchmarks/results
 
 clean:
 	rm -rf $(VENV) .triton .lint-site build demo-out *.egg-info

@@ -80,7 +80,7 @@ def torch_repository(frozen: FrozenModel, dense: Path, folder: Path) -> None:
     shutil.rmtree(version / "model.onnx")
     shutil.copyfile(HERE / "torch_triton_model.py", version / "model.py")
     sample = (torch.zeros(2, len(frozen.config.embedded), dtype=torch.int64),)
-    shapes = {"ids": {0: torch.export.Dim("batch", min=1)}, "numeric": None, "multi": []}
+    shapes: dict[str, Any] = {"ids": {0: torch.export.Dim("batch", min=1)}, "numeric": None, "multi": []}
     program = torch.export.export(dense_torch(frozen), (*sample, None, []), dynamic_shapes=shapes)
     torch.export.save(program, version / "model.pt2")
 

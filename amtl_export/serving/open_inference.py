@@ -11,7 +11,11 @@ import numpy as np
 from amtl_export.errors import InputError
 from amtl_export.runtime.predictor import Arrays, Predictor, TensorSpec
 
-DATATYPES = {np.dtype("int64"): "INT64", np.dtype("float32"): "FP32", np.dtype(object): "BYTES"}
+DATATYPES: dict[np.dtype[Any], str] = {
+    np.dtype("int64"): "INT64",
+    np.dtype("float32"): "FP32",
+    np.dtype(object): "BYTES",
+}
 
 
 def metadata(name: str, model: Predictor) -> dict[str, Any]:

@@ -45,7 +45,7 @@ from triton_server import Server, serving  # noqa: E402
 SUBJECTS = {
     "onnx-dense": ExportConfig("dense"),
     "onnx-compact": ExportConfig("auto", native=True),
-    "onnx-compact-int8": ExportConfig("ragged", dtype="int8"),
+    "onnx-compact-int8": ExportConfig("auto", dtype="int8", native=True),
 }
 
 

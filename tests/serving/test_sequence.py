@@ -39,9 +39,9 @@ def test_the_pages_commands_end_with_the_right_scores(triton: Path, real_data: P
         assert "probability [" in asked.stdout
         spoil(tmp_path / "models" / "ml_1m" / "samples" / "response.json")
         assert run(f"{client} http://127.0.0.1:{server.http}").returncode == 1
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    for code in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def spoil(response: Path) -> None:

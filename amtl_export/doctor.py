@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import importlib
 import os
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from amtl_export.errors import EnvironmentLacks
+from amtl_export.runtime.cuda import CPU, CUDA, check_device, load_libraries
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,7 @@ def examine() -> list[Check]:
         ),
         _one_runtime(),
         *_providers(),
-        _native(),
-        _library("cudart", "CUDA runtime", "the CUDA provider does not load"),
-        _library("cudnn", "cuDNN", "the CUDA provider does not load"),
+        *_native(),
         _module("matplotlib", "no --plot", "pip install 'amtl-export[plot]'"),
         _module("tritonclient", "package does not run", "pip install 'amtl-export[serve]'"),
         _module("yaml", "no kserve.yaml", "pip install 'amtl-export[serve]'"),
@@ -90,7 +90,7 @@ def _torch_threads() -> Check:
 
 
 def _torch_cuda() -> Check:
-    cost, fix = "training runs on the CPU", "a CUDA build of torch and a GPU"
+    cost, fix = "bench train --device cuda is an error", "a CUDA build of torch and a GPU"
     try:
         import torch
     except ImportError:
@@ -122,21 +122,30 @@ def _providers() -> list[Check]:
     except ImportError:
         return []
     available = onnxruntime.get_available_providers()
-    wanted = {"CPUExecutionProvider": "--provider cpu", "CUDAExecutionProvider": "--provider cuda"}
-    fix = "pip uninstall onnxruntime, then pip install 'amtl-export[gpu]'"
+    cost, fix = "--provider cuda is an error", "pip uninstall onnxruntime, then pip install 'amtl-export[gpu]'"
+    there: str | None = None
+    if CUDA in available:
+        load_libraries(onnxruntime)
+        try:
+            check_device(onnxruntime)
+            there = "available"
+        except EnvironmentLacks as error:
+            fix = error.fix or ""
     return [
-        Check(name, "available" if name in available else None, f"{flag} is an error", fix)
-        for name, flag in wanted.items()
+        Check(CPU, "available" if CPU in available else None, "--provider cpu is an error", fix),
+        Check(CUDA, there, cost, fix),
     ]
 
 
-def _native() -> Check:
-    from amtl_export.native import library_path
+def _native() -> list[Check]:
+    from amtl_export.native import HOW_TO_BUILD, library_path
 
-    found = library_path()
-    cost = "bundles of layout ragged look rows up with standard operators, several times slower"
-    return Check("native operator", str(found) if found else None, cost, "a C compiler, then install again")
-
-
-def _library(name: str, part: str, cost: str) -> Check:
-    return Check(part, ctypes.util.find_library(name), cost, "install CUDA 13 and cuDNN 9")
+    costs = {
+        "cpu": "bundles of layout ragged look rows up with standard operators, several times slower",
+        "cuda": "bundles of layout ragged do not run on a GPU",
+    }
+    found = {provider: library_path(provider) for provider in HOW_TO_BUILD}
+    return [
+        Check(f"native operators, {provider}", str(path) if path else None, costs[provider], HOW_TO_BUILD[provider])
+        for provider, path in found.items()
+    ]

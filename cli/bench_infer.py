@@ -21,7 +21,12 @@ from amtl_export.cli.options import FOLDER, Common, IntList, TextList, common
     type=click.Choice(["cpu", "cuda"]),
     default="cpu",
     show_default=True,
-    help="Of ONNX Runtime.",
+    help="Where both engines run.",
+)
+@click.option(
+    "--table-device",
+    type=click.Choice(["cpu", "cuda"]),
+    help="On CUDA: where BUNDLE's tables are; cpu wants layout ragged.  [default: cuda]",
 )
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, help="Per case."
@@ -35,6 +40,7 @@ def command(
     ids: Any,
     threads: int,
     provider: Any,
+    table_device: Any,
     seconds: float,
     plot: Path | None,
     common: Common,
@@ -43,8 +49,10 @@ def command(
     from amtl_export.bench.infer import InferConfig, bench_infer
     from amtl_export.report.plots import plot_inference
     from amtl_export.report.tables import inference
+    from amtl_export.runtime.cuda import Cuda
 
-    config = InferConfig(batch, ids, threads, provider, seconds, common.seed)
+    cuda = Cuda(tables=table_device) if table_device else None
+    config = InferConfig(batch, ids, threads, provider, cuda, seconds, common.seed)
     result = bench_infer(bundle, run, config, note=common.note)
     if plot:
         plot_inference(result, plot)

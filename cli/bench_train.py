@@ -22,8 +22,17 @@ from amtl_export.cli.options import Common, TextList, common
 @model_options
 @click.option("--epochs", type=click.IntRange(min=1), default=3, show_default=True, help="Timed epochs of each method.")
 @click.option("--threads", type=click.IntRange(min=1), help="PyTorch's threads.")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where both engines run.",
+)
 @common
-def command(common: Common, methods: tuple[str, ...], epochs: int, threads: int | None, **given: Any) -> None:
+def command(
+    common: Common, methods: tuple[str, ...], epochs: int, threads: int | None, device: Any, **given: Any
+) -> None:
     """Time training epochs of several methods, taking turns in one run."""
     import torch
 
@@ -32,5 +41,6 @@ def command(common: Common, methods: tuple[str, ...], epochs: int, threads: int 
 
     if threads:
         torch.set_num_threads(threads)
-    result = bench_train(train_config(seed=common.seed, **given), methods, epochs=epochs, note=common.note)
+    config = train_config(seed=common.seed, **given)
+    result = bench_train(config, methods, epochs=epochs, device=device, note=common.note)
     common.result(result, lambda: training(result))

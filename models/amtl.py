@@ -47,7 +47,7 @@ class MaskedEmbedding(FixedEmbedding):
         return rows * torch.stack([one if mask is None else mask for mask in masks], dim=1)
 
     def _mask(self, ids: Tensor, field: int) -> Tensor | None:
-        """Masks of ids of one field, `[*ids.shape, D]`: selected once per distinct id."""
+        """Masks of ids of one field, `[*ids.shape, D]`: once per distinct id, where finding those is no wait."""
         name = str(self._owners[field])
         if name not in self.selectors:
             return None
@@ -56,6 +56,8 @@ class MaskedEmbedding(FixedEmbedding):
         if self.sizes[field] <= ids.numel():
             every = torch.arange(self.sizes[field], device=ids.device)
             return F.embedding(ids, selector.mask(every))
+        if ids.is_cuda:
+            return torch.reshape(selector.mask(ids.flatten()), (*ids.shape, self.table.dim))
         distinct, place = torch.unique(ids, return_inverse=True)
         return F.embedding(place, selector.mask(distinct))
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from amtl_export.bench.machine import describe_machine, today
-from amtl_export.bench.subjects import OnnxSubject, TorchSubject, apart, dense_torch
+from amtl_export.bench.subjects import OnnxSubject, TorchSubject, apart, check_torch, dense_torch
 from amtl_export.bench.timing import Latency, Subject, interleave
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.export import ExportConfig, export
@@ -23,7 +23,8 @@ from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel, fold, freeze
 from amtl_export.graph.inputs import Input
 from amtl_export.models.config import ModelConfig
-from amtl_export.runtime.session import Provider
+from amtl_export.runtime.cuda import Cuda
+from amtl_export.runtime.session import Provider, check_provider
 from amtl_export.training.run import Run, load_run
 
 Law = Literal["zipf", "uniform", "replay"]
@@ -42,7 +43,8 @@ class InferConfig:
         batches: rows of a request.
         laws: how ids are drawn; `replay` takes the test split's rows in order.
         threads: of PyTorch and of ONNX Runtime.
-        provider: of ONNX Runtime; PyTorch stays on the CPU.
+        provider: where ONNX Runtime and PyTorch run.
+        cuda: how the bundle runs on CUDA; None for the usual.
         seconds: for each batch and law.
         seed: of the drawn ids.
     """
@@ -51,6 +53,7 @@ class InferConfig:
     laws: tuple[Law, ...] = LAWS
     threads: int = 1
     provider: Provider = "cpu"
+    cuda: Cuda | None = None
     seconds: float = 2.0
     seed: int = 0
 
@@ -86,6 +89,8 @@ def bench_infer(
         EnvironmentLacks: ONNX Runtime or the provider is missing.
     """
     config = config or InferConfig()
+    check_provider(config.provider)
+    check_torch(config.provider)
     opened, trained = open_bundle(bundle), load_run(run)
     if opened.signature.vocabulary_hash != trained.vocabulary_hash:
         raise InputError("bench: the bundle is not of this run", where=bundle, fix="export the run again")
@@ -103,6 +108,7 @@ def report(config: InferConfig, cases: list[dict[str, Any]]) -> dict[str, Any]:
         "machine": describe_machine(),
         "threads": config.threads,
         "provider": config.provider,
+        "table_device": config.cuda.tables if config.cuda else config.provider,
         "cases": cases,
     }
 
@@ -125,19 +131,19 @@ def build_subjects(bundle: Bundle, run: Run, frozen: FrozenModel, config: InferC
     """The four subjects; three when the bundle is itself the dense one."""
     plain = fold(frozen) if frozen.projection_bytes else frozen
     subjects: list[Subject] = [
-        TorchSubject("torch-eager", dense_torch(plain)),
-        TorchSubject("torch-masked", run.model),
+        TorchSubject("torch-eager", dense_torch(plain), config.provider),
+        TorchSubject("torch-masked", run.model, config.provider),
     ]
     request = "-request" if bundle.signature.request_fields else ""
     if bundle.signature.layout != "dense" or request:
         dense = export(plain, folder / "dense", ExportConfig(layout="dense"))
         subjects.append(OnnxSubject("onnx-dense", dense, config.provider, config.threads))
     name = f"onnx-{bundle.signature.layout}{request}"
-    if bundle.signature.layout == "ragged":  # timed without its native operator too
+    if bundle.signature.layout == "ragged" and config.provider == "cpu":  # timed without its native operator too
         body = apart(bundle, folder / "body")
         subjects.append(OnnxSubject(f"{name}-body", body, config.provider, config.threads, native=False))
-        return [*subjects, OnnxSubject(name, bundle, config.provider, config.threads, native=True)]
-    return [*subjects, OnnxSubject(name, bundle, config.provider, config.threads)]
+    native = True if bundle.signature.layout == "ragged" else None
+    return [*subjects, OnnxSubject(name, bundle, config.provider, config.threads, native, config.cuda)]
 
 
 def time_cases(

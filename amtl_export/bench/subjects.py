@@ -1,4 +1,7 @@
-"""Who is timed: PyTorch dense, PyTorch with the selection network, ONNX dense, the bundle."""
+"""Who is timed: PyTorch dense, PyTorch with the selection network, ONNX dense, the bundle.
+
+On a GPU, requests come from the machine's memory and answers go back there, whoever is timed.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,36 @@ from torch import Tensor
 
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.inputs import Feed, as_request
+from amtl_export.errors import EnvironmentLacks
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.inputs import model_inputs
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.fbe import FixedEmbedding
+from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.predictor import load
 from amtl_export.runtime.session import Provider
 
 
+def check_torch(device: Provider) -> None:
+    """Make sure that PyTorch has a device.
+
+    Raises:
+        EnvironmentLacks: it has not.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentLacks("PyTorch finds no GPU", found=torch.__version__, fix="a PyTorch for CUDA; or the CPU")
+
+
 @dataclass
 class TorchSubject:
-    """A model in PyTorch eager mode, gradients off, on the CPU."""
+    """A model in PyTorch eager mode, gradients off."""
 
     name: str
     model: CtrModel
+    device: Provider = "cpu"
 
     def __post_init__(self) -> None:
-        self.model.eval()
+        self.model.eval().to(self.device)
         tensors = [*self.model.parameters(), *self.model.buffers()]
         self.bytes = sum(t.numel() * t.element_size() for t in tensors)
 
@@ -41,17 +57,29 @@ class TorchSubject:
     def run(self, prepared: tuple[Tensor | None, Tensor | None, list[Tensor]]) -> Tensor:
         """Probabilities `[B]`."""
         with torch.inference_mode():
-            return torch.sigmoid(self.model(*prepared))
+            if self.device == "cpu":
+                return torch.sigmoid(self.model(*prepared))
+            ids, numeric, multi = prepared
+            there = [None if t is None else t.to(self.device) for t in (ids, numeric)]
+            return torch.sigmoid(self.model(*there, [t.to(self.device) for t in multi])).cpu()
 
 
 class OnnxSubject:
-    """A bundle as servers run it; see `runtime.predictor.load` for `native`."""
+    """A bundle as servers run it; see `runtime.predictor.load` for `native` and `cuda`."""
 
-    def __init__(self, name: str, bundle: Bundle, provider: Provider, threads: int, native: bool | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        bundle: Bundle,
+        provider: Provider,
+        threads: int,
+        native: bool | None = None,
+        cuda: Cuda | None = None,
+    ) -> None:
         self.name = name
         self.bytes = bundle.bytes()
         self._inputs = bundle.inputs
-        self._predictor = load(bundle.path, provider=provider, threads=threads, native=native)
+        self._predictor = load(bundle.path, provider=provider, threads=threads, native=native, cuda=cuda)
 
     def prepare(self, feed: Feed) -> Feed:
         """As the graph takes them: rows, or the candidates of the first row's request."""

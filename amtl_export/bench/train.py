@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ from typing import Any
 import torch
 
 from amtl_export.bench.machine import describe_machine, today
+from amtl_export.bench.subjects import check_torch
 from amtl_export.bundle.export import export
 from amtl_export.bundle.inputs import Feed, from_rows, sliced
 from amtl_export.data.catalog import open_source
 from amtl_export.data.encode import Encoded, Rows, encode
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel, freeze_module
+from amtl_export.runtime.session import Provider, check_provider
 from amtl_export.training.batches import predict
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import reproducible
@@ -35,6 +39,7 @@ def bench_train(
     methods: Sequence[str],
     *,
     epochs: int = 3,
+    device: Provider = "cpu",
     note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Time training epochs, and answering the test split in PyTorch (method in place) and in ONNX Runtime (exported).
@@ -43,25 +48,31 @@ def bench_train(
         config: data, sizes, batch; its method is ignored.
         methods: who is compared; ratios are against the first.
         epochs: timed rounds, after one epoch of each that is not counted and is what gets exported.
+        device: where both engines run; batches come from the machine's memory.
         note: is told of each finished round.
 
     Returns:
         `date machine threads rows inference_rows cases[…]`; of each case `method`, and for the epoch and both
-        kinds of inference the seconds of every round, their median and its ratio to the first method's.
+        kinds of inference the seconds of every round, their median and its ratio to the first method's; of a step
+        the milliseconds.
 
     Raises:
         InputError: unknown method, or bad data.
-        EnvironmentLacks: ONNX Runtime is missing.
+        EnvironmentLacks: ONNX Runtime or the device is missing.
     """
+    check_torch(device)
+    check_provider(device)
     if not methods or epochs < 1:
         raise InputError(
             "bench train: methods and epochs", found=(list(methods), epochs), allowed="at least one of each"
         )
     configs = [replace(config, method=method) for method in methods]
     source = open_source(config.data, Path(config.path) if config.path else None)
-    with tempfile.TemporaryDirectory() as folder, reproducible(config.seed):
+    # Some of what training needs has no deterministic form on CUDA.
+    fixed = reproducible(config.seed) if device == "cpu" else nullcontext()
+    with tempfile.TemporaryDirectory() as folder, fixed:
         encoded = encode(source, Path(folder) / "data", config.seed, config.limit_rows)
-        subjects = [_Subject.start(c, encoded, Path(folder) / c.method) for c in configs]
+        subjects = [_Subject.start(c, encoded, Path(folder) / c.method, device) for c in configs]
         for number in range(epochs):
             for subject in subjects[number % len(subjects) :] + subjects[: number % len(subjects)]:
                 subject.round(encoded)
@@ -71,6 +82,7 @@ def bench_train(
         "date": today(),
         "machine": describe_machine(),
         "threads": torch.get_num_threads(),
+        "device": device,
         "data": config.data,
         "batch_size": config.batch_size,
         "dim": config.dim,
@@ -90,15 +102,15 @@ class _Subject:
     seconds: dict[str, list[float]] = field(default_factory=lambda: {measure: [] for measure in MEASURES})
 
     @classmethod
-    def start(cls, config: TrainConfig, encoded: Encoded, folder: Path) -> _Subject:
+    def start(cls, config: TrainConfig, encoded: Encoded, folder: Path, device: Provider) -> _Subject:
         """Train one epoch, export."""
         model_config = model_config_for(config, encoded)
-        state = TrainState.start(build_model(model_config, encoded.vocabularies), config)
+        state = TrainState.start(build_model(model_config, encoded.vocabularies).to(device), config)
         state.run_epoch(encoded, Silent())
         origin = {"run": "", "method": config.method, "backbone": config.backbone, "seed": config.seed, "data": ""}
-        module = freeze_module(state.model)
+        module = freeze_module(copy.deepcopy(state.model).cpu())
         bundle = export(FrozenModel(module, model_config, encoded.schema, encoded.vocabularies, origin), folder)
-        session = bundle.session(threads=torch.get_num_threads())
+        session = bundle.session(provider=device, threads=torch.get_num_threads())
         return cls(state, session, from_rows(encoded.rows["test"], model_config))
 
     def round(self, encoded: Encoded) -> None:
@@ -126,4 +138,5 @@ def _case(subject: _Subject, first: _Subject, rows: int) -> dict[str, Any]:
         case[f"{measure}_seconds"] = subject.seconds[measure]
         case[f"{measure}_median_s"] = median
         case[f"{measure}_ratio"] = median / statistics.median(first.seconds[measure])
-    return case | {"examples_per_second": rows / case["epoch_median_s"]}
+    step = case["epoch_median_s"] / -(-rows // subject.state.config.batch_size)
+    return case | {"examples_per_second": rows / case["epoch_median_s"], "step_ms": step * 1e3}

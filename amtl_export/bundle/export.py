@@ -25,7 +25,8 @@ from amtl_export.graph.inputs import Input, model_inputs
 from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
 from amtl_export.graph.pooling import join_sums
 from amtl_export.graph.request import compute_once
-from amtl_export.graph.trace import DOMAIN, trace
+from amtl_export.graph.trace import trace
+from amtl_export.native import DOMAIN
 from amtl_export.runtime.session import onnxruntime
 from amtl_export.tables.layout import LaidOut, Paged, stored_bytes
 from amtl_export.tables.plan import PlanConfig, TablePlan, lay_out_all, plan_table

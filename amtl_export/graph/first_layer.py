@@ -18,8 +18,9 @@ import onnx_ir.passes.common as passes
 
 from amtl_export.errors import InputError
 from amtl_export.graph.rewrite import is_linear, replace_value
-from amtl_export.graph.trace import DOMAIN, table_of
+from amtl_export.graph.trace import table_of
 from amtl_export.graph.weights import part_of
+from amtl_export.native import DOMAIN
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ import onnx_ir.passes.common as passes
 
 from amtl_export.graph.ragged import GATHER, LINEAR, NO_LEAST, SUM, function
 from amtl_export.graph.rewrite import initializer, replace_value
-from amtl_export.graph.trace import DOMAIN, PROVENANCE, table_of
+from amtl_export.graph.trace import PROVENANCE, table_of
+from amtl_export.native import DOMAIN
 from amtl_export.tables.layout import Blocks, Dense, LaidOut, Paged, Ragged, block_name
 
 IdPolicy = Literal["guard", "trust"]

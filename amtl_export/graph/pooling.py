@@ -12,7 +12,8 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 from amtl_export.graph.rewrite import replace_value
-from amtl_export.graph.trace import DOMAIN, table_of
+from amtl_export.graph.trace import table_of
+from amtl_export.native import DOMAIN
 
 
 def join_sums(model: ir.Model, tables: Collection[str]) -> None:

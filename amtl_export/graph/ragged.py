@@ -18,7 +18,7 @@ import onnx_ir as ir
 import onnxscript
 from onnxscript import opset20 as op
 
-from amtl_export.graph.trace import DOMAIN
+from amtl_export.native import DOMAIN
 
 GATHER, SUM, LINEAR = "RaggedGather", "RaggedSum", "RaggedLinear"
 
@@ -95,12 +95,10 @@ def RaggedLinear(  # noqa: N802 - the operator's name
         values, starts, places, ids, sizes, shifts,
         dim=dim, block_bits=block_bits, scale_base=scale_base, scale_step=scale_step,
     )  # fmt: skip
-    inputs = op.Slice(op.Shape(weights), op.Constant(value_ints=[1]), op.Constant(value_ints=[2]))
-    flat = op.Reshape(op.Transpose(weights, perm=[1, 0, 2]), op.Concat(inputs, op.Constant(value_ints=[-1]), axis=0))
+    flat = op.Flatten(op.Transpose(weights, perm=[1, 0, 2]), axis=1)
     row = op.Reshape(bias, op.Constant(value_ints=[-1]))
     columns = op.Slice(flat, op.Constant(value_ints=[0]), op.Shape(row), op.Constant(value_ints=[1]))
-    side_by_side = op.Reshape(rows, op.Concat(op.Shape(ids, start=0, end=1), inputs, axis=0), allowzero=1)
-    return op.Max(op.Gemm(side_by_side, columns, row), op.Constant(value_float=least))
+    return op.Max(op.Gemm(op.Flatten(rows, axis=1), columns, row), op.Constant(value_float=least))
 
 
 @functools.cache

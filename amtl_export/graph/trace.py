@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from amtl_export.errors import InputError
 from amtl_export.graph.inputs import Input, model_inputs
 from amtl_export.models.ctr import CtrModel
+from amtl_export.native import DOMAIN
 
-DOMAIN = "ai.amtl"
 OPSET = 20
 IR_VERSION = 10
 

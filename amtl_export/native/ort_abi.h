@@ -104,6 +104,9 @@ static inline OrtStatus *ort_output(const OrtApi *api, OrtKernelContext *context
 static inline void ort_release_info(const OrtApi *api, OrtTensorTypeAndShapeInfo *info) {
   ORT_CALL(api, 99, void (*)(OrtTensorTypeAndShapeInfo *))(info);
 }
+static inline OrtStatus *ort_gpu_stream(const OrtApi *api, const OrtKernelContext *context, void **out) {
+  return ORT_CALL(api, 193, OrtStatus * (*)(const OrtKernelContext *, void **))(context, out);
+}
 /* From version 17: work(data, i) for i in 0..total-1, on the session's threads. */
 static inline OrtStatus *ort_parallel(const OrtApi *api, const OrtKernelContext *context, void (*work)(void *, size_t),
                                       size_t total, size_t batches, void *data) {

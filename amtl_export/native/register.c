@@ -1,11 +1,15 @@
 /* ai.amtl::RaggedGather, RaggedSum and RaggedLinear as operators of ONNX Runtime: RegisterCustomOps is all that a session
- * needs.
+ * needs. Compiled with AMTL_CUDA it makes a library for sessions on a GPU: RaggedGather and RaggedSum, and RaggedLinear is
+ * left to its body, a RaggedGather before a Gemm.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
 
 #include "ort_abi.h"
 #include "table.h"
+#ifdef AMTL_CUDA
+#include "cuda_launch.h"
+#endif
 
 #define CHECK(call)                      \
   do {                                   \
@@ -79,6 +83,9 @@ static OrtStatus *open_table(const kernel *k, const tensor *in, amtl_table *out)
   const int64_t rows = in[PLACES].shape[0] - 1, fields = in[SIZES].count;
   if (in[STARTS].count != (rows >> k->block_bits) + 1)
     return ort_error(k->api, "amtl: starts must be one for each block of places");
+#ifdef AMTL_CUDA
+  if (rows < 1 || k->dim > INT32_MAX) return ort_error(k->api, "amtl: a table has no rows, or dim is above 2^31 - 1");
+#endif
   if (fields < 1 || fields != in[SHIFTS].count)
     return ort_error(k->api, "amtl: sizes and shifts must be as many, and one at least");
   if (fields > 1 && (in[IDS].rank == 0 || in[IDS].shape[in[IDS].rank - 1] != fields))
@@ -115,6 +122,15 @@ typedef struct shares {
   _Atomic int fault;
 } shares;
 
+#ifdef AMTL_CUDA
+static OrtStatus *share_out(const kernel *k, const OrtKernelContext *context, shares *all) {
+  void *stream = NULL;
+  CHECK(ort_gpu_stream(k->api, context, &stream));
+  const char *problem = all->summed >= 0 ? amtl_cuda_sum(all->table, all->summed, all->total, all->out, stream)
+                                         : amtl_cuda_gather(all->table, all->out, stream);
+  return problem == NULL ? NULL : ort_error(k->api, problem);
+}
+#else
 static void work(void *data, size_t i) {
   shares *all = data;
   int64_t begin = (int64_t)i * all->each, end = begin + all->each;
@@ -143,6 +159,7 @@ static OrtStatus *share_out(const kernel *k, const OrtKernelContext *context, sh
       return NULL;
   }
 }
+#endif
 
 static OrtStatus *gather(void *self, OrtKernelContext *context) {
   const kernel *k = self;
@@ -173,6 +190,7 @@ static OrtStatus *sum(void *self, OrtKernelContext *context) {
   return share_out(k, context, &all);
 }
 
+#ifndef AMTL_CUDA
 static OrtStatus *linear(void *self, OrtKernelContext *context) {
   const kernel *k = self;
   tensor in[LINEAR_INPUTS];
@@ -190,6 +208,7 @@ static OrtStatus *linear(void *self, OrtKernelContext *context) {
   CHECK(open_output(k->api, context, (int64_t[]){in[IDS].shape[0], outputs}, 2, &all.out));
   return share_out(k, context, &all);
 }
+#endif
 
 static atomic_int interface_version;
 
@@ -212,11 +231,15 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
 static void destroy(void *self) { free(self); }
 static const char *gather_name(const OrtCustomOp *op) { return (void)op, "RaggedGather"; }
 static const char *sum_name(const OrtCustomOp *op) { return (void)op, "RaggedSum"; }
-static const char *linear_name(const OrtCustomOp *op) { return (void)op, "RaggedLinear"; }
+#ifdef AMTL_CUDA
+static const char *provider(const OrtCustomOp *op) { return (void)op, "CUDAExecutionProvider"; }
+#else
 static const char *provider(const OrtCustomOp *op) { return (void)op, "CPUExecutionProvider"; }
+static const char *linear_name(const OrtCustomOp *op) { return (void)op, "RaggedLinear"; }
+static size_t linear_inputs(const OrtCustomOp *op) { return (void)op, (size_t)LINEAR_INPUTS; }
+#endif
 static size_t gather_inputs(const OrtCustomOp *op) { return (void)op, (size_t)GATHER_INPUTS; }
 static size_t sum_inputs(const OrtCustomOp *op) { return (void)op, (size_t)GATHER_INPUTS; }
-static size_t linear_inputs(const OrtCustomOp *op) { return (void)op, (size_t)LINEAR_INPUTS; }
 static size_t outputs(const OrtCustomOp *op) { return (void)op, (size_t)1; }
 static int output_type(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ORT_FLOAT; }
 static int input_type(const OrtCustomOp *op, size_t i) {
@@ -252,7 +275,11 @@ static int last_version(const OrtCustomOp *op) { return (void)op, 1; }
 #define ALL_TYPES(kind) \
   PLACE_TYPES(kind, AMTL_FLOAT32), PLACE_TYPES(kind, AMTL_FLOAT16), PLACE_TYPES(kind, AMTL_INT8)
 
+#ifdef AMTL_CUDA
+static operator_ operators[] = {ALL_TYPES(gather), ALL_TYPES(sum)};
+#else
 static operator_ operators[] = {ALL_TYPES(gather), ALL_TYPES(sum), ALL_TYPES(linear)};
+#endif
 
 /* "1.32.0" to 32; 0 for anything else. */
 static uint32_t minor_version(const char *text) {

@@ -1,14 +1,8 @@
-/* Finding and reading rows, for all loops. The types of values and places are constants wherever these are called, so
- * that every branch on them is gone when compiled.
- */
+/* Reading rows, for the loops of a processor. */
 #ifndef AMTL_ROWS_H
 #define AMTL_ROWS_H
 
-#include <string.h>
-
-#include "table.h"
-
-#define INLINE static inline __attribute__((always_inline, unused))
+#include "spans.h"
 
 /* Bytes of a cache line, and how many lines between a row's first and last are asked for whatever its length. */
 enum { LINE = 64, MIDDLE_LINES = 2 };
@@ -19,60 +13,6 @@ typedef int32_t lane_bits __attribute__((vector_size(4 * LANE)));
 typedef uint16_t lane_halves __attribute__((vector_size(2 * LANE), aligned(2), may_alias));
 typedef int8_t lane_bytes __attribute__((vector_size(LANE), aligned(1), may_alias));
 typedef int16_t lane_shorts __attribute__((vector_size(2 * LANE)));
-
-/* Where a row's numbers are, and how many. */
-typedef struct span {
-  int64_t first, n;
-} span;
-
-/* A place in `ids` and its field, moved on without a division. */
-typedef struct cursor {
-  int64_t at, field;
-} cursor;
-
-INLINE cursor cursor_at(const amtl_table *t, int64_t at) { return (cursor){at, at % t->fields}; }
-
-INLINE void move_on(const amtl_table *t, cursor *c) {
-  c->at++;
-  c->field = c->field + 1 == t->fields ? 0 : c->field + 1;
-}
-
-/* The table row of a lookup; outside [0, rows) where sizes and shifts do not fit the table. */
-INLINE uint64_t row_of(const amtl_table *t, cursor c) {
-  uint64_t id = (uint64_t)t->ids[c.at];
-  /* One comparison for both ends: a negative id is a huge unsigned one. */
-  id = id < (uint64_t)t->sizes[c.field] ? id : 0;
-  return id + (uint64_t)t->shifts[c.field];
-}
-
-INLINE int64_t place_size(enum amtl_place type) { return type == AMTL_UINT16 ? 2 : type == AMTL_INT32 ? 4 : 8; }
-INLINE int64_t value_size(enum amtl_value type) { return type == AMTL_FLOAT32 ? 4 : type == AMTL_FLOAT16 ? 2 : 1; }
-
-INLINE int64_t place_at(const amtl_table *t, int64_t i, enum amtl_place type) {
-  if (type == AMTL_UINT16) return ((const uint16_t *)t->places)[i];
-  if (type == AMTL_INT32) return ((const int32_t *)t->places)[i];
-  return ((const int64_t *)t->places)[i];
-}
-
-/* Sums may wrap around in a table that contradicts itself; is_sound refuses what comes of it. */
-INLINE int64_t begin_of(const amtl_table *t, uint64_t row, enum amtl_place type) {
-  uint64_t start = (uint64_t)t->starts[row >> t->block_bits];
-  return (int64_t)(start + (uint64_t)place_at(t, (int64_t)row * t->columns, type));
-}
-
-INLINE span span_of(const amtl_table *t, uint64_t row, enum amtl_place type) {
-  int64_t first = begin_of(t, row, type);
-  return (span){first, (int64_t)((uint64_t)begin_of(t, row + 1, type) - (uint64_t)first)};
-}
-
-INLINE float scale_of(const amtl_table *t, uint64_t row, enum amtl_place type) {
-  return t->scale_base + t->scale_step * (float)place_at(t, ((int64_t)row + 1) * t->columns - 1, type);
-}
-
-/* Whether a row lies within the values and within dim. */
-INLINE int is_sound(const amtl_table *t, span s) {
-  return s.first >= 0 && s.n >= 0 && s.n <= t->dim && s.first <= t->count - s.n;
-}
 
 /* Into the first-level cache, or the second: that one waits for more lines at a time. */
 enum cache { FIRST_LEVEL, SECOND_LEVEL };
@@ -108,21 +48,6 @@ INLINE void prefetch_rest(const amtl_table *t, span s, enum amtl_value type, enu
 INLINE void prefetch_written(const float *out, int64_t ahead, int64_t width) {
   const uintptr_t first = (uintptr_t)out + (uintptr_t)(ahead * width) * sizeof(float);
   for (uintptr_t i = 0; i < (uintptr_t)width * sizeof(float); i += LINE) __builtin_prefetch((const void *)(first + i), 1);
-}
-
-/* float16 to float32 by moving the exponent; no row holds infinities or NaN. */
-INLINE float widened(uint16_t half) {
-  uint32_t bits = (uint32_t)(half & 0x7fff) << 13;
-  float size;
-  memcpy(&size, &bits, sizeof size);
-  size *= 0x1p112f;
-  return half & 0x8000 ? -size : size;
-}
-
-INLINE float number(const amtl_table *t, int64_t at, enum amtl_value type) {
-  if (type == AMTL_FLOAT32) return ((const float *)t->values)[at];
-  if (type == AMTL_FLOAT16) return widened(((const uint16_t *)t->values)[at]);
-  return (float)((const int8_t *)t->values)[at];
 }
 
 INLINE void load(lane *out, const amtl_table *t, int64_t at, enum amtl_value type) {
@@ -178,15 +103,5 @@ INLINE void add_row(float *restrict out, const amtl_table *t, span s, float scal
     for (; i < s.n; i++) out[i] += number(t, s.first + i, type) * scale;
   }
 }
-
-/* loop(arguments.., value, place) with both types as constants. */
-#define WITH_PLACE(t, loop, value, ...)                                          \
-  ((t)->place == AMTL_UINT16  ? loop(__VA_ARGS__, value, AMTL_UINT16)            \
-   : (t)->place == AMTL_INT32 ? loop(__VA_ARGS__, value, AMTL_INT32)             \
-                               : loop(__VA_ARGS__, value, AMTL_INT64))
-#define WITH_TYPES(t, loop, ...)                                                  \
-  ((t)->value == AMTL_FLOAT32   ? WITH_PLACE(t, loop, AMTL_FLOAT32, __VA_ARGS__) \
-   : (t)->value == AMTL_FLOAT16 ? WITH_PLACE(t, loop, AMTL_FLOAT16, __VA_ARGS__) \
-                                : WITH_PLACE(t, loop, AMTL_INT8, __VA_ARGS__))
 
 #endif

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from amtl_export.errors import EnvironmentLacks, InputError
-from amtl_export.native import library_path
+from amtl_export.native import HOW_TO_BUILD, library_path
+from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.session import Provider, open_session
 
 _DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(string)": "object"}
@@ -38,25 +39,36 @@ class Predictor:
     """A bundle in ONNX Runtime. One may be shared by all threads of a process: nothing is kept between calls.
 
     Attributes:
+        provider: cpu or cuda.
+        cuda: how it runs on CUDA; None on the CPU.
+        session: of ONNX Runtime.
         inputs: what `predict` takes.
         outputs: what it gives.
         metadata: `amtl.*` of the graph; ids must be those of the vocabularies with its `amtl.vocabulary_hash`.
     """
 
     def __init__(
-        self, bundle: Path, *, provider: Provider = "cpu", threads: int = 1, native: bool | None = None
+        self,
+        bundle: Path,
+        *,
+        provider: Provider = "cpu",
+        threads: int = 1,
+        native: bool | None = None,
+        cuda: Cuda | None = None,
     ) -> None:
-        self._session = open_session(bundle / "model.onnx", provider=provider, threads=threads, native=native)
-        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        if native is None and provider == "cpu" and self.native_operators and library_path() is None:
+        self.provider, self.cuda = provider, (cuda or Cuda()) if provider == "cuda" else None
+        self.session = open_session(bundle / "model.onnx", provider=provider, threads=threads, native=native, cuda=cuda)
+        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        tables = self.cuda.tables if self.cuda else provider
+        if native is None and self.native_operators and library_path(tables) is None:
             raise EnvironmentLacks(
                 "the bundle has native operators, and their library is not there",
                 where=bundle,
                 found=", ".join(self.native_operators),
-                fix="install amtl-export where a C compiler is; or native=False: as right, and several times slower",
+                fix=f"{HOW_TO_BUILD[tables]}; or native=False: as right, and several times slower",
             )
-        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
-        self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
+        self.inputs = tuple(_spec(value) for value in self.session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self.session.get_outputs())
         self._given = [spec.name for spec in self.outputs]
 
     def check_vocabulary(self, found: str) -> None:
@@ -122,10 +134,17 @@ class Predictor:
         wanted = self._given if outputs is None else outputs
         if not set(self._given).issuperset(wanted):
             raise InputError("an output is unknown", found=", ".join(wanted), allowed=_names(self.outputs))
-        return dict(zip(wanted, self._session.run(wanted, prepared), strict=True))
+        return dict(zip(wanted, self.session.run(wanted, prepared), strict=True))
 
 
-def load(bundle: Path | str, *, provider: Provider = "cpu", threads: int = 1, native: bool | None = None) -> Predictor:
+def load(
+    bundle: Path | str,
+    *,
+    provider: Provider = "cpu",
+    threads: int = 1,
+    native: bool | None = None,
+    cuda: Cuda | None = None,
+) -> Predictor:
     """Open a bundle to answer requests.
 
     Args:
@@ -134,16 +153,17 @@ def load(bundle: Path | str, *, provider: Provider = "cpu", threads: int = 1, na
         threads: for each request.
         native: None takes the native library where the bundle's operators need it, and is an error where it is missing;
             False leaves it out.
+        cuda: how it runs on CUDA; None for the usual: no TF32, no CUDA graphs, the tables on the GPU.
 
     Raises:
         EnvironmentLacks: ONNX Runtime, the provider or the native library is missing.
-        InputError: not a bundle.
+        InputError: not a bundle; see `runtime.session.open_session`.
     """
     if not (Path(bundle) / "model.onnx").is_file():
         raise InputError(
             "no such bundle", where=bundle, found="no model.onnx", fix="amtl-export export RUN --out BUNDLE"
         )
-    return Predictor(Path(bundle), provider=provider, threads=threads, native=native)
+    return Predictor(Path(bundle), provider=provider, threads=threads, native=native, cuda=cuda)
 
 
 def _spec(value: Any) -> TensorSpec:

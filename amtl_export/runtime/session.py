@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from amtl_export.errors import EnvironmentLacks, InputError
+from amtl_export.errors import AmtlError, EnvironmentLacks, InputError
 from amtl_export.native import library_path, needed_library
+from amtl_export.runtime.cuda import CPU, CUDA, Cuda, check_alone, check_device, check_tables_on_cpu, load_libraries
 
 Provider = Literal["cpu", "cuda"]
 
-_PROVIDERS: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PROVIDERS: dict[Provider, str] = {"cpu": CPU, "cuda": CUDA}
 
 
 def onnxruntime() -> Any:
@@ -29,6 +31,22 @@ def onnxruntime() -> Any:
     return onnxruntime
 
 
+def check_provider(provider: Provider) -> None:
+    """Make sure that ONNX Runtime has a provider.
+
+    Raises:
+        EnvironmentLacks: ONNX Runtime or the provider is missing.
+    """
+    available = onnxruntime().get_available_providers()
+    if _PROVIDERS[provider] not in available:
+        raise EnvironmentLacks(
+            f"the execution provider {provider} is not there",
+            found=", ".join(available),
+            allowed=_PROVIDERS[provider],
+            fix="pip uninstall onnxruntime, then pip install 'amtl-export[gpu]' (CUDA 13, cuDNN 9)",
+        )
+
+
 def open_session(
     model: Path | bytes,
     *,
@@ -38,6 +56,7 @@ def open_session(
     weights: Path | None = None,
     record_assignment: bool = False,
     native: bool | None = None,
+    cuda: Cuda | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` on the provider asked for, and no other.
 
@@ -45,42 +64,54 @@ def open_session(
         model: a .onnx file, or a serialised model.
         provider: cpu or cuda.
         threads: intra-op threads; inter-op is 1.
-        optimized: all graph optimisations, or none.
+        optimized: all graph optimisations; or none, on CUDA the basic ones.
         weights: folder of the external data, when `model` is bytes.
         record_assignment: keep which node runs where (for `nodes_by_provider`).
-        native: True registers the native operator, False leaves it out, None registers it on the CPU if it is built.
+        native: True registers the provider's native operators, False leaves them out, None registers them if they are
+            built.
+        cuda: how a session on CUDA runs; None for the usual.
 
     Raises:
         EnvironmentLacks: ONNX Runtime, the provider, or a native operator that was asked for is missing.
-        InputError: the model cannot be loaded.
+        InputError: the model cannot be loaded; nodes would run elsewhere than was asked for; `cuda` for the CPU.
     """
+    if cuda is not None and provider != "cuda":
+        raise InputError("options of CUDA for a session elsewhere", found=f"provider {provider}", fix="provider cuda")
     ort = onnxruntime()
-    name = _PROVIDERS[provider]
-    if name not in ort.get_available_providers():
-        raise EnvironmentLacks(
-            f"the execution provider {provider} is not there",
-            found=", ".join(ort.get_available_providers()),
-            allowed=name,
-            fix="pip uninstall onnxruntime, then pip install 'amtl-export[gpu]' (CUDA 13, cuDNN 9)",
-        )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
-    if weights is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
-    library = needed_library() if native else library_path() if native is None and provider == "cpu" else None
-    if library is not None:
-        options.register_custom_ops_library(str(library))
-    if record_assignment:
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    check_provider(provider)
     if provider == "cuda":
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        load_libraries(ort)
+        cuda = cuda or Cuda()
+    tables = cuda.tables if cuda else "cpu"
+    alone = tables == provider
+
+    def opened(*, record: bool, fallback: bool) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        level = ort.GraphOptimizationLevel
+        # What is constant is computed beforehand even so on CUDA: left to a run, the CPU would get it.
+        least = level.ORT_ENABLE_BASIC if cuda else level.ORT_DISABLE_ALL
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else least
+        if weights is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
+        if (library := _library(tables, native if alone else True)) is not None:
+            options.register_custom_ops_library(str(library))
+        if record:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if not fallback:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        providers = cuda.providers if cuda else [CPU]
+        return ort.InferenceSession(str(model) if isinstance(model, Path) else model, options, providers=providers)
+
     try:
-        session = ort.InferenceSession(str(model) if isinstance(model, Path) else model, options, providers=[name])
+        session = opened(record=record_assignment or not alone, fallback=cuda is None or not alone)
+    except AmtlError:
+        raise
     except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
+        if cuda:
+            _explain(ort, opened)
         where = model if isinstance(model, Path) else weights
         raise InputError(
             "ONNX Runtime cannot load the model",
@@ -88,13 +119,32 @@ def open_session(
             found=str(error).splitlines()[0],
             fix="export it again",
         ) from error
-    if session.get_providers()[0] != name:
+    if session.get_providers()[0] != _PROVIDERS[provider]:
+        check_device(ort)
         raise EnvironmentLacks(
             f"the session runs on another provider than {provider}",
             found=session.get_providers(),
-            allowed=name,
+            allowed=_PROVIDERS[provider],
         )
+    if not alone:
+        check_tables_on_cpu(session)
     return session
+
+
+def _explain(ort: Any, opened: Callable[..., Any]) -> None:
+    """Why a session is not on the GPU: there is none, or nodes want the CPU."""
+    check_device(ort)
+    try:
+        session = opened(record=True, fallback=True)
+    except Exception:  # the model cannot be loaded there at all
+        return
+    check_alone(session)
+
+
+def _library(provider: Provider, native: bool | None) -> Path | None:
+    if native is None:
+        return library_path(provider)
+    return needed_library(provider) if native else None
 
 
 def nodes_by_provider(session: Any) -> dict[str, int]:

@@ -16,7 +16,7 @@ from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.samples import write_messages
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import copy_folder, made_by, read_json, whole_folder, write_json
-from amtl_export.native import needed_library
+from amtl_export.native import library_path, needed_library
 from amtl_export.runtime.predictor import Arrays, Predictor
 from amtl_export.serving.encoder_files import write_encoder
 from amtl_export.serving.triton_config import Backend, Device, ServerConfig, WarmUp, model_config
@@ -24,12 +24,12 @@ from amtl_export.serving.triton_config import Backend, Device, ServerConfig, War
 #: Parts of this package that a version carries for the Python backend: what `runtime.predictor` imports.
 TRAVELS = (
     "__init__.py", "errors.py", "files.py", "native/__init__.py",
-    "runtime/__init__.py", "runtime/predictor.py", "runtime/session.py",
+    "runtime/__init__.py", "runtime/cuda.py", "runtime/predictor.py", "runtime/session.py",
 )  # fmt: skip
 
 _PACKAGE = Path(amtl_export.__file__).parent
-#: Of the native operators, in a model's folder.
-LIBRARY = "amtl_ort.so"
+#: Of the native operators, in a model's folder: for the CPU, and for CUDA.
+LIBRARY, CUDA_LIBRARY = "amtl_ort.so", "amtl_ort_cuda.so"
 
 #: What the mark of a model's folder says that it is.
 MODEL = "triton-model"
@@ -115,7 +115,8 @@ class ModelFolder:
         bundle: `model.onnx`, its data and samples.
         opened: the bundle.
         sample: its sample request.
-        server: how servers run it, on the CPU; `library` is the native operators' file as the server sees it.
+        server: how servers run it, on the CPU; `library` is the native operators' file as the server sees it, and the
+            one for CUDA lies beside it if it was built.
         vocabularies: the bundle again, if clients encode values for it; else None.
         files: further files of the model's folder → their text.
     """
@@ -158,7 +159,9 @@ class ModelFolder:
         } | dict(self.files)
 
     def _config(self, backend: Backend, device: Device) -> str:
-        library = self.server.library if device == "cpu" else None
+        library = self.server.library
+        if library and device == "gpu":
+            library = f"{library.rpartition('/')[0]}/{CUDA_LIBRARY}" if library_path("cuda") else None
         server = replace(self.server, backend=backend, device=device, library=library)
         return model_config(self.model.name, self.opened, server, [warm_up for warm_up, _ in self._warm_up()])
 
@@ -186,8 +189,7 @@ class ModelFolder:
         request = {n: np.nan_to_num(v) if v.dtype.kind == "f" else v for n, v in self.sample.items()}
         write_client(folder, request, self.opened.predict(request), batched=self.server.max_batch > 0)
         if self.opened.native_operators:
-            (folder / "lib").mkdir()
-            shutil.copyfile(needed_library(), folder / "lib" / LIBRARY)
+            _copy_libraries(folder / "lib")
         write_mark(folder, MODEL)
 
     def _write_version(self, folder: Path) -> None:
@@ -201,9 +203,17 @@ class ModelFolder:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(_PACKAGE / name, target)
             if self.opened.native_operators:
-                shutil.copyfile(needed_library(), folder / "amtl_export" / "native" / LIBRARY)
+                _copy_libraries(folder / "amtl_export" / "native")
             if self.vocabularies is not None:
                 write_encoder(self.vocabularies, folder / "encoder")
+
+
+def _copy_libraries(folder: Path) -> None:
+    """The native operators for the CPU, and for CUDA if they were built."""
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(needed_library(), folder / LIBRARY)
+    if found := library_path("cuda"):
+        shutil.copyfile(found, folder / CUDA_LIBRARY)
 
 
 def _as_bytes(values: np.ndarray[Any, Any]) -> bytes:

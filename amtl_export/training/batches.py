@@ -33,12 +33,17 @@ class Batch:
     label: Tensor
 
     @classmethod
-    def of(cls, rows: Rows) -> Batch:
-        """Tensors of in-memory rows."""
-        ids = torch.from_numpy(rows.ids.astype(np.int64)) if rows.ids.shape[1] else None
-        numeric = torch.from_numpy(np.ascontiguousarray(rows.numeric)) if rows.numeric.shape[1] else None
-        multi = tuple(torch.from_numpy(values.astype(np.int64)) for values in rows.multi.values())
-        return cls(ids, numeric, multi, torch.from_numpy(rows.label.astype(np.float32)))
+    def of(cls, rows: Rows, device: torch.device) -> Batch:
+        """Tensors of in-memory rows, on a device."""
+        ids = torch.from_numpy(rows.ids.astype(np.int64)).to(device) if rows.ids.shape[1] else None
+        numeric = torch.from_numpy(np.ascontiguousarray(rows.numeric)).to(device) if rows.numeric.shape[1] else None
+        multi = tuple(torch.from_numpy(values.astype(np.int64)).to(device) for values in rows.multi.values())
+        return cls(ids, numeric, multi, torch.from_numpy(rows.label.astype(np.float32)).to(device))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are."""
+    return next(model.parameters()).device
 
 
 def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -68,6 +73,6 @@ def predict(model: nn.Module, rows: Rows, batch_size: int = 8192) -> npt.NDArray
     logits = np.empty(len(rows), dtype=np.float32)
     for start in range(0, len(rows), batch_size):
         place = slice(start, start + batch_size)
-        batch = Batch.of(rows.take(place))
-        logits[place] = model(batch.ids, batch.numeric, batch.multi).numpy()
+        batch = Batch.of(rows.take(place), device_of(model))
+        logits[place] = model(batch.ids, batch.numeric, batch.multi).cpu().numpy()
     return logits

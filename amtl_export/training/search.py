@@ -10,7 +10,7 @@ from torch.optim import Adam
 from amtl_export.data.encode import Rows
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.protocol import Searched
-from amtl_export.training.batches import Batch, shuffled
+from amtl_export.training.batches import Batch, device_of, shuffled
 from amtl_export.training.config import TrainConfig
 
 
@@ -37,7 +37,7 @@ class ControllerSearch:
         lap = 0
         while True:
             for index in shuffled(len(rows), self._config.batch_size, self._config.seed, epoch << 20 | lap):
-                batch = Batch.of(rows.take(index))
+                batch = Batch.of(rows.take(index), device_of(self._model))
                 self._model.zero_grad(set_to_none=True)
                 logit = self._model(batch.ids, batch.numeric, batch.multi)
                 F.binary_cross_entropy_with_logits(logit, batch.label).backward()

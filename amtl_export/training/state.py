@@ -18,7 +18,7 @@ from amtl_export.errors import InputError
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.protocol import Searched
 from amtl_export.models.selection import Selector
-from amtl_export.training.batches import Batch, predict, shuffled
+from amtl_export.training.batches import Batch, device_of, predict, shuffled
 from amtl_export.training.checkpoint import Progress, load_checkpoint
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.dims import SelectionBudget, average_dim, open_budget
@@ -111,7 +111,7 @@ class TrainState:
         searching = self.search.steps(valid, epoch) if self.search is not None else itertools.repeat(None)
         for index in shuffled(len(rows), self.config.batch_size, self.config.seed, epoch):
             next(searching)
-            batch = Batch.of(rows.take(index))
+            batch = Batch.of(rows.take(index), device_of(self.model))
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
             logit = self.model(batch.ids, batch.numeric, batch.multi)

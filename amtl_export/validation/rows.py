@@ -17,7 +17,7 @@ from amtl_export.bundle.signature import LookupSite
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.ragged import GATHER
-from amtl_export.graph.trace import DOMAIN
+from amtl_export.native import DOMAIN
 from amtl_export.runtime.session import Provider, open_session
 
 Floats = npt.NDArray[np.float32]
@@ -56,7 +56,8 @@ class Probe:
     Args:
         bundle: whose graph.
         provider: where it runs.
-        optimized: all graph optimisations and the native operator, or neither.
+        optimized: all graph optimisations and the native operators, or neither; on CUDA the native operators always,
+            since parts of their bodies run on the CPU alone.
 
     Raises:
         ValidationFailed: a lookup that the signature names is not in the graph.
@@ -71,7 +72,7 @@ class Probe:
             provider=provider,
             optimized=optimized,
             weights=bundle.path,
-            native=None if optimized else False,
+            native=None if optimized or provider == "cuda" else False,
         )
 
     def lookup(self, site: LookupSite, ids: Ids) -> Floats:

@@ -38,11 +38,13 @@ class Scores:
 
 
 def graph_scores(bundle: Bundle, rows: Rows, config: ModelConfig, provider: Provider, *, optimized: bool) -> Scores:
-    """What the graph answers for a split: optimised and with the native operator, or neither.
+    """What the graph answers for a split: optimised and with native operators, or neither; on CUDA always with them.
 
     Where fields are given once per request, rows that agree in them are the candidates of one.
     """
-    session = bundle.session(provider=provider, optimized=optimized, native=None if optimized else False)
+    session = bundle.session(
+        provider=provider, optimized=optimized, native=None if optimized or provider == "cuda" else False
+    )
     logits = np.empty(len(rows), dtype=np.float32)
     feed = from_rows(rows, config)
     for places in _requests(feed, bundle.inputs):

@@ -230,7 +230,7 @@ def _check_scores(
     session = open_session(bundle.model, provider=provider, record_assignment=True)
     numbers = verdict.numbers
     numbers["providers"] = list(session.get_providers())
-    numbers["native_operator"] = provider == "cpu" and library_path() is not None
+    numbers["native_operator"] = library_path(provider) is not None
     numbers["nodes_by_provider"] = nodes_by_provider(session)
     numbers["auc_torch"], numbers["logloss_torch"] = expected.auc, expected.logloss
     if rounds:

@@ -114,6 +114,22 @@ def test_whole_models_beside_their_peers(tmp_path: Path) -> None:
     assert all(process["load_to_first_answer_s"] > 0 for process in values["processes"].values())
 
 
+def test_everything_a_gpu_is_asked_on_the_cpu(tmp_path: Path) -> None:
+    data = "synthetic:rows=3000,values=50"
+    words = ["--device", "cpu", "--rows", 8000, "--batch", "1,64", "--seconds", 0.001, "--out", tmp_path]
+    shown = script("gpu", *words, "--data", data, "--train-data", data, "--past", 200_000, "--copy-bytes", 1 << 20)
+    assert "every answer is right" in shown
+    (file,) = tmp_path.glob("*-gpu-*.json")
+    values = json.loads(file.read_text())
+    assert values["problems"] == []
+    assert {own["verdict"] for own in values["parity"]["trained"]["verdicts"].values()} == {"pass"}
+    assert all(own["equal"] == own["rows"] == 8000 for own in values["parity"]["planted"].values())
+    assert {case["batch"] for case in values["models"]["cases"]} == {1, 64}
+    assert values["past"]["numbers"] > 200_000
+    assert [case["method"] for case in values["training"]["cases"]] == ["fbe", "amtl", "aml", "mde", "autoemb"]
+    assert file.with_suffix(".png").stat().st_size > 10_000
+
+
 def test_value_types_of_a_run(tmp_path: Path, run: Run) -> None:
     script("value_types.py", run.path, "--name", "tiny", "--out", tmp_path)
     (file,) = tmp_path.glob("*-tiny-value-types-*.json")

@@ -334,6 +334,16 @@ def bench_on_cuda_without_a_gpu(p: Place) -> list[object]:
     return ["bench", "infer", p.bundle, "--vs", p.run, "--provider", "cuda"]
 
 
+@case(4, "PyTorch finds no GPU", "or the CPU")
+def training_on_cuda_without_a_gpu(p: Place) -> list[object]:
+    return ["bench", "train", "--data", p.data, "--device", "cuda"]
+
+
+@case(2, "options of CUDA", "provider cpu")
+def tables_on_a_gpu_of_a_session_on_the_cpu(p: Place) -> list[object]:
+    return ["bench", "infer", p.bundle, "--vs", p.run, "--table-device", "cuda"]
+
+
 @case(2, "--batch", "'1,x'")
 def bench_of_no_numbers(p: Place) -> list[object]:
     return ["bench", "infer", p.bundle, "--vs", p.run, "--batch", "1,x"]
@@ -364,7 +374,12 @@ def doctor_requires_cuda(p: Place) -> list[object]:
     return ["doctor", "-q", "--require", "CUDAExecutionProvider"]
 
 
-CUDA = {"cuda_without_a_gpu", "bench_on_cuda_without_a_gpu", "doctor_requires_cuda"}
+CUDA = {
+    "cuda_without_a_gpu",
+    "bench_on_cuda_without_a_gpu",
+    "training_on_cuda_without_a_gpu",
+    "doctor_requires_cuda",
+}
 
 
 def listing(folder: Path) -> dict[str, bytes]:

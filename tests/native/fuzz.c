@@ -1,6 +1,6 @@
-/* Drives all loops with tables and ids drawn from a seed, for every type and every instruction set that this processor
- * has; built with the address and undefined-behaviour sanitizers, every buffer exactly as large as it may be. Prints how
- * many lookups were checked.
+/* Drives all loops, and the threads of a GPU (cuda_on_cpu.c), with tables and ids drawn from a seed, for every type and
+ * every instruction set that this processor has; built with the address and undefined-behaviour sanitizers, every buffer
+ * exactly as large as it may be. Prints how many lookups were checked.
  */
 #include <float.h>
 #include <math.h>
@@ -47,8 +47,11 @@ typedef struct loops {
   enum amtl_fault (*linear)(const amtl_table *, const amtl_linear *, float *, int64_t, int64_t);
 } loops;
 
+AMTL_DECLARE(cuda)
+
 static size_t available(loops *out) {
   size_t n = 0;
+  out[n++] = (loops){amtl_gather_cuda, amtl_sum_cuda, amtl_linear_plain};
   out[n++] = (loops){amtl_gather_plain, amtl_sum_plain, amtl_linear_plain};
   out[n++] = (loops){amtl_ragged_gather, amtl_ragged_sum, amtl_ragged_linear};
 #if defined(__x86_64__)
@@ -195,7 +198,7 @@ static int64_t once(const loops *all, size_t sets) {
 int main(int argc, char **argv) {
   int64_t tables = argc > 1 ? atoll(argv[1]) : 1000, checked = 0;
   state = argc > 2 ? (uint64_t)atoll(argv[2]) : 1;
-  loops all[4];
+  loops all[5];
   size_t sets = available(all);
   while (tables-- > 0) checked += once(all, sets);
   printf("%lld\n", (long long)checked);

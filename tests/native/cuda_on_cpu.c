@@ -1,0 +1,28 @@
+/* The threads of a GPU one after the other, as loops that fuzz.c drives like the others. */
+#include "cuda_threads.h"
+#include "kernels_for.h"
+
+INLINE enum amtl_fault gather(const amtl_table *t, float *out, int64_t begin, int64_t end, enum amtl_value value,
+                              enum amtl_place place) {
+  for (int64_t group = (end - begin + ROWS) / ROWS; group >= 0; group--) /* in no order that they rely on; one too many */
+    for (int lane = LANES - 1; lane >= 0; lane--) gather_thread(t, out, begin, end, group, lane, value, place);
+  return AMTL_FINE;
+}
+
+INLINE enum amtl_fault sum(const amtl_table *t, int64_t length, float *out, int64_t begin, int64_t end,
+                           enum amtl_value value, enum amtl_place place) {
+  for (int64_t group = end - begin; group >= 0; group--)
+    for (int lane = LANES - 1; lane >= 0; lane--) sum_thread(t, length, out, begin, end, group, lane, value, place);
+  return AMTL_FINE;
+}
+
+enum amtl_fault amtl_gather_cuda(const amtl_table *t, float *out, int64_t begin, int64_t end);
+enum amtl_fault amtl_sum_cuda(const amtl_table *t, int64_t length, float *out, int64_t begin, int64_t end);
+
+enum amtl_fault amtl_gather_cuda(const amtl_table *t, float *out, int64_t begin, int64_t end) {
+  return WITH_TYPES(t, gather, t, out, begin, end);
+}
+
+enum amtl_fault amtl_sum_cuda(const amtl_table *t, int64_t length, float *out, int64_t begin, int64_t end) {
+  return WITH_TYPES(t, sum, t, length, out, begin, end);
+}

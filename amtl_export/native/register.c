@@ -204,7 +204,7 @@ static OrtStatus *linear(void *self, OrtKernelContext *context) {
       shape[1] != table.fields * table.dim || shape[2] != AMTL_PANEL)
     return ort_error(k->api, "amtl: weights must be [ceil(outputs / 16), fields * dim, 16]");
   const amtl_linear layer = {in[WEIGHTS].data, in[BIAS].data, outputs, k->least};
-  shares all = {.table = &table, .layer = &layer, .summed = -1, .total = in[IDS].shape[0], .each = AMTL_BLOCK};
+  shares all = {.table = &table, .layer = &layer, .summed = -1, .total = in[IDS].shape[0], .each = amtl_block_size(&table)};
   CHECK(open_output(k->api, context, (int64_t[]){in[IDS].shape[0], outputs}, 2, &all.out));
   return share_out(k, context, &all);
 }

@@ -42,10 +42,16 @@ typedef struct amtl_linear {
   float least;
 } amtl_linear;
 
-/* AMTL_PANEL: columns of weights that lie together. AMTL_BLOCK: examples that are multiplied together; what is packed of
- * them and one strip of results fit the second-level cache.
+/* AMTL_PANEL: columns of weights that lie together. AMTL_BLOCK: the most examples that are multiplied together. AMTL_SINGLE:
+ * the most of a call whose rows are asked for into the first-level cache.
  */
-enum { AMTL_PANEL = 16, AMTL_BLOCK = 128 };
+enum { AMTL_PANEL = 16, AMTL_BLOCK = 192, AMTL_SINGLE = 128 };
+
+/* Examples that are multiplied together: what is packed of them fits the second-level cache. */
+static inline int64_t amtl_block_size(const amtl_table *t) {
+  const int64_t packed = 1 << 20, least = 32, fitting = packed / (t->fields * t->dim * (int64_t)sizeof(float));
+  return fitting < least ? least : fitting > AMTL_BLOCK ? AMTL_BLOCK : fitting;
+}
 
 enum amtl_fault { AMTL_FINE = 0, AMTL_BAD_ROW = 1, AMTL_BAD_OFFSETS = 2, AMTL_NO_MEMORY = 3 };
 

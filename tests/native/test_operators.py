@@ -196,6 +196,21 @@ def test_a_joined_layer_multiplies_as_a_plain_one(dtype: ValueType, outputs: int
 
 
 @needs_library
+def test_a_score_does_not_depend_on_the_other_examples() -> None:
+    """Rows that several examples have are multiplied once; who else has them must not show."""
+    rows, dims = drawn(500, 40)
+    rng = np.random.default_rng(3)
+    layer = (rng.normal(size=(70, 80)).astype(np.float32), rng.normal(size=70).astype(np.float32), NO_LEAST)
+    session = open_session(model_of(ragged(Stored(rows), dims), [200, 300], [0, 200], layer=layer), native=True)
+    few = np.stack([rng.integers(0, 3, 1000), rng.integers(0, 300, 1000)], axis=1)  # one field of three rows
+    together = session.run(["rows"], {"ids": few})[0]
+    alone = [session.run(["rows"], {"ids": few[i : i + 1]})[0] for i in range(1000)]
+    assert together.tobytes() == np.concatenate(alone).tobytes()
+    order = rng.permutation(1000)
+    assert session.run(["rows"], {"ids": few[order]})[0].tobytes() == together[order].tobytes()
+
+
+@needs_library
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [

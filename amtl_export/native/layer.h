@@ -147,6 +147,9 @@ INLINE void multiply(const group *g, const float *w, int64_t stride, float *sums
   wide product[TILE_ROWS][TILE_PANELS * PER_PANEL] = {0};
   const float *x = g->x;
   const int64_t k = g->k;
+  float *to[TILE_ROWS];
+#pragma GCC unroll 8
+  for (int m = 0; m < members; m++) to[m] = sums + g->to[m] * STRIP;
   for (int64_t j = 0; j < k; j++, w += AMTL_PANEL, x++) {
     wide row[TILE_PANELS * PER_PANEL];
 #pragma GCC unroll 16
@@ -160,7 +163,7 @@ INLINE void multiply(const group *g, const float *w, int64_t stride, float *sums
 #pragma GCC unroll 8
   for (int m = 0; m < members; m++)
 #pragma GCC unroll 16
-    for (int v = 0; v < panels * PER_PANEL; v++) *(wide *)(sums + g->to[m] * STRIP + v * WIDE) += product[m][v];
+    for (int v = 0; v < panels * PER_PANEL; v++) *(wide *)(to[m] + v * WIDE) += product[m][v];
 }
 
 /* A function for each shape: inlined together, their loops would run out of registers. */
@@ -191,7 +194,7 @@ INLINE void multiply_part(const part *p, const block *b, const float *w, int64_t
   for (int64_t i = 0; i < p->pair_count; i++) {
     float *const sums = b->sums + p->pairs[i].example * STRIP;
     const float *const product = b->sums + p->pairs[i].shared * STRIP;
-    for (int64_t v = 0; v < panels * AMTL_PANEL; v += WIDE) *(wide *)(sums + v) += *(const wide *)(product + v);
+    for (int v = 0; v < STRIP; v += WIDE) *(wide *)(sums + v) += *(const wide *)(product + v);
   }
 }
 
@@ -200,8 +203,9 @@ INLINE void multiply_block(const amtl_table *t, const amtl_linear *layer, const 
   for (int64_t first = 0; first < layer->outputs; first += STRIP) {
     const int64_t left = layer->outputs - first, width = left < STRIP ? left : STRIP;
     const int64_t panels = (width + AMTL_PANEL - 1) / AMTL_PANEL;
-    for (int64_t i = 0; i < b->many; i++)
-      for (int64_t c = 0; c < panels * AMTL_PANEL; c++) b->sums[i * STRIP + c] = c < width ? layer->bias[first + c] : 0.0f;
+    float bias[STRIP] = {0};
+    memcpy(bias, layer->bias + first, (size_t)width * sizeof *bias);
+    for (int64_t i = 0; i < b->many; i++) memcpy(b->sums + i * STRIP, bias, sizeof bias);
     const float *w = layer->weights + first / AMTL_PANEL * stride;
     for (int64_t field = 0; field < t->fields; field++, w += t->dim * AMTL_PANEL)
       multiply_part(&b->parts[field], b, w, stride, panels);

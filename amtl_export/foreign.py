@@ -22,6 +22,7 @@ from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import made_by, read_json, whole_folder, write_json, write_sums, wrong_sums
 from amtl_export.freezing.frozen import FrozenEmbedding, freeze_module, frozen_tables, with_tables
 from amtl_export.graph.trace import trace_module
+from amtl_export.graph.weights import with_rounded_weights
 from amtl_export.runtime.session import onnxruntime, open_session
 from amtl_export.tables.layout import Paged, from_arrays, stored_bytes
 from amtl_export.tables.plan import lay_out_all, plan_table
@@ -70,6 +71,7 @@ def export_module(
     with whole_folder(out, overwrite=overwrite) as draft:
         model = trace_module(frozen, example, outputs)
         lower(model, plans, tables, config)
+        stored = with_rounded_weights(stored, model.graph.initializers)
         model.metadata_props["amtl.tool"] = " ".join(made_by().values())
         write_model(model, draft)
         feed = {name: tensor.numpy() for name, tensor in example.items()}
@@ -126,7 +128,11 @@ def validate_module(bundle: Path, module: nn.Module, inputs: Mapping[str, Tensor
         problems += [f"of the selection network: {name}" for name in found.selector_nodes + found.selector_initializers]
         for path, table in frozen_tables(frozen).items():
             problems += _wrong_rows(bundle / "model.onnx", path, table)
-        _compare(bundle / "model.onnx", frozen, {n: t.numpy() for n, t in inputs.items()}, signature["outputs"])
+        names = [
+            tensor.name for tensor in onnx.load(str(bundle / "model.onnx"), load_external_data=False).graph.initializer
+        ]
+        rounded = with_rounded_weights(frozen, names)
+        _compare(bundle / "model.onnx", rounded, {n: t.numpy() for n, t in inputs.items()}, signature["outputs"])
     except (ValidationFailed, InputError) as error:
         problems.append(" ".join(str(error).split()))
     return problems

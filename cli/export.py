@@ -37,6 +37,12 @@ from amtl_export.cli.options import FOLDER, Common, TextList, common
     help="plain: lookup, then layer; joined: one node for both (ragged); auto: what is expected to be faster.",
 )
 @click.option(
+    "--layer-dtype",
+    default="fp32",
+    show_default=True,
+    help="Of the weights of a joined first layer: fp32, or int8 beside int8 rows (--dtype int8).",
+)
+@click.option(
     "--id-policy",
     type=click.Choice(["guard", "trust"]),
     default="guard",

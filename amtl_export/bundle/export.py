@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
 from amtl_export.graph.pooling import join_sums
 from amtl_export.graph.request import compute_once
 from amtl_export.graph.trace import trace
+from amtl_export.graph.weights import with_rounded_weights
 from amtl_export.native import DOMAIN
 from amtl_export.runtime.session import onnxruntime
 from amtl_export.tables.layout import LaidOut, Paged, stored_bytes
 from amtl_export.tables.plan import PlanConfig, TablePlan, lay_out_all, plan_table
-from amtl_export.tables.values import rounded
+from amtl_export.tables.values import ValueType, rounded
 from amtl_export.training.run import load_run
 
 #: Version of the metadata keys and of signature.json.
@@ -91,7 +92,7 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
         write_json(draft / "schema.json", frozen.schema.to_json())
         write_json(draft / "signature.json", signature.model_dump(mode="json"))
         _write_vocabularies(frozen, draft)
-        checked = check_bundle(draft, rounded(frozen, config.dtype), inputs)
+        checked = check_bundle(draft, as_stored(frozen, config.dtype, model.graph.initializers), inputs)
         write_samples(draft, frozen, inputs, checked.session)
         write_json(
             draft / "report.json",
@@ -125,8 +126,20 @@ def lower(
     """
     join_sums(model, [path for path, table in plans.items() if table.layout == "ragged"])
     joinable = [path for path, table in plans.items() if table.joined]
-    join_first_layers(model, joinable, required=config.first_layer == "joined")
+    join_first_layers(model, joinable, required=config.joins, int8=config.layer_dtype == "int8")
     return lower_lookups(model, tables, config.id_policy)
+
+
+def as_stored(frozen: FrozenModel, dtype: ValueType, initializers: Iterable[str]) -> FrozenModel:
+    """The model that a bundle stands for: tables rounded to their value type, and layers to the codes that it holds.
+
+    Args:
+        frozen: what was exported.
+        dtype: of the tables.
+        initializers: names of the bundle's.
+    """
+    tables = rounded(frozen, dtype)
+    return replace(tables, module=with_rounded_weights(tables.module, initializers))
 
 
 def _row_counts(frozen: FrozenModel) -> npt.NDArray[np.int64]:
@@ -169,6 +182,7 @@ def _signature(
         vocabulary_hash=frozen.vocabulary_hash,
         layout=table.layout,
         dtype=config.dtype,
+        layer_dtype=config.layer_dtype,
         id_policy=config.id_policy,
         dim=table.dim,
         page_width=table.width if isinstance(table, Paged) else None,
@@ -190,6 +204,7 @@ def _describe(model: ir.Model, frozen: FrozenModel, signature: sig.Signature) ->
             "amtl.vocabulary_hash": frozen.vocabulary_hash,
             "amtl.layout": signature.layout,
             "amtl.dtype": signature.dtype,
+            "amtl.layer_dtype": signature.layer_dtype,
             "amtl.id_policy": signature.id_policy,
             "amtl.method": str(frozen.origin["method"]),
             "amtl.backbone": str(frozen.origin["backbone"]),

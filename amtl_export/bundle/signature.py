@@ -12,6 +12,7 @@ from amtl_export.errors import InputError
 from amtl_export.graph.inputs import Input
 from amtl_export.graph.lower import Lookup
 from amtl_export.models.config import ModelConfig
+from amtl_export.tables.plan import LayerDtype
 from amtl_export.tables.values import ValueType
 
 
@@ -54,6 +55,7 @@ class Signature(_Part):
     Attributes:
         reserved: meaning of the reserved ids.
         vocabulary_hash: ids are those of the vocabularies with this hash, and of no others.
+        dtype: of stored rows; layer_dtype, of the weights of layers joined with a lookup.
         dim: D of the embedding table; layout, page width and rows are its own too.
         table_bytes: of all tables as stored, and of projections behind them.
         lookups: where the graph looks rows up, so that they can be probed.
@@ -67,6 +69,7 @@ class Signature(_Part):
     vocabulary_hash: str
     layout: str
     dtype: ValueType
+    layer_dtype: LayerDtype = "fp32"
     id_policy: str
     dim: int
     page_width: int | None

@@ -2,8 +2,8 @@
 
 requires: a model from `trace`, every foreign node's first input the initializer `model.<table>.rows`; the table of a
 LookupSum or LookupLinear is ragged.
-ensures: no foreign node is left but RaggedGather, RaggedSum and RaggedLinear, with their bodies of standard operators;
-every lookup's result is the value `lookup/<table>/<input>`, unless it is part of a RaggedSum or RaggedLinear;
+ensures: no foreign node is left but those of graph/ragged.py, with their bodies of standard operators;
+every lookup's result is the value `lookup/<table>/<input>`, unless it is part of a RaggedSum or a ragged layer;
 lookups of the same ids in several tables share one guard and one shift.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from amtl_export.graph.ragged import GATHER, LINEAR, NO_LEAST, SUM, function
+from amtl_export.graph.ragged import GATHER, LINEAR, LINEAR_INT8, NO_LEAST, SUM, function
 from amtl_export.graph.rewrite import initializer, replace_value
 from amtl_export.graph.trace import PROVENANCE, table_of
 from amtl_export.native import DOMAIN
@@ -35,7 +35,7 @@ class Lookup:
         table: path of the table's module.
         input: the graph input with its ids.
         output: the value with its rows, float32 `[B, K, D]`, or what it would be called: a joined layer has none.
-        layer: name of the RaggedSum or RaggedLinear that reads the table in its place, or empty.
+        layer: name of the RaggedSum or ragged layer that reads the table in its place, or empty.
         sizes: V of each column's field (one number serves all columns).
         offsets: first table row of each column's field.
     """
@@ -285,14 +285,13 @@ def _emit_sum(builder: _Builder, table: Ragged, site: _Site) -> ir.Value:
 
 def _emit_layer(builder: _Builder, table: Ragged, site: _Site, node: ir.Node) -> ir.Value:
     """A lookup and the linear layer behind it as one node, whose body calls a lookup's."""
-    builder.carry(GATHER, LINEAR)
-    weights, bias = node.inputs[2:]
-    assert weights is not None
-    assert bias is not None
-    scope = f"layer/{weights.name}"
+    layer = [value for value in node.inputs[2:] if value is not None]  # weights, bias, and scales of weights in int8
+    kind = LINEAR if len(layer) == 2 else LINEAR_INT8
+    builder.carry(GATHER, kind)
+    scope = f"layer/{layer[0].name}"
     inputs, attributes = _ragged_inputs(builder, table, replace(site, scope=scope))
     least = 0.0 if node.attributes["relu"].as_int() else NO_LEAST
-    return builder.op(LINEAR, *inputs, weights, bias, name=scope, domain=DOMAIN, **attributes, least=least)
+    return builder.op(kind, *inputs, *layer, name=scope, domain=DOMAIN, **attributes, least=least)
 
 
 def _ragged_inputs(builder: _Builder, table: Ragged, site: _Site) -> tuple[list[ir.Value], dict[str, int | float]]:

@@ -1,4 +1,4 @@
-"""`ai.amtl::RaggedGather`, `RaggedSum` and `RaggedLinear`: one node each, with a body of standard operators.
+"""`ai.amtl::RaggedGather`, `RaggedSum`, `RaggedLinear` and `RaggedLinearInt8`, each with a body of standard operators.
 
 The functions travel in every model that has the nodes, so any ONNX Runtime runs the file; where the native
 library is registered (`amtl_export.native`) its kernels take the nodes' place.
@@ -20,10 +20,13 @@ from onnxscript import opset20 as op
 
 from amtl_export.native import DOMAIN
 
-GATHER, SUM, LINEAR = "RaggedGather", "RaggedSum", "RaggedLinear"
+GATHER, SUM, LINEAR, LINEAR_INT8 = "RaggedGather", "RaggedSum", "RaggedLinear", "RaggedLinearInt8"
 
-#: Columns of weights that lie together for `RaggedLinear`.
-PANEL = 16
+#: Columns of weights that lie together for `RaggedLinear`; of codes, numbers of a column that do.
+PANEL, QUAD = 16, 4
+
+#: What a weight's codes are more than the numbers that they stand for.
+ZERO_CODE = 128
 
 #: `least` of a `RaggedLinear` that leaves its results as they are.
 NO_LEAST = float(np.finfo(np.float32).min)
@@ -101,10 +104,41 @@ def RaggedLinear(  # noqa: N802 - the operator's name
     return op.Max(op.Gemm(op.Flatten(rows, axis=1), columns, row), op.Constant(value_float=least))
 
 
+@onnxscript.script(_AMTL, default_opset=op)
+def RaggedLinearInt8(  # noqa: N802 - the operator's name
+    values, starts, places, ids, sizes, shifts, weights, bias, scales,
+    dim: int, block_bits: int, scale_base: float, scale_step: float, least: float,
+):  # fmt: skip
+    """float32 `[B, outputs]`: as `RaggedLinear`, of an int8 table, with W[k, c] = (code[k, c] - 128) · scales[c].
+
+    `weights` are codes, uint8 `[ceil(outputs / 16), F · ceil(dim / 4), 16, 4]`: four rows of W together, those of each
+    field filled up with 128 to a multiple of four; `scales` is float32 `[outputs]`.
+    """
+    rows = RaggedGather(
+        values, starts, places, ids, sizes, shifts,
+        dim=dim, block_bits=block_bits, scale_base=scale_base, scale_step=scale_step,
+    )  # fmt: skip
+    one = op.Constant(value_ints=[1])
+    numbers = op.Sub(op.Cast(weights, to=ir.DataType.FLOAT.value), op.Constant(value_float=128.0))
+    by_row = op.Transpose(numbers, perm=[1, 3, 0, 2])
+    fields, wide = (
+        op.Shape(ids, start=1, end=2),
+        op.Mul(op.Shape(weights, start=0, end=1), op.Constant(value_ints=[16])),
+    )
+    by_field = op.Reshape(by_row, op.Concat(fields, op.Constant(value_ints=[-1]), wide, axis=0))
+    row = op.Reshape(bias, op.Constant(value_ints=[-1]))
+    outputs = op.Shape(row)
+    ends = op.Concat(op.Reshape(op.Constant(value_int=dim), one), outputs, axis=0)
+    kept = op.Slice(by_field, op.Constant(value_ints=[0, 0]), ends, op.Constant(value_ints=[1, 2]))
+    columns = op.Reshape(kept, op.Concat(op.Constant(value_ints=[-1]), outputs, axis=0))
+    product = op.MatMul(op.Flatten(rows, axis=1), columns)
+    return op.Max(op.Add(op.Mul(product, scales), row), op.Constant(value_float=least))
+
+
 @functools.cache
 def function(name: str) -> ir.Function:
     """The body of an operator, ready for a model."""
-    made: Any = {GATHER: RaggedGather, SUM: RaggedSum, LINEAR: RaggedLinear}[name]
+    made: Any = {GATHER: RaggedGather, SUM: RaggedSum, LINEAR: RaggedLinear, LINEAR_INT8: RaggedLinearInt8}[name]
     return ir.serde.deserialize_function(made.to_function_proto())
 
 
@@ -114,3 +148,31 @@ def panels(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
     wide = np.zeros((-(-outputs // PANEL) * PANEL, inputs), dtype=weight.dtype)
     wide[:outputs] = weight
     return np.ascontiguousarray(wide.reshape(-1, PANEL, inputs).transpose(0, 2, 1))
+
+
+def code_panels(weight: npt.NDArray[Any], dim: int) -> npt.NDArray[np.uint8]:
+    """A weight `[outputs, fields · dim]` as codes, uint8 `[ceil(outputs / 16), fields · ceil(dim / 4), 16, 4]`."""
+    outputs, inputs = weight.shape
+    fields, padded = inputs // dim, -(-dim // QUAD) * QUAD
+    codes = np.full((-(-outputs // PANEL) * PANEL, fields, padded), ZERO_CODE, dtype=np.uint8)
+    codes[:outputs, :, :dim] = (_codes(weight) + ZERO_CODE).reshape(outputs, fields, dim)
+    return np.ascontiguousarray(codes.reshape(-1, PANEL, fields * padded // QUAD, QUAD).transpose(0, 2, 1, 3))
+
+
+def code_scales(weight: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """float32 `[outputs]`: what a code of each output's weights is worth, so that its largest weight is 127."""
+    scales: npt.NDArray[np.float32] = (np.abs(weight).max(axis=1, initial=0.0) / 127).astype(np.float32)
+    return scales
+
+
+def rounded_weight(weight: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """The weight that codes stand for, float32 `[outputs, inputs]`."""
+    rounded: npt.NDArray[np.float32] = _codes(weight) * code_scales(weight)[:, None]
+    return rounded
+
+
+def _codes(weight: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Whole numbers -127..127, float32 `[outputs, inputs]`; an output without weights has zeros."""
+    scales = code_scales(weight)[:, None]
+    codes: npt.NDArray[np.float32] = np.rint(np.divide(weight, scales, out=np.zeros_like(weight), where=scales > 0))
+    return codes

@@ -6,8 +6,13 @@ static int has_avx512(void) {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl");
 }
+static int has_vnni(void) { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-#define WIDEST(loop) (has_avx512() ? amtl_##loop##_avx512 : has_avx2() ? amtl_##loop##_avx2 : amtl_##loop##_plain)
+#define WIDEST(loop)                        \
+  (has_vnni()     ? amtl_##loop##_vnni   \
+   : has_avx512() ? amtl_##loop##_avx512 \
+   : has_avx2()   ? amtl_##loop##_avx2   \
+                  : amtl_##loop##_plain)
 #else
 #define WIDEST(loop) amtl_##loop##_plain
 #endif

@@ -13,6 +13,7 @@ AMTL_DECLARE(plain)
 #if defined(__x86_64__)
 AMTL_DECLARE(avx2)
 AMTL_DECLARE(avx512)
+AMTL_DECLARE(vnni)
 #endif
 
 #endif

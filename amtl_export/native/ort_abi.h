@@ -29,7 +29,7 @@ typedef struct OrtApiBase {
 } OrtApiBase;
 
 enum { ORT_INVALID_ARGUMENT = 2 };
-enum { ORT_FLOAT = 1, ORT_INT8 = 3, ORT_UINT16 = 4, ORT_INT32 = 6, ORT_INT64 = 7, ORT_FLOAT16 = 10 };
+enum { ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3, ORT_UINT16 = 4, ORT_INT32 = 6, ORT_INT64 = 7, ORT_FLOAT16 = 10 };
 enum { ORT_REQUIRED = 0 };
 /* The newest version of the interface whose every function below is implemented here. */
 enum { ORT_API_OLDEST = 16, ORT_API_NEWEST = 17 };

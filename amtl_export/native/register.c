@@ -1,6 +1,6 @@
-/* ai.amtl::RaggedGather, RaggedSum and RaggedLinear as operators of ONNX Runtime: RegisterCustomOps is all that a session
- * needs. Compiled with AMTL_CUDA it makes a library for sessions on a GPU: RaggedGather and RaggedSum, and RaggedLinear is
- * left to its body, a RaggedGather before a Gemm.
+/* ai.amtl::RaggedGather, RaggedSum, RaggedLinear and RaggedLinearInt8 as operators of ONNX Runtime: RegisterCustomOps is all
+ * that a session needs. Compiled with AMTL_CUDA it makes a library for sessions on a GPU: RaggedGather and RaggedSum, and
+ * the layers are left to their bodies, a RaggedGather before a Gemm.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -17,9 +17,11 @@
     if (status_ != NULL) return status_; \
   } while (0)
 
-/* Inputs of all operators; WEIGHTS and BIAS are RaggedLinear's alone. */
+/* Inputs of all operators; WEIGHTS and BIAS are the layers' alone, SCALES RaggedLinearInt8's. */
 enum { VALUES, STARTS, PLACES, IDS, SIZES, SHIFTS, GATHER_INPUTS, WEIGHTS = GATHER_INPUTS, BIAS, LINEAR_INPUTS };
-enum { MOST_DIMS = 8, MOST_BITS = 62 };
+enum { SCALES = LINEAR_INPUTS, CODES_INPUTS };
+/* MOST_CODES: of a row; with more, a sum of products of bytes could leave 32 bits. */
+enum { MOST_DIMS = 8, MOST_BITS = 62, MOST_CODES = 1 << 15 };
 /* Lookups of one thread. With shares of 4,096 a second thread cost a tenth at 8,192 and gained a twentieth at 32,768
  * (benchmarks/lookup.py).
  */
@@ -191,19 +193,33 @@ static OrtStatus *sum(void *self, OrtKernelContext *context) {
 }
 
 #ifndef AMTL_CUDA
+static size_t linear_inputs(const OrtCustomOp *op) { return (void)op, (size_t)LINEAR_INPUTS; }
+static size_t codes_inputs(const OrtCustomOp *op) { return (void)op, (size_t)CODES_INPUTS; }
+
+/* Whether weights have the shape that table.h says. */
+static int weights_fit(const tensor *weights, const amtl_table *t, int64_t outputs, int codes) {
+  const int64_t *shape = weights->shape, of_field = codes ? (t->dim + 3) / 4 : t->dim;
+  return weights->rank == (codes ? 4 : 3) && shape[0] == (outputs + AMTL_PANEL - 1) / AMTL_PANEL &&
+         shape[1] == t->fields * of_field && shape[2] == AMTL_PANEL && (!codes || shape[3] == 4);
+}
+
 static OrtStatus *linear(void *self, OrtKernelContext *context) {
   const kernel *k = self;
-  tensor in[LINEAR_INPUTS];
+  const size_t inputs = k->op->interface.GetInputTypeCount(&k->op->interface);
+  const int codes = inputs == CODES_INPUTS;
+  tensor in[CODES_INPUTS];
   amtl_table table;
-  for (size_t i = 0; i < LINEAR_INPUTS; i++) CHECK(read_input(k->api, context, i, &in[i]));
+  for (size_t i = 0; i < inputs; i++) CHECK(read_input(k->api, context, i, &in[i]));
   CHECK(open_table(k, in, &table));
   if (in[IDS].rank != 2 || in[IDS].shape[1] != table.fields)
-    return ort_error(k->api, "amtl: ids of RaggedLinear must be [examples, fields]");
-  const int64_t *shape = in[WEIGHTS].shape, outputs = in[BIAS].count;
-  if (in[WEIGHTS].rank != 3 || shape[0] != (outputs + AMTL_PANEL - 1) / AMTL_PANEL ||
-      shape[1] != table.fields * table.dim || shape[2] != AMTL_PANEL)
-    return ort_error(k->api, "amtl: weights must be [ceil(outputs / 16), fields * dim, 16]");
-  const amtl_linear layer = {in[WEIGHTS].data, in[BIAS].data, outputs, k->least};
+    return ort_error(k->api, "amtl: ids of a layer must be [examples, fields]");
+  const int64_t outputs = in[BIAS].count;
+  if (codes && (table.dim > MOST_CODES || in[SCALES].count != outputs))
+    return ort_error(k->api, "amtl: scales must be one for each output, and dim at most 32768");
+  if (!weights_fit(&in[WEIGHTS], &table, outputs, codes))
+    return ort_error(k->api, codes ? "amtl: weights must be [ceil(outputs / 16), fields * ceil(dim / 4), 16, 4]"
+                                   : "amtl: weights must be [ceil(outputs / 16), fields * dim, 16]");
+  const amtl_linear layer = {in[WEIGHTS].data, codes ? in[SCALES].data : NULL, in[BIAS].data, outputs, k->least};
   shares all = {.table = &table, .layer = &layer, .summed = -1, .total = in[IDS].shape[0], .each = amtl_block_size(&table)};
   CHECK(open_output(k->api, context, (int64_t[]){in[IDS].shape[0], outputs}, 2, &all.out));
   return share_out(k, context, &all);
@@ -218,7 +234,7 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKern
   CHECK(ort_int_attribute(api, info, "block_bits", &made.block_bits));
   CHECK(ort_float_attribute(api, info, "scale_base", &made.scale_base));
   CHECK(ort_float_attribute(api, info, "scale_step", &made.scale_step));
-  if (op->GetInputTypeCount(op) == LINEAR_INPUTS) CHECK(ort_float_attribute(api, info, "least", &made.least));
+  if (op->GetInputTypeCount(op) > GATHER_INPUTS) CHECK(ort_float_attribute(api, info, "least", &made.least));
   if (made.dim < 1) return ort_error(api, "amtl: dim must be at least 1");
   if (made.block_bits < 0 || made.block_bits > MOST_BITS) return ort_error(api, "amtl: block_bits must be within 0..62");
   kernel *kept = malloc(sizeof *kept);
@@ -236,7 +252,7 @@ static const char *provider(const OrtCustomOp *op) { return (void)op, "CUDAExecu
 #else
 static const char *provider(const OrtCustomOp *op) { return (void)op, "CPUExecutionProvider"; }
 static const char *linear_name(const OrtCustomOp *op) { return (void)op, "RaggedLinear"; }
-static size_t linear_inputs(const OrtCustomOp *op) { return (void)op, (size_t)LINEAR_INPUTS; }
+static const char *codes_name(const OrtCustomOp *op) { return (void)op, "RaggedLinearInt8"; }
 #endif
 static size_t gather_inputs(const OrtCustomOp *op) { return (void)op, (size_t)GATHER_INPUTS; }
 static size_t sum_inputs(const OrtCustomOp *op) { return (void)op, (size_t)GATHER_INPUTS; }
@@ -247,8 +263,9 @@ static int input_type(const OrtCustomOp *op, size_t i) {
   switch (i) {
     case VALUES: return values[((const operator_ *)op)->value];
     case PLACES: return places[((const operator_ *)op)->place];
-    case WEIGHTS:
-    case BIAS: return ORT_FLOAT;
+    case WEIGHTS: return op->GetInputTypeCount(op) == CODES_INPUTS ? ORT_UINT8 : ORT_FLOAT;
+    case BIAS:
+    case SCALES: return ORT_FLOAT;
     default: return ORT_INT64;
   }
 }
@@ -259,26 +276,28 @@ static int alike(const OrtCustomOp *op) { return (void)op, 1; }
 static int first_version(const OrtCustomOp *op) { return (void)op, 1; }
 static int last_version(const OrtCustomOp *op) { return (void)op, 1; }
 
-#define INTERFACE(kind)                                                                                        \
+#define INTERFACE(kind, compute)                                                                               \
   {                                                                                                            \
     .GetName = kind##_name, .GetExecutionProviderType = provider, .GetInputType = input_type,                  \
     .GetInputTypeCount = kind##_inputs, .GetOutputType = output_type, .GetOutputTypeCount = outputs,           \
     .KernelDestroy = destroy, .GetInputCharacteristic = required, .GetOutputCharacteristic = required,         \
     .GetInputMemoryType = memory, .GetVariadicInputMinArity = least, .GetVariadicInputHomogeneity = alike,     \
     .GetVariadicOutputMinArity = least, .GetVariadicOutputHomogeneity = alike, .CreateKernelV2 = create,       \
-    .KernelComputeV2 = kind, .InferOutputShapeFn = NULL, .GetStartVersion = first_version,                     \
+    .KernelComputeV2 = compute, .InferOutputShapeFn = NULL, .GetStartVersion = first_version,                     \
     .GetEndVersion = last_version                                                                              \
   }
 /* An operator for each pair of types: ONNX Runtime matches a kernel by the types that it announces. */
-#define PLACE_TYPES(kind, value) \
-  {INTERFACE(kind), value, AMTL_UINT16}, {INTERFACE(kind), value, AMTL_INT32}, {INTERFACE(kind), value, AMTL_INT64}
+#define PLACE_TYPES(kind, compute, value)                                                  \
+  {INTERFACE(kind, compute), value, AMTL_UINT16}, {INTERFACE(kind, compute), value, AMTL_INT32}, { \
+    INTERFACE(kind, compute), value, AMTL_INT64                                              \
+  }
 #define ALL_TYPES(kind) \
-  PLACE_TYPES(kind, AMTL_FLOAT32), PLACE_TYPES(kind, AMTL_FLOAT16), PLACE_TYPES(kind, AMTL_INT8)
+  PLACE_TYPES(kind, kind, AMTL_FLOAT32), PLACE_TYPES(kind, kind, AMTL_FLOAT16), PLACE_TYPES(kind, kind, AMTL_INT8)
 
 #ifdef AMTL_CUDA
 static operator_ operators[] = {ALL_TYPES(gather), ALL_TYPES(sum)};
 #else
-static operator_ operators[] = {ALL_TYPES(gather), ALL_TYPES(sum), ALL_TYPES(linear)};
+static operator_ operators[] = {ALL_TYPES(gather), ALL_TYPES(sum), ALL_TYPES(linear), PLACE_TYPES(codes, linear, AMTL_INT8)};
 #endif
 
 /* "1.32.0" to 32; 0 for anything else. */

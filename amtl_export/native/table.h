@@ -32,12 +32,16 @@ typedef struct amtl_table {
 
 /* What the rows of all fields, side by side, are multiplied by.
  *
- * weights  [ceil(outputs / 16), fields * dim, 16] float32: columns in panels of 16, the last one filled up with zeros
+ * weights  [ceil(outputs / 16), fields * dim, 16] float32: columns in panels of 16, the last one filled up with zeros;
+ *          or of an int8 table [ceil(outputs / 16), fields * ceil(dim / 4), 16, 4] codes 0..255, four rows of a field
+ *          together, which mean (code - 128) * scale of the column
+ * scales   [outputs]       float32, or NULL if weights are float32
  * bias     [outputs]       float32
  * least                    results below it are raised to it: 0 for ReLU, -FLT_MAX for none
  */
 typedef struct amtl_linear {
-  const float *weights, *bias;
+  const void *weights;
+  const float *scales, *bias;
   int64_t outputs;
   float least;
 } amtl_linear;

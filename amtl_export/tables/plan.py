@@ -31,6 +31,8 @@ LayoutName = Literal["auto", "dense", "paged", "blocks", "ragged"]
 LAYOUTS: tuple[LayoutName, ...] = get_args(LayoutName)
 FirstLayer = Literal["auto", "plain", "joined"]
 FIRST_LAYERS: tuple[FirstLayer, ...] = get_args(FirstLayer)
+LayerDtype = Literal["fp32", "int8"]
+LAYER_DTYPES: tuple[LayerDtype, ...] = get_args(LayerDtype)
 
 #: `auto` leaves a table dense unless another layout saves at least this part of its bytes.
 WORTH_SAVING = 0.10
@@ -52,6 +54,7 @@ class PlanConfig:
         page_width: c of the paged layout; None lets the cost model choose.
         native: whether the native operator will be registered where the bundle runs.
         first_layer: `joined` makes a lookup and the linear layer behind it one node, which needs `ragged`.
+        layer_dtype: of the weights of a layer that is joined; `int8` joins it, and needs `dtype` int8 too.
     """
 
     layout: LayoutName = "auto"
@@ -59,18 +62,28 @@ class PlanConfig:
     page_width: int | None = None
     native: bool = False
     first_layer: FirstLayer = "auto"
+    layer_dtype: LayerDtype = "fp32"
+
+    @property
+    def joins(self) -> bool:
+        """Whether a joined layer was asked for."""
+        return self.first_layer == "joined" or self.layer_dtype == "int8"
 
     def __post_init__(self) -> None:
         for what, found, allowed in (
             ("layout", self.layout, LAYOUTS),
             ("value type", self.dtype, VALUE_TYPES),
             ("first layer", self.first_layer, FIRST_LAYERS),
+            ("value type of layers", self.layer_dtype, LAYER_DTYPES),
         ):
             if found not in allowed:
                 raise InputError(f"export: unknown {what}", found=found, allowed=", ".join(allowed))
         if self.page_width is not None and self.layout != "paged":
             raise InputError("export: a page width goes with --layout paged", found=self.layout)
-        if self.first_layer == "joined" and self.layout not in ("auto", "ragged"):
+        if self.layer_dtype == "int8" and (self.dtype != "int8" or self.first_layer == "plain"):
+            asked, fix = f"--dtype {self.dtype}, --first-layer {self.first_layer}", "--dtype int8 --first-layer joined"
+            raise InputError("export: a layer in int8 reads int8 rows", found=asked, fix=fix)
+        if self.joins and self.layout not in ("auto", "ragged"):
             raise InputError("export: a joined first layer reads ragged tables", found=f"--layout {self.layout}")
         if self.layout == "blocks" and self.dtype != "fp32":
             raise InputError("export: blocks hold fp32", found=self.dtype, fix="--layout ragged, paged or dense")
@@ -132,7 +145,7 @@ def plan_table(
     weights = None if counts is None or not counts.any() else counts
     looked_up = float(np.average(dims, weights=weights)) if V else 0.0
     joinable = layout == "ragged" and config.first_layer != "plain"
-    joined = joinable and (config.first_layer == "joined" or (config.native and looked_up <= WORTH_JOINING * D))
+    joined = joinable and (config.joins or (config.native and looked_up <= WORTH_JOINING * D))
     size, time = _cost(dims, D, layout, width, dtype, native=config.native)
     avg_dim = float(dims.mean()) if V else 0.0
     return TablePlan(
@@ -147,7 +160,7 @@ def _choose(
         return "dense", f"fewer than {NARROW} floats a row"
     if config.layout != "auto":
         return config.layout, "asked for"
-    if config.first_layer == "joined":
+    if config.joins:
         return "ragged", "a joined first layer was asked for"
     most = (1 - WORTH_SAVING) * dense_bytes(len(dims), D, dtype)
     if in_blocks and dtype == "fp32" and blocks_bytes(dims) <= most:

@@ -15,14 +15,13 @@ from torch import nn
 
 from amtl_export.errors import ValidationFailed
 from amtl_export.freezing.frozen import frozen_tables
-from amtl_export.graph.weights import Part
+from amtl_export.graph.weights import WRAPPER, Part
 
 #: Initializers up to this many numbers may be constants of the graph (shapes, axes, bounds).
 CONSTANT_SIZE = 16
 
 #: Where lowering puts its own initializers.
 _LAYOUT_SCOPES = ("table/", "ids/", "lookup/", "layer/")
-_WRAPPER = "model."
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,14 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
     digests = {_digest(array): name for name, array in deleted.items() if array.size > 1}
     # The exporter folds the transpose of a weight without bias into a constant of another name.
     turned = {_digest(array.T): name for name, array in kept.items() if array.ndim == 2}
-    held = {name.removeprefix(_WRAPPER) for name in graph.initializers}
+    held = {name.removeprefix(WRAPPER) for name in graph.initializers}
     nodes = [node.name or node.op_type for node in graph if _scopes(node) & deleted_modules]
     selectors, unexplained, changed = [], [], []
     held_places: dict[str, set[int]] = {}
     for name, value in graph.initializers.items():
         tensor = value.const_value
         assert tensor is not None
-        path = name.removeprefix(_WRAPPER)
+        path = name.removeprefix(WRAPPER)
         if path in deleted or (tensor.size > 1 and _digest(tensor.numpy()) in digests):
             selectors.append(name)
         elif name.startswith(_LAYOUT_SCOPES):
@@ -81,7 +80,7 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
         elif path in kept:
             if not same_bits(tensor.numpy(), kept[path]):
                 changed.append(name)
-        elif (part := Part.named(name)) and (whole := part.whole.removeprefix(_WRAPPER)) in kept:
+        elif (part := Part.named(name)) and (whole := part.whole.removeprefix(WRAPPER)) in kept:
             held_places.setdefault(whole, set()).update(part.places)
             if not same_bits(tensor.numpy(), part.of(kept[whole])):
                 changed.append(name)
@@ -121,7 +120,7 @@ def _scopes(node: ir.Node) -> set[str]:
         scopes = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return {text}
-    return {str(scope).removeprefix(_WRAPPER) for scope in scopes}
+    return {str(scope).removeprefix(WRAPPER) for scope in scopes}
 
 
 def _digest(array: npt.NDArray[Any]) -> bytes:

@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 
 from amtl_export.bundle.bundle import Bundle, open_bundle
+from amtl_export.bundle.export import as_stored
 from amtl_export.data.schema import SplitName
 from amtl_export.errors import AmtlError, InputError, ValidationFailed
 from amtl_export.files import wrong_sums
 from amtl_export.freezing.frozen import EMBEDDING, FrozenModel, freeze
 from amtl_export.native import library_path
 from amtl_export.runtime.session import Provider, nodes_by_provider, open_session
-from amtl_export.tables.values import rounded
 from amtl_export.training.batches import predict
 from amtl_export.training.run import Run, load_run
 from amtl_export.validation.provenance import trace_provenance
@@ -111,14 +111,14 @@ def validate(
     tolerances = tolerances or Tolerances()
     opened, trained = open_bundle(bundle), load_run(run)
     frozen = freeze(trained)
-    as_stored = rounded(frozen, opened.signature.dtype)
+    stored = as_stored(frozen, opened.signature.dtype, [tensor.name for tensor in opened.proto().graph.initializer])
     verdict = Verdict(str(bundle), str(run), split)
     steps: tuple[Callable[[], None], ...] = (
         lambda: _check_files(opened, verdict),
         lambda: _check_vocabularies(opened, trained, verdict),
         lambda: _check_provenance(opened, trained, frozen, verdict),
-        lambda: _check_rows(opened, as_stored, provider, verdict),
-        lambda: _check_scores(opened, trained, as_stored, split, provider, tolerances, verdict),
+        lambda: _check_rows(opened, stored, provider, verdict),
+        lambda: _check_scores(opened, trained, stored, split, provider, tolerances, verdict),
     )
     if _same_model(opened, trained, verdict):
         for step in steps:
@@ -216,7 +216,7 @@ def _table_bytes(bundle: Bundle) -> int:
 def _check_scores(
     bundle: Bundle,
     run: Run,
-    as_stored: FrozenModel,
+    stored: FrozenModel,
     split: SplitName,
     provider: Provider,
     tolerances: Tolerances,
@@ -225,7 +225,7 @@ def _check_scores(
     rows = run.rows(split)
     expected = Scores.of(predict(run.model, rows), rows)
     rounds = bundle.signature.dtype != "fp32"
-    logits = predict(as_stored.module, rows) if rounds else expected.logits
+    logits = predict(stored.module, rows) if rounds else expected.logits
     allowed = tolerances.auc_for(bundle.signature.dtype)
     session = open_session(bundle.model, provider=provider, record_assignment=True)
     numbers = verdict.numbers

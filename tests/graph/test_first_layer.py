@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -16,6 +15,8 @@ from amtl_export.errors import InputError
 from amtl_export.files import write_sums
 from amtl_export.freezing.frozen import freeze
 from amtl_export.models.attach import attach
+from amtl_export.tables.plan import LayerDtype
+from amtl_export.tables.values import VALUE_TYPES, ValueType
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.validation.validate import Tolerances, validate
@@ -33,7 +34,7 @@ JOINED = ExportConfig("ragged", first_layer="joined")
         ("autoint", "synthetic:rows=2000,values=60", 1, True),
     ],
 )
-@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+@pytest.mark.parametrize(("dtype", "layer_dtype"), [("fp32", "fp32"), ("int8", "fp32"), ("int8", "int8")])
 def test_every_layer_over_looked_up_rows_is_joined(
     tmp_path: Path,
     tiny_train: Callable[..., TrainConfig],
@@ -41,13 +42,15 @@ def test_every_layer_over_looked_up_rows_is_joined(
     data: str,
     joined: int,
     rows_stay: bool,
-    dtype: str,
+    dtype: ValueType,
+    layer_dtype: LayerDtype,
 ) -> None:
     run = train(tiny_train(data=data, backbone=backbone, epochs=1), tmp_path / "run")
-    config = ExportConfig("ragged", dtype, first_layer="joined")  # type: ignore[arg-type]
+    config = ExportConfig("ragged", dtype, first_layer="joined", layer_dtype=layer_dtype)
     bundle = export(freeze(run), tmp_path / "bundle", config)
     report = bundle.report()
-    assert report["ops"].get("RaggedLinear", 0) == joined
+    assert report["ops"].get("RaggedLinear" if layer_dtype == "fp32" else "RaggedLinearInt8", 0) == joined
+    assert bundle.signature.layer_dtype == layer_dtype
     lookups = [site for site in bundle.signature.lookups if site.input == "ids" and site.table == "embedding"]
     assert [bool(site.layer) for site in lookups] == [not rows_stay]
     verdict = validate(bundle.path, run.path, tolerances=Tolerances(auc=0.01))
@@ -55,16 +58,27 @@ def test_every_layer_over_looked_up_rows_is_joined(
     assert verdict.numbers["rows_bit_equal"] == verdict.numbers["rows_checked"] > 0
 
 
-def test_a_weight_that_was_changed_is_found(tmp_path: Path, tiny_train: Callable[..., TrainConfig]) -> None:
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        (JOINED, ("panels/", "columns/")),
+        (ExportConfig("ragged", "int8", layer_dtype="int8"), ("codes_12/", "columns/")),
+    ],
+)
+def test_a_weight_that_was_changed_is_found(
+    tmp_path: Path, tiny_train: Callable[..., TrainConfig], config: ExportConfig, parts: tuple[str, ...]
+) -> None:
     run = train(tiny_train(epochs=1), tmp_path / "run")
-    bundle = export(freeze(run), tmp_path / "bundle", JOINED)
-    for part in ("panels/", "columns/"):
+    bundle = export(freeze(run), tmp_path / "bundle", config)
+    names = {tensor.name.partition("/")[0] for tensor in bundle.proto().graph.initializer}
+    for part in parts:
+        assert part.rstrip("/") in names
         tensor = next(t for t in bundle.proto().graph.initializer if t.name.startswith(part))
         place = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key in ("offset", "length")}
         data = bundle.path / "model.onnx.data"
         whole = data.read_bytes()
-        spoilt = np.frombuffer(whole[place["offset"] : place["offset"] + 4], np.float32) + np.float32(1e-6)
-        data.write_bytes(whole[: place["offset"]] + spoilt.tobytes() + whole[place["offset"] + 4 :])
+        spoilt = bytes([whole[place["offset"]] ^ 1])
+        data.write_bytes(whole[: place["offset"]] + spoilt + whole[place["offset"] + 1 :])
         write_sums(bundle.path)
         problems = validate(bundle.path, run.path).problems
         assert any("differ from the run's" in problem and part in problem for problem in problems), problems
@@ -91,12 +105,12 @@ def test_a_module_of_ones_own(tmp_path: Path) -> None:
     attach(model, {"item": torch.arange(300, 0, -1), "user": torch.arange(200, 0, -1)})
     model.eval()
     example = {"items": torch.randint(0, 300, (64, 2)), "user": torch.randint(0, 200, (64,))}
-    for dtype in ("fp32", "fp16", "int8"):
-        config = ExportConfig("ragged", dtype, first_layer="joined")
-        bundle = export_module(model, example, tmp_path / dtype, outputs=["logit"], config=config)
+    configs = [ExportConfig("ragged", dtype, first_layer="joined") for dtype in VALUE_TYPES]
+    for i, config in enumerate([*configs, ExportConfig("ragged", "int8", layer_dtype="int8")]):
+        bundle = export_module(model, example, tmp_path / str(i), outputs=["logit"], config=config)
         assert validate_module(bundle, model, example) == []
         nodes = operators(bundle)
-        assert nodes.count("RaggedLinear") == 1
+        assert nodes.count("RaggedLinear") + nodes.count("RaggedLinearInt8") == 1
         assert nodes.count("RaggedGather") == 1
 
 

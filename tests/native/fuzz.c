@@ -57,6 +57,9 @@ static size_t available(loops *out) {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     out[n++] = (loops){amtl_gather_avx2, amtl_sum_avx2, amtl_linear_avx2};
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    out[n++] = (loops){amtl_gather_avx512, amtl_sum_avx512, amtl_linear_avx512};
 #endif
   return n;
 }
@@ -89,27 +92,46 @@ static void reference(const amtl_table *t, const int64_t *begin, const int64_t *
   }
 }
 
+/* Columns of floats, or of an int8 table, drawn by itself, of codes: `weights`, `scales` and what they mean, `plain`. */
+static amtl_linear draw_layer(const amtl_table *t, int64_t outputs, double *plain, int codes) {
+  int64_t panels = (outputs + 15) / 16, inputs = t->fields * t->dim, quads = (t->dim + 3) / 4;
+  float *scales = codes ? taken((size_t)outputs * 4) : NULL, *bias = taken((size_t)outputs * 4);
+  for (int64_t o = 0; o < outputs; o++) bias[o] = (float)below(9);
+  for (int64_t o = 0; o < outputs && codes; o++) scales[o] = (float)(1 + below(3)) / 4;
+  float *floats = taken(codes ? 0 : (size_t)(panels * inputs * 16) * 4);
+  uint8_t *bytes = taken(codes ? (size_t)(panels * t->fields * quads * 64) : 0);
+  for (int64_t i = 0; i < panels * t->fields * quads * 64 && codes; i++) bytes[i] = (uint8_t)draw();
+  for (int64_t o = 0; o < panels * 16; o++)
+    for (int64_t i = 0; i < inputs; i++) {
+      int64_t quad = i / t->dim * quads + i % t->dim / 4, code = below(255);
+      double weight = (double)below(9) - 4;
+      if (codes) bytes[((o / 16 * t->fields * quads + quad) * 16 + o % 16) * 4 + i % t->dim % 4] = (uint8_t)code;
+      else floats[(o / 16 * inputs + i) * 16 + o % 16] = (float)weight;
+      if (o < outputs) plain[o * inputs + i] = codes ? (double)(code - 128) * scales[o] : weight;
+    }
+  free(codes ? (void *)floats : (void *)bytes);
+  return (amtl_linear){codes ? (void *)bytes : (void *)floats, scales, bias, outputs, below(2) ? 0.0f : -FLT_MAX};
+}
+
 static void check_linear(const amtl_table *t, const loops *l, const float *rows, int64_t examples) {
-  int64_t inputs = t->fields * t->dim, outputs = 1 + below(90), panels = (outputs + 15) / 16;
-  size_t weight_bytes = (size_t)(panels * inputs * 16) * 4, out_bytes = (size_t)(examples * outputs) * 4;
-  float *weights = taken(weight_bytes), *bias = taken((size_t)outputs * 4), *out = taken(out_bytes);
-  for (int64_t i = 0; i < panels * inputs * 16; i++) weights[i] = (float)below(9) - 4.0f;
-  for (int64_t i = 0; i < outputs; i++) bias[i] = (float)below(9);
-  amtl_linear layer = {weights, bias, outputs, below(2) ? 0.0f : -FLT_MAX};
+  int64_t inputs = t->fields * t->dim, outputs = 1 + below(90);
+  float *out = taken((size_t)(examples * outputs) * 4);
+  double *plain = taken((size_t)(outputs * inputs) * 8);
+  const amtl_linear layer = draw_layer(t, outputs, plain, t->value == AMTL_INT8 && below(2));
   int64_t middle = examples ? below(examples + 1) : 0;
   if (l->linear(t, &layer, out, 0, middle) != AMTL_FINE || l->linear(t, &layer, out, middle, examples) != AMTL_FINE)
     fail("a layer was refused");
   for (int64_t b = 0; b < examples; b++)
     for (int64_t o = 0; o < outputs; o++) {
-      double sum = bias[o], size = fabs(sum) + 1;
+      double sum = layer.bias[o], size = fabs(sum) + 1;
       for (int64_t k = 0; k < inputs; k++) {
-        double term = (double)rows[b * inputs + k] * weights[(o / 16 * inputs + k) * 16 + o % 16];
+        double term = (double)rows[b * inputs + k] * plain[o * inputs + k];
         sum += term, size += fabs(term);
       }
       if (sum < layer.least) sum = layer.least;
       if (!(fabs(out[b * outputs + o] - sum) <= 1e-5 * size)) fail("a layer differs");
     }
-  free(weights), free(bias), free(out);
+  free((void *)layer.weights), free((void *)layer.scales), free((void *)layer.bias), free(out), free(plain);
 }
 
 /* The first field's ids, in examples of any length. */
@@ -181,7 +203,7 @@ static int64_t once(const loops *all, size_t sets) {
   /* A table that contradicts itself must be refused, not followed. */
   float *nothing = taken((size_t)(16 * fields * dim) * 4);
   memset(nothing, 0, (size_t)(16 * fields * dim) * 4);
-  const amtl_linear layer = {nothing, nothing, 1, 0.0f};
+  const amtl_linear layer = {nothing, value == AMTL_INT8 && below(2) ? nothing : NULL, nothing, 1, 0.0f};
   int64_t to = below(2) ? (int64_t)(int32_t)draw() : below(count + dim + 2) - 1;
   if (below(2)) starts[below(starts_count)] = below(2) ? (int64_t)draw() : to;
   put(places, place, below(rows + 1) * columns, place == AMTL_INT64 && below(2) ? (int64_t)draw() : to);
@@ -198,7 +220,7 @@ static int64_t once(const loops *all, size_t sets) {
 int main(int argc, char **argv) {
   int64_t tables = argc > 1 ? atoll(argv[1]) : 1000, checked = 0;
   state = argc > 2 ? (uint64_t)atoll(argv[2]) : 1;
-  loops all[5];
+  loops all[6];
   size_t sets = available(all);
   while (tables-- > 0) checked += once(all, sets);
   printf("%lld\n", (long long)checked);

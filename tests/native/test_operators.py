@@ -19,7 +19,21 @@ from onnx import helper, numpy_helper
 
 from amtl_export import native
 from amtl_export.errors import EnvironmentLacks
-from amtl_export.graph.ragged import GATHER, LINEAR, NO_LEAST, SUM, RaggedGather, RaggedLinear, RaggedSum, panels
+from amtl_export.graph.ragged import (
+    GATHER,
+    LINEAR,
+    LINEAR_INT8,
+    NO_LEAST,
+    SUM,
+    RaggedGather,
+    RaggedLinear,
+    RaggedLinearInt8,
+    RaggedSum,
+    code_panels,
+    code_scales,
+    panels,
+    rounded_weight,
+)
 from amtl_export.native import DOMAIN, library_path, needed_library
 from amtl_export.runtime.session import open_session
 from amtl_export.tables.layout import Ragged, ragged
@@ -64,8 +78,12 @@ def model_of(
     layer: tuple[Any, Any, float] | None = None,
     *,
     summed: bool = False,
+    codes: bool = False,
 ) -> bytes:
-    """A lookup, one that is summed up, or with `layer` (weight `[outputs, inputs]`, bias, least) a joined layer."""
+    """A lookup, one that is summed up, or with `layer` (weight `[outputs, inputs]`, bias, least) a joined layer.
+
+    With `codes` the layer's weights are rounded to int8.
+    """
     arrays = {
         **table.arrays,
         "sizes": np.array(sizes, dtype=np.int64),
@@ -78,13 +96,14 @@ def model_of(
     shape = [*axes, table.dim]
     if layer is not None:
         weight, bias, least = layer
-        arrays |= {"weights": panels(weight), "bias": bias}
-        inputs += ["weights", "bias"]
+        arrays |= {"weights": code_panels(weight, table.dim) if codes else panels(weight), "bias": bias}
+        arrays |= {"scales": code_scales(weight)} if codes else {}
+        inputs += ["weights", "bias", "scales"][: 3 if codes else 2]
         attributes["least"] = least
         shape = [axes[0], len(bias)]
     elif summed:
         shape = [axes[0], table.dim]
-    kind = SUM if summed else GATHER if layer is None else LINEAR
+    kind = SUM if summed else GATHER if layer is None else LINEAR_INT8 if codes else LINEAR
     node = helper.make_node(kind, inputs, ["rows"], domain=DOMAIN, **attributes)
     graph = helper.make_graph(
         [node],
@@ -94,7 +113,7 @@ def model_of(
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
-    bodies = [made.to_function_proto() for made in (RaggedGather, RaggedSum, RaggedLinear)]
+    bodies = [made.to_function_proto() for made in (RaggedGather, RaggedSum, RaggedLinear, RaggedLinearInt8)]
     made = helper.make_model(graph, opset_imports=opsets, functions=bodies, ir_version=10)
     onnx.checker.check_model(made, full_check=True)
     return bytes(made.SerializeToString())
@@ -196,12 +215,37 @@ def test_a_joined_layer_multiplies_as_a_plain_one(dtype: ValueType, outputs: int
 
 
 @needs_library
-def test_a_score_does_not_depend_on_the_other_examples() -> None:
+@pytest.mark.parametrize("width", [1, 3, 24, 66])
+@pytest.mark.parametrize("outputs", [1, 16, 70])
+@pytest.mark.parametrize("examples", [0, 1, 5, 300])
+def test_a_layer_of_codes_multiplies_as_its_rounded_weight(width: int, outputs: int, examples: int) -> None:
+    rows, dims = drawn(60, width)
+    rng = np.random.default_rng(2)
+    weight, bias = rng.normal(size=(outputs, 3 * width)).astype(np.float32), rng.normal(size=outputs).astype(np.float32)
+    weight[0] = 0  # an output that reads nothing
+    assert np.abs(rounded_weight(weight) - weight).max() <= np.abs(weight).max() / 254 * 1.001
+    numbers = stored(rows, "int8")
+    sizes, shifts = [10, 20, 30], [0, 10, 30]
+    ids = rng.integers(-5, 40, (examples, 3))
+    looked_up = numbers.read()[np.where((ids >= 0) & (ids < sizes), ids, 0) + shifts].reshape(examples, 3 * width)
+    product = looked_up.astype(np.float64) @ rounded_weight(weight).T.astype(np.float64) + bias
+    for least, expected in ((NO_LEAST, product), (0.0, np.maximum(product, 0))):
+        model = model_of(ragged(numbers, dims), sizes, shifts, layer=(weight, bias, least), codes=True)
+        for threads in (1, 2):
+            for found in answers(model, ids, threads=threads):
+                assert found.shape == (examples, outputs)
+                np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_a_score_does_not_depend_on_the_other_examples(dtype: ValueType) -> None:
     """Rows that several examples have are multiplied once; who else has them must not show."""
     rows, dims = drawn(500, 40)
     rng = np.random.default_rng(3)
     layer = (rng.normal(size=(70, 80)).astype(np.float32), rng.normal(size=70).astype(np.float32), NO_LEAST)
-    session = open_session(model_of(ragged(Stored(rows), dims), [200, 300], [0, 200], layer=layer), native=True)
+    table = ragged(stored(rows, dtype), dims)
+    session = open_session(model_of(table, [200, 300], [0, 200], layer=layer, codes=dtype == "int8"), native=True)
     few = np.stack([rng.integers(0, 3, 1000), rng.integers(0, 300, 1000)], axis=1)  # one field of three rows
     together = session.run(["rows"], {"ids": few})[0]
     alone = [session.run(["rows"], {"ids": few[i : i + 1]})[0] for i in range(1000)]
@@ -219,11 +263,14 @@ def test_a_score_does_not_depend_on_the_other_examples() -> None:
         (lambda t: (t, (4,)), None),
     ],
 )
-def test_a_joined_layer_refuses_what_does_not_fit(spoil: Any, says: str | None) -> None:
+@pytest.mark.parametrize("codes", [False, True])
+def test_a_joined_layer_refuses_what_does_not_fit(spoil: Any, says: str | None, codes: bool) -> None:
     rows, _ = drawn(6, 4)
-    table, shape = spoil(ragged(Stored(rows), np.full(6, 4)))
-    layer = (np.ones((5, 4), np.float32), np.zeros(5, np.float32), 0.0)
-    session = open_session(model_of(table, [6], [0], len(shape) + 1, layer), native=True)
+    table, shape = spoil(ragged(stored(rows, "int8" if codes else "fp32"), np.full(6, 4)))
+    layer = (np.ones((5, 12 if codes else 4), np.float32), np.zeros(5, np.float32), 0.0)
+    if codes and table.dim == 4:
+        layer = (layer[0][:, :4], *layer[1:])
+    session = open_session(model_of(table, [6], [0], len(shape) + 1, layer, codes=codes), native=True)
     ids = {"ids": np.zeros((*shape, 1), np.int64)}
     if says is None:
         assert session.run(["rows"], ids)[0].shape == (4, 5)

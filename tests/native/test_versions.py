@@ -24,6 +24,7 @@ CONFIGS = {
     "ragged": ExportConfig("ragged", first_layer="plain"),
     "joined": ExportConfig("ragged", first_layer="joined"),
     "joined-int8": ExportConfig("ragged", "int8", first_layer="joined"),
+    "layer-int8": ExportConfig("ragged", "int8", layer_dtype="int8"),
     "paged": ExportConfig("paged"),
     "dense-int8": ExportConfig("dense", "int8"),
 }

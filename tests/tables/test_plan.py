@@ -32,6 +32,7 @@ def table(dims: Any, D: int = 64) -> FrozenEmbedding:
         (LOW, {"native": True}, False, "ragged"),
         (LOW, {"native": True, "dtype": "int8"}, False, "ragged"),
         (LOW, {"first_layer": "joined"}, False, "ragged"),
+        (LOW, {"dtype": "int8", "layer_dtype": "int8"}, False, "ragged"),
         (LOW, {"layout": "dense", "native": True}, False, "dense"),
         (FEW, {}, False, "paged"),
         (FEW, {}, True, "blocks"),
@@ -82,6 +83,10 @@ def test_narrow_tables_stay_dense_and_in_full() -> None:
         ({"first_layer": "both"}, "unknown first layer"),
         ({"layout": "ragged", "page_width": 4}, "page width goes with"),
         ({"layout": "paged", "first_layer": "joined"}, "reads ragged tables"),
+        ({"layout": "paged", "dtype": "int8", "layer_dtype": "int8"}, "reads ragged tables"),
+        ({"layer_dtype": "fp16"}, "unknown value type of layers"),
+        ({"layer_dtype": "int8"}, r"(?s)reads int8 rows.*--dtype int8"),
+        ({"dtype": "int8", "layer_dtype": "int8", "first_layer": "plain"}, "reads int8 rows"),
     ],
 )
 def test_what_contradicts_itself_is_refused(config: Any, says: str) -> None:

@@ -33,6 +33,7 @@ LAYOUTS = {
     "onnx-paged": ExportConfig("paged"),
     "onnx-ragged": ExportConfig("ragged", first_layer="plain"),
     "onnx-ragged-joined": ExportConfig("ragged", first_layer="joined"),
+    "onnx-ragged-layer-int8": ExportConfig("ragged", "int8", layer_dtype="int8"),
 }
 
 

@@ -44,6 +44,7 @@ SUBJECTS = {
     "onnx-ragged-int8": ExportConfig(layout="ragged", first_layer="plain", dtype="int8"),
     "onnx-ragged-joined": ExportConfig(layout="ragged", first_layer="joined"),
     "onnx-ragged-joined-int8": ExportConfig(layout="ragged", first_layer="joined", dtype="int8"),
+    "onnx-ragged-layer-int8": ExportConfig(layout="ragged", dtype="int8", layer_dtype="int8"),
 }
 
 

@@ -46,6 +46,7 @@ BUNDLES = {
     "onnx-ragged": ExportConfig("ragged", first_layer="plain"),
     "onnx-ragged-joined": ExportConfig("ragged", first_layer="joined"),
     "onnx-ragged-joined-int8": ExportConfig("ragged", "int8", first_layer="joined"),
+    "onnx-ragged-layer-int8": ExportConfig("ragged", "int8", layer_dtype="int8"),
 }
 
 

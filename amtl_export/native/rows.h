@@ -7,7 +7,7 @@
 /* Bytes of a cache line, and how many lines between a row's first and last are asked for whatever its length. */
 enum { LINE = 64, MIDDLE_LINES = 2 };
 
-enum { LANE = 8 };
+enum { LANE = 8, NARROW_LANES = 8 };
 typedef float lane __attribute__((vector_size(4 * LANE), aligned(4), may_alias));
 typedef int32_t lane_bits __attribute__((vector_size(4 * LANE)));
 typedef uint16_t lane_halves __attribute__((vector_size(2 * LANE), aligned(2), may_alias));
@@ -66,7 +66,8 @@ INLINE void load(lane *out, const amtl_table *t, int64_t at, enum amtl_value typ
 
 /* The row's numbers times its scale, then zeros up to `width`. Zeros come first: writing them takes no branch that
  * depends on the row. The last whole lane ends where the row does and overlaps the one before: reading on past the end
- * would wait for lines that nobody asked for.
+ * would wait for lines that nobody asked for. In a narrow table of floats it is written again until there are as many as
+ * a full row has: cheaper than a loop whose end no processor could foretell.
  */
 INLINE void write_row(float *restrict out, const amtl_table *t, span s, float scale, int64_t width,
                       enum amtl_value type) {
@@ -75,7 +76,13 @@ INLINE void write_row(float *restrict out, const amtl_table *t, span s, float sc
   int64_t i = 0;
   for (; i + LANE <= width; i += LANE) *(lane *)(out + i) = zero;
   for (; i < width; i++) out[i] = 0.0f;
-  if (s.n >= LANE) {
+  if (type == AMTL_FLOAT32 && s.n >= LANE && width <= NARROW_LANES * LANE) {
+    for (i = 0; i < width; i += LANE) {
+      const int64_t at = i < s.n - LANE ? i : s.n - LANE;
+      load(&x, t, s.first + at, type);
+      *(lane *)(out + at) = x * scale;
+    }
+  } else if (s.n >= LANE) {
     for (i = 0; i + LANE < s.n; i += LANE) {
       load(&x, t, s.first + i, type);
       *(lane *)(out + i) = x * scale;

@@ -145,7 +145,7 @@ def plan_report(plans: Mapping[str, Mapping[str, Any]]) -> RenderableType:
             path,
             f"{plan['layout']}{' of ' + str(plan['page_width']) if plan['page_width'] else ''}",
             plan["dtype"],
-            "joined" if plan["joined"] else "plain",
+            f"joined ({plan['multiplied']:.2f}x)" if plan["joined"] else "plain",
             f"{plan['rows']:,} × {plan['dim']}",
             f"{plan['avg_dim']:.1f} ({plan['looked_up_dim']:.1f})",
             f"{size(plan['bytes'])} ({plan['bytes'] / max(plan['bytes_dense'], 1):.2f}x)",
@@ -165,7 +165,7 @@ def plan_report(plans: Mapping[str, Mapping[str, Any]]) -> RenderableType:
         "lookup",
         "why",
     )
-    return table("Plan; bytes and lookup time against dense fp32", columns, rows, left=4)
+    return table("Plan; bytes, lookup time and products against dense fp32", columns, rows, left=4)
 
 
 def verdict(values: Mapping[str, Any]) -> RenderableType:

@@ -7,8 +7,8 @@ A plan needs the dims and how often each row is looked up, no values, so it is m
 - where the native operator will be registered, `ragged` is the smallest and the fastest, so it is taken;
 - without it `ragged` would run by its slow body, so `paged` is taken, with the page width of least bytes times time;
 - `blocks` has the fewest bytes for tables built in blocks (mde), its time was not measured alone;
-- a lookup is joined with the layer that reads it (`ai.amtl::RaggedLinear`) where the rows that requests look up are
-  short enough: the joined layer multiplies their surviving numbers alone, at 0.75 to 0.96 of a plain layer's rate.
+- a lookup is joined with the layer that reads it (`ai.amtl::RaggedLinear`) where that multiplies enough less: surviving
+  numbers alone, and a row that several examples of a block have once, at 0.75 to 0.96 of a plain layer's rate.
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ LAYER_DTYPES: tuple[LayerDtype, ...] = get_args(LayerDtype)
 #: `auto` leaves a table dense unless another layout saves at least this part of its bytes.
 WORTH_SAVING = 0.10
 
-#: A lookup is joined with its layer where looked-up rows keep at most this part of D on average.
+#: A lookup is joined with its layer where that multiplies at most this part of what a plain layer does.
 WORTH_JOINING = 0.80
+
+#: Examples whose rows a joined layer looks for among each other (AMTL_BLOCK of native/table.h).
+BLOCK = 192
 
 #: Lookup time against a dense table's, one core, 8,192 lookups, rows in memory (benchmarks/results, lookup).
 _NATIVE_TIME, _BODY_TIME = 0.7, 13.0
@@ -98,6 +101,7 @@ class TablePlan:
         dim: D.
         avg_dim: mean dims over the rows.
         looked_up_dim: mean dims over lookups, each row as often as training saw it.
+        multiplied: part of a plain first layer's products that a joined one makes; see `multiplied_part`.
         page_width: c, or None if the table is not paged.
         joined: whether the linear layer behind a lookup becomes part of it.
         bytes: in the file.
@@ -110,6 +114,7 @@ class TablePlan:
     dim: int
     avg_dim: float
     looked_up_dim: float
+    multiplied: float
     layout: Layout
     page_width: int | None
     dtype: ValueType
@@ -145,12 +150,34 @@ def plan_table(
     weights = None if counts is None or not counts.any() else counts
     looked_up = float(np.average(dims, weights=weights)) if V else 0.0
     joinable = layout == "ragged" and config.first_layer != "plain"
-    joined = joinable and (config.joins or (config.native and looked_up <= WORTH_JOINING * D))
+    multiplied = multiplied_part(table, weights)
+    joined = joinable and (config.joins or (config.native and multiplied <= WORTH_JOINING))
     size, time = _cost(dims, D, layout, width, dtype, native=config.native)
     avg_dim = float(dims.mean()) if V else 0.0
     return TablePlan(
-        V, D, avg_dim, looked_up, layout, width, dtype, joined, size, dense_bytes(V, D), time, reason
+        V, D, avg_dim, looked_up, multiplied, layout, width, dtype, joined, size, dense_bytes(V, D), time, reason
     )  # fmt: skip
+
+
+def multiplied_part(table: FrozenEmbedding, counts: npt.NDArray[np.int64] | None) -> float:
+    """The part of a plain first layer's products that is left where zeros and rows seen before are not multiplied.
+
+    Of a field's rows with dims k_r, drawn B times with probabilities p_r, the distinct ones have
+    sum over r of k_r · (1 - (1 - p_r)^B) numbers on average; a plain layer multiplies B · D. The mean over fields.
+
+    Args:
+        table: frozen.
+        counts: int64 `[V]`, how often each row is looked up; None takes every row as often.
+    """
+    dims, D = table.dims.cpu().numpy(), table.rows.shape[1]
+    parts = []
+    for size, offset in zip(table.sizes, table.offsets, strict=True):
+        own = slice(offset, offset + size)
+        drawn = np.ones(size) if counts is None or not counts[own].any() else counts[own].astype(np.float64)
+        with np.errstate(divide="ignore"):  # the only row of a field: log 0
+            seen = -np.expm1(BLOCK * np.log1p(-drawn / drawn.sum()))
+        parts.append(float((dims[own] * seen).sum()) / (BLOCK * D))
+    return float(np.mean(parts)) if parts else 0.0
 
 
 def _choose(

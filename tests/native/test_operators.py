@@ -37,6 +37,7 @@ from amtl_export.graph.ragged import (
 from amtl_export.native import DOMAIN, library_path, needed_library
 from amtl_export.runtime.session import open_session
 from amtl_export.tables.layout import Ragged, ragged
+from amtl_export.tables.plan import BLOCK
 from amtl_export.tables.values import VALUE_TYPES, Stored, ValueType, stored
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -340,3 +341,7 @@ def test_without_a_compiler_the_package_installs_without_the_operator(tmp_path: 
     here = tmp_path / "site" / "amtl_export" / "native"
     assert (here / "__init__.py").is_file()
     assert not list(here.glob("*.so"))
+
+
+def test_the_planner_knows_the_kernels_blocks() -> None:
+    assert f"AMTL_BLOCK = {BLOCK}," in (SOURCES / "table.h").read_text(encoding="utf-8")

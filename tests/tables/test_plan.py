@@ -9,7 +9,7 @@ import torch
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenEmbedding
 from amtl_export.tables.layout import stored_bytes
-from amtl_export.tables.plan import PlanConfig, lay_out, plan_table
+from amtl_export.tables.plan import BLOCK, PlanConfig, lay_out, plan_table
 
 RNG = np.random.default_rng(0)
 LOW = RNG.integers(1, 20, 1000)
@@ -59,15 +59,26 @@ def test_the_bytes_are_known_beforehand(layout: Any, dtype: Any) -> None:
     assert plan.bytes_dense == 4 * 1000 * 64
 
 
-def test_a_layer_is_joined_where_looked_up_rows_are_short() -> None:
-    frozen = table(np.repeat([64, 8], [100, 900]))
-    rare, frequent = np.repeat([1, 1], [100, 900]), np.repeat([1000, 1], [100, 900])
+def test_a_layer_is_joined_where_that_multiplies_less() -> None:
+    frozen = table(np.repeat([64, 8], [20_000, 180_000]))
+    rare, frequent = np.repeat([1, 1], [20_000, 180_000]), np.repeat([1000, 1], [20_000, 180_000])
     config = PlanConfig(native=True)
     assert plan_table(frozen, config, rare).joined
     assert plan_table(frozen, config, rare).looked_up_dim == pytest.approx(13.6)
     assert not plan_table(frozen, config, frequent).joined
     assert not plan_table(frozen, PlanConfig(layout="ragged"), rare).joined
     assert plan_table(frozen, PlanConfig(layout="ragged", first_layer="joined"), frequent).joined
+
+
+def test_rows_that_examples_share_are_multiplied_once() -> None:
+    counts = np.repeat([1000, 1], [20, 180_000])  # nearly all lookups are of twenty long rows
+    frozen = table(np.repeat([64, 8], [20, 180_000]))
+    plan = plan_table(frozen, PlanConfig(native=True), counts)
+    drawn = RNG.choice(180_020, (200, BLOCK), p=counts / counts.sum())
+    dims = frozen.dims.numpy()
+    measured = np.mean([dims[np.unique(block)].sum() for block in drawn]) / (BLOCK * 64)
+    assert plan.multiplied == pytest.approx(measured, rel=0.05)
+    assert plan.joined
 
 
 def test_narrow_tables_stay_dense_and_in_full() -> None:

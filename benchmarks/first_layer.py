@@ -1,6 +1,7 @@
 """How far the joined layer is from ONNX Runtime's own Gemm: a lookup and one linear layer, and each part alone.
 
-Useful operations are two for each surviving number and output; a plain layer makes two for each of F · D.
+Useful operations are two for each surviving number and output, also where a row of several examples is multiplied once;
+a plain layer makes two for each of F · D.
 
     python benchmarks/first_layer.py --out benchmarks/results
 """
@@ -57,7 +58,7 @@ class Part:
         if module.table is not None:
             plan = plan_table(module.table, config)
             if plan.joined:
-                join_first_layers(model, ["table"])
+                join_first_layers(model, ["table"], int8=config.layer_dtype == "int8")
             lower_lookups(model, {"table": lay_out(module.table, plan)}, "guard")
         ir.save(model, folder / f"{name}.onnx", external_data=f"{name}.data", size_threshold_bytes=128)
         self._session, self._dim = open_session(folder / f"{name}.onnx", native=True), dim
@@ -88,13 +89,14 @@ def main(rows: int, out: Path, machine: str, seconds: float, batch: tuple[int, .
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plain, joined = PlanConfig("ragged", first_layer="plain"), PlanConfig("ragged", first_layer="joined")
-        dense = PlanConfig("dense")
+        dense, codes = PlanConfig("dense"), PlanConfig("ragged", "int8", layer_dtype="int8")
         parts = [
             Part("gemm-alone", Layer(None, linear), dense, folder, point.dim),
             Part("ragged-gather-alone", Layer(table, None), plain, folder, point.dim),
             Part("dense-gather-gemm", Layer(table, linear), dense, folder, point.dim),
             Part("ragged-gather-gemm", Layer(table, linear), plain, folder, point.dim),
             Part("ragged-linear", Layer(table, linear), joined, folder, point.dim),
+            Part("ragged-linear-int8", Layer(table, linear), codes, folder, point.dim),
         ]
         for size, law in itertools.product(batch, ("zipf", "uniform")):
             feeds = make_feeds(point, size, law)
@@ -105,6 +107,7 @@ def main(rows: int, out: Path, machine: str, seconds: float, batch: tuple[int, .
             rates = {
                 "gemm-alone": full / found["gemm-alone"].p50_us,
                 "ragged-linear": kept * full / found["ragged-linear"].p50_us,
+                "ragged-linear-int8": kept * full / found["ragged-linear-int8"].p50_us,
                 "ragged-linear-less-lookup": kept
                 * full
                 / max(found["ragged-linear"].p50_us - found["ragged-gather-alone"].p50_us, 1e-9),

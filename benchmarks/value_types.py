@@ -20,6 +20,12 @@ from amtl_export.tables.values import VALUE_TYPES
 from amtl_export.training.run import load_run
 from amtl_export.validation.validate import validate
 
+#: Every value type of the rows, and the joined layer's weights in int8 too.
+CONFIGS: dict[str, ExportConfig] = {
+    **{dtype: ExportConfig("ragged", dtype, first_layer="joined") for dtype in VALUE_TYPES},
+    "int8-layer-int8": ExportConfig("ragged", "int8", layer_dtype="int8"),
+}
+
 KEPT = (
     "verdict", "auc_torch", "auc_onnx", "abs_delta_auc", "logloss_torch", "logloss_onnx", "max_abs_logit_diff",
     "max_abs_logit_change_by_rounding", "rows_checked", "rows_bit_equal", "rank_flips", "rows_scored",
@@ -38,9 +44,8 @@ def main(runs: tuple[Path, ...], name: str, out: Path, machine: str) -> None:
     found: dict[str, Any] = {}
     for path in runs:
         frozen, found[path.name] = freeze(load_run(path)), {}
-        for dtype in VALUE_TYPES:
+        for dtype, config in CONFIGS.items():
             with tempfile.TemporaryDirectory() as folder:
-                config = ExportConfig("ragged", dtype, first_layer="joined")
                 bundle = export(frozen, Path(folder) / "bundle", config)
                 verdict = validate(bundle.path, path).to_json()
             found[path.name][dtype] = {key: verdict[key] for key in KEPT if key in verdict}

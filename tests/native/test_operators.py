@@ -63,6 +63,23 @@ def test_hostile_ids_and_tables_under_sanitizers(tmp_path: Path) -> None:
         assert int(done.stdout) > 50_000
 
 
+@pytest.mark.parametrize(
+    ("compiler", "runner"), [("clang", []), ("aarch64-linux-gnu-gcc", ["qemu-aarch64"])], ids=["clang", "arm"]
+)
+def test_another_compiler_and_another_processor(tmp_path: Path, compiler: str, runner: list[str]) -> None:
+    """Debian's packages clang; gcc-aarch64-linux-gnu and qemu-user."""
+    if missing := [program for program in (compiler, *runner) if shutil.which(program) is None]:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    program = tmp_path / "fuzz"
+    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}", *(["-static"] if runner else [])]
+    own = [str(Path(__file__).with_name(name)) for name in ("fuzz.c", "cuda_on_cpu.c")]
+    sources = [*own, *map(str, SOURCES.glob("kernels*.c"))]
+    subprocess.run([compiler, *flags, *sources, "-lm", "-o", str(program)], check=True)
+    done = subprocess.run([*runner, str(program), "300", "4"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10_000
+
+
 @needs_compiler
 def test_the_whole_library_compiles_without_a_warning(tmp_path: Path) -> None:
     assert CC is not None

@@ -220,21 +220,21 @@ INLINE void multiply_floats(const group *g, const char *w, int64_t stride, float
   const float *x = g->x;
   const int64_t k = g->k;
   float *to[TILE_ROWS];
-#pragma GCC unroll 8
+  UNROLLED(8)
   for (int m = 0; m < members; m++) to[m] = sums + g->targets[m].to * STRIP;
   for (int64_t j = 0; j < k; j++, w += sizeof(float[AMTL_PANEL]), x++) {
     wide row[TILE_PANELS * PER_PANEL];
-#pragma GCC unroll 16
+    UNROLLED(16)
     for (int v = 0; v < panels * PER_PANEL; v++)
       row[v] = *(const wide *)(w + (v / PER_PANEL) * stride + (v % PER_PANEL) * (int)sizeof(wide));
-#pragma GCC unroll 8
+    UNROLLED(8)
     for (int m = 0; m < members; m++)
-#pragma GCC unroll 16
+      UNROLLED(16)
       for (int v = 0; v < panels * PER_PANEL; v++) product[m][v] += row[v] * x[m * k];
   }
-#pragma GCC unroll 8
+  UNROLLED(8)
   for (int m = 0; m < members; m++)
-#pragma GCC unroll 16
+    UNROLLED(16)
     for (int v = 0; v < panels * PER_PANEL; v++) *(wide *)(to[m] + v * WIDE) += product[m][v];
 }
 
@@ -243,9 +243,9 @@ INLINE void multiply_codes(const group *g, const char *w, int64_t stride, float 
                            const int panels) {
 #ifdef AMTL_DOT
   wide_bits product[TILE_ROWS][TILE_PANELS * PER_PANEL];
-#pragma GCC unroll 8
+  UNROLLED(8)
   for (int m = 0; m < members; m++)
-#pragma GCC unroll 16
+    UNROLLED(16)
     for (int v = 0; v < panels * PER_PANEL; v++) product[m][v] = (wide_bits){0} + g->targets[m].offset;
 #else
   wide product[TILE_ROWS][TILE_PANELS * PER_PANEL] = {0};
@@ -254,36 +254,36 @@ INLINE void multiply_codes(const group *g, const char *w, int64_t stride, float 
   const int64_t k = g->k;
   for (int64_t j = 0; j < k; j += 4, w += 4 * AMTL_PANEL, x += 4) {
     wide_bits quads[TILE_PANELS * PER_PANEL];
-#pragma GCC unroll 16
+    UNROLLED(16)
     for (int v = 0; v < panels * PER_PANEL; v++)
       quads[v] = *(const wide_bits *)(w + (v / PER_PANEL) * stride + (v % PER_PANEL) * (int)sizeof(wide));
 #ifdef AMTL_DOT
-#pragma GCC unroll 8
+    UNROLLED(8)
     for (int m = 0; m < members; m++) {
       int32_t quad;
       memcpy(&quad, x + m * k, sizeof quad);
-#pragma GCC unroll 16
+      UNROLLED(16)
       for (int v = 0; v < panels * PER_PANEL; v++)
         product[m][v] = (wide_bits)_mm512_dpbusd_epi32((__m512i)product[m][v], (__m512i)quads[v], _mm512_set1_epi32(quad));
     }
 #else
-#pragma GCC unroll 4
+    UNROLLED(4)
     for (int c = 0; c < 4; c++) {
       wide row[TILE_PANELS * PER_PANEL];
-#pragma GCC unroll 16
+      UNROLLED(16)
       for (int v = 0; v < panels * PER_PANEL; v++)
         row[v] = __builtin_convertvector((quads[v] >> 8 * c) & 255, wide) - 128.0f;
-#pragma GCC unroll 8
+      UNROLLED(8)
       for (int m = 0; m < members; m++)
-#pragma GCC unroll 16
+        UNROLLED(16)
         for (int v = 0; v < panels * PER_PANEL; v++) product[m][v] += row[v] * x[m * k + c];
     }
 #endif
   }
-#pragma GCC unroll 8
+  UNROLLED(8)
   for (int m = 0; m < members; m++) {
     float *const to = sums + g->targets[m].to * STRIP;
-#pragma GCC unroll 16
+    UNROLLED(16)
     for (int v = 0; v < panels * PER_PANEL; v++)
       *(wide *)(to + v * WIDE) += __builtin_convertvector(product[m][v], wide) * g->targets[m].scale;
   }

@@ -4,6 +4,14 @@
 
 #include "spans.h"
 
+/* Before a loop of at most `most` steps, as many as is known when compiled: without a jump. */
+#if defined(__clang__)
+#define UNROLLED(most) _Pragma("clang loop unroll(full)")
+#else
+#define PRAGMA(text) _Pragma(#text)
+#define UNROLLED(most) PRAGMA(GCC unroll most)
+#endif
+
 /* Bytes of a cache line, and how many lines between a row's first and last are asked for whatever its length. */
 enum { LINE = 64, MIDDLE_LINES = 2 };
 
@@ -39,7 +47,7 @@ INLINE void prefetch_rest(const amtl_table *t, span s, enum amtl_value type, enu
   const uintptr_t last = address_of(t, s.first + s.n, type) - 1;
   uintptr_t at = address_of(t, s.first, type) + LINE;
   prefetch(last, level);
-#pragma GCC unroll 4
+  UNROLLED(4)
   for (int i = 0; i < MIDDLE_LINES; i++, at += LINE) prefetch(at < last ? at : last, level);
   for (; at < last; at += LINE) prefetch(at, level);
 }

@@ -49,7 +49,7 @@ typedef struct amtl_linear {
 /* AMTL_PANEL: columns of weights that lie together. AMTL_BLOCK: the most examples that are multiplied together. AMTL_SINGLE:
  * the most of a call whose rows are asked for into the first-level cache.
  */
-enum { AMTL_PANEL = 16, AMTL_BLOCK = 192, AMTL_SINGLE = 128 };
+enum { AMTL_PANEL = 16, AMTL_BLOCK = 288, AMTL_SINGLE = 128 };
 
 /* Examples that are multiplied together: what is packed of them fits the second-level cache. */
 static inline int64_t amtl_block_size(const amtl_table *t) {

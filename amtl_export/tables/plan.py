@@ -41,7 +41,7 @@ WORTH_SAVING = 0.10
 WORTH_JOINING = 0.80
 
 #: Examples whose rows a joined layer looks for among each other (AMTL_BLOCK of native/table.h).
-BLOCK = 192
+BLOCK = 288
 
 #: Lookup time against a dense table's, one core, 8,192 lookups, rows in memory (benchmarks/results, lookup).
 _NATIVE_TIME, _BODY_TIME = 0.7, 13.0

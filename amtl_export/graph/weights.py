@@ -94,15 +94,15 @@ def with_rounded_weights(module: M, initializers: Iterable[str]) -> M:
         module: frozen, as it was exported; the copy shares its tables.
         initializers: names of the graph's.
     """
-    parts = [part for part in map(Part.named, initializers) if part and part.form == SCALES]
-    if not parts:
+    exact = {f"{WRAPPER}{name}": parameter.detach().numpy() for name, parameter in module.named_parameters()}
+    named = [part for part in map(Part.named, initializers) if part and part.form == SCALES and part.whole in exact]
+    if not named:
         return module
     rounded = copy.deepcopy(module, {id(table): table for table in frozen_tables(module).values()})
-    for part in parts:
-        weight = rounded.get_parameter(part.whole.removeprefix(WRAPPER))
+    for part in named:
         places = list(part.places)
-        exact = module.get_parameter(part.whole.removeprefix(WRAPPER)).detach().numpy()[:, places]
-        weight.data[:, places] = torch.from_numpy(rounded_weight(exact))
+        weight = rounded.get_parameter(part.whole.removeprefix(WRAPPER))
+        weight.data[:, places] = torch.from_numpy(rounded_weight(exact[part.whole][:, places]))
     return rounded
 
 

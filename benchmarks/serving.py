@@ -1,7 +1,8 @@
 """A table of 1,000,000 rows at D = 64 behind a real Triton: requests a second at a p99, memory, first answer, a soak.
 
-ONNX dense, the bundle that the planner makes, one with int8 values, and PyTorch, each behind Triton's Python backend
-in a server of its own; all servers stay up, and rounds go over them in turn. Needs `make triton`.
+ONNX dense, the bundle that the planner makes, with rows in int8, with the joined weights too, and PyTorch, each behind
+Triton's Python backend in a server of its own; all servers stay up, and rounds go over them in turn.
+Needs `make triton`.
 
     python benchmarks/serving.py --out benchmarks/results
 """
@@ -46,6 +47,7 @@ SUBJECTS = {
     "onnx-dense": ExportConfig("dense"),
     "onnx-compact": ExportConfig("auto", native=True),
     "onnx-compact-int8": ExportConfig("auto", dtype="int8", native=True),
+    "onnx-compact-layer-int8": ExportConfig("auto", dtype="int8", layer_dtype="int8", native=True),
 }
 
 

@@ -111,7 +111,7 @@ def validate(
     tolerances = tolerances or Tolerances()
     opened, trained = open_bundle(bundle), load_run(run)
     frozen = freeze(trained)
-    stored = as_stored(frozen, opened.signature.dtype, [tensor.name for tensor in opened.proto().graph.initializer])
+    stored = as_stored(frozen, opened.signature.dtype, _initializers(opened))
     verdict = Verdict(str(bundle), str(run), split)
     steps: tuple[Callable[[], None], ...] = (
         lambda: _check_files(opened, verdict),
@@ -127,6 +127,14 @@ def validate(
             except (ValidationFailed, InputError) as error:
                 verdict.problems.append(_one_line(error))
     return verdict
+
+
+def _initializers(bundle: Bundle) -> list[str]:
+    """Names of the graph's; none if it cannot be read, which the checks say."""
+    try:
+        return [tensor.name for tensor in bundle.proto().graph.initializer]
+    except (ValidationFailed, InputError):
+        return []
 
 
 def _one_line(error: AmtlError) -> str:

@@ -41,7 +41,7 @@ def test_candidates_of_a_request(tmp_path: Path) -> None:
     assert "4 of 8 fields" in script("candidates.py", *words)
     (file,) = tmp_path.glob("*-candidates-*.json")
     cases = json.loads(file.read_text())["cases"]
-    layouts = {f"onnx-{layout}" for layout in ("dense", "paged", "ragged", "ragged-joined")}
+    layouts = {f"onnx-{layout}" for layout in ("dense", "paged", "ragged", "ragged-joined", "ragged-layer-int8")}
     assert {case["subject"] for case in cases} == {"torch-eager", *layouts, *(f"{name}-request" for name in layouts)}
     assert {case["request_fields"] for case in cases} == {4, 6}
 

@@ -283,14 +283,13 @@ static int last_version(const OrtCustomOp *op) { return (void)op, 1; }
     .KernelDestroy = destroy, .GetInputCharacteristic = required, .GetOutputCharacteristic = required,         \
     .GetInputMemoryType = memory, .GetVariadicInputMinArity = least, .GetVariadicInputHomogeneity = alike,     \
     .GetVariadicOutputMinArity = least, .GetVariadicOutputHomogeneity = alike, .CreateKernelV2 = create,       \
-    .KernelComputeV2 = compute, .InferOutputShapeFn = NULL, .GetStartVersion = first_version,                     \
+    .KernelComputeV2 = compute, .InferOutputShapeFn = NULL, .GetStartVersion = first_version,                  \
     .GetEndVersion = last_version                                                                              \
   }
 /* An operator for each pair of types: ONNX Runtime matches a kernel by the types that it announces. */
-#define PLACE_TYPES(kind, compute, value)                                                  \
-  {INTERFACE(kind, compute), value, AMTL_UINT16}, {INTERFACE(kind, compute), value, AMTL_INT32}, { \
-    INTERFACE(kind, compute), value, AMTL_INT64                                              \
-  }
+#define PLACE_TYPES(kind, compute, value)                                                        \
+  {INTERFACE(kind, compute), value, AMTL_UINT16}, {INTERFACE(kind, compute), value, AMTL_INT32}, \
+      {INTERFACE(kind, compute), value, AMTL_INT64}
 #define ALL_TYPES(kind) \
   PLACE_TYPES(kind, kind, AMTL_FLOAT32), PLACE_TYPES(kind, kind, AMTL_FLOAT16), PLACE_TYPES(kind, kind, AMTL_INT8)
 

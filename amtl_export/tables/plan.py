@@ -8,7 +8,7 @@ A plan needs the dims and how often each row is looked up, no values, so it is m
 - without it `ragged` would run by its slow body, so `paged` is taken, with the page width of least bytes times time;
 - `blocks` has the fewest bytes for tables built in blocks (mde), its time was not measured alone;
 - a lookup is joined with the layer that reads it (`ai.amtl::RaggedLinear`) where that multiplies enough less: surviving
-  numbers alone, and a row that several examples of a block have once, at 0.75 to 0.96 of a plain layer's rate.
+  numbers alone, and a row that several examples of a block have once, at 0.78 to 0.99 of a plain layer's rate.
 """
 
 from __future__ import annotations

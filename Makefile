@@ -27,15 +27,12 @@ triton: .triton/installed
 test: lint triton
 	$(BIN)/python -m pytest -n 2
 
-# mypy reads the package as users get it: installed.
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf .lint-site build
-	$(BIN)/python -m pip install --quiet --no-deps --target .lint-site .
-	MYPYPATH=.lint-site $(BIN)/mypy -p amtl_export
-	MYPYPATH=.lint-site:tests/serving $(BIN)/mypy benchmarks
-	MYPYPATH=.lint-site:tests/serving $(BIN)/mypy --explicit-package-bases tests
+	$(BIN)/mypy -p amtl_export
+	MYPYPATH=tests/serving $(BIN)/mypy benchmarks
+	MYPYPATH=tests/serving $(BIN)/mypy --explicit-package-bases tests
 
 bench: venv triton
 	$(BIN)/python -m pip install --quiet '.[peers]'
@@ -50,4 +47,4 @@ bench: venv triton
 	$(BIN)/python benchmarks/serving.py --out benchmarks/results
 
 clean:
-	rm -rf $(VENV) .triton .lint-site build demo-out *.egg-info
+	rm -rf $(VENV) .triton build demo-out *.egg-info

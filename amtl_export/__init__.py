@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from amtl_export.errors import AmtlError
     from amtl_export.foreign import export_module, validate_module
     from amtl_export.freezing.frozen import FrozenModel, freeze, freeze_module, load_frozen, save_frozen
-    from amtl_export.models.attach import attach
+    from amtl_export.models.attach import (
+        attach,
+        count_ids,
+        detach,
+        dim_penalty,
+        project_to_budget,
+        selection_parameters,
+    )
     from amtl_export.report.inspection import inspect
     from amtl_export.runtime.predictor import Predictor, load
     from amtl_export.serving.package import PackageConfig, package
@@ -49,7 +56,10 @@ _HOME = {
     "bench_infer": "bench.infer",
     "bench_server": "bench.server",
     "bench_train": "bench.train",
+    "count_ids": "models.attach",
     "describe": "data.describe",
+    "detach": "models.attach",
+    "dim_penalty": "models.attach",
     "export": "bundle.export",
     "export_module": "foreign",
     "freeze": "freezing.frozen",
@@ -61,7 +71,9 @@ _HOME = {
     "open_bundle": "bundle.bundle",
     "open_source": "data.catalog",
     "package": "serving.package",
+    "project_to_budget": "models.attach",
     "save_frozen": "freezing.frozen",
+    "selection_parameters": "models.attach",
     "train": "training.loop",
     "validate": "validation.validate",
     "validate_module": "foreign",
@@ -84,7 +96,10 @@ __all__ = [
     "bench_infer",
     "bench_server",
     "bench_train",
+    "count_ids",
     "describe",
+    "detach",
+    "dim_penalty",
     "export",
     "export_module",
     "freeze",
@@ -96,7 +111,9 @@ __all__ = [
     "open_bundle",
     "open_source",
     "package",
+    "project_to_budget",
     "save_frozen",
+    "selection_parameters",
     "train",
     "validate",
     "validate_module",

@@ -75,18 +75,13 @@ class MaskedEmbedding(FixedEmbedding):
         """
         total, rows = self.table.weight.new_zeros(()), 0
         for field, selector in self._governed():
-            size = self.sizes[field]
-            ids = torch.arange(size) if size <= sample else torch.randint(size, (sample,))
-            total = total + size * selector.mask(ids.to(self.table.weight.device)).sum(dim=1).mean()
-            rows += size
+            total = total + self.sizes[field] * selector.sampled_dims(sample)
+            rows += self.sizes[field]
         return total / max(rows, 1)
 
-    @torch.no_grad()
-    def lean(self, slope: float) -> None:
-        """Add -slope·k to every h_k, so that a positive slope makes all ids keep fewer dims."""
-        for _, selector in self._governed():
-            for bias in selector.last_biases():
-                bias.sub_(slope * torch.arange(self.table.dim, device=bias.device))
+    def last_biases(self) -> list[nn.Parameter]:
+        """Of all selectors: what `budget.shift_logits` shifts."""
+        return [bias for _, selector in self._governed() for bias in selector.last_biases()]
 
     @torch.no_grad()
     def frozen_dims(self) -> Tensor:

@@ -1,71 +1,49 @@
-"""`attach`: put AMTL behind `nn.Embedding`s of a model that somebody else wrote and trained."""
+"""`attach`: put AMTL behind embeddings of a model that somebody else wrote and trained; `detach` takes it off."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amtl_export.models.attached.budget import dim_penalty, project_to_budget
+from amtl_export.models.attached.counts import checked_counts, count_ids
+from amtl_export.models.attached.holders import Attached, AttachedTable, attached_class, swap_class
+from amtl_export.models.attached.reading import SELECTOR_NAMES, watch_of
+from amtl_export.models.attached.tables import (
+    attached_tables,
+    embeddings,
+    holders,
+    is_attached,
+    parameter_of,
+    refuse_crowded,
+    refuse_hidden,
+    refuse_table,
+    refuse_wrappers,
+    selectors,
+    submodule_names,
+)
+from amtl_export.models.attached.watch import TrainingWatch
 from amtl_export.models.config import SelectionConfig
 from amtl_export.models.selection import Selector, TwinSelector
 
+__all__ = [
+    "Attached",
+    "AttachedTable",
+    "attach",
+    "attached_tables",
+    "count_ids",
+    "detach",
+    "dim_penalty",
+    "is_attached",
+    "project_to_budget",
+    "selection_parameters",
+]
+
 M = TypeVar("M", bound=nn.Module)
-
-
-class AttachedEmbedding(nn.Module):
-    """An `nn.Embedding` with its rows masked; called like one.
-
-    Keeps the embedding's own weight (the same parameter, so an optimizer that has it goes on), its
-    padding row, and whether its gradient is sparse.
-
-    Args:
-        embedding: what it stands in for.
-        counts: int64 `[V]`, training occurrences of every row.
-        config: of the selection network.
-        selector: which selection network.
-
-    Raises:
-        ValueError: counts do not fit, or the embedding renormalises its rows (`max_norm`).
-    """
-
-    def __init__(
-        self, embedding: nn.Embedding, counts: Tensor, config: SelectionConfig, selector: type[Selector] = TwinSelector
-    ) -> None:
-        super().__init__()
-        V, D = embedding.weight.shape
-        if counts.shape != (V,):
-            raise ValueError(f"{tuple(counts.shape)} counts for {V} rows")
-        if embedding.max_norm is not None:
-            raise ValueError("an embedding with max_norm changes its rows as it is read and cannot be frozen")
-        self.weight = embedding.weight
-        self.padding_idx = embedding.padding_idx
-        self.sparse = embedding.sparse
-        self.selector = selector(counts, D, config).to(embedding.weight.device)
-        self.sizes, self.offsets = (V,), (0,)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Masked rows, `[*ids.shape, D]`; selected once per distinct id."""
-        rows = F.embedding(ids, self.weight, self.padding_idx, sparse=self.sparse)
-        distinct, place = torch.unique(ids, return_inverse=True)
-        return rows * F.embedding(place, self.selector.mask(distinct))
-
-    @torch.no_grad()
-    def frozen_dims(self) -> Tensor:
-        """int64 `[V]`: k + 1, and 0 for a padding row of zeros."""
-        every = torch.arange(self.sizes[0], device=self.weight.device)
-        dims = torch.cat([self.selector.dims(part) for part in torch.split(every, 1 << 18)])
-        if self.padding_idx is not None and not bool(self.weight[self.padding_idx].any()):
-            dims[self.padding_idx] = 0
-        return dims
-
-    @torch.no_grad()
-    def frozen_rows(self) -> Tensor:
-        """float32 `[V, D]`, zero past `frozen_dims`."""
-        kept = torch.arange(self.weight.shape[1], device=self.weight.device) < self.frozen_dims().unsqueeze(1)
-        return torch.where(kept, self.weight.detach(), 0.0)
 
 
 def attach(
@@ -76,12 +54,18 @@ def attach(
 ) -> M:
     """Put a selection network behind embeddings, in place; nothing is retrained from scratch.
 
-    Fine-tune with your own loop (the new parameters are the `selector.*` ones), then `freeze_module` and
-    `export_module`.
+    Modules stay the same objects, with their hooks and parameters. Every module of the model that shares a weight
+    reads it masked, and so do `F.embedding(ids, emb.weight)` and `emb.weight[ids]`. Answers stay the model's own until
+    training selects dims, or start near `config.initial_ratio` if that is given.
+
+        attach(model, count_ids(model, batches))
+        optimizer.add_param_group({"params": selection_parameters(model)})
+        ...                                  # fine-tune with your own loop
+        project_to_budget(model, 0.4)        # where mean dims have a budget
 
     Args:
-        model: any module; its forward is not touched.
-        fields: dotted name of an `nn.Embedding` → int64 `[V]`, training occurrences of every row.
+        model: any module; attach before compiling it or wrapping it in DistributedDataParallel.
+        fields: dotted name of an `nn.Embedding` or `nn.EmbeddingBag` → int64 `[V]`, training occurrences of every row.
         config: of the selection networks.
         selector: which selection network.
 
@@ -89,18 +73,128 @@ def attach(
         The model.
 
     Raises:
-        ValueError: a name is no embedding of the model, or counts do not fit; the model is as it was.
+        ValueError: something cannot be attached exactly (an unknown name, counts that do not fit, `max_norm`, a bag of
+            mode max, a parametrized, sharded or non-float32 weight, attached already); the model is as it was.
     """
-    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
-    unknown = sorted(set(fields) - set(found))
-    if unknown:
-        raise ValueError(f"no nn.Embedding named {', '.join(unknown)}; the model has {', '.join(found) or 'none'}")
-    made: dict[str, AttachedEmbedding] = {}
-    for name, counts in fields.items():
+    refuse_wrappers(model)
+    networks: dict[int, Selector] = {}
+    for name, (table, counts) in _tables(model, fields).items():
+        networks[id(table)] = _network(f"{name}.weight", table, counts, config or SelectionConfig(), selector)
+    for module, tables in _plan(model, networks).items():
+        _attach_module(module, tables)
+    return model
+
+
+def detach(model: M, *, cut: bool = False) -> M:
+    """Take the selection networks off again, in place: the plain model, with the same parameters.
+
+    Args:
+        model: attached; a plain one is left alone.
+        cut: zero every row past its dims, in place, so that answers stay those of the attached model in evaluation.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: a module's class was changed after `attach`; the model is as it was.
+    """
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, Attached)}
+    for name, module in modules.items():
+        if "plain_class" not in vars(type(module)):
+            raise ValueError(f"{name} became a {type(module).__name__} after attach; undo that first")
+    for table in attached_tables(model).values() if cut else ():
+        with torch.no_grad():
+            table.table.copy_(table.frozen_rows())
+    for module in modules.values():
+        for name in module.__dict__.pop(SELECTOR_NAMES).values():
+            module._modules.pop(name, None)
+        swap_class(module, module.plain_class)
+    return model
+
+
+def selection_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters of all selection networks: `optimizer.add_param_group({"params": selection_parameters(model)})`.
+
+    An optimizer made before `attach` has none of them; a `UserWarning` says so after some steps.
+    """
+    return [parameter for network in selectors(model) for parameter in network.parameters()]
+
+
+def _tables(model: nn.Module, fields: Mapping[str, Tensor]) -> dict[str, tuple[nn.Parameter, Tensor]]:
+    """First name of every distinct weight → it and its checked counts."""
+    tables: dict[str, tuple[nn.Parameter, Tensor]] = {}
+    for name, module in embeddings(model, fields).items():
+        table = parameter_of(name, module)
         try:
-            made[name] = AttachedEmbedding(found[name], counts, config or SelectionConfig(), selector)
+            counts = checked_counts(fields[name], len(table))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    for name, attached in made.items():
-        model.set_submodule(name, attached.train(model.training))
-    return model
+        twin = next((known for known, (other, _) in tables.items() if other is table), None)
+        if twin is None:
+            _refuse(model, name, table)
+            tables[name] = table, counts
+        elif not torch.equal(tables[twin][1], counts):
+            raise ValueError(f"{name} and {twin} share one weight, but their counts differ; give equal counts")
+    return tables
+
+
+def _refuse(model: nn.Module, field: str, table: nn.Parameter) -> None:
+    """Whatever cannot be masked, in any module that holds the table."""
+    refuse_hidden(model, field, table)
+    for name, module, parameter_name in holders(model, table):
+        if isinstance(module, Attached) and parameter_name in module.table_names:
+            raise ValueError(f"{field} is attached already; detach the model first")
+        refuse_table(name, module, table)
+
+
+def _network(
+    where: str, table: nn.Parameter, counts: Tensor, config: SelectionConfig, selector: type[Selector]
+) -> Selector:
+    """A selection network with its counts in the state dict; it keeps all dims unless `initial_ratio` is given."""
+    whole = config.initial_ratio is None
+    network = selector(counts, table.shape[1], replace(config, initial_ratio=1.0) if whole else config)
+    if whole:
+        _forget_features(network)
+    network.register_buffer("counts", counts)
+    network.register_buffer("penalty_weight", torch.zeros(()))
+    vars(network)["watch"] = TrainingWatch(where, network.last_biases())
+    network.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
+    return network.to(table.device)
+
+
+@torch.no_grad()
+def _forget_features(network: Selector) -> None:
+    """Zero the weights of the output layers, so that h is their biases alone, for every id."""
+    biases = {id(bias) for bias in network.last_biases()}
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear) and id(layer.bias) in biases:
+            layer.weight.zero_()
+
+
+def _loaded(network: nn.Module, _: Any) -> None:
+    """After `load_state_dict`: what depends on the counts follows them, and the watch starts anew."""
+    assert isinstance(network, Selector)
+    device = network.features.device
+    network.set_counts(network.get_buffer("counts").cpu())
+    network.to(device)
+    watch_of(network).restart(network.last_biases())
+
+
+def _plan(model: nn.Module, networks: Mapping[int, Selector]) -> dict[nn.Module, dict[str, Selector]]:
+    """Every holder of a table → its parameter names and their selection networks."""
+    plan: dict[nn.Module, dict[str, Selector]] = {}
+    for name, module in model.named_modules():
+        tables = {key: networks[id(p)] for key, p in module._parameters.items() if id(p) in networks}
+        if tables:
+            refuse_crowded(name, module, tuple(tables))
+            plan[module] = tables
+    return plan
+
+
+def _attach_module(module: nn.Module, tables: Mapping[str, Selector]) -> None:
+    """Cannot fail: everything was checked."""
+    names = submodule_names(tables)
+    for name, network in tables.items():
+        module._modules[names[name]] = network.train(module.training)
+    module.__dict__[SELECTOR_NAMES] = names
+    swap_class(module, attached_class(type(module), tuple(tables)))

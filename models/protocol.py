@@ -34,8 +34,8 @@ class Budgeted(Protocol):
     def sampled_mean_dims(self, sample: int) -> Tensor:
         """Mean dims of the governed fields over sampled ids, weighted by rows; differentiable, 0-d."""
 
-    def lean(self, slope: float) -> None:
-        """Make every id keep fewer dims (positive slope) or more."""
+    def last_biases(self) -> list[nn.Parameter]:
+        """Float32 `[D]` each: adding c to all of them adds c to the logits h of every governed id."""
 
 
 @runtime_checkable

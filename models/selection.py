@@ -71,8 +71,13 @@ class Selector(nn.Module):
     def __init__(self, counts: Tensor, dim: int, config: SelectionConfig) -> None:
         super().__init__()
         self.dim = dim
+        self.config = config
         self.temperature = config.temperature
-        self.register_buffer("features", frequency_features(counts, config.features), persistent=False)
+        self.set_counts(counts)
+
+    def set_counts(self, counts: Tensor) -> None:
+        """Compute what depends on the counts (int64 `[V]`, on the CPU): buffers that no state dict has."""
+        self.register_buffer("features", frequency_features(counts, self.config.features), persistent=False)
 
     @abstractmethod
     def scores(self, ids: Tensor) -> Tensor:
@@ -93,6 +98,16 @@ class Selector(nn.Module):
     def dims(self, ids: Tensor) -> Tensor:
         """k + 1 of ids `[U]`, int64 `[U]`, 1..D."""
         return self.scores(ids).argmax(dim=-1) + 1
+
+    def sampled_dims(self, sample: int) -> Tensor:
+        """Mean dims over sampled ids, 0-d; its gradient is the mask's.
+
+        Args:
+            sample: ids drawn; a smaller vocabulary is taken whole.
+        """
+        size = len(self.features)
+        ids = torch.arange(size) if size <= sample else torch.randint(size, (sample,))
+        return self.mask(ids.to(self.features.device)).sum(dim=1).mean()
 
     def mask(self, ids: Tensor) -> Tensor:
         """m of ids `[U]`, float32 `[U, D]`, of 0 and 1; in training its gradient is that of t_hat M."""
@@ -138,10 +153,14 @@ class TwinSelector(Selector):
 
     def __init__(self, counts: Tensor, dim: int, config: SelectionConfig) -> None:
         super().__init__(counts, dim, config)
-        self.register_buffer("switch", torch.sigmoid(switch_input(counts, config.norm)), persistent=False)
         self.high = perceptron(len(config.features), config.hidden, dim)
         self.low = perceptron(len(config.features), config.hidden, dim)
         self._begin_at(config.initial_ratio)
+
+    def set_counts(self, counts: Tensor) -> None:
+        """The features, and alpha of every id."""
+        super().set_counts(counts)
+        self.register_buffer("switch", torch.sigmoid(switch_input(counts, self.config.norm)), persistent=False)
 
     def scores(self, ids: Tensor) -> Tensor:
         """h of ids `[U]`, float32 `[U, D]`."""

@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 
 from amtl_export.errors import InputError
+from amtl_export.models.budget import SAMPLE, next_weight, project
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.mde import MixedEmbedding
 from amtl_export.models.protocol import Budgeted, Prunable
-
-_SAMPLE = 512
-_RATE = 0.02
 
 
 def average_dim(model: CtrModel, fields: list[int] | None = None) -> float:
@@ -84,33 +82,19 @@ class SelectionBudget:
 
     def penalty(self) -> Tensor:
         """The term to add to the loss; adapts its weight."""
-        ratio = self._method.sampled_mean_dims(_SAMPLE) / self._model.config.dim
-        self.weight = max(0.0, self.weight + _RATE * (float(ratio.detach()) - self._ratio))
+        ratio = self._method.sampled_mean_dims(SAMPLE) / self._model.config.dim
+        self.weight = next_weight(self.weight, float(ratio.detach()), self._ratio)
         return self.weight * ratio
 
     def enforce(self) -> None:
         """Take off what is above the budget."""
         allowed = self._ratio * self._model.config.dim
-        if average_dim(self._model) <= allowed:
-            return
-        low, high = 0.0, 1e-3
-        while self._dims_at(high) > allowed:
-            low, high = high, 2 * high
-            if high > 1e6:
-                raise InputError(
-                    "the dim budget is below one dim an id", found=self._ratio, allowed=f">= {1 / allowed}"
-                )
-        for _ in range(30):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self._dims_at(middle) > allowed else (low, middle)
-        self._method.lean(high)
-
-    def _dims_at(self, slope: float) -> float:
-        """Mean dims with a slope; the selection network is as before afterwards."""
-        self._method.lean(slope)
-        dims = average_dim(self._model)
-        self._method.lean(-slope)
-        return dims
+        try:
+            project(self._method.last_biases(), lambda: average_dim(self._model), allowed)
+        except ValueError:
+            raise InputError(
+                "the dim budget is below one dim an id", found=self._ratio, allowed=f">= {1 / self._model.config.dim}"
+            ) from None
 
 
 def prune_trained(ratio: float, model: CtrModel) -> None:

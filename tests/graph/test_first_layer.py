@@ -15,6 +15,7 @@ from amtl_export.errors import InputError
 from amtl_export.files import write_sums
 from amtl_export.freezing.frozen import freeze
 from amtl_export.models.attach import attach
+from amtl_export.models.config import SelectionConfig
 from amtl_export.tables.plan import LayerDtype
 from amtl_export.tables.values import VALUE_TYPES, ValueType
 from amtl_export.training.config import TrainConfig
@@ -102,7 +103,9 @@ class TwoTables(nn.Module):
 def test_a_module_of_ones_own(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = TwoTables()
-    attach(model, {"item": torch.arange(300, 0, -1), "user": torch.arange(200, 0, -1)})
+    attach(
+        model, {"item": torch.arange(300, 0, -1), "user": torch.arange(200, 0, -1)}, SelectionConfig(initial_ratio=0.5)
+    )
     model.eval()
     example = {"items": torch.randint(0, 300, (64, 2)), "user": torch.randint(0, 200, (64,))}
     configs = [ExportConfig("ragged", dtype, first_layer="joined") for dtype in VALUE_TYPES]
@@ -123,7 +126,7 @@ def test_a_relu_behind_it_is_part_of_it(tmp_path: Path) -> None:
     model = nn.Sequential(
         nn.Embedding(50, 8), nn.Flatten(), nn.Linear(24, 33), nn.ReLU(), nn.Linear(33, 2), nn.Flatten(0)
     )
-    attach(model, {"0": torch.arange(50, 0, -1)})
+    attach(model, {"0": torch.arange(50, 0, -1)}, SelectionConfig(initial_ratio=0.5))
     model.eval()
     example = {"ids": torch.randint(0, 50, (32, 3))}
     bundle = export_module(model, example, tmp_path / "bundle", outputs=["out"], config=JOINED)
@@ -147,7 +150,7 @@ class Bare(nn.Module):
 def test_outputs_that_are_replaced_keep_their_names(tmp_path: Path, config: ExportConfig) -> None:
     torch.manual_seed(0)
     model = Bare()
-    attach(model, {"item": torch.arange(60, 0, -1)})
+    attach(model, {"item": torch.arange(60, 0, -1)}, SelectionConfig(initial_ratio=0.5))
     model.eval()
     example = {"items": torch.randint(0, 60, (16, 2))}
     bundle = export_module(model, example, tmp_path / "bundle", outputs=["rows", "hidden"], config=config)

@@ -12,6 +12,7 @@ from torch import Tensor
 from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericField, SelectionConfig
 from amtl_export.models import ctr as ctr_module
 from amtl_export.models.amtl import MaskedEmbedding
+from amtl_export.models.budget import shift_logits
 from amtl_export.models.magprune import PrunedEmbedding
 from amtl_export.models.protocol import Freezable
 from amtl_export.models.selection import (
@@ -238,15 +239,15 @@ def test_unknown_method_and_backbone_are_named() -> None:
 
 
 @pytest.mark.parametrize("method", ["amtl", "aml", "amtl_nste"])
-def test_leaning_takes_dims_from_every_id(method: str) -> None:
+def test_a_logits_shift_takes_dims_from_every_id(method: str) -> None:
     model = build(method).eval()
     assert isinstance(model.embedding, MaskedEmbedding)
     before = model.method.frozen_dims()
-    model.embedding.lean(0.5)
+    shift_logits(model.embedding.last_biases(), 0.5)
     after = model.method.frozen_dims()
     assert bool((after <= before).all())
     assert bool((after[: model.config.embedded[0].size] >= 1).all())
-    model.embedding.lean(100.0)
+    shift_logits(model.embedding.last_biases(), 100.0)
     assert int(model.method.frozen_dims()[: model.config.embedded[0].size].max()) == 1
 
 

@@ -1,0 +1,1 @@
+"""AMTL behind tables of a model that somebody else wrote; `models.attach` is the way in."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amtl_export.models.attached.budget import dim_penalty, project_to_budget
 from amtl_export.models.attached.counts import checked_counts, count_ids
 from amtl_export.models.attached.holders import Attached, AttachedTable, attached_class, swap_class
-from amtl_export.models.attached.reading import SELECTOR_NAMES, watch_of
+from amtl_export.models.attached.reading import SELECTORS, watch_of
 from amtl_export.models.attached.tables import (
     attached_tables,
     embeddings,
@@ -24,7 +24,6 @@ from amtl_export.models.attached.tables import (
     refuse_table,
     refuse_wrappers,
     selectors,
-    submodule_names,
 )
 from amtl_export.models.attached.watch import TrainingWatch
 from amtl_export.models.config import SelectionConfig
@@ -80,8 +79,7 @@ def attach(
     networks: dict[int, Selector] = {}
     for name, (table, counts) in _tables(model, fields).items():
         networks[id(table)] = _network(f"{name}.weight", table, counts, config or SelectionConfig(), selector)
-    for module, tables in _plan(model, networks).items():
-        _attach_module(module, tables)
+    _attach_modules(_plan(model, networks))
     return model
 
 
@@ -106,8 +104,8 @@ def detach(model: M, *, cut: bool = False) -> M:
         with torch.no_grad():
             table.table.copy_(table.frozen_rows())
     for module in modules.values():
-        for name in module.__dict__.pop(SELECTOR_NAMES).values():
-            module._modules.pop(name, None)
+        if None in vars(module).pop(SELECTORS).values():
+            del module._modules["selector"]
         swap_class(module, module.plain_class)
     return model
 
@@ -174,9 +172,12 @@ def _forget_features(network: Selector) -> None:
 def _loaded(network: nn.Module, _: Any) -> None:
     """After `load_state_dict`: what depends on the counts follows them, and the watch starts anew."""
     assert isinstance(network, Selector)
-    device = network.features.device
+    before = dict(network.named_buffers(recurse=False))
     network.set_counts(network.get_buffer("counts").cpu())
-    network.to(device)
+    for name, buffer in before.items():
+        network.register_buffer(
+            name, network.get_buffer(name).to(buffer), name not in network._non_persistent_buffers_set
+        )
     watch_of(network).restart(network.last_biases())
 
 
@@ -191,10 +192,14 @@ def _plan(model: nn.Module, networks: Mapping[int, Selector]) -> dict[nn.Module,
     return plan
 
 
-def _attach_module(module: nn.Module, tables: Mapping[str, Selector]) -> None:
-    """Cannot fail: everything was checked."""
-    names = submodule_names(tables)
-    for name, network in tables.items():
-        module._modules[names[name]] = network.train(module.training)
-    module.__dict__[SELECTOR_NAMES] = names
-    swap_class(module, attached_class(type(module), tuple(tables)))
+def _attach_modules(plan: Mapping[nn.Module, Mapping[str, Selector]]) -> None:
+    """Cannot fail: everything was checked. The first embedding that holds a table has its network as a submodule."""
+    homeless = {id(network) for tables in plan.values() for network in tables.values()}
+    for module, tables in plan.items():
+        swap_class(module, attached_class(type(module), tuple(tables)))
+        vars(module)[SELECTORS] = dict(tables)
+        network = tables.get("weight")
+        if isinstance(module, AttachedTable) and network is not None and id(network) in homeless:
+            homeless.remove(id(network))
+            vars(module)[SELECTORS]["weight"] = None
+            module._modules["selector"] = network.train(module.training)

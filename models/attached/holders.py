@@ -107,7 +107,8 @@ def _members(plain: type[nn.Module], names: tuple[str, ...]) -> dict[str, Any]:
 
 def new_names(plain: type[nn.Module], names: tuple[str, ...]) -> set[str]:
     """Attributes that a holder gets and has not: one that has them already cannot be attached."""
-    added = {name for cls in attached_class(plain, names).__mro__ if cls not in plain.__mro__ for name in vars(cls)}
+    added = {"selector"} if _is_table(plain, names) else set()
+    added |= {name for cls in attached_class(plain, names).__mro__ if cls not in plain.__mro__ for name in vars(cls)}
     return {name for name in added - set(names) if not name.startswith("_")} - {"forward", "padding_idx"}
 
 

@@ -12,8 +12,9 @@ from amtl_export.models.attached.watch import TrainingWatch
 from amtl_export.models.attached.weight import MaskedWeight
 from amtl_export.models.selection import Selector
 
-#: Attribute of a holder: parameter name → name of the submodule that selects its dims.
-SELECTOR_NAMES = "_selector_names"
+#: Attribute of a holder: parameter name → its selection network, None where that is the submodule `selector`. Only one
+#: holder of a table has the submodule: `torch.func.functional_call` does not put back what two modules share.
+SELECTORS = "_selectors"
 
 #: Ids whose dims are computed at once.
 _CHUNK = 1 << 18
@@ -30,7 +31,7 @@ def raw(module: nn.Module, name: str) -> Tensor:
 
 def selector_of(module: nn.Module, name: str) -> Selector:
     """The selection network of a holder's table."""
-    selector = module._modules[module.__dict__[SELECTOR_NAMES][name]]
+    selector = module.__dict__[SELECTORS][name] or module._modules["selector"]
     assert isinstance(selector, Selector)
     return selector
 
@@ -93,17 +94,17 @@ def bag_forward(
     if _is_tracing() or input.is_nested:
         return nn.EmbeddingBag.forward(self, input, offsets, per_sample_weights)
     weight = raw(self, "weight")
-    distinct, inverse = torch.unique(input, return_inverse=True)
-    rows = F.embedding(distinct, weight, sparse=self.sparse) * _mask(selector_of(self, "weight"), distinct, weight)
+    distinct, inverse, padding = _distinct(input, self.padding_idx)
+    rows = F.embedding(distinct, weight, self.padding_idx, sparse=self.sparse)
     return F.embedding_bag(
         inverse,
-        rows,
+        rows * _mask(selector_of(self, "weight"), distinct, weight),
         offsets,
         scale_grad_by_freq=self.scale_grad_by_freq,
         mode=self.mode,
         per_sample_weights=per_sample_weights,
         include_last_offset=self.include_last_offset,
-        padding_idx=_position(distinct, self.padding_idx),
+        padding_idx=padding,
     )
 
 
@@ -114,12 +115,12 @@ def dims_of(module: nn.Module, name: str) -> Tensor:
         return torch.cat([selector.dims(ids) for ids in _every(weight).split(_CHUNK)])
 
 
-def _position(distinct: Tensor, padding_idx: int | None) -> int | None:
-    """Where the padding id is among distinct ids; None if it is not."""
+def _distinct(ids: Tensor, padding_idx: int | None) -> tuple[Tensor, Tensor, int | None]:
+    """Distinct ids `[U]`, the position there of every id, and of the padding id: it is always among them."""
     if padding_idx is None:
-        return None
-    positions = (distinct == padding_idx).nonzero()
-    return int(positions) if len(positions) else None
+        return *torch.unique(ids, return_inverse=True), None
+    distinct, inverse = torch.unique(torch.cat([ids.flatten(), ids.new_tensor([padding_idx])]), return_inverse=True)
+    return distinct, inverse[:-1].reshape(ids.shape), int(inverse[-1])
 
 
 def _mask(selector: Selector, ids: Tensor, weight: Tensor) -> Tensor:

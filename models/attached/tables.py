@@ -12,9 +12,6 @@ from amtl_export.models.attached.holders import Attached, AttachedTable, new_nam
 from amtl_export.models.attached.reading import selector_of
 from amtl_export.models.selection import Selector
 
-#: Modules that have no room for another submodule: they run or count all they have.
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
 
 def embeddings(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.Module]:
     """Dotted name → `nn.Embedding` or `nn.EmbeddingBag`, all of them or those asked for.
@@ -118,13 +115,8 @@ def _contains(value: Any, table: nn.Parameter) -> bool:
     return value is table
 
 
-def submodule_names(names: Iterable[str]) -> dict[str, str]:
-    """Parameter name → name of the submodule that selects its dims: `selector`, and `selector_<name>` after that."""
-    return {name: f"selector_{name}" if i else "selector" for i, name in enumerate(names)}
-
-
 def refuse_crowded(name: str, module: nn.Module, names: tuple[str, ...]) -> None:
-    """Refuse a holder that cannot take a selection network.
+    """Refuse a holder that has no room for what attaching adds.
 
     Args:
         name: dotted name of the holder, empty for the model itself.
@@ -132,15 +124,12 @@ def refuse_crowded(name: str, module: nn.Module, names: tuple[str, ...]) -> None
         names: its parameters that are tables.
 
     Raises:
-        ValueError: it is a container, another table of its own is attached, or it has attributes that are added.
+        ValueError: another table of its own is attached, or it has attributes of the names that are added.
     """
     where = f"{name or 'the model'} ({type(module).__name__})"
-    if isinstance(module, _CONTAINERS):
-        raise ValueError(f"{where} holds the weight itself, and would run a selection network as one of its layers")
     if isinstance(module, Attached):
         raise ValueError(f"{where} holds another table that is attached already; attach both in one call")
-    added = new_names(type(module), names) | set(submodule_names(names).values())
-    if clashes := sorted(attribute for attribute in added if hasattr(module, attribute)):
+    if clashes := sorted(attribute for attribute in new_names(type(module), names) if hasattr(module, attribute)):
         raise ValueError(f"{where} has attributes that attaching adds: {', '.join(clashes)}; rename them")
 
 

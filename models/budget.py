@@ -14,6 +14,8 @@ from torch import nn
 SAMPLE = 512
 _RATE = 0.02
 _STEEPEST = 1e6
+_BISECTIONS = 30
+_CLOSE = 1e-3
 
 
 def next_weight(weight: float, ratio: float, budget: float) -> float:
@@ -45,6 +47,9 @@ def shift_logits(biases: Sequence[nn.Parameter], slope: float) -> None:
 def project(biases: Sequence[nn.Parameter], mean_dims: Callable[[], float], allowed: float) -> None:
     """Shift logits by the least slope that brings the mean dims to the budget; nothing if they keep it.
 
+    Afterwards they are at most `allowed`, measured with the biases as they stay. The search ends when they are within
+    a thousandth of it.
+
     Args:
         biases: as of `shift_logits`.
         mean_dims: measures them, with the biases as they are.
@@ -57,27 +62,32 @@ def project(biases: Sequence[nn.Parameter], mean_dims: Callable[[], float], allo
         return
     start = [bias.clone() for bias in biases]
 
-    def shift_to(slope: float) -> bool:
-        """From the start, so that nothing is lost to rounding; whether it suffices."""
+    def dims_at(slope: float) -> float:
+        """From the start every time, so that nothing is lost to rounding."""
         for bias, value in zip(biases, start, strict=True):
             bias.copy_(value)
         shift_logits(biases, slope)
-        return mean_dims() <= allowed
+        return mean_dims()
 
-    least = _least(shift_to)
-    shift_to(least or 0.0)
-    if least is None:
+    slope = _least(dims_at, allowed)
+    dims_at(slope or 0.0)
+    if slope is None:
         raise ValueError(f"no logits shift brings mean dims to {allowed:g}; an id keeps one dim at least")
 
 
-def _least(suffices: Callable[[float], bool]) -> float | None:
-    """The least slope that suffices, to within 2^-30 of its interval; None if none up to 1e6 does."""
+def _least(dims_at: Callable[[float], float], allowed: float) -> float | None:
+    """The least slope that suffices, nearly; None if none up to 1e6 does."""
     low, high = 0.0, 1e-3
-    while not suffices(high):
+    while (dims := dims_at(high)) > allowed:
         low, high = high, 2 * high
         if high > _STEEPEST:
             return None
-    for _ in range(30):
+    for _ in range(_BISECTIONS):
+        if dims >= (1 - _CLOSE) * allowed:
+            break
         middle = (low + high) / 2
-        low, high = (low, middle) if suffices(middle) else (middle, high)
+        if (mean := dims_at(middle)) > allowed:
+            low = middle
+        else:
+            high, dims = middle, mean
     return high

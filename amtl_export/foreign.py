@@ -22,11 +22,11 @@ from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import made_by, read_json, whole_folder, write_json, write_sums, wrong_sums
 from amtl_export.freezing.frozen import FrozenEmbedding, freeze_module, frozen_tables, with_tables
 from amtl_export.graph.trace import trace_module
-from amtl_export.graph.weights import with_rounded_weights
+from amtl_export.graph.weights import with_quantized_weights
 from amtl_export.runtime.session import onnxruntime, open_session
 from amtl_export.tables.layout import Paged, from_arrays, stored_bytes
 from amtl_export.tables.plan import lay_out_all, plan_table
-from amtl_export.tables.values import rounded_tables
+from amtl_export.tables.values import quantized_tables
 from amtl_export.validation.provenance import same_bits, trace_provenance
 
 
@@ -67,11 +67,11 @@ def export_module(
     frozen = freeze_module(module)
     plans = {path: plan_table(table, config) for path, table in frozen_tables(frozen).items()}
     tables = lay_out_all(frozen_tables(frozen), plans)
-    stored = with_tables(frozen, rounded_tables(frozen_tables(frozen), config.dtype))
+    stored = with_tables(frozen, quantized_tables(frozen_tables(frozen), config.dtype))
     with whole_folder(out, overwrite=overwrite) as draft:
         model = trace_module(frozen, example, outputs)
         lower(model, plans, tables, config)
-        stored = with_rounded_weights(stored, model.graph.initializers)
+        stored = with_quantized_weights(stored, model.graph.initializers)
         model.metadata_props["amtl.tool"] = " ".join(made_by().values())
         write_model(model, draft)
         feed = {name: tensor.numpy() for name, tensor in example.items()}
@@ -119,7 +119,7 @@ def validate_module(bundle: Path, module: nn.Module, inputs: Mapping[str, Tensor
     if signature.get("kind") != "module":
         raise InputError("not a bundle of export_module", where=bundle, found=signature.get("kind"))
     trained = freeze_module(module)
-    tables = rounded_tables(frozen_tables(trained), signature.get("dtype", "fp32"))
+    tables = quantized_tables(frozen_tables(trained), signature.get("dtype", "fp32"))
     frozen = with_tables(trained, tables)
     problems = [f"{name} differs from SHA256SUMS" for name in wrong_sums(bundle)]
     try:
@@ -131,7 +131,7 @@ def validate_module(bundle: Path, module: nn.Module, inputs: Mapping[str, Tensor
         names = [
             tensor.name for tensor in onnx.load(str(bundle / "model.onnx"), load_external_data=False).graph.initializer
         ]
-        rounded = with_rounded_weights(frozen, names)
+        rounded = with_quantized_weights(frozen, names)
         _compare(bundle / "model.onnx", rounded, {n: t.numpy() for n, t in inputs.items()}, signature["outputs"])
     except (ValidationFailed, InputError) as error:
         problems.append(" ".join(str(error).split()))
@@ -146,8 +146,8 @@ def _wrong_rows(model: Path, path: str, table: FrozenEmbedding) -> list[str]:
         for tensor in graph.initializer
         if tensor.name.startswith(f"table/{path}/")
     }
-    reading = [node for node in graph.node if f"table/{path}/places" in node.input]
-    steps = {attribute.f for node in reading for attribute in node.attribute if attribute.name == "scale_step"}
+    reading = [node for node in graph.node if f"table/{path}/row_offsets" in node.input]
+    steps = {attribute.f for node in reading for attribute in node.attribute if attribute.name == "scale_unit"}
     if len(steps) > 1:
         return [f"table {path} is read with different steps of its scales: {sorted(steps)}"]
     expected = table.rows.numpy()

@@ -118,16 +118,16 @@ def write_block_quantized(table: FrozenEmbedding, path: Path) -> int:
     starts = range(0, rows.shape[1], block)
     scales = np.stack([np.abs(rows[:, i : i + block]).max(axis=1) / 127 for i in starts], axis=1).astype(np.float32)
     wide = np.repeat(np.where(scales > 0, scales, 1), block, axis=1)[:, : rows.shape[1]]
-    codes = (np.rint(rows / wide) + 128).astype(np.uint8)
+    quantized = (np.rint(rows / wide) + 128).astype(np.uint8)
     (gather,) = [node for node in model.graph if node.op_type == "Gather"]
-    arrays = [initializer(model.graph, name, array) for name, array in (("codes", codes), ("scales", scales))]
+    arrays = [initializer(model.graph, name, array) for name, array in (("quantized", quantized), ("scales", scales))]
     about = {"gather_axis": 0, "quantize_axis": 1, "block_size": block, "bits": 8}
     new = ir.node("GatherBlockQuantized", [arrays[0], gather.inputs[1], arrays[1]], about, domain="com.microsoft")
     replace_value(model.graph, gather.outputs[0], new.outputs[0], [new])
     model.opset_imports["com.microsoft"] = 1
     passes.RemoveUnusedNodesPass()(model)
     ir.save(model, path, external_data=f"{path.stem}.data", size_threshold_bytes=128)
-    return int(codes.nbytes) + int(scales.nbytes)
+    return int(quantized.nbytes) + int(scales.nbytes)
 
 
 class OnnxLookup:
@@ -200,7 +200,7 @@ class PlainLoop:
         ids, t = feed["ids"], self._arrays
         if self._out.size != ids.size * t.dim:
             self._out = np.empty((*ids.shape, t.dim), np.float32)
-        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (t.values, t.starts, t.places)]
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (t.values, t.block_offsets, t.row_offsets)]
         more = [ctypes.c_void_p(a.ctypes.data) for a in (ids, self._sizes, self._shifts)]
         numbers = [ctypes.c_int64(n) for n in (FIELDS, t.dim, ids.size)]
         return [*pointers, ctypes.c_int64(t.block_bits), *more, *numbers, ctypes.c_void_p(self._out.ctypes.data)]

@@ -28,7 +28,7 @@ CONFIGS: dict[str, ExportConfig] = {
 
 KEPT = (
     "verdict", "auc_torch", "auc_onnx", "abs_delta_auc", "logloss_torch", "logloss_onnx", "max_abs_logit_diff",
-    "max_abs_logit_change_by_rounding", "rows_checked", "rows_bit_equal", "rank_flips", "rows_scored",
+    "max_abs_logit_change_by_quantization", "rows_checked", "rows_bit_equal", "rank_flips", "rows_scored",
     "bytes_dense", "bytes_table", "bytes_ratio", "problems",
 )  # fmt: skip
 

@@ -61,7 +61,7 @@ def command(
 ) -> None:
     """Write an ONNX bundle from RUN (or from a frozen model), and check it against PyTorch."""
     from amtl_export.bundle.export import ExportConfig, export, open_exportable, plan
-    from amtl_export.bundle.rounding import choose_dtype
+    from amtl_export.bundle.value_types import choose_dtype
     from amtl_export.report.tables import bundle_report, plan_report
 
     if out is None and not dry_run:

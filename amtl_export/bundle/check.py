@@ -17,7 +17,7 @@ from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.inputs import Input, model_inputs
 from amtl_export.runtime.session import open_session
 
-#: Largest |logit difference| that an export may have on its samples: a few float32 roundings.
+#: Largest |logit difference| that an export may have on its samples: a few roundings of float32.
 LOGIT_TOLERANCE = 1e-4
 
 _BATCHES = (0, 1, 2, 1000)

@@ -26,12 +26,12 @@ from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
 from amtl_export.graph.pooling import join_sums
 from amtl_export.graph.request import compute_once
 from amtl_export.graph.trace import trace
-from amtl_export.graph.weights import with_rounded_weights
+from amtl_export.graph.weights import with_quantized_weights
 from amtl_export.native import DOMAIN
 from amtl_export.runtime.session import onnxruntime
 from amtl_export.tables.layout import LaidOut, Paged, stored_bytes
 from amtl_export.tables.plan import PlanConfig, TablePlan, lay_out_all, plan_table
-from amtl_export.tables.values import ValueType, rounded
+from amtl_export.tables.values import ValueType, quantized
 from amtl_export.training.run import load_run
 
 #: Version of the metadata keys and of signature.json.
@@ -92,7 +92,7 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
         write_json(draft / "schema.json", frozen.schema.to_json())
         write_json(draft / "signature.json", signature.model_dump(mode="json"))
         _write_vocabularies(frozen, draft)
-        checked = check_bundle(draft, as_stored(frozen, config.dtype, model.graph.initializers), inputs)
+        checked = check_bundle(draft, fake_quantized(frozen, config.dtype, model.graph.initializers), inputs)
         write_samples(draft, frozen, inputs, checked.session)
         write_json(
             draft / "report.json",
@@ -130,16 +130,17 @@ def lower(
     return lower_lookups(model, tables, config.id_policy)
 
 
-def as_stored(frozen: FrozenModel, dtype: ValueType, initializers: Iterable[str]) -> FrozenModel:
-    """The model that a bundle stands for: tables rounded to their value type, and layers to the codes that it holds.
+def fake_quantized(frozen: FrozenModel, dtype: ValueType, initializers: Iterable[str]) -> FrozenModel:
+    """The model that a bundle stands for: the fake-quantized reference, its tables in their value
+    type and its layers with the weights that it holds.
 
     Args:
         frozen: what was exported.
         dtype: of the tables.
         initializers: names of the bundle's.
     """
-    tables = rounded(frozen, dtype)
-    return replace(tables, module=with_rounded_weights(tables.module, initializers))
+    tables = quantized(frozen, dtype)
+    return replace(tables, module=with_quantized_weights(tables.module, initializers))
 
 
 def _row_counts(frozen: FrozenModel) -> npt.NDArray[np.int64]:

@@ -3,7 +3,7 @@
 requires: a model from `trace`, before `lower_lookups`.
 ensures: every `Gemm` whose first columns are the rows of one Lookup in a table asked for is split by columns,
 `x · Wᵀ + b = rest · W₂ᵀ + (rows · W₁ᵀ + b)`; rows · W₁ᵀ + b is a LookupLinear, and a Relu behind it is part of it where
-there is no rest. Weights stay what they were, in parts that `graph/weights.py` names, or W₁ is rounded to codes.
+there is no rest. Weights stay what they were, in parts that `graph/weights.py` names, or W₁ is quantized.
 Lookups that nothing else reads are gone.
 """
 
@@ -19,7 +19,7 @@ import onnx_ir.passes.common as passes
 from amtl_export.errors import InputError
 from amtl_export.graph.rewrite import is_linear, replace_value
 from amtl_export.graph.trace import table_of
-from amtl_export.graph.weights import PANELS, SCALES, codes_of, part_of
+from amtl_export.graph.weights import PANELS, SCALES, part_of, quantized_form
 from amtl_export.native import DOMAIN
 
 
@@ -43,7 +43,7 @@ def join_first_layers(model: ir.Model, tables: Collection[str], *, required: boo
         model: from `trace`.
         tables: paths of the tables whose lookups may be joined.
         required: whether it is an error if no layer can be joined.
-        int8: whether weights that read rows are rounded to codes, an int8 number for each with a scale for each output.
+        int8: whether weights that read rows are quantized, an int8 number for each with a scale for each output.
 
     Returns:
         How many layers were joined.
@@ -81,7 +81,7 @@ def _join(graph: ir.Graph, gemm: ir.Node, tables: Collection[str], *, int8: bool
     relu = None if pieces[1:] else _only_relu(gemm)
     own = {name: lookup.attributes[name].as_ints() for name in ("sizes", "offsets")}
     fields = {name: values if len(values) == columns else [*values] * columns for name, values in own.items()}
-    forms = [codes_of(first // columns), SCALES] if int8 else [PANELS]
+    forms = [quantized_form(first // columns), SCALES] if int8 else [PANELS]
     weights, *scales = (part_of(graph, weight, range(first), form) for form in forms)
     inputs = [*lookup.inputs, weights, bias, *scales]
     made = [ir.node("LookupLinear", inputs, fields | {"relu": int(relu is not None)}, domain=DOMAIN)]

@@ -112,8 +112,8 @@ class Predictor:
     def prepare(self, inputs: Mapping[str, npt.ArrayLike]) -> Arrays:
         """A request as the graph takes it.
 
-        C-contiguous arrays of the input's own dtype are not copied; other integers are widened to int64, other numbers
-        rounded to float32. Texts may be str or UTF-8.
+        C-contiguous arrays of the input's own dtype are not copied; other integers are cast to int64, other numbers
+        to float32. Texts may be str or UTF-8.
 
         Raises:
             InputError: an input is missing, unknown, of another kind of number or of a shape that does not fit.

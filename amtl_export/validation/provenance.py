@@ -68,7 +68,7 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
     held = {name.removeprefix(WRAPPER) for name in graph.initializers}
     nodes = [node.name or node.op_type for node in graph if _scopes(node) & deleted_modules]
     selectors, unexplained, changed = [], [], []
-    held_places: dict[str, set[int]] = {}
+    held_columns: dict[str, set[int]] = {}
     for name, value in graph.initializers.items():
         tensor = value.const_value
         assert tensor is not None
@@ -81,14 +81,14 @@ def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Prov
             if not same_bits(tensor.numpy(), kept[path]):
                 changed.append(name)
         elif (part := Part.named(name)) and (whole := part.whole.removeprefix(WRAPPER)) in kept:
-            held_places.setdefault(whole, set()).update(part.places)
+            held_columns.setdefault(whole, set()).update(part.columns)
             if not same_bits(tensor.numpy(), part.of(kept[whole])):
                 changed.append(name)
         elif _digest(tensor.numpy()) in turned:
             held.add(turned[_digest(tensor.numpy())])
         elif tensor.size > CONSTANT_SIZE:
             unexplained.append(name)
-    held |= {name for name, places in held_places.items() if len(places) == kept[name].shape[-1]}
+    held |= {name for name, columns in held_columns.items() if len(columns) == kept[name].shape[-1]}
     missing = sorted(name for name, _ in frozen.named_parameters() if name in kept and name not in held)
     return Provenance(nodes, selectors, unexplained, changed, missing)
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from amtl_export.bundle.bundle import Bundle, open_bundle
-from amtl_export.bundle.export import as_stored
+from amtl_export.bundle.export import fake_quantized
 from amtl_export.data.schema import SplitName
 from amtl_export.errors import AmtlError, InputError, ValidationFailed
 from amtl_export.files import wrong_sums
@@ -32,14 +32,14 @@ class Tolerances:
 
     Attributes:
         auc: |AUC difference| to the run; None for the value type's own, see `auc_for`.
-        logit: |logit difference|, any example; in fp16 and int8 to the run's model with its tables rounded.
+        logit: |logit difference|, any example; in fp16 and int8 to the run's model with its tables fake-quantized.
     """
 
     auc: float | None = None
     logit: float = 1e-4
 
     def auc_for(self, dtype: str) -> float:
-        """What is allowed for a value type: 1e-6, or 1e-4 for one that rounds, unless it is given."""
+        """What is allowed for a value type: 1e-6, or 1e-4 for a lossy one, unless it is given."""
         return (1e-6 if dtype == "fp32" else 1e-4) if self.auc is None else self.auc
 
 
@@ -95,7 +95,8 @@ def validate(
 
     Checks, in order: checksums; vocabularies; nothing of the selection network left and every weight
     accounted for; every row of every field bit for bit and hostile ids, optimised and not; the
-    split's scores, optimised and not. In fp16 and int8 rows are compared with the run's rounded rows.
+    split's scores, optimised and not. In fp16 and int8 rows are compared with the run's
+    fake-quantized rows.
 
     Args:
         bundle: its folder.
@@ -111,14 +112,14 @@ def validate(
     tolerances = tolerances or Tolerances()
     opened, trained = open_bundle(bundle), load_run(run)
     frozen = freeze(trained)
-    stored = as_stored(frozen, opened.signature.dtype, _initializers(opened))
+    reference = fake_quantized(frozen, opened.signature.dtype, _initializers(opened))
     verdict = Verdict(str(bundle), str(run), split)
     steps: tuple[Callable[[], None], ...] = (
         lambda: _check_files(opened, verdict),
         lambda: _check_vocabularies(opened, trained, verdict),
         lambda: _check_provenance(opened, trained, frozen, verdict),
-        lambda: _check_rows(opened, stored, provider, verdict),
-        lambda: _check_scores(opened, trained, stored, split, provider, tolerances, verdict),
+        lambda: _check_rows(opened, reference, provider, verdict),
+        lambda: _check_scores(opened, trained, reference, split, provider, tolerances, verdict),
     )
     if _same_model(opened, trained, verdict):
         for step in steps:
@@ -224,7 +225,7 @@ def _table_bytes(bundle: Bundle) -> int:
 def _check_scores(
     bundle: Bundle,
     run: Run,
-    stored: FrozenModel,
+    reference: FrozenModel,
     split: SplitName,
     provider: Provider,
     tolerances: Tolerances,
@@ -232,8 +233,8 @@ def _check_scores(
 ) -> None:
     rows = run.rows(split)
     expected = Scores.of(predict(run.model, rows), rows)
-    rounds = bundle.signature.dtype != "fp32"
-    logits = predict(stored.module, rows) if rounds else expected.logits
+    lossy = bundle.signature.dtype != "fp32"
+    logits = predict(reference.module, rows) if lossy else expected.logits
     allowed = tolerances.auc_for(bundle.signature.dtype)
     session = open_session(bundle.model, provider=provider, record_assignment=True)
     numbers = verdict.numbers
@@ -241,8 +242,8 @@ def _check_scores(
     numbers["native_operator"] = library_path(provider) is not None
     numbers["nodes_by_provider"] = nodes_by_provider(session)
     numbers["auc_torch"], numbers["logloss_torch"] = expected.auc, expected.logloss
-    if rounds:
-        numbers["max_abs_logit_change_by_rounding"] = float(np.abs(logits - expected.logits).max())
+    if lossy:
+        numbers["max_abs_logit_change_by_quantization"] = float(np.abs(logits - expected.logits).max())
     worst = 0.0
     for optimized in (True, False):
         found = graph_scores(bundle, rows, run.model_config, provider, optimized=optimized)

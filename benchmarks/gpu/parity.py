@@ -18,7 +18,7 @@ from amtl_export.freezing.frozen import FrozenEmbedding, freeze
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.predictor import load
 from amtl_export.tables.plan import PlanConfig
-from amtl_export.tables.values import rounded
+from amtl_export.tables.values import quantized
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.training.metrics import auc
@@ -42,8 +42,8 @@ def trained(card: Card, folder: Path, data: str = DATA) -> dict[str, Any]:
         verdict = validate(bundle.path, run.path, provider=card.kind)
         found["verdicts"][name] = verdict.to_json() | {"bundle": name, "run": ""}
         if card.kind == "cuda":
-            rounding = load(bundle.path, provider="cuda", cuda=Cuda(tf32=True))
-            logits = rounding.predict(from_rows(rows, run.model_config), ["logit"])["logit"]
+            tf32 = load(bundle.path, provider="cuda", cuda=Cuda(tf32=True))
+            logits = tf32.predict(from_rows(rows, run.model_config), ["logit"])["logit"]
             found["auc_tf32"][name] = auc(logits, rows.label)
     return found
 
@@ -52,7 +52,7 @@ def every_row(card: Card, planted: Planted) -> dict[str, Any]:
     """Every row of the planted table, bit for bit, and hostile ids."""
     found = {}
     for name, bundle in planted.bundles.items():
-        check = check_rows(bundle, rounded(planted.frozen, BUNDLES[name].dtype), card.kind, optimized=True)
+        check = check_rows(bundle, quantized(planted.frozen, BUNDLES[name].dtype), card.kind, optimized=True)
         found[name] = {"rows": check.rows, "equal": check.equal, "hostile": check.hostile, "wrong": check.wrong}
     return found
 

@@ -65,7 +65,7 @@ def test_int8_is_judged_by_auc(command: Call, run: Run, tmp_path: Path) -> None:
     verdict = json.loads(command("validate", tmp_path / "b", "--run", run.path, "--auc-tolerance", 1, "--json", "-")[1])
     assert verdict["verdict"] == "pass"
     assert verdict["rows_bit_equal"] == verdict["rows_checked"]
-    assert verdict["max_abs_logit_change_by_rounding"] > 0
+    assert verdict["max_abs_logit_change_by_quantization"] > 0
     assert strict[0] == (3 if verdict["abs_delta_auc"] > 0 else 0)
 
 

@@ -62,7 +62,7 @@ def test_every_layer_over_looked_up_rows_is_joined(
     ("config", "parts"),
     [
         (JOINED, ("panels/", "columns/")),
-        (ExportConfig("ragged", "int8", layer_dtype="int8"), ("codes_12/", "columns/")),
+        (ExportConfig("ragged", "int8", layer_dtype="int8"), ("quantized_12/", "columns/")),
     ],
 )
 def test_a_weight_that_was_changed_is_found(
@@ -74,11 +74,11 @@ def test_a_weight_that_was_changed_is_found(
     for part in parts:
         assert part.rstrip("/") in names
         tensor = next(t for t in bundle.proto().graph.initializer if t.name.startswith(part))
-        place = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key in ("offset", "length")}
+        location = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key in ("offset", "length")}
         data = bundle.path / "model.onnx.data"
         whole = data.read_bytes()
-        spoilt = bytes([whole[place["offset"]] ^ 1])
-        data.write_bytes(whole[: place["offset"]] + spoilt + whole[place["offset"] + 1 :])
+        spoilt = bytes([whole[location["offset"]] ^ 1])
+        data.write_bytes(whole[: location["offset"]] + spoilt + whole[location["offset"] + 1 :])
         write_sums(bundle.path)
         problems = validate(bundle.path, run.path).problems
         assert any("differ from the run's" in problem and part in problem for problem in problems), problems

@@ -145,9 +145,9 @@ def test_a_half_of_a_weight_that_was_changed_is_found(tmp_path: Path, tiny_train
     data = bundle.path / "model.onnx.data"
     whole = data.read_bytes()
     for half in halves:
-        place = next(int(entry.value) for entry in half.external_data if entry.key == "offset")
-        spoilt = np.frombuffer(whole[place : place + 4], np.float32) + np.float32(1e-6)
-        data.write_bytes(whole[:place] + spoilt.tobytes() + whole[place + 4 :])
+        offset = next(int(entry.value) for entry in half.external_data if entry.key == "offset")
+        spoilt = np.frombuffer(whole[offset : offset + 4], np.float32) + np.float32(1e-6)
+        data.write_bytes(whole[:offset] + spoilt.tobytes() + whole[offset + 4 :])
         write_sums(bundle.path)
         problems = validate(bundle.path, run.path, tolerances=Tolerances(auc=1.0, logit=1.0)).problems
         assert any("differ from the run's" in problem and "columns/" in problem for problem in problems), problems

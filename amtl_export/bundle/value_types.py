@@ -9,14 +9,14 @@ from pathlib import Path
 from amtl_export.bundle.export import ExportConfig
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import freeze
-from amtl_export.tables.values import VALUE_TYPES, ValueType, rounded
+from amtl_export.tables.values import VALUE_TYPES, ValueType, quantized
 from amtl_export.training.batches import predict
 from amtl_export.training.metrics import auc
 from amtl_export.training.run import load_run
 
 
 def auc_changes(path: Path) -> dict[ValueType, float]:
-    """Value type → |ΔAUC| on the valid split that rounding a run's tables to it makes.
+    """Value type → |ΔAUC| on the valid split that quantizing a run's tables to it makes.
 
     Infinite for a type that a number is too large for.
 
@@ -29,7 +29,7 @@ def auc_changes(path: Path) -> dict[ValueType, float]:
     changes: dict[ValueType, float] = {}
     for dtype in VALUE_TYPES:
         try:
-            changes[dtype] = abs(auc(predict(rounded(frozen, dtype).module, rows), rows.label) - exact)
+            changes[dtype] = abs(auc(predict(quantized(frozen, dtype).module, rows), rows.label) - exact)
         except ValueError:
             changes[dtype] = math.inf
     return changes

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from amtl_export.bundle.export import ExportConfig
-from amtl_export.bundle.rounding import auc_changes, choose_dtype
+from amtl_export.bundle.value_types import auc_changes, choose_dtype
 from amtl_export.training.tensors import load_tensors, save_tensors
 
 

@@ -19,7 +19,7 @@ from amtl_export.bundle.export import ExportConfig, lower, write_model
 from amtl_export.bundle.inputs import Feed
 from amtl_export.bundle.samples import write_test_data
 from amtl_export.errors import InputError, ValidationFailed
-from amtl_export.files import made_by, read_json, whole_folder, write_json, write_sums, wrong_sums
+from amtl_export.files import atomic_folder, checksum_mismatches, producer, read_json, write_json, write_sums
 from amtl_export.freezing.frozen import FrozenEmbedding, freeze_module, frozen_tables, with_tables
 from amtl_export.graph.trace import trace_module
 from amtl_export.graph.weights import with_quantized_weights
@@ -68,11 +68,11 @@ def export_module(
     plans = {path: plan_table(table, config) for path, table in frozen_tables(frozen).items()}
     tables = lay_out_all(frozen_tables(frozen), plans)
     stored = with_tables(frozen, quantized_tables(frozen_tables(frozen), config.dtype))
-    with whole_folder(out, overwrite=overwrite) as draft:
+    with atomic_folder(out, overwrite=overwrite) as draft:
         model = trace_module(frozen, example, outputs)
         lower(model, plans, tables, config)
         stored = with_quantized_weights(stored, model.graph.initializers)
-        model.metadata_props["amtl.tool"] = " ".join(made_by().values())
+        model.metadata_props["amtl.tool"] = " ".join(producer().values())
         write_model(model, draft)
         feed = {name: tensor.numpy() for name, tensor in example.items()}
         answers = _compare(draft / "model.onnx", stored, feed, outputs)
@@ -87,7 +87,7 @@ def export_module(
         }
         dense_bytes = sum(t.rows.numel() * 4 for t in frozen_tables(frozen).values())
         signature = {
-            "made_by": made_by(),
+            "producer": producer(),
             "kind": "module",
             "dtype": config.dtype,
             "inputs": list(example),
@@ -121,7 +121,7 @@ def validate_module(bundle: Path, module: nn.Module, inputs: Mapping[str, Tensor
     trained = freeze_module(module)
     tables = quantized_tables(frozen_tables(trained), signature.get("dtype", "fp32"))
     frozen = with_tables(trained, tables)
-    problems = [f"{name} differs from SHA256SUMS" for name in wrong_sums(bundle)]
+    problems = [f"{name} differs from SHA256SUMS" for name in checksum_mismatches(bundle)]
     try:
         found = trace_provenance(bundle / "model.onnx", module, frozen)
         # Other weights are judged by the answers: the exporter may fold a batch norm into them.

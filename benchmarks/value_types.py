@@ -20,9 +20,9 @@ from amtl_export.tables.values import VALUE_TYPES
 from amtl_export.training.run import load_run
 from amtl_export.validation.validate import validate
 
-#: Every value type of the rows, and the joined layer's weights in int8 too.
+#: Every value type of the rows, and the fused layer's weights in int8 too.
 CONFIGS: dict[str, ExportConfig] = {
-    **{dtype: ExportConfig("ragged", dtype, first_layer="joined") for dtype in VALUE_TYPES},
+    **{dtype: ExportConfig("ragged", dtype, first_layer="fused") for dtype in VALUE_TYPES},
     "int8-layer-int8": ExportConfig("ragged", "int8", layer_dtype="int8"),
 }
 

@@ -44,8 +44,8 @@ def command(bundle: Path, run: Path, plot: Path | None, common: Common, **settin
     from amtl_export.report.plots import plot_load
     from amtl_export.report.tables import load_report
 
-    found = bench_server(bundle, run, ServerBenchConfig(**settings), note=common.note)
+    result = bench_server(bundle, run, ServerBenchConfig(**settings), note=common.note)
     if plot:
-        plot_load(found, plot)
-    common.result(found, lambda: load_report(found))
-    return 0 if found["met"] else LEVEL_MISSED
+        plot_load(result, plot)
+    common.result(result, lambda: load_report(result))
+    return 0 if result["met"] else LEVEL_MISSED

@@ -20,27 +20,27 @@ from amtl_export.cli.options import FOLDER, Common, TextList, common
 @click.option("--page-width", type=click.IntRange(min=1), help="Floats of a page (paged); chosen by cost if not given.")
 @click.option("--dtype", default="fp32", show_default=True, help="Of the stored values: fp32, fp16, int8.")
 @click.option(
-    "--auc-tolerance",
+    "--max-auc-drop",
     type=click.FloatRange(min=0),
     help="Take the smallest value type whose |ΔAUC| on the valid split is at most this.",
 )
 @click.option(
-    "--native/--no-native",
-    default=False,
+    "--target",
+    default="portable",
     show_default=True,
-    help="Whether the native operator will be registered where the bundle runs.",
+    help="What will run the bundle: portable, any ONNX Runtime; native, one with the native operators registered.",
 )
 @click.option(
     "--first-layer",
     default="auto",
     show_default=True,
-    help="plain: lookup, then layer; joined: one node for both (ragged); auto: what is expected to be faster.",
+    help="plain: lookup, then layer; fused: one node for both (ragged); auto: what is expected to be faster.",
 )
 @click.option(
     "--layer-dtype",
     default="fp32",
     show_default=True,
-    help="Of the weights of a joined first layer: fp32, or int8 beside int8 rows (--dtype int8).",
+    help="Of the weights of a fused first layer: fp32, or int8 beside int8 rows (--dtype int8).",
 )
 @click.option(
     "--id-policy",
@@ -57,7 +57,7 @@ from amtl_export.cli.options import FOLDER, Common, TextList, common
 )
 @common
 def command(
-    run: Path, out: Path | None, dry_run: bool, auc_tolerance: float | None, common: Common, **wanted: Any
+    run: Path, out: Path | None, dry_run: bool, max_auc_drop: float | None, common: Common, **wanted: Any
 ) -> None:
     """Write an ONNX bundle from RUN (or from a frozen model), and check it against PyTorch."""
     from amtl_export.bundle.export import ExportConfig, export, open_exportable, plan
@@ -67,8 +67,8 @@ def command(
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out' (or ask for '--dry-run').")
     config = ExportConfig(**wanted)
-    if auc_tolerance is not None:
-        config = choose_dtype(run, config, auc_tolerance)
+    if max_auc_drop is not None:
+        config = choose_dtype(run, config, max_auc_drop)
     frozen = open_exportable(run)
     if dry_run or out is None:
         plans = {path: table.to_json() for path, table in plan(frozen, config).items()}

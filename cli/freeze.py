@@ -27,5 +27,5 @@ def command(run: Path, out: Path, common: Common) -> None:
     from amtl_export.training.run import load_run
 
     save_frozen(freeze(load_run(run)), out, overwrite=common.overwrite)
-    found = inspect(out)
-    common.result(found.to_json(), lambda: inspection(found))
+    inspected = inspect(out)
+    common.result(inspected.to_json(), lambda: inspection(inspected))

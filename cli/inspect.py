@@ -19,7 +19,7 @@ def command(folder: Path, plot: Path | None, common: Common) -> None:
     from amtl_export.report.plots import plot_dims
     from amtl_export.report.tables import inspection
 
-    found = inspect(folder)
+    inspected = inspect(folder)
     if plot:
-        plot_dims(found, plot)
-    common.result(found.to_json(), lambda: inspection(found))
+        plot_dims(inspected, plot)
+    common.result(inspected.to_json(), lambda: inspection(inspected))

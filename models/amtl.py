@@ -82,7 +82,7 @@ class MaskedEmbedding(FixedEmbedding):
         return total / max(rows, 1)
 
     @torch.no_grad()
-    def lean(self, slope: float) -> None:
+    def shift_logits(self, slope: float) -> None:
         """Add -slope·k to every h_k, so that a positive slope makes all ids keep fewer dims."""
         for _, selector in self._governed():
             for bias in selector.last_biases():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amtl_export.models.config import ModelConfig
-from amtl_export.models.selection import frequency_features, perceptron
+from amtl_export.models.selection import frequency_features, mlp
 from amtl_export.models.table import FieldTable
 
 
@@ -31,7 +31,7 @@ class SoftSelection(nn.Module):
         self.widths = tuple(widths)
         selection = config.selection
         self.register_buffer("features", frequency_features(counts, selection.features), persistent=False)
-        self.controller = perceptron(len(selection.features), selection.hidden, len(self.widths))
+        self.controller = mlp(len(selection.features), selection.hidden, len(self.widths))
         self.transforms = nn.ModuleList(nn.Linear(width, config.dim) for width in self.widths)
         self.norms = nn.ModuleList(nn.BatchNorm1d(config.dim) for _ in self.widths)
 

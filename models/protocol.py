@@ -34,7 +34,7 @@ class Budgeted(Protocol):
     def sampled_mean_dims(self, sample: int) -> Tensor:
         """Mean dims of the governed fields over sampled ids, weighted by rows; differentiable, 0-d."""
 
-    def lean(self, slope: float) -> None:
+    def shift_logits(self, slope: float) -> None:
         """Make every id keep fewer dims (positive slope) or more."""
 
 

@@ -27,8 +27,8 @@ from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.session import Provider, check_provider
 from amtl_export.training.run import Run, load_run
 
-Law = Literal["zipf", "uniform", "replay"]
-LAWS: tuple[Law, ...] = ("zipf", "uniform", "replay")
+IdDistribution = Literal["zipf", "uniform", "replay"]
+ID_DISTRIBUTIONS: tuple[IdDistribution, ...] = ("zipf", "uniform", "replay")
 
 #: Rows that the rotating inputs touch take at least this many bytes: more than a server's caches.
 _TOUCHED_BYTES = 256 << 20
@@ -41,16 +41,16 @@ class InferConfig:
 
     Attributes:
         batches: rows of a request.
-        laws: how ids are drawn; `replay` takes the test split's rows in order.
+        distributions: how ids are drawn; `replay` takes the test split's rows in order.
         threads: of PyTorch and of ONNX Runtime.
         provider: where ONNX Runtime and PyTorch run.
         cuda: how the bundle runs on CUDA; None for the usual.
-        seconds: for each batch and law.
+        seconds: for each batch and distribution.
         seed: of the drawn ids.
     """
 
     batches: tuple[int, ...] = (1, 16, 64, 256, 1024, 4096)
-    laws: tuple[Law, ...] = LAWS
+    distributions: tuple[IdDistribution, ...] = ID_DISTRIBUTIONS
     threads: int = 1
     provider: Provider = "cpu"
     cuda: Cuda | None = None
@@ -60,8 +60,10 @@ class InferConfig:
     def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1:
             raise InputError("bench: batches", found=self.batches, allowed="at least one, each at least 1")
-        if unknown := set(self.laws) - set(LAWS):
-            raise InputError("bench: unknown id laws", found=sorted(unknown), allowed=", ".join(LAWS))
+        if unknown := set(self.distributions) - set(ID_DISTRIBUTIONS):
+            raise InputError(
+                "bench: unknown id distributions", found=sorted(unknown), allowed=", ".join(ID_DISTRIBUTIONS)
+            )
         if self.threads < 1 or self.seconds <= 0:
             raise InputError("bench: threads and seconds", found=(self.threads, self.seconds), allowed="above 0")
 
@@ -140,8 +142,8 @@ def build_subjects(bundle: Bundle, run: Run, frozen: FrozenModel, config: InferC
         subjects.append(OnnxSubject("onnx-dense", dense, config.provider, config.threads))
     name = f"onnx-{bundle.signature.layout}{request}"
     if bundle.signature.layout == "ragged" and config.provider == "cpu":  # timed without its native operator too
-        body = apart(bundle, folder / "body")
-        subjects.append(OnnxSubject(f"{name}-body", body, config.provider, config.threads, native=False))
+        fallback = apart(bundle, folder / "fallback")
+        subjects.append(OnnxSubject(f"{name}-fallback", fallback, config.provider, config.threads, native=False))
     native = True if bundle.signature.layout == "ragged" else None
     return [*subjects, OnnxSubject(name, bundle, config.provider, config.threads, native, config.cuda)]
 
@@ -155,35 +157,35 @@ def time_cases(
     *,
     inputs: Sequence[Input] = (),
 ) -> list[dict[str, Any]]:
-    """Every batch size under every id law; where one of the inputs is given once, rows are one request's candidates."""
+    """Every batch size and id distribution; where an input is the request's, rows are one request's candidates."""
     cases = []
     for batch in config.batches:
-        for law in config.laws:
-            feeds = [one_request(feed, inputs) for feed in make_feeds(frozen, replay, batch, law, config.seed)]
+        for distribution in config.distributions:
+            feeds = [one_request(feed, inputs) for feed in make_feeds(frozen, replay, batch, distribution, config.seed)]
             times = interleave(subjects, feeds, seconds=config.seconds)
             for subject in subjects:
                 latency = Latency.of(times[subject.name], batch)
-                case = {"batch": batch, "dim": frozen.config.dim, "threads": config.threads, "ids": law}
+                case = {"batch": batch, "dim": frozen.config.dim, "threads": config.threads, "ids": distribution}
                 cases.append(case | {"subject": subject.name, **asdict(latency), "bytes": subject.bytes})
-            note(_line(batch, law, {s.name: Latency.of(times[s.name], batch).p50_us for s in subjects}))
+            note(_line(batch, distribution, {s.name: Latency.of(times[s.name], batch).p50_us for s in subjects}))
     return cases
 
 
-def make_feeds(frozen: FrozenModel, replay: Rows, batch: int, law: Law, seed: int) -> list[Feed]:
+def make_feeds(frozen: FrozenModel, replay: Rows, batch: int, distribution: IdDistribution, seed: int) -> list[Feed]:
     """Enough inputs of one kind that their rows together outgrow the caches."""
     config: ModelConfig = frozen.config
     touched = batch * len(config.embedded) * config.dim * 4
     count = int(np.clip(-(-_TOUCHED_BYTES // touched), 8, _MAX_FEEDS))
-    if law != "replay":
+    if distribution != "replay":
         rng = np.random.default_rng(np.random.SeedSequence([seed, batch]))
-        return [draw(config, frozen.vocabularies, batch, rng, law) for _ in range(count)]
+        return [draw(config, frozen.vocabularies, batch, rng, distribution) for _ in range(count)]
     starts = [(i * batch) % len(replay) for i in range(count)]
     return [from_rows(replay.take((s + np.arange(batch)) % len(replay)), config) for s in starts]
 
 
-def _line(batch: int, law: str, medians: dict[str, float]) -> str:
+def _line(batch: int, distribution: str, medians: dict[str, float]) -> str:
     shown = "  ".join(f"{name} {us:,.0f} µs" for name, us in medians.items())
-    return f"batch {batch:>5}, {law:<7}: {shown}"
+    return f"batch {batch:>5}, {distribution:<7}: {shown}"
 
 
 @contextmanager

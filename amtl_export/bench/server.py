@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from amtl_export.bench.infer import make_feeds
-from amtl_export.bench.load import Answer, Answered, Request, Scores, drive
+from amtl_export.bench.load import Answer, LoadResult, Request, Scores, drive
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bench.process import sampled, watched
 from amtl_export.bundle.bundle import Bundle, open_bundle
@@ -30,7 +30,7 @@ _STEPS = 6
 
 @dataclass(frozen=True)
 class ServerBenchConfig:
-    """What is asked.
+    """The loads, and what they must hold.
 
     Attributes:
         batch: rows of a request.
@@ -84,20 +84,20 @@ class Triton:
 
     def answer(self) -> Answer:
         """A connection."""
-        own = self._client.InferenceServerClient(self._url)
+        connection = self._client.InferenceServerClient(self._url)
         wanted = [self._client.InferRequestedOutput("probability")]
 
         def ask(feed: Feed) -> Scores:
-            found = own.infer(self._model, [self._tensor(name, a) for name, a in feed.items()], outputs=wanted)
+            found = connection.infer(self._model, [self._tensor(name, a) for name, a in feed.items()], outputs=wanted)
             probability: Scores = found.as_numpy("probability").reshape(-1)
             return probability
 
         return ask
 
     def _tensor(self, name: str, array: np.ndarray[Any, Any]) -> Any:
-        made = self._client.InferInput(name, array.shape, {"i": "INT64", "f": "FP32"}[array.dtype.kind])
-        made.set_data_from_numpy(array)
-        return made
+        tensor = self._client.InferInput(name, array.shape, {"i": "INT64", "f": "FP32"}[array.dtype.kind])
+        tensor.set_data_from_numpy(array)
+        return tensor
 
 
 def _client(protocol: str) -> Any:
@@ -117,7 +117,7 @@ def bench_server(
     Args:
         bundle: in this process, or what the server serves.
         run: the run that it came from, whose test rows are replayed.
-        config: what is asked.
+        config: the loads.
         note: is told of each finished load.
 
     Returns:
@@ -137,16 +137,16 @@ def bench_server(
     pid = config.pid if config.url else os.getpid()
     cases: list[dict[str, Any]] = []
 
-    def asked(scenario: Any, qps: float | None = None) -> Answered:
+    def measured(scenario: Any, qps: float | None = None) -> LoadResult:
         with watched(pid) as used:
-            found = drive(target.answer, requests, scenario, workers=config.workers, seconds=config.seconds, qps=qps)
-        cases.append(asdict(found) | used)
-        note(f"{scenario}: {found.qps:,.0f} requests/s, p99 {found.p99_ms:.2f} ms")
-        return found
+            result = drive(target.answer, requests, scenario, workers=config.workers, seconds=config.seconds, qps=qps)
+        cases.append(asdict(result) | used)
+        note(f"{scenario}: {result.qps:,.0f} requests/s, p99 {result.p99_ms:.2f} ms")
+        return result
 
-    alone = asked("single-stream")
-    together = asked("offline", alone.qps * 2)
-    best = highest_rate(lambda qps: asked("server", qps), config.slo_ms, together.qps, config.qps)
+    alone = measured("single-stream")
+    together = measured("offline", alone.qps * 2)
+    best = highest_rate(lambda qps: measured("server", qps), config.slo_ms, together.qps, config.qps)
     soak = {}
     if best is not None and config.soak_seconds:
         soak = {"soak": soaked(target.answer, requests, config, pid, SOAK * best)}
@@ -164,7 +164,7 @@ def bench_server(
 
 
 def highest_rate(
-    ask: Callable[[float], Answered], slo_ms: float, limit: float, stated: float | None = None
+    ask: Callable[[float], LoadResult], slo_ms: float, limit: float, stated: float | None = None
 ) -> float | None:
     """The stated rate if it holds a p99; without one the highest of those tried that does, by bisection.
 
@@ -189,15 +189,15 @@ def highest_rate(
 def soaked(
     make_answer: Callable[[], Answer], requests: list[Request], config: ServerBenchConfig, pid: int | None, qps: float
 ) -> dict[str, Any]:
-    """A long load: what `Answered` has, and the answering process's memory every hundredth of the time.
+    """A long load: what `LoadResult` has, and the answering process's memory every hundredth of the time.
 
     Raises:
         ValidationFailed: an answer was wrong, or a request failed.
     """
     with sampled(pid, max(config.soak_seconds / 100, 0.05)) as samples:
-        found = drive(make_answer, requests, "server", workers=config.workers, seconds=config.soak_seconds, qps=qps)
+        result = drive(make_answer, requests, "server", workers=config.workers, seconds=config.soak_seconds, qps=qps)
     memory = {"slope_bytes_per_minute": samples.slope, **asdict(samples)} if samples.seconds else {}
-    return {**asdict(found), **memory}
+    return {**asdict(result), **memory}
 
 
 def _requests(bundle: Path, run: Path, batch: int) -> tuple[Bundle, list[Request]]:
@@ -206,5 +206,5 @@ def _requests(bundle: Path, run: Path, batch: int) -> tuple[Bundle, list[Request
         raise InputError("bench: the bundle is not of this run", where=bundle, fix="export the run again")
     feeds = make_feeds(freeze(trained), trained.rows("test"), batch, "replay", 0)
     predictor = load(bundle)
-    asked = [as_request(one_request(feed, opened.inputs), opened.inputs) for feed in feeds]
-    return opened, [Request(feed, predictor.predict(feed, ["probability"])["probability"]) for feed in asked]
+    graph_feeds = [as_request(one_request(feed, opened.inputs), opened.inputs) for feed in feeds]
+    return opened, [Request(feed, predictor.predict(feed, ["probability"])["probability"]) for feed in graph_feeds]

@@ -50,7 +50,7 @@ class TorchSubject:
 
     def prepare(self, feed: Feed) -> tuple[Tensor | None, Tensor | None, list[Tensor]]:
         """(ids, numeric, multi)."""
-        tensors = {own.name: torch.from_numpy(feed[own.name]) for own in model_inputs(self.model.config)}
+        tensors = {spec.name: torch.from_numpy(feed[spec.name]) for spec in model_inputs(self.model.config)}
         ids, numeric = tensors.pop("ids", None), tensors.pop("numeric", None)
         return ids, numeric, list(tensors.values())
 

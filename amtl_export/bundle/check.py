@@ -38,7 +38,7 @@ class Checked:
 
 def torch_logits(frozen: FrozenModel, feed: Feed) -> np.ndarray[Any, np.dtype[np.float32]]:
     """What PyTorch answers, float32 `[B]`."""
-    tensors = [torch.from_numpy(feed[own.name]) for own in model_inputs(frozen.config)]
+    tensors = [torch.from_numpy(feed[spec.name]) for spec in model_inputs(frozen.config)]
     ids = tensors.pop(0) if frozen.config.single else None
     numeric = tensors.pop(0) if frozen.config.numeric else None
     with torch.inference_mode():
@@ -49,7 +49,7 @@ def torch_logits(frozen: FrozenModel, feed: Feed) -> np.ndarray[Any, np.dtype[np
 def check_bundle(draft: Path, frozen: FrozenModel, inputs: Sequence[Input]) -> Checked:
     """onnx's own full check, then 0, 1, 2 and 1,000 drawn rows against PyTorch, optimised and not.
 
-    Where fields are given once per request, the rows are the candidates of one.
+    Where fields are the request's, the rows are the candidates of one.
 
     Raises:
         ValidationFailed: the graph is not valid ONNX, or an answer differs.
@@ -63,15 +63,15 @@ def check_bundle(draft: Path, frozen: FrozenModel, inputs: Sequence[Input]) -> C
     rng = np.random.default_rng(0)
     feeds = [draw(frozen.config, frozen.vocabularies, batch, rng) for batch in _BATCHES]
     rows = [one_request(feed, inputs) for feed in feeds]
-    requests = [as_request(own, inputs) for own in rows]
-    if any(own.once for own in inputs):  # no row of a request for no candidate says what is given once
+    requests = [as_request(feed, inputs) for feed in rows]
+    if any(spec.request for spec in inputs):  # no row of a request for no candidate says what the request's is
         requests[0] = without_candidates(requests[1], inputs)
-    for level in ("optimized", "plain"):
+    for level in ("optimized", "unoptimized"):
         session = open_session(model, optimized=level == "optimized", native=None if level == "optimized" else False)
         parity[level] = max(_difference(session, frozen, pair, level) for pair in zip(rows, requests, strict=True))
         if level == "optimized":
             best = session
-    assert [own.name for own in inputs] == [i.name for i in best.get_inputs()]
+    assert [spec.name for spec in inputs] == [i.name for i in best.get_inputs()]
     return Checked(best, parity)
 
 

@@ -18,16 +18,16 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.check import check_bundle
 from amtl_export.bundle.samples import write_readme, write_samples
 from amtl_export.errors import InputError
-from amtl_export.files import made_by, read_json, whole_folder, write_json, write_sums
+from amtl_export.files import atomic_folder, producer, read_json, write_json, write_sums
 from amtl_export.freezing.frozen import FrozenModel, freeze, load_frozen
-from amtl_export.graph.first_layer import join_first_layers
+from amtl_export.graph.first_layer import fuse_first_layers
 from amtl_export.graph.inputs import Input, model_inputs
 from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
-from amtl_export.graph.pooling import join_sums
-from amtl_export.graph.request import compute_once
+from amtl_export.graph.pooling import fuse_sums
+from amtl_export.graph.request import hoist_request
 from amtl_export.graph.trace import trace
 from amtl_export.graph.weights import with_quantized_weights
-from amtl_export.native import DOMAIN
+from amtl_export.native import DOMAIN, needed_library
 from amtl_export.runtime.session import onnxruntime
 from amtl_export.tables.layout import LaidOut, Paged, stored_bytes
 from amtl_export.tables.plan import PlanConfig, TablePlan, lay_out_all, plan_table
@@ -74,17 +74,19 @@ def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *
     Raises:
         InputError: `out` exists, the layout or the request fields do not fit, or the backbone cannot be exported.
         ValidationFailed: the written graph does not answer as PyTorch does.
-        EnvironmentLacks: ONNX Runtime is missing; no disk space; no permission.
+        EnvironmentLacks: ONNX Runtime, or for target `native` its library, is missing; no disk space; no permission.
     """
     onnxruntime()
     config = config or ExportConfig()
+    if config.target == "native":
+        needed_library()
     inputs = model_inputs(frozen.config, config.request_fields)
-    with whole_folder(out, overwrite=overwrite) as draft:
+    with atomic_folder(out, overwrite=overwrite) as draft:
         plans = plan(frozen, config)
         tables = lay_out_all(frozen.tables, plans)
         model = trace(frozen.module, inputs)
         traced = count_ops(model)
-        compute_once(model, [own.name for own in inputs if own.once])
+        hoist_request(model, [spec.name for spec in inputs if spec.request])
         lookups = lower(model, plans, tables, config)
         signature = _signature(frozen, config, inputs, tables, lookups)
         _describe(model, frozen, signature)
@@ -119,14 +121,14 @@ def plan(frozen: FrozenModel, config: PlanConfig) -> dict[str, TablePlan]:
 def lower(
     model: ir.Model, plans: Mapping[str, TablePlan], tables: Mapping[str, LaidOut], config: ExportConfig
 ) -> list[Lookup]:
-    """Turn a traced graph's foreign nodes into those of the planned layouts, in place; where the lookups are now.
+    """Turn a traced graph's custom ops into those of the planned layouts, in place; where the lookups are now.
 
     Raises:
-        InputError: a joined first layer was asked for, and no layer can be joined.
+        InputError: a fused first layer was asked for, and no layer can be fused.
     """
-    join_sums(model, [path for path, table in plans.items() if table.layout == "ragged"])
-    joinable = [path for path, table in plans.items() if table.joined]
-    join_first_layers(model, joinable, required=config.joins, int8=config.layer_dtype == "int8")
+    fuse_sums(model, [path for path, table in plans.items() if table.layout == "ragged"])
+    fusible = [path for path, table in plans.items() if table.fused]
+    fuse_first_layers(model, fusible, required=config.fuses, int8=config.layer_dtype == "int8")
     return lower_lookups(model, tables, config.id_policy)
 
 
@@ -148,8 +150,8 @@ def _row_counts(frozen: FrozenModel) -> npt.NDArray[np.int64]:
     table = frozen.table
     counts = np.zeros(len(table.dims), dtype=np.int64)
     for field, offset in zip(frozen.config.embedded, table.offsets, strict=True):
-        own = frozen.vocabularies[field.name].counts
-        counts[offset : offset + len(own)] += own
+        seen = frozen.vocabularies[field.name].counts
+        counts[offset : offset + len(seen)] += seen
     return counts
 
 
@@ -174,10 +176,10 @@ def _signature(
     lookups: list[Lookup],
 ) -> sig.Signature:
     table = tables[frozen.table_path]
-    taken, outputs = sig.tensors(frozen.config, inputs)
+    graph_inputs, outputs = sig.tensors(frozen.config, inputs)
     return sig.Signature(
-        made_by=made_by(),
-        inputs=taken,
+        producer=producer(),
+        inputs=graph_inputs,
         outputs=outputs,
         reserved=sig.RESERVED,
         vocabulary_hash=frozen.vocabulary_hash,
@@ -195,7 +197,7 @@ def _signature(
 
 def _describe(model: ir.Model, frozen: FrozenModel, signature: sig.Signature) -> None:
     """Fill in `metadata_props` and the graph's own names."""
-    mark = made_by()
+    mark = producer()
     model.producer_name, model.producer_version = mark["tool"], mark["version"]
     model.graph.name = "amtl_export"
     model.metadata_props.update(
@@ -245,7 +247,7 @@ def _report(
             "params_kept": int(dims.sum()),
         }
     return {
-        "made_by": made_by(),
+        "producer": producer(),
         "origin": frozen.origin,
         "torch": torch.__version__,
         "layout": table.layout,

@@ -84,7 +84,7 @@ def write_readme(draft: Path, frozen: FrozenModel, signature: Signature) -> None
     lines = [
         f"# {frozen.origin['backbone']} with {frozen.origin['method']} embeddings",
         "",
-        f"Written by {signature.made_by['tool']} {signature.made_by['version']} from the run `{frozen.origin['run']}`.",
+        f"Written by {' '.join(signature.producer.values())} from the run `{frozen.origin['run']}`.",
         f"Layout `{signature.layout}`, values {signature.dtype}, ids `{signature.id_policy}`.",
         "",
         "| input | type | shape | columns |",
@@ -95,7 +95,7 @@ def write_readme(draft: Path, frozen: FrozenModel, signature: Signature) -> None
         shape = ", ".join(str(size) for size in tensor.shape)
         lines.append(f"| `{tensor.name}` | {tensor.dtype} | [{shape}] | {', '.join(columns)} |")
     if signature.request_fields:
-        lines += ["", "Inputs `[1, …]` are given once per request and hold for all its candidates, the batch."]
+        lines += ["", "Inputs `[1, …]` are the request's, given once, and hold for all its candidates, the batch."]
     lines += ["", "Outputs `logit` and `probability`, float32 [batch].", "", "Reserved ids:", ""]
     lines += [f"- {name}: {meaning}" for name, meaning in signature.reserved.items()]
     if any(tensor.fields for tensor in signature.inputs):

@@ -55,13 +55,13 @@ class Signature(_Part):
     Attributes:
         reserved: meaning of the reserved ids.
         vocabulary_hash: ids are those of the vocabularies with this hash, and of no others.
-        dtype: of stored rows; layer_dtype, of the weights of layers joined with a lookup.
+        dtype: of stored rows; layer_dtype, of the weights of layers fused with a lookup.
         dim: D of the embedding table; layout, page width and rows are its own too.
         table_bytes: of all tables as stored, and of projections behind them.
         lookups: where the graph looks rows up, so that they can be probed.
     """
 
-    made_by: dict[str, str]
+    producer: dict[str, str]
     kind: Literal["bundle"] = "bundle"
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -79,9 +79,9 @@ class Signature(_Part):
 
     @property
     def request_fields(self) -> tuple[str, ...]:
-        """Fields that are given once per request, for all its candidates."""
-        once = [tensor for tensor in self.inputs if tensor.shape[0] == 1]
-        return tuple(name for t in once for name in (*(column.field for column in t.columns), *t.fields))
+        """Fields that are the request's, given once for all its candidates."""
+        shared = [tensor for tensor in self.inputs if tensor.shape[0] == 1]
+        return tuple(name for t in shared for name in (*(column.field for column in t.columns), *t.fields))
 
     @classmethod
     def from_values(cls, values: Any, where: object) -> Signature:
@@ -110,17 +110,17 @@ RESERVED = {
 def tensors(config: ModelConfig, inputs: Sequence[Input]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Inputs and outputs of a model's graph."""
     embedded = {field.name: field for field in config.embedded}
-    taken = []
-    for own in inputs:
-        shape = (1 if own.once else "batch", len(own.places) or f"length_{own.name}")
-        if own.source == "numeric":
-            taken.append(Tensor(name=own.name, dtype="float32", shape=shape, fields=own.fields))
+    graph_inputs = []
+    for spec in inputs:
+        shape = (1 if spec.request else "batch", len(spec.columns) or f"length_{spec.name}")
+        if spec.source == "numeric":
+            graph_inputs.append(Tensor(name=spec.name, dtype="float32", shape=shape, fields=spec.fields))
             continue
-        fields = [embedded[name] for name in own.fields]
+        fields = [embedded[name] for name in spec.fields]
         columns = tuple(Column(field=field.name, size=field.size, padding=field.padding) for field in fields)
-        taken.append(Tensor(name=own.name, dtype="int64", shape=shape, columns=columns))
+        graph_inputs.append(Tensor(name=spec.name, dtype="int64", shape=shape, columns=columns))
     outputs = tuple(Tensor(name=name, dtype="float32", shape=("batch",)) for name in ("logit", "probability"))
-    return tuple(taken), outputs
+    return tuple(graph_inputs), outputs
 
 
 def sites(lookups: list[Lookup]) -> tuple[LookupSite, ...]:

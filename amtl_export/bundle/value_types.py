@@ -1,4 +1,4 @@
-"""The value type that an AUC tolerance allows, judged in PyTorch on the run's valid split."""
+"""The value type that a largest AUC drop allows, judged in PyTorch on the run's valid split."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def auc_changes(path: Path) -> dict[ValueType, float]:
     return changes
 
 
-def choose_dtype(path: Path, config: ExportConfig, tolerance: float) -> ExportConfig:
-    """The config with the smallest value type whose |ΔAUC| is within a tolerance.
+def choose_dtype(path: Path, config: ExportConfig, max_auc_drop: float) -> ExportConfig:
+    """The config with the smallest value type whose |ΔAUC| is at most `max_auc_drop`.
 
     Raises:
         InputError: the folder is not a run, or a value type was asked for as well.
     """
     if config.dtype != "fp32":
-        raise InputError("export: --auc-tolerance chooses the value type", found=f"--dtype {config.dtype} as well")
+        raise InputError("export: --max-auc-drop chooses the value type", found=f"--dtype {config.dtype} as well")
     changes = auc_changes(path)
-    allowed: list[ValueType] = [dtype for dtype in VALUE_TYPES if changes[dtype] <= tolerance]
+    allowed: list[ValueType] = [dtype for dtype in VALUE_TYPES if changes[dtype] <= max_auc_drop]
     return replace(config, dtype=allowed[-1])

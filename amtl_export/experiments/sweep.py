@@ -13,7 +13,7 @@ from typing import Any
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.errors import InputError
 from amtl_export.experiments.plan import Arm, Plan
-from amtl_export.files import made_by, write_json
+from amtl_export.files import producer, write_json
 from amtl_export.freezing.frozen import freeze
 from amtl_export.report.inspection import inspect_field
 from amtl_export.tables.cost import least_bytes
@@ -54,7 +54,7 @@ def sweep(
         EnvironmentLacks: no disk space or no permission.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "config.json", {"made_by": made_by(), "kind": "experiments"})
+    write_json(out / "config.json", {"producer": producer(), "kind": "experiments"})
     results = []
     total = len(plan.arms) * len(seeds)
     for number, (seed, arm) in enumerate(itertools.product(seeds, plan.arms), start=1):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash, write_vocabularies
 from amtl_export.errors import InputError
-from amtl_export.files import made_by, read_json, whole_folder, write_json
+from amtl_export.files import atomic_folder, producer, read_json, write_json
 from amtl_export.freezing.op import lookup
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
@@ -219,11 +219,11 @@ def save_frozen(frozen: FrozenModel, out: Path, *, overwrite: bool = False) -> N
         InputError: `out` exists and may not be replaced.
         EnvironmentLacks: no disk space or no permission.
     """
-    with whole_folder(out, overwrite=overwrite) as draft:
+    with atomic_folder(out, overwrite=overwrite) as draft:
         write_json(
             draft / "config.json",
             {
-                "made_by": made_by(),
+                "producer": producer(),
                 "kind": "frozen",
                 "model": frozen.config.to_json(),
                 "origin": frozen.origin,

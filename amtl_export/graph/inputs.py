@@ -1,4 +1,4 @@
-"""Which inputs a graph takes: the model's own, or each cut in two where fields are given once per request."""
+"""Which inputs a graph takes: the model's own, or each cut in two where some fields are the request's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from amtl_export.errors import InputError
 from amtl_export.models.config import ModelConfig
 
-#: In front of the names of inputs that come once per request.
+#: In front of the names of inputs that come with the request, one row for all candidates.
 REQUEST = "request_"
 
 
@@ -20,15 +20,15 @@ class Input:
         name: in the graph.
         source: the model's own input that it is, or is a part of: `ids`, `numeric`, or a multi-valued field.
         fields: of its columns; the field itself if that is multi-valued.
-        places: its columns' places in `source`; empty for a multi-valued field, which has as many as it has values.
-        once: whether it has one row for the whole request, `[1, …]`, or one for each candidate, `[batch, …]`.
+        columns: their positions in `source`; empty for a multi-valued field, which has as many as it has values.
+        request: whether it has one row for the whole request, `[1, …]`, or one for each candidate, `[batch, …]`.
     """
 
     name: str
     source: str
     fields: tuple[str, ...]
-    places: tuple[int, ...]
-    once: bool = False
+    columns: tuple[int, ...]
+    request: bool = False
 
 
 def inputs_of(
@@ -55,13 +55,15 @@ def inputs_of(
             fix="leave out the fields that differ between the candidates of a request",
         )
     inputs = []
-    for once in (True, False):
+    for request in (True, False):
         for source, fields in (("ids", single), ("numeric", numeric)):
-            places = tuple(i for i, field in enumerate(fields) if (field in request_fields) == once)
-            if places:
-                name = f"{REQUEST}{source}" if once else source
-                inputs.append(Input(name, source, tuple(fields[i] for i in places), places, once))
-        inputs += [Input(field, field, (field,), (), once) for field in multi if (field in request_fields) == once]
+            columns = tuple(i for i, field in enumerate(fields) if (field in request_fields) == request)
+            if columns:
+                name = f"{REQUEST}{source}" if request else source
+                inputs.append(Input(name, source, tuple(fields[i] for i in columns), columns, request))
+        inputs += [
+            Input(field, field, (field,), (), request) for field in multi if (field in request_fields) == request
+        ]
     return tuple(inputs)
 
 
@@ -72,5 +74,5 @@ def model_inputs(config: ModelConfig, request_fields: Sequence[str] = ()) -> tup
         InputError: as `inputs_of`.
     """
     names = [field.name for field in config.embedded]
-    single, multi = ([names[i] for i in places] for places in (config.single, config.multi))
+    single, multi = ([names[i] for i in columns] for columns in (config.single, config.multi))
     return inputs_of(single, [field.name for field in config.numeric], multi, request_fields)

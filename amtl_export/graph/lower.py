@@ -34,7 +34,7 @@ class Lookup:
     Attributes:
         table: path of the table's module.
         input: the graph input with its ids.
-        output: the value with its rows, float32 `[B, K, D]`, or what it would be called: a joined layer has none.
+        output: the value with its rows, float32 `[B, K, D]`, or what it would be called: a fused layer has none.
         layer: name of the RaggedSum or ragged layer that reads the table instead, or empty.
         sizes: V of each column's field (one number serves all columns).
         offsets: first table row of each column's field.

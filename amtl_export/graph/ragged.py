@@ -1,7 +1,7 @@
-"""`ai.amtl::RaggedGather`, `RaggedSum`, `RaggedLinear` and `RaggedLinearInt8`, each with a function body of standard operators.
+"""`ai.amtl::RaggedGather`, `RaggedSum`, `RaggedLinear` and `RaggedLinearInt8`, each with a function body.
 
-The functions travel in every model that has the nodes, so any ONNX Runtime runs the file; where the native
-library is registered (`amtl_export.native`) its kernels take the nodes' place.
+The bodies, of standard operators, travel in every model that has the nodes, so any ONNX Runtime runs the file; where
+the native library is registered (`amtl_export.native`) its kernels compute the nodes.
 """
 
 # onnxscript reads the functions below as ONNX; its operators are not Python calls that types could be checked for.
@@ -49,9 +49,9 @@ def RaggedGather(  # noqa: N802 - the operator's name
 ):
     """float32 `[*ids, dim]`: row `shifts[c] + id` of the table times its scale, zero past its end.
 
-    Row r begins at `block_offsets[r >> block_bits] + row_offsets[r, 0]` of `values` and ends where row r + 1 begins; its scale is
-    `scale_base + scale_unit · row_offsets[r, -1]`. An id outside `[0, sizes[c])`, c its position on the last axis, is
-    taken as id 0; one size serves all positions.
+    Row r begins at `block_offsets[r >> block_bits] + row_offsets[r, 0]` of `values` and ends where row r + 1 begins;
+    its scale is `scale_base + scale_unit · row_offsets[r, -1]`. An id outside `[0, sizes[c])`, c its position on the
+    last axis, is taken as id 0; one size serves all positions.
     """
     zero = op.Constant(value_int=0)
     one = op.Constant(value_int=1)
@@ -129,8 +129,8 @@ def RaggedLinearInt8(  # noqa: N802 - the operator's name
 ):  # fmt: skip
     """float32 `[B, outputs]`: as `RaggedLinear`, of an int8 table, with W[k, c] = (quantized[k, c] - 128) · scales[c].
 
-    `weights` are quantized, uint8 `[ceil(outputs / 16), F · ceil(dim / 4), 16, 4]`: four rows of W together, those of each
-    field filled up with 128 to a multiple of four; `scales` is float32 `[outputs]`.
+    `weights` are quantized, uint8 `[ceil(outputs / 16), F · ceil(dim / 4), 16, 4]`: four rows of W together, those of
+    each field filled up with 128 to a multiple of four; `scales` is float32 `[outputs]`.
     """
     rows = RaggedGather(
         values, block_offsets, row_offsets, ids, sizes, shifts,

@@ -1,4 +1,4 @@
-"""`torch.onnx.export` of a frozen model, its lookups left as one foreign node each.
+"""`torch.onnx.export` of a frozen model, its lookups left as one custom op each.
 
 The node `ai.amtl::Lookup(rows, ids)` is the seam between the model and the layout: tracing knows
 nothing of layouts, and `lower.py` nothing of PyTorch.
@@ -46,28 +46,28 @@ class _Serving(nn.Module):
         self.model, self.inputs = model, tuple(inputs)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        batch = next(tensor.shape[0] for own, tensor in zip(self.inputs, tensors, strict=True) if not own.once)
-        rows = [t.expand(batch, -1) if own.once else t for own, t in zip(self.inputs, tensors, strict=True)]
+        batch = next(tensor.shape[0] for spec, tensor in zip(self.inputs, tensors, strict=True) if not spec.request)
+        rows = [t.expand(batch, -1) if spec.request else t for spec, t in zip(self.inputs, tensors, strict=True)]
         multi = [self.model.config.embedded[i].name for i in self.model.config.multi]
         ids, numeric = self._source("ids", rows), self._source("numeric", rows)
-        by_name = {own.name: row for own, row in zip(self.inputs, rows, strict=True)}
+        by_name = {spec.name: row for spec, row in zip(self.inputs, rows, strict=True)}
         logit = self.model(ids, numeric, [by_name[name] for name in multi])
         return logit, torch.sigmoid(logit)
 
     def _source(self, source: str, rows: Sequence[Tensor]) -> Tensor | None:
         """`ids` or `numeric` with all its columns in the model's order; None if the model has none."""
-        parts = [(own.places, row) for own, row in zip(self.inputs, rows, strict=True) if own.source == source]
+        parts = [(spec.columns, row) for spec, row in zip(self.inputs, rows, strict=True) if spec.source == source]
         if len(parts) < 2:
             return parts[0][1] if parts else None
-        places = [place for own, _ in parts for place in own]
-        order = torch.tensor([places.index(place) for place in range(len(places))])
+        positions = [position for columns, _ in parts for position in columns]
+        order = torch.tensor([positions.index(i) for i in range(len(positions))])
         return torch.cat([row for _, row in parts], dim=1).index_select(1, order)
 
 
-def _example(own: Input, batch: int = 3, length: int = 4) -> Tensor:
+def _example(spec: Input, batch: int = 3, length: int = 4) -> Tensor:
     """An input of the right shape; which sizes may change is said to the exporter apart from it."""
-    dtype = torch.float32 if own.source == "numeric" else torch.int64
-    return torch.zeros(1 if own.once else batch, len(own.places) or length, dtype=dtype)
+    dtype = torch.float32 if spec.source == "numeric" else torch.int64
+    return torch.zeros(1 if spec.request else batch, len(spec.columns) or length, dtype=dtype)
 
 
 def trace(model: CtrModel, inputs: Sequence[Input] | None = None) -> ir.Model:
@@ -85,11 +85,11 @@ def trace(model: CtrModel, inputs: Sequence[Input] | None = None) -> ir.Model:
     """
     inputs = inputs or model_inputs(model.config)
     batch = torch.export.Dim("batch", min=0)
-    shapes: list[dict[int, Any]] = [{} if own.once else {0: batch} for own in inputs]
-    for own, shape in zip(inputs, shapes, strict=True):
-        if not own.places:
-            shape[1] = torch.export.Dim(f"length_{own.name}".replace(".", "_").replace("-", "_"), min=0)
-    examples, outputs = {own.name: _example(own) for own in inputs}, ["logit", "probability"]
+    shapes: list[dict[int, Any]] = [{} if spec.request else {0: batch} for spec in inputs]
+    for spec, shape in zip(inputs, shapes, strict=True):
+        if not spec.columns:
+            shape[1] = torch.export.Dim(f"length_{spec.name}".replace(".", "_").replace("-", "_"), min=0)
+    examples, outputs = {spec.name: _example(spec) for spec in inputs}, ["logit", "probability"]
     return _exported(_Serving(model, inputs), examples, outputs, shapes, f"backbone {model.config.backbone}")
 
 
@@ -180,7 +180,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _lookup_node() -> Any:
-    """The translation of `amtl::lookup`, registering the foreign operator's schema once."""
+    """The translation of `amtl::lookup`, registering the custom op's schema once."""
     _register_schema()
     opset = onnxscript.values.Opset(DOMAIN, 1)
 

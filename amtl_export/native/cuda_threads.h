@@ -32,15 +32,15 @@ AMTL_INLINE amtl_gpu_row amtl_row_at(const amtl_table *t, uint64_t row, enum amt
   const uint64_t safe = inside ? row : 0;
   const amtl_span s = amtl_span_of(t, safe, offset);
   const int in_bounds = inside && amtl_in_bounds(t, s);
-  amtl_gpu_row found = {s.first, in_bounds ? (int)s.n : 0, amtl_scale_of(t, safe, offset), 0.0f};
-  if (!in_bounds) memcpy(&found.rest, &not_a_number, sizeof found.rest);
-  return found;
+  amtl_gpu_row result = {s.first, in_bounds ? (int)s.n : 0, amtl_scale_of(t, safe, offset), 0.0f};
+  if (!in_bounds) memcpy(&result.rest, &not_a_number, sizeof result.rest);
+  return result;
 }
 
 AMTL_INLINE amtl_raw amtl_raw_of(const amtl_table *t, amtl_gpu_row row, int i, enum amtl_value value) {
-  amtl_raw found = {0.0f, 0};
-  if (i < row.n) found = amtl_raw_at(t, row.first + i, value);
-  return found;
+  amtl_raw result = {0.0f, 0};
+  if (i < row.n) result = amtl_raw_at(t, row.first + i, value);
+  return result;
 }
 
 AMTL_INLINE float amtl_gpu_number(amtl_gpu_row row, int i, amtl_raw r, enum amtl_value value) {
@@ -64,12 +64,12 @@ AMTL_UNROLL
 AMTL_UNROLL
   for (int r = 0; r < AMTL_ROWS; r++) rows[r] = amtl_row_at(t, at[r], offset);
   for (int i = lane; i < dim; i += AMTL_LANES) {
-    amtl_raw found[AMTL_ROWS];
+    amtl_raw numbers[AMTL_ROWS];
 AMTL_UNROLL
-    for (int r = 0; r < AMTL_ROWS; r++) found[r] = amtl_raw_of(t, rows[r], i, value);
+    for (int r = 0; r < AMTL_ROWS; r++) numbers[r] = amtl_raw_of(t, rows[r], i, value);
 AMTL_UNROLL
     for (int r = 0; r < AMTL_ROWS; r++)
-      if (first + r < end) out[(first + r) * dim + i] = amtl_gpu_number(rows[r], i, found[r], value);
+      if (first + r < end) out[(first + r) * dim + i] = amtl_gpu_number(rows[r], i, numbers[r], value);
   }
 }
 
@@ -84,11 +84,11 @@ AMTL_INLINE void amtl_sum_thread(const amtl_table *t, int64_t length, float *out
     for (int64_t j = 0; j < length; j++) {
       const amtl_cursor at = {example * length + j, 0};
       const amtl_gpu_row row = amtl_row_at(t, amtl_row_of(t, at), offset);
-      amtl_raw found[AMTL_ROWS];
+      amtl_raw numbers[AMTL_ROWS];
 AMTL_UNROLL
-      for (int k = 0; k < AMTL_ROWS; k++) found[k] = amtl_raw_of(t, row, from + k * AMTL_LANES, value);
+      for (int k = 0; k < AMTL_ROWS; k++) numbers[k] = amtl_raw_of(t, row, from + k * AMTL_LANES, value);
 AMTL_UNROLL
-      for (int k = 0; k < AMTL_ROWS; k++) total[k] += amtl_gpu_number(row, from + k * AMTL_LANES, found[k], value);
+      for (int k = 0; k < AMTL_ROWS; k++) total[k] += amtl_gpu_number(row, from + k * AMTL_LANES, numbers[k], value);
     }
 AMTL_UNROLL
     for (int k = 0; k < AMTL_ROWS; k++)

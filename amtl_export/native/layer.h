@@ -365,9 +365,9 @@ AMTL_INLINE void amtl_multiply_block(const amtl_table *t, const amtl_linear *lay
 
 /* `count` things of `size` bytes from memory that is only counted while there is none. */
 AMTL_INLINE void *amtl_take(char *memory, size_t *at, int64_t count, size_t size) {
-  void *const found = memory == NULL ? NULL : memory + *at;
+  void *const start = memory == NULL ? NULL : memory + *at;
   *at += ((size_t)count * size + AMTL_LINE - 1) / AMTL_LINE * AMTL_LINE;
-  return found;
+  return start;
 }
 
 /* Lays a block of at most `most` examples out in memory; the bytes that it takes. */

@@ -88,11 +88,11 @@ typedef struct amtl_raw {
 } amtl_raw;
 
 AMTL_INLINE amtl_raw amtl_raw_at(const amtl_table *t, int64_t at, enum amtl_value type) {
-  amtl_raw found = {0.0f, 0};
-  if (type == AMTL_FLOAT32) found.wide = ((const float *)t->values)[at];
-  else if (type == AMTL_FLOAT16) found.narrow = ((const uint16_t *)t->values)[at];
-  else found.narrow = ((const int8_t *)t->values)[at];
-  return found;
+  amtl_raw number = {0.0f, 0};
+  if (type == AMTL_FLOAT32) number.wide = ((const float *)t->values)[at];
+  else if (type == AMTL_FLOAT16) number.narrow = ((const uint16_t *)t->values)[at];
+  else number.narrow = ((const int8_t *)t->values)[at];
+  return number;
 }
 
 AMTL_INLINE float amtl_number_of(amtl_raw r, enum amtl_value type) {

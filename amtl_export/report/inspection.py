@@ -53,7 +53,7 @@ class Inspection:
 
     Attributes:
         kind: run, frozen or bundle.
-        made_by: tool and version.
+        producer: tool and version.
         origin: method, backbone, data, seed.
         fields: one each, in table order.
         layout: of a bundle, and its value type.
@@ -64,7 +64,7 @@ class Inspection:
 
     path: str
     kind: str
-    made_by: dict[str, str]
+    producer: dict[str, str]
     origin: dict[str, Any]
     fields: tuple[FieldInspection, ...]
     layout: str | None
@@ -114,7 +114,7 @@ def _bundle(path: Path) -> Inspection:
     return Inspection(
         str(path),
         "bundle",
-        bundle.signature.made_by,
+        bundle.signature.producer,
         report["origin"],
         fields,
         f"{bundle.signature.layout}, values {bundle.signature.dtype}",
@@ -141,7 +141,7 @@ def _trained(path: Path) -> Inspection:
     )
     dims = frozen.table.dims
     dense, kept = 4 * len(dims) * frozen.config.dim, 4 * int(dims.sum()) + frozen.projection_bytes
-    return Inspection(str(path), config["kind"], config["made_by"], frozen.origin, fields, None, dense, kept, {})
+    return Inspection(str(path), config["kind"], config["producer"], frozen.origin, fields, None, dense, kept, {})
 
 
 def inspect_field(

@@ -135,9 +135,9 @@ class Blocks:
 class Ragged:
     """Values back to back; the zeros past dims are not stored.
 
-    Row r is `values[begin(r) : begin(r + 1)]` with `begin(r) = block_offsets[r >> block_bits] + row_offsets[r, 0]`: where a block
-    of rows begins is said once for all of them, so that two bytes a row say the rest, in tables of any size. The
-    quantized scale of a row is beside it.
+    Row r is `values[begin(r) : begin(r + 1)]` with `begin(r) = block_offsets[r >> block_bits] + row_offsets[r, 0]`:
+    where a block of rows begins is said once for all of them, so that two bytes a row say the rest, in tables of any
+    size. The quantized scale of a row is beside it.
 
     Attributes:
         values: `[sum of dims]` in the value type, at least one number.
@@ -225,10 +225,10 @@ def paged(rows: Stored, dims: Ints, width: int) -> Paged:
     page_table[kept] = np.arange(1, count, dtype=np.int32)
     pages = np.zeros((count, width), dtype=numbers.dtype)
     for start in range(0, V, 1 << 18):  # bounds the padded copy
-        part = slice(start, start + (1 << 18))
-        padded = np.zeros((len(numbers[part]), parts * width), dtype=numbers.dtype)
-        padded[:, :D] = numbers[part]
-        pages[page_table[part][kept[part]]] = padded.reshape(-1, parts, width)[kept[part]]
+        chunk = slice(start, start + (1 << 18))
+        padded = np.zeros((len(numbers[chunk]), parts * width), dtype=numbers.dtype)
+        padded[:, :D] = numbers[chunk]
+        pages[page_table[chunk][kept[chunk]]] = padded.reshape(-1, parts, width)[kept[chunk]]
     return Paged(pages, page_table, D, rows.scales)
 
 
@@ -286,9 +286,9 @@ def ragged(rows: Stored, dims: Ints) -> Ragged:
     scale_unit = 0.0 if rows.scales is None else rows.scales.unit
     values = np.zeros(max(int(begin[-1]), 1), dtype=numbers.dtype)
     for start in range(0, len(dims), 1 << 18):  # bounds the mask
-        part = slice(start, start + (1 << 18))
-        kept = np.arange(D) < dims[part][:, None]
-        values[begin[start] : begin[start] + int(dims[part].sum())] = numbers[part][kept]
+        chunk = slice(start, start + (1 << 18))
+        kept = np.arange(D) < dims[chunk][:, None]
+        values[begin[start] : begin[start] + int(dims[chunk].sum())] = numbers[chunk][kept]
     return Ragged(values, block_offsets, np.stack([local, *quantized_scales], axis=1), bits, D, scale_unit)
 
 

@@ -98,9 +98,9 @@ def stored(rows: Floats, dtype: ValueType) -> Stored:
     scales = _scales(largest)
     numbers = np.empty(rows.shape, dtype=np.int8)
     for start in range(0, len(rows), _CHUNK):  # bounds the copies
-        part = np.arange(start, min(start + _CHUNK, len(rows)))
-        wide = np.maximum(scales.read(part), np.finfo(np.float32).tiny)[:, None]
-        numbers[part] = np.clip(np.rint(rows[part] / wide), -_MOST, _MOST)
+        chunk = np.arange(start, min(start + _CHUNK, len(rows)))
+        wide = np.maximum(scales.read(chunk), np.finfo(np.float32).tiny)[:, None]
+        numbers[chunk] = np.clip(np.rint(rows[chunk] / wide), -_MOST, _MOST)
     return Stored(numbers, scales)
 
 

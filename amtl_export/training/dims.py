@@ -88,8 +88,8 @@ class SelectionBudget:
         self.weight = max(0.0, self.weight + _RATE * (float(ratio.detach()) - self._ratio))
         return self.weight * ratio
 
-    def enforce(self) -> None:
-        """Take off what is above the budget."""
+    def project(self) -> None:
+        """Project the dims to the budget: take off what is above it."""
         allowed = self._ratio * self._model.config.dim
         if average_dim(self._model) <= allowed:
             return
@@ -103,13 +103,13 @@ class SelectionBudget:
         for _ in range(30):
             middle = (low + high) / 2
             low, high = (middle, high) if self._dims_at(middle) > allowed else (low, middle)
-        self._method.lean(high)
+        self._method.shift_logits(high)
 
     def _dims_at(self, slope: float) -> float:
         """Mean dims with a slope; the selection network is as before afterwards."""
-        self._method.lean(slope)
+        self._method.shift_logits(slope)
         dims = average_dim(self._model)
-        self._method.lean(-slope)
+        self._method.shift_logits(-slope)
         return dims
 
 

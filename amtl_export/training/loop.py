@@ -19,7 +19,7 @@ from amtl_export.data.schema import Schema
 from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import read_vocabularies, vocabulary_hash, write_vocabularies
 from amtl_export.errors import InputError, os_errors
-from amtl_export.files import check_target, made_by, publish, read_json, write_json
+from amtl_export.files import check_target, producer, publish, read_json, write_json
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.selection import SoftTwinSelector
@@ -200,7 +200,7 @@ def _finish(
     write_json(
         work / "config.json",
         {
-            "made_by": made_by(),
+            "producer": producer(),
             "kind": "run",
             "train": config.to_json(),
             "model": model_config.to_json(),

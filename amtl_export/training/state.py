@@ -75,7 +75,7 @@ class TrainState:
         started = time.perf_counter()
         loss = self.pass_over(rows, valid, epoch, observer)
         if self.budget is not None:
-            self.budget.enforce()
+            self.budget.project()
         seconds = time.perf_counter() - started
         logits = predict(self.model, valid)
         if not np.isfinite(logits).all():

@@ -1,4 +1,4 @@
-"""Every id of every field through the graph's own lookup, bit for bit, hostile ids included."""
+"""Every id of every field through the graph's own lookup, bit for bit, out-of-range ids included."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class RowCheck:
     Attributes:
         rows: ids probed, each once.
         equal: of them, answered with the run's bits.
-        hostile: out-of-range ids probed.
+        out_of_range: out-of-range ids probed.
         wrong: the first few differences, in words.
     """
 
     rows: int
     equal: int
-    hostile: int
+    out_of_range: int
     wrong: list[str]
 
 
-def hostile_ids(size: int) -> list[int]:
+def out_of_range_ids(size: int) -> list[int]:
     """Ids outside `[0, size)` that have broken lookups before."""
     low, high = np.iinfo(np.int64).min, np.iinfo(np.int64).max
     return [-1, -size, -size - 1, size, size + 1, 2**31, 2**32, -(2**31), 2**62, -(2**62), low, high]
@@ -57,7 +57,7 @@ class Probe:
         bundle: whose graph.
         provider: where it runs.
         optimized: all graph optimisations and the native operators, or neither; on CUDA the native operators always,
-            since parts of their bodies run on the CPU alone.
+            since parts of their function bodies run on the CPU alone.
 
     Raises:
         ValidationFailed: a lookup that the signature names is not in the graph.
@@ -97,15 +97,15 @@ def _lookups_alone(bundle: Bundle) -> ir.Model:
     """The graph cut off behind its lookups, its inputs with as many rows as one likes."""
     model = ir.from_proto(bundle.proto())
     graph = model.graph
-    made = {value.name: value for node in graph for value in node.outputs}
+    values = {value.name: value for node in graph for value in node.outputs}
     wanted = []
     for site in bundle.signature.lookups:
-        layer = made.get(site.layer) if site.layer else None
+        layer = values.get(site.layer) if site.layer else None
         if layer is not None:
-            made[site.output] = _rows_of_layer(graph, layer, site)
-        elif site.output not in made:
+            values[site.output] = _rows_of_layer(graph, layer, site)
+        elif site.output not in values:
             raise ValidationFailed("the graph lacks a lookup that the signature names", found=site.output)
-        wanted.append(made[site.output])
+        wanted.append(values[site.output])
     graph.outputs[:] = wanted
     passes.RemoveUnusedNodesPass()(model)
     graph.inputs[:] = [value for value in graph.inputs if value.uses()]
@@ -119,7 +119,7 @@ def _lookups_alone(bundle: Bundle) -> ir.Model:
 
 
 def _rows_of_layer(graph: ir.Graph, layer: ir.Value, site: LookupSite) -> ir.Value:
-    """The lookup that a joined layer makes, alone: the same arrays and ids."""
+    """The lookup that a fused layer makes, alone: the same arrays and ids."""
     node = layer.producer()
     assert node is not None
     attributes = [attribute for name, attribute in node.attributes.items() if name != "least"]
@@ -131,23 +131,23 @@ def _rows_of_layer(graph: ir.Graph, layer: ir.Value, site: LookupSite) -> ir.Val
 
 
 def check_rows(bundle: Bundle, frozen: FrozenModel, provider: Provider, *, optimized: bool) -> RowCheck:
-    """Probe every id of every field, then hostile ids unless the bundle trusts its ids.
+    """Probe every id of every field, then out-of-range ids unless the bundle trusts its ids.
 
     Raises:
         ValidationFailed: the graph cannot be probed.
     """
     probe = Probe(bundle, provider, optimized=optimized)
     positions = {field.name: i for i, field in enumerate(frozen.config.embedded)}
-    rows = equal = hostile = 0
+    rows = equal = out_of_range = 0
     wrong: list[str] = []
     for site in bundle.signature.lookups:
         fields = _fields_of(bundle, site)
         if site.table not in frozen.tables:
             raise InputError("a lookup's table is not in the run", where=bundle.path, found=site.table)
-        own = frozen.tables[site.table]
-        table = own.rows.numpy()
-        sizes = np.array([own.sizes[positions[f]] for f in fields])
-        offsets = np.array([own.offsets[positions[f]] for f in fields])
+        expected_table = frozen.tables[site.table]
+        table = expected_table.rows.numpy()
+        sizes = np.array([expected_table.sizes[positions[f]] for f in fields])
+        offsets = np.array([expected_table.offsets[positions[f]] for f in fields])
         for ids in _every_id(sizes, table.shape[1]):
             answered = probe.lookup(site, np.minimum(ids, sizes - 1))
             counts = ids < sizes
@@ -157,13 +157,13 @@ def check_rows(bundle: Bundle, frozen: FrozenModel, provider: Provider, *, optim
             equal += int((same & counts).sum())
             wrong += _describe(fields, ids, same | ~counts, answered, expected)
         if bundle.signature.id_policy == "guard":
-            ids = np.array([hostile_ids(int(size)) for size in sizes], dtype=np.int64).T
+            ids = np.array([out_of_range_ids(int(size)) for size in sizes], dtype=np.int64).T
             answered = probe.lookup(site, ids)
             expected = np.broadcast_to(table[offsets], answered.shape)
             same = _equal(answered, expected)
-            hostile += ids.size
+            out_of_range += ids.size
             wrong += _describe(fields, ids, same, answered, expected)
-    return RowCheck(rows, equal, hostile, wrong[:5])
+    return RowCheck(rows, equal, out_of_range, wrong[:5])
 
 
 def _fields_of(bundle: Bundle, site: LookupSite) -> list[str]:
@@ -187,10 +187,10 @@ def _equal(a: Floats, b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return same
 
 
-def _describe(fields: list[str], ids: Ids, good: npt.NDArray[np.bool_], found: Floats, expected: Any) -> list[str]:
+def _describe(fields: list[str], ids: Ids, good: npt.NDArray[np.bool_], rows: Floats, expected: Any) -> list[str]:
     lines = []
     for row, column in np.argwhere(~good)[:3]:
-        a, b = found[row, column], expected[row, column]
+        a, b = rows[row, column], expected[row, column]
         at = int(np.flatnonzero(a.view(np.uint32) != np.ascontiguousarray(b).view(np.uint32))[0])
         lines.append(f"field {fields[column]}, id {ids[row, column]}, dim {at}: found {a[at]!r}, the run has {b[at]!r}")
     return lines

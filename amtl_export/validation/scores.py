@@ -40,28 +40,28 @@ class Scores:
 def graph_scores(bundle: Bundle, rows: Rows, config: ModelConfig, provider: Provider, *, optimized: bool) -> Scores:
     """What the graph answers for a split: optimised and with native operators, or neither; on CUDA always with them.
 
-    Where fields are given once per request, rows that agree in them are the candidates of one.
+    Where fields are the request's, rows that agree in them are the candidates of one.
     """
     session = bundle.session(
         provider=provider, optimized=optimized, native=None if optimized or provider == "cuda" else False
     )
     logits = np.empty(len(rows), dtype=np.float32)
     feed = from_rows(rows, config)
-    for places in _requests(feed, bundle.inputs):
-        own = {name: values[places] for name, values in feed.items()}
-        logits[places] = session.run(["logit"], as_request(own, bundle.inputs))[0]
+    for positions in _requests(feed, bundle.inputs):
+        candidates = {name: values[positions] for name, values in feed.items()}
+        logits[positions] = session.run(["logit"], as_request(candidates, bundle.inputs))[0]
     return Scores.of(logits, rows)
 
 
 def _requests(feed: Feed, inputs: Sequence[Input]) -> Iterator[npt.NDArray[np.int64]]:
-    """Places of the rows of each request, at most `_BATCH` at a time."""
+    """Positions of the rows of each request, at most `_BATCH` at a time."""
     count = len(next(iter(feed.values())))
-    once = [feed[own.source][:, list(own.places) or slice(None)] for own in inputs if own.once]
-    if once:
-        keys = np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in once], axis=1)
+    shared = [feed[spec.source][:, list(spec.columns) or slice(None)] for spec in inputs if spec.request]
+    if shared:
+        keys = np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in shared], axis=1)
         order = np.lexsort(keys.T)
-        starts = np.flatnonzero((keys[order][1:] != keys[order][:-1]).any(axis=1)) + 1
-        groups = np.split(order, starts)
+        bounds = np.flatnonzero((keys[order][1:] != keys[order][:-1]).any(axis=1)) + 1
+        groups = np.split(order, bounds)
     else:
         groups = [np.arange(count)]
     for group in groups:

@@ -15,7 +15,7 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.export import fake_quantized
 from amtl_export.data.schema import SplitName
 from amtl_export.errors import AmtlError, InputError, ValidationFailed
-from amtl_export.files import wrong_sums
+from amtl_export.files import checksum_mismatches
 from amtl_export.freezing.frozen import EMBEDDING, FrozenModel, freeze
 from amtl_export.native import library_path
 from amtl_export.runtime.session import Provider, nodes_by_provider, open_session
@@ -31,16 +31,16 @@ class Tolerances:
     """What may differ.
 
     Attributes:
-        auc: |AUC difference| to the run; None for the value type's own, see `auc_for`.
-        logit: |logit difference|, any example; in fp16 and int8 to the run's model with its tables fake-quantized.
+        auc_atol: |AUC difference| to the run; None for the value type's own, see `auc_for`.
+        logit_atol: |logit difference|, any example; in fp16 and int8 to the run's model with its tables fake-quantized.
     """
 
-    auc: float | None = None
-    logit: float = 1e-4
+    auc_atol: float | None = None
+    logit_atol: float = 1e-4
 
     def auc_for(self, dtype: str) -> float:
         """What is allowed for a value type: 1e-6, or 1e-4 for a lossy one, unless it is given."""
-        return (1e-6 if dtype == "fp32" else 1e-4) if self.auc is None else self.auc
+        return (1e-6 if dtype == "fp32" else 1e-4) if self.auc_atol is None else self.auc_atol
 
 
 @dataclass
@@ -94,7 +94,7 @@ def validate(
     """Compare a bundle with the run that it says it came from.
 
     Checks, in order: checksums; vocabularies; nothing of the selection network left and every weight
-    accounted for; every row of every field bit for bit and hostile ids, optimised and not; the
+    accounted for; every row of every field bit for bit and out-of-range ids, optimised and not; the
     split's scores, optimised and not. In fp16 and int8 rows are compared with the run's
     fake-quantized rows.
 
@@ -143,7 +143,7 @@ def _one_line(error: AmtlError) -> str:
 
 
 def _check_files(bundle: Bundle, verdict: Verdict) -> None:
-    wrong = wrong_sums(bundle.path)
+    wrong = checksum_mismatches(bundle.path)
     if wrong:
         verdict.problems.append(f"files differ from SHA256SUMS: {', '.join(wrong)}")
 
@@ -168,8 +168,8 @@ def _same_model(bundle: Bundle, run: Run, verdict: Verdict) -> bool:
 
 
 def _check_vocabularies(bundle: Bundle, run: Run, verdict: Verdict) -> None:
-    found = bundle.vocabularies()
-    differing = [name for name in bundle.fields if found[name].digest != run.vocabularies[name].digest]
+    vocabularies = bundle.vocabularies()
+    differing = [name for name in bundle.fields if vocabularies[name].digest != run.vocabularies[name].digest]
     if differing:
         verdict.problems.append(
             f"another run's vocabulary: field(s) {', '.join(differing)} map values to other ids than the run does"
@@ -181,15 +181,15 @@ def _check_vocabularies(bundle: Bundle, run: Run, verdict: Verdict) -> None:
 
 
 def _check_provenance(bundle: Bundle, run: Run, frozen: FrozenModel, verdict: Verdict) -> None:
-    found = trace_provenance(bundle.model, run.model, frozen.module)
-    verdict.numbers["selector_nodes"] = len(found.selector_nodes)
-    verdict.numbers["selector_initializers"] = len(found.selector_initializers)
+    provenance = trace_provenance(bundle.model, run.model, frozen.module)
+    verdict.numbers["selector_nodes"] = len(provenance.selector_nodes)
+    verdict.numbers["selector_initializers"] = len(provenance.selector_initializers)
     for what, names in (
-        ("nodes of the selection network are left", found.selector_nodes),
-        ("parameters of the selection network are left", found.selector_initializers),
-        ("weights that neither table nor backbone explains", found.unexplained),
-        ("backbone parameters differ from the run's", found.changed),
-        ("backbone parameters are missing", found.missing),
+        ("nodes of the selection network are left", provenance.selector_nodes),
+        ("parameters of the selection network are left", provenance.selector_initializers),
+        ("weights that neither table nor backbone explains", provenance.unexplained),
+        ("backbone parameters differ from the run's", provenance.changed),
+        ("backbone parameters are missing", provenance.missing),
     ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -205,12 +205,12 @@ def _check_rows(bundle: Bundle, frozen: FrozenModel, provider: Provider, verdict
     numbers["bytes_table"] = _table_bytes(bundle)
     numbers["bytes_ratio"] = numbers["bytes_table"] / frozen.dense_bytes
     for optimized in (True, False):
-        found = check_rows(bundle, frozen, provider, optimized=optimized)
-        if optimized or found.wrong:
-            numbers["rows_checked"], numbers["rows_bit_equal"] = found.rows, found.equal
-            numbers["hostile_ids_checked"] = found.hostile
+        check = check_rows(bundle, frozen, provider, optimized=optimized)
+        if optimized or check.wrong:
+            numbers["rows_checked"], numbers["rows_bit_equal"] = check.rows, check.equal
+            numbers["hostile_ids_checked"] = check.out_of_range
         level = "optimised" if optimized else "not optimised"
-        verdict.problems += [f"wrong row ({level}): {line}" for line in found.wrong]
+        verdict.problems += [f"wrong row ({level}): {line}" for line in check.wrong]
 
 
 def _table_bytes(bundle: Bundle) -> int:
@@ -246,25 +246,25 @@ def _check_scores(
         numbers["max_abs_logit_change_by_quantization"] = float(np.abs(logits - expected.logits).max())
     worst = 0.0
     for optimized in (True, False):
-        found = graph_scores(bundle, rows, run.model_config, provider, optimized=optimized)
-        difference = float(np.abs(found.logits - logits).max())
-        delta = abs(found.auc - expected.auc)
+        scores = graph_scores(bundle, rows, run.model_config, provider, optimized=optimized)
+        difference = float(np.abs(scores.logits - logits).max())
+        delta = abs(scores.auc - expected.auc)
         worst = max(worst, difference) if not math.isnan(difference) else difference
         if optimized:
-            numbers["auc_onnx"], numbers["logloss_onnx"] = found.auc, found.logloss
+            numbers["auc_onnx"], numbers["logloss_onnx"] = scores.auc, scores.logloss
             numbers["abs_delta_auc"] = delta
-            numbers["rank_flips"] = rank_flips(expected.logits, found.logits)
+            numbers["rank_flips"] = rank_flips(expected.logits, scores.logits)
         level = "optimised" if optimized else "not optimised"
         if not delta <= allowed:
             verdict.problems.append(
                 f"AUC differs by {delta:.3g} ({level}); allowed {allowed:.3g}; "
-                f"--auc-tolerance {delta * 1.01:.2g} would have passed"
+                f"auc_atol={delta * 1.01:.2g} would have passed"
             )
-        if not difference <= tolerances.logit:
+        if not difference <= tolerances.logit_atol:
             verdict.problems.append(
-                f"a logit differs by {difference:.3g} ({level}); allowed {tolerances.logit:.3g}; "
-                f"--logit-tolerance {difference * 1.01:.2g} would have passed"
+                f"a logit differs by {difference:.3g} ({level}); allowed {tolerances.logit_atol:.3g}; "
+                f"logit_atol={difference * 1.01:.2g} would have passed"
             )
     numbers["max_abs_logit_diff"] = worst
-    numbers["minimum_logit_tolerance"] = worst
+    numbers["minimum_logit_atol"] = worst
     numbers["rows_scored"] = len(rows)

@@ -35,7 +35,7 @@ def test_in_this_process(paged_bundle: Bundle, run: Run) -> None:
     assert set(scenarios[2:]) == {"server"}
     assert len(notes) == len(scenarios)
     assert found["met"]
-    assert found["max_qps"] == max(case["asked_qps"] for case in found["cases"] if case["asked_qps"])
+    assert found["max_qps"] == max(case["target_qps"] for case in found["cases"] if case["target_qps"])
     for case in found["cases"]:
         assert 0 < case["p50_ms"] <= case["p90_ms"] <= case["p99_ms"]
         assert case["requests"] > 0
@@ -50,7 +50,7 @@ def test_a_soak_samples_memory(paged_bundle: Bundle, run: Run) -> None:
     notes: list[str] = []
     found = bench_server(paged_bundle.path, run.path, config, note=notes.append)
     soak = found["soak"]
-    assert soak["asked_qps"] == 0.8 * 50
+    assert soak["target_qps"] == 0.8 * 50
     assert soak["requests"] >= 20
     assert len(soak["seconds"]) == len(soak["pss_bytes"]) > 5
     assert min(soak["pss_bytes"]) > 1_000_000

@@ -60,7 +60,7 @@ def test_freezing_leaves_the_trained_model_alone(fresh_run: Run) -> None:
     assert all(torch.equal(value, before[name]) for name, value in fresh_run.model.state_dict().items())
 
 
-def test_hostile_ids_read_the_out_of_vocabulary_row(frozen: FrozenModel) -> None:
+def test_out_of_range_ids_read_the_out_of_vocabulary_row(frozen: FrozenModel) -> None:
     low, high = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
     ids = torch.tensor([[-1], [10**6], [2**62], [-(2**62)], [low], [high], [0]])
     for field in range(len(frozen.config.embedded)):

@@ -21,15 +21,15 @@ from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericFiel
 from amtl_export.models import ctr as ctr_module
 
 
-def feed_of(frozen: FrozenModel, batch: int, length: int = 4, law: Any = "zipf") -> Feed:
-    return draw(frozen.config, frozen.vocabularies, batch, np.random.default_rng(batch), law, length)
+def feed_of(frozen: FrozenModel, batch: int, length: int = 4, distribution: Any = "zipf") -> Feed:
+    return draw(frozen.config, frozen.vocabularies, batch, np.random.default_rng(batch), distribution, length)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2, 7, 1000])
 @pytest.mark.parametrize("optimized", [True, False])
 def test_any_batch(bundle: Bundle, frozen: FrozenModel, batch: int, optimized: bool) -> None:
     session = bundle.session(optimized=optimized)
-    feed = feed_of(frozen, batch, law="uniform")
+    feed = feed_of(frozen, batch, distribution="uniform")
     logit, probability = session.run(["logit", "probability"], feed)
     assert logit.shape == probability.shape == (batch,)
     np.testing.assert_allclose(logit, torch_logits(frozen, feed), atol=1e-5, rtol=0)

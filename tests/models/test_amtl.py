@@ -70,7 +70,7 @@ def test_gradient_is_that_of_the_soft_selection() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_one_branch_scores_from_one_perceptron() -> None:
+def test_one_branch_scores_from_one_mlp() -> None:
     torch.manual_seed(0)
     layer = OneBranchSelector(torch.tensor([5, 0, 900, 400]), D, SelectionConfig(hidden=(8,)))
     ids = torch.arange(4)
@@ -242,11 +242,11 @@ def test_leaning_takes_dims_from_every_id(method: str) -> None:
     model = build(method).eval()
     assert isinstance(model.embedding, MaskedEmbedding)
     before = model.method.frozen_dims()
-    model.embedding.lean(0.5)
+    model.embedding.shift_logits(0.5)
     after = model.method.frozen_dims()
     assert bool((after <= before).all())
     assert bool((after[: model.config.embedded[0].size] >= 1).all())
-    model.embedding.lean(100.0)
+    model.embedding.shift_logits(100.0)
     assert int(model.method.frozen_dims()[: model.config.embedded[0].size].max()) == 1
 
 

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from amtl_export import native
+from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import EnvironmentLacks
+from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.ragged import (
     GATHER,
     LINEAR,
@@ -98,7 +100,7 @@ def model_of(
     summed: bool = False,
     quantized: bool = False,
 ) -> bytes:
-    """A lookup, one that is summed up, or with `layer` (weight `[outputs, inputs]`, bias, least) a joined layer.
+    """A lookup, one that is summed up, or with `layer` (weight `[outputs, inputs]`, bias, least) a fused layer.
 
     With `quantized` the layer's weights are int8.
     """
@@ -158,7 +160,7 @@ def drawn(V: int, D: int, seed: int = 0) -> tuple[Any, Any]:
     st.sampled_from([np.uint16, np.int32, np.int64]),
 )
 def test_kernel_and_function_body_agree_bit_for_bit(
-    V: int, D: int, ids: list[int], dtype: ValueType, row_offsets: Any
+    V: int, D: int, ids: list[int], dtype: ValueType, offset_type: Any
 ) -> None:
     rows, dims = drawn(V, D)
     numbers = stored(rows, dtype)
@@ -217,7 +219,7 @@ def test_a_sum_takes_examples_by_values(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("dtype", VALUE_TYPES)
 @pytest.mark.parametrize("outputs", [1, 16, 70])
 @pytest.mark.parametrize("examples", [0, 1, 5, 300])
-def test_a_joined_layer_multiplies_as_a_plain_one(dtype: ValueType, outputs: int, examples: int) -> None:
+def test_a_fused_layer_multiplies_as_a_plain_one(dtype: ValueType, outputs: int, examples: int) -> None:
     rows, dims = drawn(60, 24)
     rng = np.random.default_rng(2)
     weight, bias = rng.normal(size=(outputs, 72)).astype(np.float32), rng.normal(size=outputs).astype(np.float32)
@@ -284,7 +286,7 @@ def test_a_score_does_not_depend_on_the_other_examples(dtype: ValueType) -> None
     ],
 )
 @pytest.mark.parametrize("quantized", [False, True])
-def test_a_joined_layer_refuses_what_does_not_fit(spoil: Any, says: str | None, quantized: bool) -> None:
+def test_a_fused_layer_refuses_what_does_not_fit(spoil: Any, says: str | None, quantized: bool) -> None:
     rows, _ = drawn(6, 4)
     table, shape = spoil(ragged(stored(rows, "int8" if quantized else "fp32"), np.full(6, 4)))
     layer = (np.ones((5, 12 if quantized else 4), np.float32), np.zeros(5, np.float32), 0.0)
@@ -347,6 +349,15 @@ def test_an_operator_that_is_not_built_is_an_error_that_names_the_fix(monkeypatc
         open_session(model, native=True)
     found = open_session(model).run(["rows"], {"ids": np.array([[3]])})[0]
     assert found.tobytes() == rows[[[3]]].tobytes()
+
+
+def test_an_export_for_a_library_that_is_not_built_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, frozen: FrozenModel, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(native, "EXTENSION_SUFFIXES", [".nothing"])
+    with pytest.raises(EnvironmentLacks, match="install a C compiler"):
+        export(frozen, tmp_path / "bundle", ExportConfig(target="native"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_compiler_the_package_installs_without_the_operator(tmp_path: Path) -> None:

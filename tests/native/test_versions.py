@@ -22,8 +22,8 @@ VERSIONS = os.environ.get("AMTL_EXPORT_ORT_VERSIONS", "1.20.1,1.26.0").split(","
 
 CONFIGS = {
     "ragged": ExportConfig("ragged", first_layer="plain"),
-    "joined": ExportConfig("ragged", first_layer="joined"),
-    "joined-int8": ExportConfig("ragged", "int8", first_layer="joined"),
+    "fused": ExportConfig("ragged", first_layer="fused"),
+    "fused-int8": ExportConfig("ragged", "int8", first_layer="fused"),
     "layer-int8": ExportConfig("ragged", "int8", layer_dtype="int8"),
     "paged": ExportConfig("paged"),
     "dense-int8": ExportConfig("dense", "int8"),

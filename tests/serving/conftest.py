@@ -36,14 +36,14 @@ def settings() -> PackageConfig:
 @pytest.fixture(scope="session")
 def served_bundle(tmp_path_factory: pytest.TempPathFactory, frozen: FrozenModel) -> Bundle:
     """A bundle with all native operators."""
-    return export(frozen, tmp_path_factory.mktemp("served") / "amtl", ExportConfig("ragged", first_layer="joined"))
+    return export(frozen, tmp_path_factory.mktemp("served") / "amtl", ExportConfig("ragged", first_layer="fused"))
 
 
 @pytest.fixture(scope="session")
 def other_bundle(tmp_path_factory: pytest.TempPathFactory, fbe_run: Run) -> Bundle:
     """Another model of the same inputs."""
     return export(
-        freeze(fbe_run), tmp_path_factory.mktemp("served") / "fbe", ExportConfig("ragged", first_layer="joined")
+        freeze(fbe_run), tmp_path_factory.mktemp("served") / "fbe", ExportConfig("ragged", first_layer="fused")
     )
 
 

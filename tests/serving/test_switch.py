@@ -51,10 +51,10 @@ def test_versions_switch_under_load(
     taken: str,
     switches: int,
 ) -> None:
-    config = PackageConfig("python", raw_ids=taken != "ids", graph_keys=0 if "ensemble" in taken else 10**6)
+    config = PackageConfig("python", raw_features=taken != "ids", graph_keys=0 if "ensemble" in taken else 10**6)
     bundles, feed = (served_bundle, other_bundle), requests[4]
     expected = [load(bundle.path).predict(feed)["logit"] for bundle in bundles]
-    if config.raw_ids:
+    if config.raw_features:
         bundles, feed = (served_bundle, retrained), raw(served_bundle, feed)
         feeds = [encoded(feed, bundle.inputs, raw_fields(bundle)) for bundle in bundles]
         assert (feeds[0]["ids"] != feeds[1]["ids"]).mean() > 0.2

@@ -40,8 +40,8 @@ class SoftSelection(nn.Module):
         alpha = self.controller(self.features[ids]).softmax(dim=-1)  # [n, K]
         parts = candidates.split(self.widths, dim=-1)
         steps = zip(self.transforms, self.norms, parts, strict=True)
-        made = torch.stack([torch.tanh(norm(linear(part))) for linear, norm, part in steps], dim=-1)  # [n, D, K]
-        row: Tensor = (made @ alpha.unsqueeze(-1)).squeeze(-1)
+        transformed = torch.stack([torch.tanh(norm(linear(part))) for linear, norm, part in steps], dim=-1)  # [n, D, K]
+        row: Tensor = (transformed @ alpha.unsqueeze(-1)).squeeze(-1)
         return row
 
 

@@ -121,23 +121,25 @@ def summarise(name: str, plan: Plan, base: TrainConfig, results: Sequence[ArmRes
         by_arm[result.arm].append(result)
     first = [r.auc_test for r in by_arm[plan.arms[0].name]]
     arms = []
-    for arm, own in by_arm.items():
-        differences = [r.auc_test - b for r, b in zip(own, first, strict=True)]
+    for arm, arm_results in by_arm.items():
+        differences = [r.auc_test - b for r, b in zip(arm_results, first, strict=True)]
         arms.append(
             {
                 "arm": arm,
                 "changes": changes_from(base, configs[arm]),
-                "auc_test": _spread([r.auc_test for r in own]),
-                "logloss_test": _spread([r.logloss_test for r in own]),
-                "avg_dim": _spread([r.avg_dim for r in own]),
-                "avg_dim_ratio": _spread([r.avg_dim_ratio for r in own]),
-                "bytes_table": statistics.mean(r.bytes_table for r in own),
+                "auc_test": _spread([r.auc_test for r in arm_results]),
+                "logloss_test": _spread([r.logloss_test for r in arm_results]),
+                "avg_dim": _spread([r.avg_dim for r in arm_results]),
+                "avg_dim_ratio": _spread([r.avg_dim_ratio for r in arm_results]),
+                "bytes_table": statistics.mean(r.bytes_table for r in arm_results),
                 "auc_difference": _spread(differences),
                 "p_paired": sign_flip_p(differences),
-                "auc_test_soft": _spread([r.auc_test_soft for r in own if r.auc_test_soft is not None]),
-                "field_dims": {name: _spread([r.field_dims[name] for r in own]) for name in own[0].field_dims},
-                "groups": _mean_groups(own),
-                "runs": [{"seed": r.seed, "auc_test": r.auc_test, "avg_dim": r.avg_dim} for r in own],
+                "auc_test_soft": _spread([r.auc_test_soft for r in arm_results if r.auc_test_soft is not None]),
+                "field_dims": {
+                    name: _spread([r.field_dims[name] for r in arm_results]) for name in arm_results[0].field_dims
+                },
+                "groups": _mean_groups(arm_results),
+                "runs": [{"seed": r.seed, "auc_test": r.auc_test, "avg_dim": r.avg_dim} for r in arm_results],
             }
         )
     varied = ("path", "warm_start", "method", "dim_budget", "seed")

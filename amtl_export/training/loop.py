@@ -74,19 +74,21 @@ def train(config: TrainConfig, out: Path, *, overwrite: bool = False, observer: 
 def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
     """Make the working folder, or take over one with the same settings; whether it is taken over."""
     if work.exists():
-        found = read_json(work / "train.json") if (work / "train.json").is_file() else None
-        if found == config.to_json() and not overwrite and latest(work) is not None:
+        earlier = read_json(work / "train.json") if (work / "train.json").is_file() else None
+        if earlier == config.to_json() and not overwrite and latest(work) is not None:
             return True
-        if found is not None and found != config.to_json() and not overwrite:
-            asked = config.to_json()
-            differing = ", ".join(f"{k} {found.get(k)!r} → {asked[k]!r}" for k in asked if found.get(k) != asked[k])
+        if earlier is not None and earlier != config.to_json() and not overwrite:
+            wanted = config.to_json()
+            differing = ", ".join(
+                f"{k} {earlier.get(k)!r} → {wanted[k]!r}" for k in wanted if earlier.get(k) != wanted[k]
+            )
             raise InputError(
                 "an unfinished training with other settings is in the way",
                 where=work,
                 found=differing,
                 fix="repeat it with its settings to go on, or say --overwrite to discard it",
             )
-        if found is None and any(work.iterdir()):
+        if earlier is None and any(work.iterdir()):
             raise InputError("a folder is in the way", where=work, fix="choose another --out, or remove it yourself")
         shutil.rmtree(work)
     work.mkdir(parents=True)

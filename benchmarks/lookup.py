@@ -30,15 +30,15 @@ from torch import Tensor, nn
 from amtl_export.bench.infer import torch_threads
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bench.timing import Latency, Subject, interleave
-from amtl_export.bundle.inputs import Feed
 from amtl_export.cli.options import IntList
 from amtl_export.errors import EnvironmentLacks
 from amtl_export.files import write_json
-from amtl_export.freezing.frozen import FrozenEmbedding
+from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.graph.lower import lower_lookups
 from amtl_export.graph.rewrite import initializer, replace_value
 from amtl_export.graph.trace import trace_module
 from amtl_export.runtime.session import open_session
+from amtl_export.spec import Feed
 from amtl_export.tables.layout import Ragged, stored_bytes
 from amtl_export.tables.plan import PlanConfig, lay_out, plan_table
 

@@ -32,13 +32,13 @@ from amtl_export.bench.subjects import OnnxSubject, TorchSubject, apart, dense_t
 from amtl_export.bench.timing import Latency, Subject, interleave
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import Feed
 from amtl_export.cli.options import IntList, TextList
 from amtl_export.data.encode import Rows
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.models.ctr import CtrModel
 from amtl_export.native import library_path
+from amtl_export.spec import Feed
 
 BUNDLES = {
     "onnx-dense": ExportConfig("dense"),

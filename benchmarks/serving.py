@@ -33,11 +33,11 @@ from amtl_export.bench.process import mapped, pss
 from amtl_export.bench.server import SOAK, ServerBenchConfig, Triton, highest_rate, soaked
 from amtl_export.bench.subjects import dense_torch
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import draw
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.package import PackageConfig, package
+from amtl_export.traffic.draw import draw
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "serving"))

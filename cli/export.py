@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, Common, TextList, common
+from amtl_export.cli.options import FOLDER, SOURCE, Common, TextList, common
 
 
 @click.command("export")
-@click.argument("run", type=FOLDER)
+@click.argument("source", type=SOURCE)
 @click.option("--out", type=FOLDER, metavar="BUNDLE", help="The bundle; appears when every check passed.")
 @click.option(
     "--dry-run", is_flag=True, help="Print the plan: layout, value type, bytes and expected cost of each table."
@@ -57,19 +57,24 @@ from amtl_export.cli.options import FOLDER, Common, TextList, common
 )
 @common
 def command(
-    run: Path, out: Path | None, dry_run: bool, max_auc_drop: float | None, common: Common, **wanted: Any
+    source: str, out: Path | None, dry_run: bool, max_auc_drop: float | None, common: Common, **wanted: Any
 ) -> None:
-    """Write an ONNX bundle from RUN (or from a frozen model), and check it against PyTorch."""
-    from amtl_export.bundle.export import ExportConfig, export, open_exportable, plan
+    """Write an ONNX bundle from SOURCE, and check it against PyTorch.
+
+    SOURCE is a run, a frozen model, or my_model.py:build, a function that gives a module of yours and its example.
+    """
+    from amtl_export.bundle.export import ExportConfig, export
     from amtl_export.bundle.value_types import choose_dtype
+    from amtl_export.freezing.frozen import freeze
     from amtl_export.report.tables import bundle_report, plan_report
+    from amtl_export.tables.plan import plan
 
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out' (or ask for '--dry-run').")
     config = ExportConfig(**wanted)
+    frozen = freeze(source)
     if max_auc_drop is not None:
-        config = choose_dtype(run, config, max_auc_drop)
-    frozen = open_exportable(run)
+        config = choose_dtype(frozen, config, max_auc_drop)
     if dry_run or out is None:
         plans = {path: table.to_json() for path, table in plan(frozen, config).items()}
         common.result({"plan": plans}, lambda: plan_report(plans))

@@ -7,14 +7,21 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, Common, common
+from amtl_export.cli.options import FOLDER, SOURCE, Common, common
 
 VALIDATION_FAILED = 3
 
 
 @click.command("validate")
 @click.argument("bundle", type=FOLDER)
-@click.option("--run", type=FOLDER, required=True, metavar="RUN", help="The run that the bundle came from.")
+@click.option(
+    "--run",
+    "source",
+    type=SOURCE,
+    required=True,
+    metavar="SOURCE",
+    help="The model that it came from: a run, a frozen model, or my_model.py:build.",
+)
 @click.option(
     "--split",
     type=click.Choice(["valid", "test"]),
@@ -40,7 +47,7 @@ VALIDATION_FAILED = 3
 @common
 def command(
     bundle: Path,
-    run: Path,
+    source: str,
     split: Any,
     provider: Any,
     auc_atol: float | None,
@@ -49,10 +56,11 @@ def command(
 ) -> int:
     """Prove that BUNDLE answers as RUN does: every row, ids out of range, the split's scores; exit code 3 if not."""
     from amtl_export.report.tables import verdict
-    from amtl_export.validation.validate import Tolerances, validate
+    from amtl_export.validation.validate import validate
+    from amtl_export.validation.verdict import Tolerances
 
     tolerances = Tolerances(auc_atol, logit_atol)
-    outcome = validate(bundle, run, split=split, provider=provider, tolerances=tolerances)
+    outcome = validate(bundle, source, split=split, provider=provider, tolerances=tolerances)
     values = outcome.to_json()
     common.result(values, lambda: verdict(values))
     if common.quiet and outcome.problems:

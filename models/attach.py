@@ -104,3 +104,18 @@ def attach(
     for name, attached in made.items():
         model.set_submodule(name, attached.train(model.training))
     return model
+
+
+def counts_of(module: nn.Module) -> Tensor:
+    """Counts."""
+    raise NotImplementedError
+
+
+def is_attached(module: object) -> bool:
+    """Whether attached."""
+    return isinstance(module, AttachedEmbedding)
+
+
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """Class."""
+    return nn.Embedding if isinstance(module, AttachedEmbedding) else type(module)

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from amtl_export.bundle.inputs import Feed
 from amtl_export.errors import EnvironmentLacks, ValidationFailed
+from amtl_export.spec import Feed
 
 Scenario = Literal["single-stream", "offline", "server"]
 Scores = np.ndarray[Any, np.dtype[np.float32]]

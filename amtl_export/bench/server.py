@@ -10,16 +10,16 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from amtl_export.bench.infer import make_feeds
+from amtl_export.bench.infer import check_same, traffic_of
 from amtl_export.bench.load import Answer, LoadResult, Request, Scores, drive
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bench.process import sampled, watched
 from amtl_export.bundle.bundle import Bundle, open_bundle
-from amtl_export.bundle.inputs import Feed, as_request, one_request
-from amtl_export.errors import EnvironmentLacks, InputError
+from amtl_export.errors import EnvironmentLacks
 from amtl_export.freezing.frozen import freeze
+from amtl_export.graph.inputs import as_request, one_request
 from amtl_export.runtime.predictor import load
-from amtl_export.training.run import load_run
+from amtl_export.spec import Feed
 
 #: Of the highest rate, what a soak asks.
 SOAK = 0.8
@@ -110,13 +110,17 @@ def _client(protocol: str) -> Any:
 
 
 def bench_server(
-    bundle: Path, run: Path, config: ServerBenchConfig | None = None, *, note: Callable[[str], None] = lambda _: None
+    bundle: Path | str,
+    source: Any,
+    config: ServerBenchConfig | None = None,
+    *,
+    note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Ask one after the other, all at once, and as traffic comes; every answer is checked.
 
     Args:
         bundle: in this process, or what the server serves.
-        run: the run that it came from, whose test rows are replayed.
+        source: the model that it came from, as `freeze` takes it, whose test rows are replayed.
         config: the loads.
         note: is told of each finished load.
 
@@ -130,7 +134,7 @@ def bench_server(
         EnvironmentLacks: LoadGen, the client or psutil is missing.
     """
     config = config or ServerBenchConfig()
-    opened, requests = _requests(bundle, run, config.batch)
+    opened, requests = _requests(Path(bundle), source, config.batch)
     target: _Target = (
         Triton(config.url, config.model, config.protocol) if config.url else _InProcess(opened, config.threads)
     )
@@ -154,7 +158,7 @@ def bench_server(
     return {
         "date": today(),
         "machine": describe_machine(),
-        "bundle": bundle.name,
+        "bundle": Path(bundle).name,
         "settings": asdict(config),
         "cases": cases,
         "max_qps": best,
@@ -200,11 +204,10 @@ def soaked(
     return {**asdict(result), **memory}
 
 
-def _requests(bundle: Path, run: Path, batch: int) -> tuple[Bundle, list[Request]]:
-    opened, trained = open_bundle(bundle), load_run(run)
-    if opened.signature.vocabulary_hash != trained.vocabulary_hash:
-        raise InputError("bench: the bundle is not of this run", where=bundle, fix="export the run again")
-    feeds = make_feeds(freeze(trained), trained.rows("test"), batch, "replay", 0)
-    predictor = load(bundle)
+def _requests(bundle: Path, source: Any, batch: int) -> tuple[Bundle, list[Request]]:
+    opened, frozen = open_bundle(bundle), freeze(source)
+    check_same(opened, frozen)
+    feeds = traffic_of(opened, frozen).feeds(batch, "replay", 0)
+    predictor, score = load(bundle), "probability" if frozen.data else frozen.score
     graph_feeds = [as_request(one_request(feed, opened.inputs), opened.inputs) for feed in feeds]
-    return opened, [Request(feed, predictor.predict(feed, ["probability"])["probability"]) for feed in graph_feeds]
+    return opened, [Request(feed, predictor.predict(feed, [score])[score]) for feed in graph_feeds]

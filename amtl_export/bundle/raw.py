@@ -14,15 +14,14 @@ import onnx_ir as ir
 import polars as pl
 
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.inputs import Feed
 from amtl_export.bundle.samples import read_test_data, write_messages, write_test_data
 from amtl_export.data.encode import padded_ids
 from amtl_export.data.vocabulary import MISSING, OOV, vocabulary_hash
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import write_sums
-from amtl_export.graph.inputs import Input
 from amtl_export.graph.raw_features import MISSING_VALUES, RawField, encoded_name, encoder_model, prepend_encoder
 from amtl_export.runtime.predictor import load
+from amtl_export.spec import Feed, TensorSpec
 
 
 def raw_fields(bundle: Bundle) -> dict[str, RawField]:
@@ -40,11 +39,11 @@ def raw_fields(bundle: Bundle) -> dict[str, RawField]:
             allowed=bundle.signature.vocabulary_hash,
             fix="export it again",
         )
-    schemas = {field.name: field for field in bundle.schema.embedded}
+    schemas = {field.name: field for field in bundle.run_schema.embedded}
     found_fields = {}
     for name, vocabulary in vocabularies.items():
         schema = schemas[name]
-        texts = (*bundle.schema.files.missing, *schema.missing) if vocabulary.type == "string" else ()
+        texts = (*bundle.run_schema.files.missing, *schema.missing) if vocabulary.type == "string" else ()
         missing = tuple(sorted({MISSING_VALUES[vocabulary.type], *texts} - set(vocabulary.values)))
         found_fields[name] = RawField(vocabulary, missing, schema.of or name)
     return found_fields
@@ -68,13 +67,13 @@ def unknown_value(field: RawField) -> Any:
     return next("unknown" + "?" * i for i in range(len(known) + 1) if "unknown" + "?" * i not in known)
 
 
-def encoded(raw: Feed, inputs: tuple[Input, ...], fields: Mapping[str, RawField]) -> Feed:
+def encoded(raw: Feed, inputs: tuple[TensorSpec, ...], fields: Mapping[str, RawField]) -> Feed:
     """What a bundle's own graph takes for raw inputs, by the encoder that training used."""
     feed: Feed = {}
     for spec in inputs:
         if spec.source == "numeric":
             feed[spec.name] = raw[spec.name]
-        elif spec.columns:
+        elif spec.packed:
             columns = [fields[name].vocabulary.encode(_series(raw[name][:, 0], fields[name])) for name in spec.fields]
             feed[spec.name] = np.stack(columns, axis=1).astype(np.int64)
         else:
@@ -124,7 +123,7 @@ def write_encoder_bundle(bundle: Bundle, folder: Path) -> None:
     """
     fields = raw_fields(bundle)
     model = encoder_model(bundle.inputs, fields)
-    model.metadata_props["amtl.vocabulary_hash"] = bundle.signature.vocabulary_hash
+    model.metadata_props["amtl.vocabulary_hash"] = str(bundle.signature.vocabulary_hash)
     raw, ids = _sample(bundle, fields)
     values_alone = {name: values for name, values in raw.items() if name in fields}
     expected = {encoded_name(spec.name): ids[spec.name] for spec in bundle.inputs if spec.source != "numeric"}
@@ -144,7 +143,7 @@ def _sample(bundle: Bundle, fields: Mapping[str, RawField]) -> tuple[Feed, Feed]
             continue
         if not spec.request:
             ids[0, : len(spec.columns)], ids[-1] = OOV, MISSING
-        columns = ids.T[:, :, None] if spec.columns else [ids]
+        columns = ids.T[:, :, None] if spec.packed else [ids]
         raw |= {name: values_of(column, fields[name]) for name, column in zip(spec.fields, columns, strict=True)}
     raw |= {spec.name: sample[spec.name] for spec in bundle.inputs if spec.source == "numeric"}
     return raw, encoded(raw, bundle.inputs, fields)

@@ -89,7 +89,7 @@ def _result(arm: Arm, seed: int, run: Run) -> ArmResult:
     dims, D = frozen.table.dims.numpy(), frozen.config.dim
     found = {
         field.name: inspect_field(
-            field.name, True, frozen.vocabularies[field.name], frozen.field_dims(field.name).numpy(), D
+            field.name, True, frozen.vocabularies[field.name].counts, frozen.field_dims(field.name).numpy(), D
         )
         for field in frozen.config.embedded
         if field.governed and field.shares is None

@@ -17,8 +17,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from amtl_export.errors import InputError
+from amtl_export.graph.facts import table_of
 from amtl_export.graph.rewrite import is_linear, replace_value
-from amtl_export.graph.trace import table_of
 from amtl_export.graph.weights import PANELS, SCALES, part_of, quantized_form
 from amtl_export.native import DOMAIN
 

@@ -1,7 +1,6 @@
 """Lower `ai.amtl::Lookup` to the nodes of a layout, id guard in front; `LookupSum` and `LookupLinear` to theirs.
 
-requires: a model from `trace`, every custom op's first input the initializer `model.<table>.rows`; the table of a
-LookupSum or LookupLinear is ragged.
+requires: a model from `trace`; the table of a LookupSum or LookupLinear is ragged.
 ensures: no custom op is left but those of graph/ragged.py, with their function bodies of standard operators;
 every lookup's result is the value `lookup/<table>/<input>`, unless it is part of a RaggedSum or a ragged layer;
 lookups of the same ids in several tables share one guard and one shift.
@@ -18,9 +17,9 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from amtl_export.graph.facts import ARRAY, CONSTANT, PROVENANCE, TABLE, table_of
 from amtl_export.graph.ragged import GATHER, LINEAR, LINEAR_INT8, NO_LEAST, SUM, function
 from amtl_export.graph.rewrite import initializer, replace_value
-from amtl_export.graph.trace import PROVENANCE, table_of
 from amtl_export.native import DOMAIN
 from amtl_export.tables.layout import Blocks, Dense, LaidOut, Paged, Ragged, block_name
 
@@ -33,7 +32,7 @@ class Lookup:
 
     Attributes:
         table: path of the table's module.
-        input: the graph input with its ids.
+        input: the value with its ids, a graph input for instance; empty where the table is read whole.
         output: the value with its rows, float32 `[B, K, D]`, or what it would be called: a fused layer has none.
         layer: name of the RaggedSum or ragged layer that reads the table instead, or empty.
         sizes: V of each column's field (one number serves all columns).
@@ -62,6 +61,9 @@ def lower_lookups(model: ir.Model, tables: Mapping[str, LaidOut], policy: IdPoli
     builder = _Builder(model, tables, policy)
     done: dict[str, Lookup] = {}
     for node in [node for node in model.graph if node.domain == DOMAIN]:
+        if table_of(node) is None:
+            builder.replace_plain(node)
+            continue
         lowered = builder.replace(node)
         if not done.get(lowered.output) or not lowered.layer:  # the rows themselves, where they are there
             done[lowered.output] = lowered
@@ -85,16 +87,19 @@ class _Builder:
 
     def replace(self, node: ir.Node) -> Lookup:
         """Lower one custom op; rows of the same ids in the same table are looked up once."""
-        path, ids, old = table_of(node), node.inputs[1], node.outputs[0]
+        path, old = table_of(node), node.outputs[0]
+        assert path is not None
+        if node.op_type == "WholeTable":
+            return self._replace_whole(path, node)
+        ids = node.inputs[1]
         assert ids is not None
         assert ids.name is not None
         assert ids.shape is not None
         sizes = tuple(node.attributes["sizes"].as_ints())
         offsets = tuple(node.attributes["offsets"].as_ints())
-        self._nodes = []
-        self._provenance = {key: node.metadata_props[key] for key in PROVENANCE if key in node.metadata_props}
+        self._begin(node)
         table, scope, layer = self._tables[path], f"lookup/{path}/{ids.name}", ""
-        site = _Site(ids, len(ids.shape), sizes, offsets, f"table/{path}", scope)
+        site = _Site(ids, len(ids.shape), sizes, offsets, path, scope)
         if node.op_type == "LookupLinear":
             assert isinstance(table, Ragged)
             new = _emit_layer(self, table, site, node)
@@ -111,9 +116,52 @@ class _Builder:
         replace_value(self._graph, old, new, self._nodes)
         return Lookup(path, ids.name, scope, sizes, offsets, layer)
 
+    def _replace_whole(self, path: str, node: ir.Node) -> Lookup:
+        """Every row of a table: its own array where that holds them, else a lookup of all ids."""
+        self._begin(node)
+        table, scope = self._tables[path], f"lookup/{path}"
+        rows = node.inputs[0]
+        assert rows is not None
+        assert rows.shape is not None
+        V = rows.shape[0]
+        assert isinstance(V, int)
+        if scope not in self._looked_up:
+            if isinstance(table, Dense) and table.rows.dtype == np.float32:
+                new = self.table_array(path, "rows", table.rows)
+            else:
+                bounds = [self.constant(f"ids/{n}", np.array(n, dtype=np.int64)) for n in (0, V, 1)]
+                ids = self.op("Range", *bounds, name=f"ids/all_of_{path}")
+                ids.shape, ids.type = ir.Shape([V]), ir.TensorType(ir.DataType.INT64)
+                new = _EMIT[type(table)](self, table, _Site(ids, 1, (V,), (0,), path, scope))
+                new.name = scope
+            self._looked_up[scope] = new
+        new = self._looked_up[scope]
+        replace_value(self._graph, node.outputs[0], new, self._nodes)
+        return Lookup(path, "", str(new.name), (V,), (0,))
+
+    def replace_plain(self, node: ir.Node) -> None:
+        """A lookup in a matrix that is no table: a Gather behind the guard."""
+        self._begin(node)
+        rows, ids = node.inputs
+        assert rows is not None
+        assert ids is not None
+        site = _Site(
+            ids, len(ids.shape or ()), tuple(node.attributes["sizes"].as_ints()), (0,), "", f"lookup/{ids.name}"
+        )
+        new = self.op("Gather", rows, self.row_numbers(site), name=str(node.outputs[0].name) + "/rows", axis=0)
+        replace_value(self._graph, node.outputs[0], new, self._nodes)
+
+    def _begin(self, node: ir.Node) -> None:
+        self._nodes = []
+        self._provenance = {key: node.metadata_props[key] for key in PROVENANCE if key in node.metadata_props}
+
     def constant(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
         """An initializer, made once for each name."""
-        return initializer(self._graph, name, array)
+        return initializer(self._graph, name, array, {CONSTANT: "yes"})
+
+    def table_array(self, path: str, array: str, values: np.ndarray[Any, Any]) -> ir.Value:
+        """An array of a table's layout, made once."""
+        return initializer(self._graph, f"table/{path}/{array}", values, {TABLE: path, ARRAY: array})
 
     def op(self, kind: str, *inputs: ir.Value, name: str, domain: str = "", **attributes: Any) -> ir.Value:
         """A node; its result."""
@@ -165,7 +213,7 @@ class _Site:
         rank: of `ids`.
         sizes: V of each column's field (one number serves all columns).
         offsets: first table row of each column's field.
-        stored: where the names of the table's arrays begin.
+        stored: path of the table.
         scope: where the names of the lookup's nodes begin.
     """
 
@@ -178,7 +226,7 @@ class _Site:
 
 
 def _emit_dense(builder: _Builder, table: Dense, site: _Site) -> ir.Value:
-    rows = builder.constant(f"{site.stored}/rows", table.rows)
+    rows = builder.table_array(site.stored, "rows", table.rows)
     looked_up = builder.op("Gather", rows, builder.row_numbers(site), name=f"{site.scope}/rows", axis=0)
     return _dequantized(builder, table, site, looked_up)
 
@@ -190,8 +238,8 @@ def _dequantized(builder: _Builder, table: Dense | Paged, site: _Site, rows: ir.
     wide = builder.op("Cast", rows, name=f"{site.scope}/cast", to=ir.DataType.FLOAT)
     if table.scales is None:
         return wide
-    quantized = builder.constant(f"{site.stored}/quantized_scales", table.scales.quantized)
-    unit = builder.constant(f"{site.stored}/scale_unit", np.array(table.scales.unit, np.float32))
+    quantized = builder.table_array(site.stored, "quantized_scales", table.scales.quantized)
+    unit = builder.table_array(site.stored, "scale_unit", np.array(table.scales.unit, np.float32))
     multiples = builder.op(
         "Gather", quantized, builder.row_numbers(site), name=f"{site.scope}/quantized_scales", axis=0
     )
@@ -208,9 +256,9 @@ def _rows_type(table: Dense | Paged) -> np.dtype[Any]:
 
 
 def _emit_paged(builder: _Builder, table: Paged, site: _Site) -> ir.Value:
-    stored, scope, rank = site.stored, site.scope, site.rank
-    page_table = builder.constant(f"{stored}/page_table", table.page_table)
-    pages = builder.constant(f"{stored}/pages", table.pages)
+    stored, scope, rank = f"table/{site.stored}", site.scope, site.rank
+    page_table = builder.table_array(site.stored, "page_table", table.page_table)
+    pages = builder.table_array(site.stored, "pages", table.pages)
     numbers = builder.op(
         "Gather", page_table, builder.row_numbers(site), name=f"{scope}/page_numbers", axis=0
     )  # [*ids, P]
@@ -257,14 +305,20 @@ def _emit_runs(
     terms = []
     for run in runs:
         start, rows = int(table.starts[run]), table.tables[run]
-        stored, scope = f"{site.stored}/{block_name(start)}", f"{site.scope}/{block_name(start)}"
+        stored, scope = f"table/{site.stored}/{block_name(start)}", f"{site.scope}/{block_name(start)}"
         before = builder.constant(f"{stored}_before", np.array(start - 1, dtype=np.int64))
         local = builder.op("Sub", row_numbers, before, name=f"{scope}/local")
         if clipped:
             least = builder.constant("ids/zero", np.array(0, dtype=np.int64))
             most = builder.constant(f"{stored}_last", np.array(len(rows) - 1, dtype=np.int64))
             local = builder.op("Clip", local, least, most, name=f"{scope}/clipped")
-        looked_up = builder.op("Gather", builder.constant(stored, rows), local, name=f"{scope}/looked_up", axis=0)
+        looked_up = builder.op(
+            "Gather",
+            builder.table_array(site.stored, block_name(start), rows),
+            local,
+            name=f"{scope}/looked_up",
+            axis=0,
+        )
         if rows.shape[1] < table.dim:
             past = [0] * (2 * site.rank + 1) + [table.dim - rows.shape[1]]
             pads = builder.constant(f"{stored}_pads_{site.rank}", np.array(past, dtype=np.int64))
@@ -300,7 +354,7 @@ def _emit_layer(builder: _Builder, table: Ragged, site: _Site, node: ir.Node) ->
 
 def _ragged_inputs(builder: _Builder, table: Ragged, site: _Site) -> tuple[list[ir.Value], dict[str, int | float]]:
     """What every ragged operator begins with, and its attributes."""
-    constants = [builder.constant(f"{site.stored}/{name}", array) for name, array in table.arrays.items()]
+    constants = [builder.table_array(site.stored, name, array) for name, array in table.arrays.items()]
     names = (("sizes", site.sizes), ("offsets", site.offsets))
     fields = [builder.constant(f"{site.scope}/{name}", np.array(values, dtype=np.int64)) for name, values in names]
     scaled = table.scales is not None

@@ -11,8 +11,8 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
+from amtl_export.graph.facts import table_of
 from amtl_export.graph.rewrite import replace_value
-from amtl_export.graph.trace import table_of
 from amtl_export.native import DOMAIN
 
 

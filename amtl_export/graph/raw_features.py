@@ -17,8 +17,8 @@ from onnx_ir.tape import Tape
 
 from amtl_export.data.vocabulary import FIRST_VALUE, MISSING, OOV, Vocabulary
 from amtl_export.errors import InputError
-from amtl_export.graph.inputs import Input
 from amtl_export.graph.trace import IR_VERSION, OPSET
+from amtl_export.spec import TensorSpec
 
 #: Type → the value that says "missing".
 MISSING_VALUES: dict[str, Any] = {"string": "", "int64": int(np.iinfo(np.int64).min)}
@@ -59,7 +59,7 @@ def encoded_name(name: str) -> str:
     return f"encoded_{name}"
 
 
-def encoder_model(inputs: Sequence[Input], fields: Mapping[str, RawField]) -> ir.Model:
+def encoder_model(inputs: Sequence[TensorSpec], fields: Mapping[str, RawField]) -> ir.Model:
     """The model that gives each of a graph's inputs of ids, as `encoded_<input>`, for the values of its fields.
 
     Args:
@@ -83,7 +83,7 @@ def encoder_model(inputs: Sequence[Input], fields: Mapping[str, RawField]) -> ir
     return ir.Model(graph, ir_version=IR_VERSION)
 
 
-def prepend_encoder(model: ir.Model, inputs: Sequence[Input], fields: Mapping[str, RawField]) -> None:
+def prepend_encoder(model: ir.Model, inputs: Sequence[TensorSpec], fields: Mapping[str, RawField]) -> None:
     """Let a bundle's graph take values where it took ids, in place; numbers stay behind them.
 
     Raises:
@@ -104,7 +104,7 @@ def prepend_encoder(model: ir.Model, inputs: Sequence[Input], fields: Mapping[st
 
 
 def _encoder(
-    inputs: Sequence[Input], fields: Mapping[str, RawField]
+    inputs: Sequence[TensorSpec], fields: Mapping[str, RawField]
 ) -> tuple[list[ir.Value], dict[str, ir.Value], Tape]:
     """What is taken; what each input of ids is; the nodes and initializers between, all named `encoder.…`."""
     encoded = [spec for spec in inputs if spec.source != "numeric"]
@@ -113,13 +113,13 @@ def _encoder(
     looked_up = _looked_up(tape, fields, values)
     ids: dict[str, ir.Value] = {}
     for spec in encoded:
-        if spec.columns:
+        if spec.packed:
             encoded_ids = tape.op("Concat", [looked_up[name] for name in spec.fields], {"axis": 1})
         else:
             encoded_ids = _padded(tape, looked_up[spec.name], fields[spec.name].vocabulary)
         encoded_ids.type, encoded_ids.shape = (
             ir.TensorType(ir.DataType.INT64),
-            ir.Shape(_shape(spec, len(spec.columns))),
+            ir.Shape(_shape(spec, len(spec.columns) if spec.packed else 0)),
         )
         ids[spec.name] = encoded_ids
     for i, node in enumerate(tape.nodes):
@@ -129,12 +129,12 @@ def _encoder(
     return list(values.values()), ids, tape
 
 
-def _shape(spec: Input, width: int) -> list[int | str]:
+def _shape(spec: TensorSpec, width: int) -> list[int | str]:
     return [1 if spec.request else "batch", width or f"length_{spec.name}"]
 
 
-def _raw_input(spec: Input, field: RawField) -> ir.Value:
-    shape = ir.Shape(_shape(spec, 1 if spec.columns else 0))
+def _raw_input(spec: TensorSpec, field: RawField) -> ir.Value:
+    shape = ir.Shape(_shape(spec, 1 if spec.packed else 0))
     return ir.Value(name=field.name, type=ir.TensorType(field.type), shape=shape)
 
 

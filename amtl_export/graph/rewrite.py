@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 
-def initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    """The initializer of this name, made of `array` if it is not there yet."""
+def initializer(
+    graph: ir.Graph, name: str, array: npt.NDArray[Any], facts: Mapping[str, str] | None = None
+) -> ir.Value:
+    """The initializer of this name, made of `array`, with these facts, if it is not there yet."""
     if name not in graph.initializers:
         value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
         value.shape = ir.Shape(array.shape)
         value.dtype = ir.tensor(np.empty(0, array.dtype)).dtype
+        value.metadata_props.update(facts or {})
         graph.initializers[name] = value
     return graph.initializers[name]
 

@@ -17,8 +17,8 @@ from amtl_export.bundle.raw import raw_fields, unknown_value
 from amtl_export.data.encode import padded_ids
 from amtl_export.data.schema import FieldSchema
 from amtl_export.files import write_json
-from amtl_export.graph.inputs import Input
 from amtl_export.graph.raw_features import RawField
+from amtl_export.spec import TensorSpec
 
 
 def write_encoder(bundle: Bundle, folder: Path) -> None:
@@ -29,7 +29,7 @@ def write_encoder(bundle: Bundle, folder: Path) -> None:
     """
     folder.mkdir()
     fields = raw_fields(bundle)
-    schemas = {field.name: field for field in bundle.schema.fields}
+    schemas = {field.name: field for field in bundle.run_schema.fields}
     files = {field.shares: f"{field.shares}.jsonl" for field in fields.values()}
     for owner, file in files.items():
         _write_vocabulary(fields[owner], folder / file)
@@ -55,8 +55,8 @@ def write_encoder(bundle: Bundle, folder: Path) -> None:
     shutil.copyfile(Path(__file__).with_name("encoder.py"), folder / "encoder.py")
 
 
-def _described(spec: Input) -> dict[str, Any]:
-    kind = "numeric" if spec.source == "numeric" else "ids" if spec.columns else "list"
+def _described(spec: TensorSpec) -> dict[str, Any]:
+    kind = "numeric" if spec.source == "numeric" else "ids" if spec.packed else "list"
     datatype = "FP32" if kind == "numeric" else "INT64"
     return {"name": spec.name, "kind": kind, "datatype": datatype, "fields": list(spec.fields), "request": spec.request}
 
@@ -72,7 +72,7 @@ def _write_vocabulary(field: RawField, path: Path) -> None:
 class _Golden:
     """Rows that try each field's values, and what the encoder of the training makes of them."""
 
-    inputs: Sequence[Input]
+    inputs: Sequence[TensorSpec]
     fields: Mapping[str, RawField]
     schemas: Mapping[str, FieldSchema]
 
@@ -96,10 +96,10 @@ class _Golden:
         """Input → its only row; null is a missing number."""
         return {spec.name: [self._row(spec, row)] for spec in self.inputs}
 
-    def _row(self, spec: Input, row: dict[str, Any]) -> list[Any]:
+    def _row(self, spec: TensorSpec, row: dict[str, Any]) -> list[Any]:
         if spec.source == "numeric":
             return [None if row[name] is None else float(np.float32(row[name])) for name in spec.fields]
-        if spec.columns:
+        if spec.packed:
             return [self._id(self.fields[name], row[name]) for name in spec.fields]
         vocabulary, missing = self.fields[spec.name].vocabulary, self.fields[spec.name].missing
         present = [value for value in row[spec.name] or [] if value not in (None, *missing)]

@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import FrozenEmbedding
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.tables.cost import best_width, blocks_bytes, dense_bytes, paged_cost, ragged_bytes
 from amtl_export.tables.layout import LaidOut, blocks, dense, paged, ragged
-from amtl_export.tables.values import NARROW, VALUE_TYPES, ValueType, stored, value_type
+from amtl_export.tables.values import NARROW, VALUE_TYPES, Stored, ValueType, value_type
 
 Layout = Literal["dense", "paged", "blocks", "ragged"]
 LayoutName = Literal["auto", "dense", "paged", "blocks", "ragged"]
@@ -134,7 +135,12 @@ class TablePlan:
 
 
 def plan_table(
-    table: FrozenEmbedding, config: PlanConfig, counts: npt.NDArray[np.int64] | None = None, *, in_blocks: bool = False
+    table: FrozenEmbedding,
+    config: PlanConfig,
+    counts: npt.NDArray[np.int64] | None = None,
+    *,
+    in_blocks: bool = False,
+    read_whole: bool = False,
 ) -> TablePlan:
     """Choose for one table.
 
@@ -143,13 +149,14 @@ def plan_table(
         config: what is asked for.
         counts: int64 `[V]`, how often training saw each row; None takes every row as often.
         in_blocks: whether the method gives dims to blocks of neighbouring rows.
+        read_whole: whether the model reads the whole table too, for a tied output layer for instance.
 
     Raises:
         InputError: the page width does not fit.
     """
     dims, (V, D) = table.dims.cpu().numpy(), table.rows.shape
     dtype = value_type(table, config.dtype)
-    layout, reason = _choose(dims, D, dtype, config, in_blocks=in_blocks)
+    layout, reason = _choose(dims, D, dtype, config, in_blocks=in_blocks, read_whole=read_whole)
     width = _width(dims, D, dtype, config) if layout == "paged" else None
     weights = None if counts is None or not counts.any() else counts
     looked_up = float(np.average(dims, weights=weights)) if V else 0.0
@@ -185,12 +192,14 @@ def multiplied_part(table: FrozenEmbedding, counts: npt.NDArray[np.int64] | None
 
 
 def _choose(
-    dims: npt.NDArray[np.int64], D: int, dtype: ValueType, config: PlanConfig, *, in_blocks: bool
+    dims: npt.NDArray[np.int64], D: int, dtype: ValueType, config: PlanConfig, *, in_blocks: bool, read_whole: bool
 ) -> tuple[Layout, str]:
     if D < NARROW:
         return "dense", f"fewer than {NARROW} floats a row"
     if config.layout != "auto":
         return config.layout, "asked for"
+    if read_whole:
+        return "dense", "the model reads the whole table"
     if config.fuses:
         return "ragged", "a fused first layer was asked for"
     most = (1 - WORTH_SAVING) * dense_bytes(len(dims), D, dtype)
@@ -225,15 +234,18 @@ def _cost(
     return dense_bytes(len(dims), D, dtype), 1.0
 
 
-def lay_out(table: FrozenEmbedding, plan: TablePlan) -> LaidOut:
+def lay_out(rows: Stored, dims: npt.NDArray[np.int64], plan: TablePlan) -> LaidOut:
     """A table as planned.
 
+    Args:
+        rows: in their value type.
+        dims: int64 `[V]`.
+        plan: of the table.
+
     Raises:
-        InputError: a number is too large for the value type, or a paged table has too many pages.
+        InputError: a paged table has too many pages, or the layout does not fit the value type.
     """
-    dims = table.dims.cpu().numpy()
     try:
-        rows = stored(table.rows.cpu().numpy(), plan.dtype)
         if plan.page_width is not None:
             return paged(rows, dims, plan.page_width)
         if plan.layout == "dense":
@@ -241,10 +253,29 @@ def lay_out(table: FrozenEmbedding, plan: TablePlan) -> LaidOut:
         return blocks(rows, dims) if plan.layout == "blocks" else ragged(rows, dims)
     except ValueError as error:
         raise InputError(
-            "export: the table cannot be laid out so", found=error, fix="another --layout or --dtype"
+            "export: the table cannot be laid out so", found=error, fix="another layout or dtype"
         ) from None
 
 
-def lay_out_all(tables: Mapping[str, FrozenEmbedding], plans: Mapping[str, TablePlan]) -> dict[str, LaidOut]:
+def lay_out_all(frozen: FrozenModel, rows: Mapping[str, Stored], plans: Mapping[str, TablePlan]) -> dict[str, LaidOut]:
     """Path of each table → the table as planned."""
-    return {path: lay_out(table, plans[path]) for path, table in tables.items()}
+    return {path: lay_out(rows[path], table.dims.cpu().numpy(), plans[path]) for path, table in frozen.tables.items()}
+
+
+def plan(frozen: FrozenModel, config: PlanConfig) -> dict[str, TablePlan]:
+    """Path of each table → how `export` would store it; nothing is written.
+
+    Raises:
+        InputError: the page width does not fit.
+    """
+    in_blocks = {frozen.table_path} if frozen.projection_bytes else set()
+    return {
+        path: plan_table(
+            table,
+            config,
+            frozen.counts.get(path),
+            in_blocks=path in in_blocks,
+            read_whole=path in frozen.read_whole,
+        )
+        for path, table in frozen.tables.items()
+    }

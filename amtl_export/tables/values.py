@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from amtl_export.freezing.frozen import FrozenEmbedding, FrozenModel, with_tables
+from amtl_export.errors import InputError
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.table import FrozenEmbedding
 
 ValueType = Literal["fp32", "fp16", "int8"]
 VALUE_TYPES: tuple[ValueType, ...] = get_args(ValueType)
@@ -61,6 +63,11 @@ class Stored:
 
     numbers: Numbers
     scales: Scales | None = None
+
+    @property
+    def lossy(self) -> bool:
+        """Whether numbers are quantized."""
+        return self.numbers.dtype != np.float32
 
     def read(self) -> Floats:
         """float32 `[V, D]`: what every layout answers, bit for bit."""
@@ -117,29 +124,48 @@ def value_type(frozen: FrozenEmbedding, dtype: ValueType) -> ValueType:
     return dtype if frozen.rows.shape[1] >= NARROW else "fp32"
 
 
-def quantized_tables(tables: Mapping[str, FrozenEmbedding], dtype: ValueType) -> dict[str, FrozenEmbedding]:
-    """Path of each table → the table fake-quantized: what a bundle must answer bit for bit.
+def value_types(frozen: FrozenModel, dtype: ValueType) -> dict[str, ValueType]:
+    """Path of each table → its value type in a model that is stored as `dtype`."""
+    return {path: value_type(table, dtype) for path, table in frozen.tables.items()}
+
+
+def quantize(frozen: FrozenModel, dtypes: Mapping[str, ValueType]) -> dict[str, Stored]:
+    """Path of each table → its rows as they are stored.
+
+    Args:
+        frozen: the model.
+        dtypes: path of each table → its value type.
 
     Raises:
-        ValueError: as `stored`.
+        InputError: a number is too large for its value type.
     """
-    return {
-        path: FrozenEmbedding(
-            torch.from_numpy(stored(table.rows.cpu().numpy(), value_type(table, dtype)).read()),
-            table.dims,
-            table.sizes,
-            table.offsets,
-        )
-        for path, table in tables.items()
-    }
+    rows = {}
+    for path, table in frozen.tables.items():
+        try:
+            rows[path] = stored(table.rows.cpu().numpy(), dtypes[path])
+        except ValueError as error:
+            raise InputError(
+                "a table cannot be stored so",
+                where=f"table {path}",
+                found=error,
+                fix="dtype='fp32', or scale the table",
+            ) from None
+    return rows
 
 
-def quantized(frozen: FrozenModel, dtype: ValueType) -> FrozenModel:
-    """The model with every table fake-quantized to a value type; the model itself for fp32.
+def fake_quantized(frozen: FrozenModel, rows: Mapping[str, Stored]) -> FrozenModel:
+    """The model with the numbers that a bundle reads back; the model itself where none is quantized.
 
-    Raises:
-        ValueError: as `stored`.
+    Args:
+        frozen: the model.
+        rows: path of each table → its rows as they are stored.
     """
-    if dtype == "fp32":
+    lossy = {path: own for path, own in rows.items() if own.lossy}
+    if not lossy:
         return frozen
-    return replace(frozen, module=with_tables(frozen.module, quantized_tables(frozen.tables, dtype)))
+    tables = {path: _dequantized(frozen.tables[path], own) for path, own in lossy.items()}
+    return replace(frozen.with_tables(tables), trained=None)
+
+
+def _dequantized(table: FrozenEmbedding, rows: Stored) -> FrozenEmbedding:
+    return FrozenEmbedding(torch.from_numpy(rows.read()), table.dims, table.sizes, table.offsets)

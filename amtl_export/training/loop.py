@@ -20,6 +20,7 @@ from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import read_vocabularies, vocabulary_hash, write_vocabularies
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import check_target, producer, publish, read_json, write_json
+from amtl_export.metrics import auc, logloss
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.selection import SoftTwinSelector
@@ -27,7 +28,6 @@ from amtl_export.training.batches import predict
 from amtl_export.training.checkpoint import Progress, latest, save_checkpoint
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.dims import average_dim, prune_trained
-from amtl_export.training.metrics import auc, logloss
 from amtl_export.training.observer import Silent, TrainObserver
 from amtl_export.training.run import Run, build_model, load_run, model_config_for
 from amtl_export.training.state import TrainState

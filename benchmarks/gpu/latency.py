@@ -21,9 +21,9 @@ from torch.nn.functional import embedding
 
 from amtl_export.bench.subjects import OnnxSubject, dense_torch
 from amtl_export.bench.timing import Latency, Subject, interleave
-from amtl_export.bundle.inputs import draw
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.tables.plan import PlanConfig
+from amtl_export.traffic.draw import draw
 
 LAYOUTS = {
     "onnx-dense": PlanConfig("dense"),

@@ -13,15 +13,16 @@ from lookup import FIELDS, write_layout
 from planted import BUNDLES, Planted
 
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import from_rows
-from amtl_export.freezing.frozen import FrozenEmbedding, freeze
+from amtl_export.freezing.frozen import freeze
+from amtl_export.freezing.table import FrozenEmbedding
+from amtl_export.metrics import auc
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.predictor import load
 from amtl_export.tables.plan import PlanConfig
 from amtl_export.tables.values import quantized
+from amtl_export.traffic.draw import from_rows
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
-from amtl_export.training.metrics import auc
 from amtl_export.validation.rows import check_rows, out_of_range_ids
 from amtl_export.validation.validate import validate
 

@@ -19,9 +19,9 @@ from amtl_export.bench.load import Answer, Request, Scenario, Scores, drive
 from amtl_export.bench.process import Samples, watched
 from amtl_export.bench.server import ServerBenchConfig, bench_server
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.inputs import Feed
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.report.tables import load_report
+from amtl_export.spec import Feed
 from amtl_export.training.run import Run
 
 PATIENT = ServerBenchConfig(batch=8, slo_ms=60_000, seconds=0.2, workers=2)

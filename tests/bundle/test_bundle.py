@@ -12,10 +12,11 @@ import pytest
 from amtl_export.bundle import export as export_module
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.export import ExportConfig, export, open_exportable
-from amtl_export.bundle.inputs import draw
 from amtl_export.errors import InputError
 from amtl_export.files import SUMS, checksum_mismatches
-from amtl_export.freezing.frozen import FrozenModel, save_frozen
+from amtl_export.freezing.folder import save_frozen
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.traffic.draw import draw
 from amtl_export.training.run import Run
 
 

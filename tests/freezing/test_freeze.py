@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from amtl_export.bundle.check import torch_logits
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import draw
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import (
     FrozenEmbedding,
@@ -21,6 +20,7 @@ from amtl_export.freezing.frozen import (
     save_frozen,
 )
 from amtl_export.report.inspection import inspect
+from amtl_export.traffic.draw import draw
 from amtl_export.training.batches import predict
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train

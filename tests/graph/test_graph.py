@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.check import torch_logits
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import Feed, draw
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import FrozenModel, freeze_module
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.swap import freeze_module
 from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericField
 from amtl_export.models import ctr as ctr_module
+from amtl_export.spec import Feed
+from amtl_export.traffic.draw import draw
 
 
 def feed_of(frozen: FrozenModel, batch: int, length: int = 4, distribution: Any = "zipf") -> Feed:

@@ -11,16 +11,17 @@ import torch
 from amtl_export.bundle.bundle import open_bundle
 from amtl_export.bundle.check import LOGIT_TOLERANCE
 from amtl_export.bundle.export import ExportConfig, export, lower
-from amtl_export.bundle.inputs import Feed, as_request, one_request, without_candidates
 from amtl_export.errors import InputError
 from amtl_export.files import write_sums
-from amtl_export.freezing.frozen import freeze, freeze_module, frozen_tables
-from amtl_export.graph.inputs import model_inputs
+from amtl_export.freezing.frozen import freeze, frozen_tables
+from amtl_export.freezing.swap import freeze_module
+from amtl_export.graph.inputs import as_request, model_inputs, one_request, without_candidates
 from amtl_export.graph.request import hoist_request
 from amtl_export.graph.trace import trace
 from amtl_export.models.config import EmbeddedField, ModelConfig, NumericField
 from amtl_export.models.ctr import BACKBONES, CtrModel
 from amtl_export.runtime.session import open_session
+from amtl_export.spec import Feed
 from amtl_export.tables.plan import lay_out_all, plan_table
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train

@@ -16,13 +16,13 @@ import torch
 import amtl_export
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import draw
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.native import library_path
 from amtl_export.runtime.bound import Bound
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.session import open_session
+from amtl_export.traffic.draw import draw
 from amtl_export.training.run import Run
 
 

@@ -11,9 +11,10 @@ from triton_server import Server, serving
 
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import Feed, draw
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.serving.package import PackageConfig, package
+from amtl_export.spec import Feed
+from amtl_export.traffic.draw import draw
 from amtl_export.training.run import Run
 
 INSTALLED = Path(__file__).resolve().parents[2] / ".triton"

@@ -13,11 +13,11 @@ from triton_server import Server, post, serving, tensors
 
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import Feed
 from amtl_export.bundle.raw import encoded, raw_fields, values_of
 from amtl_export.freezing.frozen import freeze
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.package import PackageConfig, package
+from amtl_export.spec import Feed
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 

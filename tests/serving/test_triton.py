@@ -22,7 +22,6 @@ from triton_server import Server, post, serving, tensors
 from amtl_export.bench.server import ServerBenchConfig, bench_server
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import Feed
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.errors import InputError
 from amtl_export.files import read_json
@@ -31,6 +30,7 @@ from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.models.attach import attach
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.package import PackageConfig, package
+from amtl_export.spec import Feed
 from amtl_export.training.run import Run
 
 

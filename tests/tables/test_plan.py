@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import FrozenEmbedding
+from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.tables.layout import stored_bytes
 from amtl_export.tables.plan import BLOCK, PlanConfig, lay_out, plan_table
 

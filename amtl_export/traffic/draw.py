@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from amtl_export.data.encode import Rows
 from amtl_export.data.vocabulary import MISSING, Vocabulary
-from amtl_export.graph.inputs import Input
 from amtl_export.models.config import EmbeddedField, ModelConfig
+from amtl_export.spec import Feed
 
-Feed = dict[str, npt.NDArray[Any]]
 IdDistribution = Literal["zipf", "uniform"]
 
 
@@ -86,39 +85,3 @@ def _numbers(config: ModelConfig, batch: int, rng: np.random.Generator) -> npt.N
         values[rng.random(batch) < 0.05] = np.nan
         columns.append(values)
     return np.stack(columns, axis=1).astype(np.float32)
-
-
-def one_request(feed: Feed, inputs: Sequence[Input]) -> Feed:
-    """The same rows as candidates of one request: what is the request's is the first row's in all of them."""
-    rows = {name: values.copy() for name, values in feed.items()}
-    for spec in inputs:
-        if spec.request:
-            columns = list(spec.columns) or slice(None)
-            rows[spec.source][:, columns] = rows[spec.source][:1, columns]
-    return rows
-
-
-def as_request(rows: Feed, inputs: Sequence[Input]) -> Feed:
-    """Rows of one request as a graph takes them; the very same where nothing is the request's.
-
-    Args:
-        rows: the model's own inputs, at least one row if something is the request's, which is taken from the first.
-        inputs: of the graph.
-    """
-    if not any(spec.request for spec in inputs):
-        return rows
-    request: Feed = {}
-    for spec in inputs:
-        values = rows[spec.source][:, list(spec.columns)] if spec.columns else rows[spec.source]
-        request[spec.name] = np.ascontiguousarray(values[:1] if spec.request else values)
-    return request
-
-
-def without_candidates(request: Feed, inputs: Sequence[Input]) -> Feed:
-    """A request for no candidate at all."""
-    return {spec.name: request[spec.name] if spec.request else request[spec.name][:0] for spec in inputs}
-
-
-def sliced(feed: Feed, rows: slice) -> Feed:
-    """The same rows of every input."""
-    return {name: values[rows] for name, values in feed.items()}

@@ -40,13 +40,13 @@ def build_cuda(nvcc: str, target: Path, scratch: Path) -> None:
     """For each GPU from Turing on: Hopper's own code, and PTX that a driver compiles for the others."""
     scratch.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    made = scratch / OBJECT
+    register = scratch / OBJECT
     compiler = os.environ.get("CC", "cc")
-    plain = ["-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-DAMTL_CUDA"]
-    subprocess.run([compiler, *plain, "-c", str(HERE / "register.c"), "-o", str(made)], check=True)
-    codes = ["-gencode=arch=compute_90,code=sm_90", "-gencode=arch=compute_75,code=compute_75"]
-    how = ["-O3", "-shared", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static", *codes]
-    subprocess.run([nvcc, *how, str(HERE / "cuda_launch.cu"), str(made), "-o", str(target)], check=True)
+    flags = ["-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-DAMTL_CUDA"]
+    subprocess.run([compiler, *flags, "-c", str(HERE / "register.c"), "-o", str(register)], check=True)
+    targets = ["-gencode=arch=compute_90,code=sm_90", "-gencode=arch=compute_75,code=compute_75"]
+    how = ["-O3", "-shared", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static", *targets]
+    subprocess.run([nvcc, *how, str(HERE / "cuda_launch.cu"), str(register), "-o", str(target)], check=True)
 
 
 setup(cmdclass={"build_ext": BuildExt})

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from amtl_export.data.catalog import open_source
     from amtl_export.data.describe import describe
     from amtl_export.errors import AmtlError
-    from amtl_export.foreign import export_module, validate_module
-    from amtl_export.freezing.frozen import FrozenModel, freeze, freeze_module, load_frozen, save_frozen
+    from amtl_export.freezing.folder import load_frozen, save_frozen
+    from amtl_export.freezing.frozen import FrozenModel, freeze
     from amtl_export.models.attach import (
         attach,
         count_ids,
@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from amtl_export.report.inspection import inspect
     from amtl_export.runtime.predictor import Predictor, load
     from amtl_export.serving.package import PackageConfig, package
+    from amtl_export.source.source import Source
     from amtl_export.training.config import TrainConfig
     from amtl_export.training.loop import train
     from amtl_export.training.run import Run, load_run
-    from amtl_export.validation.validate import Tolerances, Verdict, validate
+    from amtl_export.validation.validate import validate
+    from amtl_export.validation.verdict import Tolerances, Verdict
 
 _HOME = {
     "AmtlError": "errors",
@@ -49,9 +51,10 @@ _HOME = {
     "Predictor": "runtime.predictor",
     "Run": "training.run",
     "ServerBenchConfig": "bench.server",
-    "Tolerances": "validation.validate",
+    "Source": "source.source",
+    "Tolerances": "validation.verdict",
     "TrainConfig": "training.config",
-    "Verdict": "validation.validate",
+    "Verdict": "validation.verdict",
     "attach": "models.attach",
     "bench_infer": "bench.infer",
     "bench_server": "bench.server",
@@ -61,22 +64,19 @@ _HOME = {
     "detach": "models.attach",
     "dim_penalty": "models.attach",
     "export": "bundle.export",
-    "export_module": "foreign",
     "freeze": "freezing.frozen",
-    "freeze_module": "freezing.frozen",
     "inspect": "report.inspection",
     "load": "runtime.predictor",
-    "load_frozen": "freezing.frozen",
+    "load_frozen": "freezing.folder",
     "load_run": "training.run",
     "open_bundle": "bundle.bundle",
     "open_source": "data.catalog",
     "package": "serving.package",
     "project_to_budget": "models.attach",
-    "save_frozen": "freezing.frozen",
+    "save_frozen": "freezing.folder",
     "selection_parameters": "models.attach",
     "train": "training.loop",
     "validate": "validation.validate",
-    "validate_module": "foreign",
 }
 
 __all__ = [
@@ -89,6 +89,7 @@ __all__ = [
     "Predictor",
     "Run",
     "ServerBenchConfig",
+    "Source",
     "Tolerances",
     "TrainConfig",
     "Verdict",
@@ -101,9 +102,7 @@ __all__ = [
     "detach",
     "dim_penalty",
     "export",
-    "export_module",
     "freeze",
-    "freeze_module",
     "inspect",
     "load",
     "load_frozen",
@@ -116,7 +115,6 @@ __all__ = [
     "selection_parameters",
     "train",
     "validate",
-    "validate_module",
 ]
 
 

@@ -144,8 +144,8 @@ def _native() -> list[Check]:
         "cpu": "bundles of layout ragged look rows up with standard operators, several times slower",
         "cuda": "bundles of layout ragged do not run on a GPU",
     }
-    found = {provider: library_path(provider) for provider in HOW_TO_BUILD}
+    libraries = {provider: library_path(provider) for provider in HOW_TO_BUILD}
     return [
         Check(f"native operators, {provider}", str(path) if path else None, costs[provider], HOW_TO_BUILD[provider])
-        for provider, path in found.items()
+        for provider, path in libraries.items()
     ]

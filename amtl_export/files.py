@@ -19,7 +19,7 @@ TOOL = "amtl-export"
 SUMS = "SHA256SUMS"
 
 
-def made_by() -> dict[str, str]:
+def producer() -> dict[str, str]:
     """The mark that this tool leaves in each folder it makes."""
     return {"tool": TOOL, "version": version(TOOL)}
 
@@ -54,10 +54,10 @@ def is_ours(folder: Path) -> bool:
     """Whether this tool made `folder` (a run, a frozen model or a bundle)."""
     for name in ("config.json", "signature.json"):
         try:
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
+            values = json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(found, dict) and isinstance(mark := found.get("made_by"), dict):
+        if isinstance(values, dict) and isinstance(mark := values.get("producer"), dict):
             return mark.get("tool") == TOOL
     return False
 
@@ -83,7 +83,7 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a hidden sibling folder that becomes `path` only if the block succeeds.
 
     On any error, interruption included, the sibling is removed and `path` is as it was.
@@ -134,11 +134,11 @@ def copy_folder(source: Path, target: Path) -> None:
     """Copy a folder's files, whose errors stay `OSError`s that say what went wrong (`shutil.copytree` lists them)."""
     target.mkdir()
     for path in sorted(source.rglob("*")):
-        own = target / path.relative_to(source)
+        copied = target / path.relative_to(source)
         if path.is_dir():
-            own.mkdir()
+            copied.mkdir()
         else:
-            shutil.copyfile(path, own)
+            shutil.copyfile(path, copied)
 
 
 def sha256(path: Path) -> str:
@@ -154,7 +154,7 @@ def write_sums(folder: Path) -> None:
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
-def wrong_sums(folder: Path) -> list[str]:
+def checksum_mismatches(folder: Path) -> list[str]:
     """Names of files that are missing or differ from SHA256SUMS (empty when all hold).
 
     Raises:
@@ -163,12 +163,12 @@ def wrong_sums(folder: Path) -> list[str]:
     path = folder / SUMS
     if not path.is_file():
         raise InputError("a file is missing", where=path, fix=f"is {folder} a bundle that {TOOL} wrote, complete?")
-    wrong = []
+    mismatches = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         digest, _, name = line.partition("  ")
         if len(digest) != 64 or not name:
             raise InputError("a checksum line cannot be read", where=f"{path}, line {number}", found=repr(line))
         file = folder / name
         if not file.is_file() or sha256(file) != digest:
-            wrong.append(name)
-    return wrong
+            mismatches.append(name)
+    return mismatches

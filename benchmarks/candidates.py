@@ -32,7 +32,7 @@ LAYOUTS = {
     "onnx-dense": ExportConfig("dense"),
     "onnx-paged": ExportConfig("paged"),
     "onnx-ragged": ExportConfig("ragged", first_layer="plain"),
-    "onnx-ragged-joined": ExportConfig("ragged", first_layer="joined"),
+    "onnx-ragged-fused": ExportConfig("ragged", first_layer="fused"),
     "onnx-ragged-layer-int8": ExportConfig("ragged", "int8", layer_dtype="int8"),
 }
 
@@ -52,7 +52,7 @@ def build(frozen: FrozenModel, fields: tuple[str, ...], threads: int, folder: Pa
 @click.option("--rows", default=1_000_000, show_default=True, help="V, over all fields.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"), show_default=True)
 @click.option("--machine", default="cpu2", show_default=True, help="Short name in the file's name.")
-@click.option("--seconds", default=4.0, show_default=True, help="For each number of candidates and id law.")
+@click.option("--seconds", default=4.0, show_default=True, help="For each number of candidates and id distribution.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--batch", type=IntList(), default="1,64,256,1024,4096", show_default=True, help="Candidates.")
 @click.option("--shared", type=IntList(), default="4,6", show_default=True, help="How many fields are the request's.")
@@ -69,7 +69,7 @@ def main(
 ) -> None:
     """Time every layout with and without request fields."""
     out.mkdir(parents=True, exist_ok=True)
-    config = InferConfig(batches=batch, laws=("zipf", "uniform"), threads=threads, seconds=seconds)
+    config = InferConfig(batches=batch, distributions=("zipf", "uniform"), threads=threads, seconds=seconds)
     none = Rows(np.empty((0, FIELDS), np.int32), np.empty((0, 0), np.float32), {}, np.empty(0, np.uint8))
     cases: list[dict[str, Any]] = []
     for backbone in backbones:

@@ -1,4 +1,4 @@
-"""How far the joined layer is from ONNX Runtime's own Gemm: a lookup and one linear layer, and each part alone.
+"""How far the fused layer is from ONNX Runtime's own Gemm: a lookup and one linear layer, and each part alone.
 
 Useful operations are two for each surviving number and output, also where a row of several examples is multiplied once;
 a plain layer makes two for each of F · D.
@@ -23,14 +23,14 @@ from torch import Tensor, nn
 
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bench.timing import Latency, interleave
-from amtl_export.bundle.inputs import Feed
 from amtl_export.cli.options import IntList
 from amtl_export.files import write_json
-from amtl_export.freezing.frozen import FrozenEmbedding
-from amtl_export.graph.first_layer import join_first_layers
+from amtl_export.freezing.table import FrozenEmbedding
+from amtl_export.graph.first_layer import fuse_first_layers
 from amtl_export.graph.lower import lower_lookups
 from amtl_export.graph.trace import trace_module
 from amtl_export.runtime.session import open_session
+from amtl_export.spec import Feed
 from amtl_export.tables.plan import PlanConfig, lay_out, plan_table
 
 
@@ -57,8 +57,8 @@ class Part:
         model = trace_module(module, {"x": example}, ["y"])
         if module.table is not None:
             plan = plan_table(module.table, config)
-            if plan.joined:
-                join_first_layers(model, ["table"], int8=config.layer_dtype == "int8")
+            if plan.fused:
+                fuse_first_layers(model, ["table"], int8=config.layer_dtype == "int8")
             lower_lookups(model, {"table": lay_out(module.table, plan)}, "guard")
         ir.save(model, folder / f"{name}.onnx", external_data=f"{name}.data", size_threshold_bytes=128)
         self._session, self._dim = open_session(folder / f"{name}.onnx", native=True), dim
@@ -77,29 +77,29 @@ class Part:
 @click.option("--rows", default=1_000_000, show_default=True, help="V, over all fields.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"), show_default=True)
 @click.option("--machine", default="cpu2", show_default=True, help="Short name in the file's name.")
-@click.option("--seconds", default=3.0, show_default=True, help="For each batch size and id law.")
+@click.option("--seconds", default=3.0, show_default=True, help="For each batch size and id distribution.")
 @click.option("--batch", type=IntList(), default="1,64,256,1024,4096", show_default=True, help="Batch sizes.")
 @click.option("--outputs", default=256, show_default=True, help="Of the layer.")
 def main(rows: int, out: Path, machine: str, seconds: float, batch: tuple[int, ...], outputs: int) -> None:
-    """Time a lookup, a layer, and both, plain and joined."""
+    """Time a lookup, a layer, and both, plain and fused."""
     out.mkdir(parents=True, exist_ok=True)
     point = Point(rows=rows)
     table, linear = planted_table(point), nn.Linear(FIELDS * point.dim, outputs)
     cases = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        plain, joined = PlanConfig("ragged", first_layer="plain"), PlanConfig("ragged", first_layer="joined")
+        plain, fused = PlanConfig("ragged", first_layer="plain"), PlanConfig("ragged", first_layer="fused")
         dense, codes = PlanConfig("dense"), PlanConfig("ragged", "int8", layer_dtype="int8")
         parts = [
             Part("gemm-alone", Layer(None, linear), dense, folder, point.dim),
             Part("ragged-gather-alone", Layer(table, None), plain, folder, point.dim),
             Part("dense-gather-gemm", Layer(table, linear), dense, folder, point.dim),
             Part("ragged-gather-gemm", Layer(table, linear), plain, folder, point.dim),
-            Part("ragged-linear", Layer(table, linear), joined, folder, point.dim),
+            Part("ragged-linear", Layer(table, linear), fused, folder, point.dim),
             Part("ragged-linear-int8", Layer(table, linear), codes, folder, point.dim),
         ]
-        for size, law in itertools.product(batch, ("zipf", "uniform")):
-            feeds = make_feeds(point, size, law)
+        for size, distribution in itertools.product(batch, ("zipf", "uniform")):
+            feeds = make_feeds(point, size, distribution)
             places = torch.from_numpy(feeds[0]["ids"]) + torch.tensor(table.offsets)
             kept = float(table.dims[places].double().mean()) / point.dim
             found = {n: Latency.of(t, size) for n, t in interleave(parts, feeds, seconds=seconds).items()}
@@ -112,11 +112,13 @@ def main(rows: int, out: Path, machine: str, seconds: float, batch: tuple[int, .
                 * full
                 / max(found["ragged-linear"].p50_us - found["ragged-gather-alone"].p50_us, 1e-9),
             }
-            about = {"batch": size, "ids": law, "outputs": outputs, "kept": kept, **asdict(point)}
+            about = {"batch": size, "ids": distribution, "outputs": outputs, "kept": kept, **asdict(point)}
             cases += [about | {"subject": n, **asdict(latency)} for n, latency in found.items()]
             cases.append(about | {"subject": "useful-gflops", **rates})
             shown = "  ".join(f"{n} {latency.p50_us:,.0f} µs" for n, latency in found.items())
-            click.echo(f"batch {size}, {law}: {shown}; " + "  ".join(f"{n} {r:.0f} GFLOP/s" for n, r in rates.items()))
+            click.echo(
+                f"batch {size}, {distribution}: {shown}; " + "  ".join(f"{n} {r:.0f} GFLOP/s" for n, r in rates.items())
+            )
     report = {"date": today(), "machine": describe_machine(), "threads": 1, "fields": FIELDS, "cases": cases}
     write_json(out / f"{today()}-first-layer-{machine}.json", report)
 

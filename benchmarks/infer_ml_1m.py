@@ -42,7 +42,7 @@ class Lines(Silent):
 @click.option("--path", type=click.Path(path_type=Path), default=lambda: os.environ.get("AMTL_EXPORT_ML_1M"))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"), show_default=True)
 @click.option("--machine", default="cpu2", show_default=True, help="Short name in the files' names.")
-@click.option("--seconds", default=2.0, show_default=True, help="For each batch size and id law.")
+@click.option("--seconds", default=2.0, show_default=True, help="For each batch size and id distribution.")
 @click.option("--threads", default=1, show_default=True)
 def main(path: Path | None, out: Path, machine: str, seconds: float, threads: int) -> None:
     """Run everything on ML-1M."""

@@ -42,8 +42,8 @@ SUBJECTS = {
     "onnx-paged": ExportConfig(layout="paged"),
     "onnx-ragged": ExportConfig(layout="ragged", first_layer="plain"),
     "onnx-ragged-int8": ExportConfig(layout="ragged", first_layer="plain", dtype="int8"),
-    "onnx-ragged-joined": ExportConfig(layout="ragged", first_layer="joined"),
-    "onnx-ragged-joined-int8": ExportConfig(layout="ragged", first_layer="joined", dtype="int8"),
+    "onnx-ragged-fused": ExportConfig(layout="ragged", first_layer="fused"),
+    "onnx-ragged-fused-int8": ExportConfig(layout="ragged", first_layer="fused", dtype="int8"),
     "onnx-ragged-layer-int8": ExportConfig(layout="ragged", dtype="int8", layer_dtype="int8"),
 }
 
@@ -96,13 +96,13 @@ def planted_run(rows: int, hidden: tuple[int, ...], folder: Path, backbone: str 
 @click.option("--rows", default=1_000_000, show_default=True, help="V, over all fields.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"), show_default=True)
 @click.option("--machine", default="cpu2", show_default=True, help="Short name in the file's name.")
-@click.option("--seconds", default=4.0, show_default=True, help="For each batch size and id law.")
+@click.option("--seconds", default=4.0, show_default=True, help="For each batch size and id distribution.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--batch", type=IntList(), default="1,16,64,256,1024,4096", show_default=True, help="Batch sizes.")
 def main(rows: int, out: Path, machine: str, seconds: float, threads: int, batch: tuple[int, ...]) -> None:
-    """Time PyTorch eager and masked, ONNX dense, paged and ragged: natively and not, first layer plain and joined."""
+    """Time PyTorch eager and masked, ONNX dense, paged and ragged: natively and not, first layer plain and fused."""
     out.mkdir(parents=True, exist_ok=True)
-    config = InferConfig(batches=batch, laws=("zipf", "uniform"), threads=threads, seconds=seconds)
+    config = InferConfig(batches=batch, distributions=("zipf", "uniform"), threads=threads, seconds=seconds)
     with tempfile.TemporaryDirectory() as folder, torch_threads(threads):
         run = planted_run(rows, HIDDEN, Path(folder))
         frozen = freeze(run)
@@ -117,9 +117,13 @@ def main(rows: int, out: Path, machine: str, seconds: float, threads: int, batch
             ),
             *(
                 OnnxSubject(
-                    f"{name}-body", apart(bundles[name], Path(folder) / f"{name}-body"), "cpu", threads, native=False
+                    f"{name}-fallback",
+                    apart(bundles[name], Path(folder) / f"{name}-fallback"),
+                    "cpu",
+                    threads,
+                    native=False,
                 )
-                for name in ("onnx-ragged", "onnx-ragged-joined")
+                for name in ("onnx-ragged", "onnx-ragged-fused")
             ),
         ]
         none = Rows(np.empty((0, FIELDS), np.int32), np.empty((0, 0), np.float32), {}, np.empty(0, np.uint8))

@@ -30,15 +30,15 @@ from torch import Tensor, nn
 from amtl_export.bench.infer import torch_threads
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bench.timing import Latency, Subject, interleave
-from amtl_export.bundle.inputs import Feed
 from amtl_export.cli.options import IntList
 from amtl_export.errors import EnvironmentLacks
 from amtl_export.files import write_json
-from amtl_export.freezing.frozen import FrozenEmbedding
+from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.graph.lower import lower_lookups
 from amtl_export.graph.rewrite import initializer, replace_value
 from amtl_export.graph.trace import trace_module
 from amtl_export.runtime.session import open_session
+from amtl_export.spec import Feed
 from amtl_export.tables.layout import Ragged, stored_bytes
 from amtl_export.tables.plan import PlanConfig, lay_out, plan_table
 
@@ -48,7 +48,7 @@ TOUCHED_BYTES = 256 << 20
 #: Every case is timed so often, some time apart: a neighbour's busy minute is in no median.
 PASSES = 5
 
-Kind = tuple[int, str]  # batch, law of the ids
+Kind = tuple[int, str]  # batch, distribution of the ids
 
 LAYOUTS = {
     "onnx-dense": PlanConfig("dense"),
@@ -118,16 +118,16 @@ def write_block_quantized(table: FrozenEmbedding, path: Path) -> int:
     starts = range(0, rows.shape[1], block)
     scales = np.stack([np.abs(rows[:, i : i + block]).max(axis=1) / 127 for i in starts], axis=1).astype(np.float32)
     wide = np.repeat(np.where(scales > 0, scales, 1), block, axis=1)[:, : rows.shape[1]]
-    codes = (np.rint(rows / wide) + 128).astype(np.uint8)
+    quantized = (np.rint(rows / wide) + 128).astype(np.uint8)
     (gather,) = [node for node in model.graph if node.op_type == "Gather"]
-    arrays = [initializer(model.graph, name, array) for name, array in (("codes", codes), ("scales", scales))]
+    arrays = [initializer(model.graph, name, array) for name, array in (("quantized", quantized), ("scales", scales))]
     about = {"gather_axis": 0, "quantize_axis": 1, "block_size": block, "bits": 8}
     new = ir.node("GatherBlockQuantized", [arrays[0], gather.inputs[1], arrays[1]], about, domain="com.microsoft")
     replace_value(model.graph, gather.outputs[0], new.outputs[0], [new])
     model.opset_imports["com.microsoft"] = 1
     passes.RemoveUnusedNodesPass()(model)
     ir.save(model, path, external_data=f"{path.stem}.data", size_threshold_bytes=128)
-    return int(codes.nbytes) + int(scales.nbytes)
+    return int(quantized.nbytes) + int(scales.nbytes)
 
 
 class OnnxLookup:
@@ -200,7 +200,7 @@ class PlainLoop:
         ids, t = feed["ids"], self._arrays
         if self._out.size != ids.size * t.dim:
             self._out = np.empty((*ids.shape, t.dim), np.float32)
-        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (t.values, t.starts, t.places)]
+        pointers = [ctypes.c_void_p(a.ctypes.data) for a in (t.values, t.block_offsets, t.row_offsets)]
         more = [ctypes.c_void_p(a.ctypes.data) for a in (ids, self._sizes, self._shifts)]
         numbers = [ctypes.c_int64(n) for n in (FIELDS, t.dim, ids.size)]
         return [*pointers, ctypes.c_int64(t.block_bits), *more, *numbers, ctypes.c_void_p(self._out.ctypes.data)]
@@ -291,8 +291,12 @@ def subjects_of(point: Point, table: FrozenEmbedding, folder: Path, peers: Seque
     sizes = {name: write_layout(table, config, folder / f"{name}.onnx") for name, config in LAYOUTS.items()}
     for name, size in sizes.items():
         yield OnnxLookup(name, folder / f"{name}.onnx", size, point, native=True)
-    body = folder / "body.onnx"  # of its own: in a file of two subjects each would find rows that the other just read
-    yield OnnxLookup("onnx-ragged-body", body, write_layout(table, LAYOUTS["onnx-ragged"], body), point, native=False)
+    fallback = (
+        folder / "fallback.onnx"
+    )  # of its own: in a file of two subjects each would find rows that the other just read
+    yield OnnxLookup(
+        "onnx-ragged-fallback", fallback, write_layout(table, LAYOUTS["onnx-ragged"], fallback), point, native=False
+    )
     quantized = folder / "block-quantized.onnx"
     yield OnnxLookup("onnx-dense-int8-block", quantized, write_block_quantized(table, quantized), point, native=False)
     yield Shuffled(table, folder, point)
@@ -317,14 +321,14 @@ def check(subjects: Sequence[Subject], table: FrozenEmbedding) -> None:
         assert np.abs(found.reshape(expected.shape) - expected).max() <= allowed, subject.name
 
 
-def make_feeds(point: Point, batch: int, law: str) -> list[Feed]:
+def make_feeds(point: Point, batch: int, distribution: str) -> list[Feed]:
     """Requests whose rows together outgrow the caches."""
     rng = np.random.default_rng(np.random.SeedSequence([7, batch]))
     size, count = point.rows // FIELDS, int(np.clip(TOUCHED_BYTES // (batch * FIELDS * point.dim * 4), 8, 256))
     feeds = []
     for _ in range(count):
         even = rng.random((batch, FIELDS))
-        ids = size**even - 1 if law == "zipf" else even * size  # density 1/rank: the logarithm is even
+        ids = size**even - 1 if distribution == "zipf" else even * size  # density 1/rank: the logarithm is even
         feeds.append({"ids": np.minimum(ids.astype(np.int64), size - 1)})
     return feeds
 
@@ -345,7 +349,7 @@ POINTS: tuple[tuple[Point, tuple[int, ...]], ...] = (
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"), show_default=True)
 @click.option("--machine", default="cpu2", show_default=True, help="Short name in the file's name.")
-@click.option("--seconds", default=3.0, show_default=True, help="For each batch size and id law.")
+@click.option("--seconds", default=3.0, show_default=True, help="For each batch size and id distribution.")
 @click.option("--rows", type=int, help="One small table instead of all points, for a try.")
 @click.option("--batch", type=IntList(), help="These batch sizes alone.")
 @click.option(
@@ -370,13 +374,15 @@ def main(
             for _, kind in itertools.product(range(PASSES), kinds):
                 for name, own in interleave(subjects, feeds[kind], seconds=seconds / PASSES).items():
                     times[kind][name] += own
-            for size, law in kinds:
-                found = {subject.name: Latency.of(times[size, law][subject.name], size) for subject in subjects}
-                about = {"batch": size, "ids": law, **asdict(point)}
+            for size, distribution in kinds:
+                found = {
+                    subject.name: Latency.of(times[size, distribution][subject.name], size) for subject in subjects
+                }
+                about = {"batch": size, "ids": distribution, **asdict(point)}
                 cases += [about | {"subject": s.name, **asdict(found[s.name]), "bytes": s.bytes} for s in subjects]
                 dense = found["onnx-dense"].p50_us
                 ratios = "  ".join(f"{name} {latency.p50_us / dense:.2f}" for name, latency in found.items())
-                click.echo(f"{point} batch {size}, {law}: onnx-dense {dense:.0f} µs; against it {ratios}")
+                click.echo(f"{point} batch {size}, {distribution}: onnx-dense {dense:.0f} µs; against it {ratios}")
     report = {"date": today(), "machine": describe_machine(), "fields": FIELDS, "cases": cases}
     write_json(out / f"{today()}-lookup-{machine}.json", report)
 

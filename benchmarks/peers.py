@@ -32,20 +32,20 @@ from amtl_export.bench.subjects import OnnxSubject, TorchSubject, apart, dense_t
 from amtl_export.bench.timing import Latency, Subject, interleave
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import Feed
 from amtl_export.cli.options import IntList, TextList
 from amtl_export.data.encode import Rows
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.models.ctr import CtrModel
 from amtl_export.native import library_path
+from amtl_export.spec import Feed
 
 BUNDLES = {
     "onnx-dense": ExportConfig("dense"),
     "onnx-paged": ExportConfig("paged"),
     "onnx-ragged": ExportConfig("ragged", first_layer="plain"),
-    "onnx-ragged-joined": ExportConfig("ragged", first_layer="joined"),
-    "onnx-ragged-joined-int8": ExportConfig("ragged", "int8", first_layer="joined"),
+    "onnx-ragged-fused": ExportConfig("ragged", first_layer="fused"),
+    "onnx-ragged-fused-int8": ExportConfig("ragged", "int8", first_layer="fused"),
     "onnx-ragged-layer-int8": ExportConfig("ragged", "int8", layer_dtype="int8"),
 }
 
@@ -201,7 +201,7 @@ def alone(bundle: Bundle, frozen: FrozenModel, folder: Path) -> dict[str, float]
 @click.option("--rows", default=1_000_000, show_default=True, help="V, over all fields.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"), show_default=True)
 @click.option("--machine", default="cpu2", show_default=True, help="Short name in the file's name.")
-@click.option("--seconds", default=4.0, show_default=True, help="For each backbone, batch size and id law.")
+@click.option("--seconds", default=4.0, show_default=True, help="For each backbone, batch size and id distribution.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--batch", type=IntList(), default="1,64,1024", show_default=True, help="Batch sizes.")
 @click.option("--backbones", type=TextList(), default="dnn,deepfm,dcnv2", show_default=True, help="Backbones.")
@@ -219,7 +219,7 @@ def main(
     """Time whole models beside their peers."""
     warnings.simplefilter("ignore")
     out.mkdir(parents=True, exist_ok=True)
-    config = InferConfig(batches=batch, laws=("zipf", "uniform"), threads=threads, seconds=seconds)
+    config = InferConfig(batches=batch, distributions=("zipf", "uniform"), threads=threads, seconds=seconds)
     none = Rows(np.empty((0, FIELDS), np.int32), np.empty((0, 0), np.float32), {}, np.empty(0, np.uint8))
     cases: list[dict[str, Any]] = []
     models, processes = {}, {}
@@ -231,14 +231,14 @@ def main(
             bundles = {subject: export(frozen, folder / subject, wanted) for subject, wanted in BUNDLES.items()}
             subjects = subjects_of(frozen, bundles, folder, threads, peers)
             check(subjects, make_feeds(frozen, none, 64, "uniform", seed=5)[0])
-            for size, law in itertools.product(batch, config.laws):
-                times = interleave(subjects, make_feeds(frozen, none, size, law, config.seed), seconds=seconds)
+            for size, distribution in itertools.product(batch, config.distributions):
+                times = interleave(subjects, make_feeds(frozen, none, size, distribution, config.seed), seconds=seconds)
                 found = {subject.name: Latency.of(times[subject.name], size) for subject in subjects}
-                about = {"backbone": backbone, "batch": size, "dim": D, "threads": threads, "ids": law}
+                about = {"backbone": backbone, "batch": size, "dim": D, "threads": threads, "ids": distribution}
                 cases += [about | {"subject": s.name, **asdict(found[s.name]), "bytes": s.bytes} for s in subjects]
                 dense = found["onnx-dense"].p50_us
                 ratios = "  ".join(f"{other} {latency.p50_us / dense:.2f}" for other, latency in found.items())
-                click.echo(f"{backbone} batch {size}, {law}: onnx-dense {dense:.0f} µs; against it {ratios}")
+                click.echo(f"{backbone} batch {size}, {distribution}: onnx-dense {dense:.0f} µs; against it {ratios}")
             if backbone == "dnn":
                 processes = {subject: alone(bundle, frozen, folder) for subject, bundle in bundles.items()}
                 click.echo(json.dumps(processes))

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from amtl_export.bench.infer import torch_threads
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bench.timing import Latency, Subject, interleave
-from amtl_export.bundle.inputs import Feed
 from amtl_export.cli.options import IntList
 from amtl_export.files import write_json
-from amtl_export.freezing.frozen import FrozenEmbedding
+from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.graph.lower import lower_lookups
-from amtl_export.graph.pooling import join_sums
+from amtl_export.graph.pooling import fuse_sums
 from amtl_export.graph.trace import trace_module
 from amtl_export.runtime.session import open_session
+from amtl_export.spec import Feed
 from amtl_export.tables.plan import PlanConfig, lay_out, plan_table
 
 SUBJECTS = {
@@ -61,7 +61,7 @@ class Part:
         self.name = name
         model = trace_module(Pooled(table), {"ids": torch.zeros(3, length, dtype=torch.int64)}, ["total"])
         if name.startswith("ragged-sum"):
-            join_sums(model, ["table"])
+            fuse_sums(model, ["table"])
         lower_lookups(model, {"table": lay_out(table, plan_table(table, SUBJECTS[name]))}, "guard")
         ir.save(model, folder / f"{name}.onnx", external_data=f"{name}.data", size_threshold_bytes=128)
         self._session = open_session(folder / f"{name}.onnx", native=True)
@@ -98,7 +98,7 @@ class EmbeddingBag:
 @click.option("--length", default=50, show_default=True, help="Values of an example.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"), show_default=True)
 @click.option("--machine", default="cpu2", show_default=True, help="Short name in the file's name.")
-@click.option("--seconds", default=3.0, show_default=True, help="For each batch size and id law.")
+@click.option("--seconds", default=3.0, show_default=True, help="For each batch size and id distribution.")
 @click.option("--batch", type=IntList(), default="1,16,256", show_default=True, help="Batch sizes.")
 def main(rows: int, length: int, out: Path, machine: str, seconds: float, batch: tuple[int, ...]) -> None:
     """Time pooled lookups."""
@@ -108,17 +108,17 @@ def main(rows: int, length: int, out: Path, machine: str, seconds: float, batch:
     table = FrozenEmbedding(whole.rows, whole.dims, [len(whole.dims)], [0])
     with tempfile.TemporaryDirectory() as folder, torch_threads(1):
         subjects: list[Subject] = [*(Part(name, table, Path(folder), length) for name in SUBJECTS), EmbeddingBag(table)]
-        for size, law in itertools.product(batch, ("zipf", "uniform")):
+        for size, distribution in itertools.product(batch, ("zipf", "uniform")):
             rng = np.random.default_rng(size)
             drawn = rng.random((int(np.clip(20_000 // size, 20, 256)), size, length))
-            ids = np.minimum((rows**drawn - 1 if law == "zipf" else drawn * rows).astype(np.int64), rows - 1)
+            ids = np.minimum((rows**drawn - 1 if distribution == "zipf" else drawn * rows).astype(np.int64), rows - 1)
             times = interleave(subjects, [{"ids": own} for own in ids], seconds=seconds)
             found = {name: Latency.of(own, size) for name, own in times.items()}
-            about = {"batch": size, "length": length, "ids": law, **asdict(point)}
+            about = {"batch": size, "length": length, "ids": distribution, **asdict(point)}
             cases += [about | {"subject": name, **asdict(latency)} for name, latency in found.items()]
             dense = found["onnx-dense"].p50_us
             ratios = "  ".join(f"{name} {latency.p50_us / dense:.2f}" for name, latency in found.items())
-            click.echo(f"batch {size}, {law}: onnx-dense {dense:,.0f} µs; against it {ratios}")
+            click.echo(f"batch {size}, {distribution}: onnx-dense {dense:,.0f} µs; against it {ratios}")
     report = {"date": today(), "machine": describe_machine(), "cases": cases}
     write_json(out / f"{today()}-pooling-{machine}.json", report)
 

@@ -1,6 +1,6 @@
 """A table of 1,000,000 rows at D = 64 behind a real Triton: requests a second at a p99, memory, first answer, a soak.
 
-ONNX dense, the bundle that the planner makes, with rows in int8, with the joined weights too, and PyTorch, each behind
+ONNX dense, the bundle that the planner makes, with rows in int8, with the fused weights too, and PyTorch, each behind
 Triton's Python backend in a server of its own; all servers stay up, and rounds go over them in turn.
 Needs `make triton`.
 
@@ -27,17 +27,17 @@ import numpy as np
 import torch
 from infer_synthetic_1m import HIDDEN, planted_run
 
-from amtl_export.bench.load import Answered, Request, drive
+from amtl_export.bench.load import LoadResult, Request, drive
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bench.process import mapped, pss
 from amtl_export.bench.server import SOAK, ServerBenchConfig, Triton, highest_rate, soaked
 from amtl_export.bench.subjects import dense_torch
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import draw
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.package import PackageConfig, package
+from amtl_export.traffic.draw import draw
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "serving"))
@@ -45,9 +45,9 @@ from triton_server import Server, serving  # noqa: E402
 
 SUBJECTS = {
     "onnx-dense": ExportConfig("dense"),
-    "onnx-compact": ExportConfig("auto", native=True),
-    "onnx-compact-int8": ExportConfig("auto", dtype="int8", native=True),
-    "onnx-compact-layer-int8": ExportConfig("auto", dtype="int8", layer_dtype="int8", native=True),
+    "onnx-compact": ExportConfig("auto", target="native"),
+    "onnx-compact-int8": ExportConfig("auto", dtype="int8", target="native"),
+    "onnx-compact-layer-int8": ExportConfig("auto", dtype="int8", layer_dtype="int8", target="native"),
 }
 
 
@@ -123,17 +123,17 @@ def alone(triton: Path, folder: Path, name: str, request: Request, sizes: list[i
 
 def one_round(subject: Subject, requests: list[Request], config: ServerBenchConfig) -> dict[str, Any]:
     """Single-stream, offline, and the highest rate within the p99."""
-    cases: list[Answered] = []
+    cases: list[LoadResult] = []
 
-    def asked(scenario: Any, qps: float | None = None) -> Answered:
+    def measured(scenario: Any, qps: float | None = None) -> LoadResult:
         cases.append(
             drive(subject.client().answer, requests, scenario, workers=config.workers, seconds=config.seconds, qps=qps)
         )
         return cases[-1]
 
-    alone = asked("single-stream")
-    together = asked("offline", alone.qps * 1.5)
-    best = highest_rate(lambda qps: asked("server", qps), config.slo_ms, together.qps)
+    alone = measured("single-stream")
+    together = measured("offline", alone.qps * 1.5)
+    best = highest_rate(lambda qps: measured("server", qps), config.slo_ms, together.qps)
     return {
         "max_qps": best,
         "offline_qps": together.qps,
@@ -181,14 +181,14 @@ def main(
         bundles = make_repositories(frozen, folder, max(batch, 4096))
         rng = np.random.default_rng(0)
         feeds = [draw(frozen.config, frozen.vocabularies, batch, rng, "zipf") for _ in range(256)]
-        asked = {name: requests_for(folder, name, feeds) for name in bundles}
+        requests = {name: requests_for(folder, name, feeds) for name in bundles}
         sizes = [field.size for field in frozen.config.embedded]
-        starts = [{n: alone(triton, folder, n, asked[n][0], sizes) for n in bundles} for _ in range(3)]
+        starts = [{n: alone(triton, folder, n, requests[n][0], sizes) for n in bundles} for _ in range(3)]
         subjects = [stack.enter_context(started(triton, folder, name)) for name in bundles]
         found: dict[str, list[dict[str, Any]]] = {s.name: [] for s in subjects}
         for number in range(rounds):
             for subject in subjects[number % len(subjects) :] + subjects[: number % len(subjects)]:
-                found[subject.name].append(one_round(subject, asked[subject.name], config))
+                found[subject.name].append(one_round(subject, requests[subject.name], config))
                 click.echo(f"round {number + 1} {subject.name}: {found[subject.name][-1]['max_qps']}")
         cases = [
             {
@@ -206,7 +206,7 @@ def main(
         soak = {}
         if soak_seconds:
             answer: Callable[[], Any] = compact.client().answer
-            soak = soaked(answer, asked[compact.name], config, compact.server.process.pid, SOAK * rate)
+            soak = soaked(answer, requests[compact.name], config, compact.server.process.pid, SOAK * rate)
             click.echo(f"soak: {soak['requests']} requests, slope {soak['slope_bytes_per_minute']:.0f} bytes a minute")
     result = {
         "date": today(),

@@ -20,15 +20,15 @@ from amtl_export.tables.values import VALUE_TYPES
 from amtl_export.training.run import load_run
 from amtl_export.validation.validate import validate
 
-#: Every value type of the rows, and the joined layer's weights in int8 too.
+#: Every value type of the rows, and the fused layer's weights in int8 too.
 CONFIGS: dict[str, ExportConfig] = {
-    **{dtype: ExportConfig("ragged", dtype, first_layer="joined") for dtype in VALUE_TYPES},
+    **{dtype: ExportConfig("ragged", dtype, first_layer="fused") for dtype in VALUE_TYPES},
     "int8-layer-int8": ExportConfig("ragged", "int8", layer_dtype="int8"),
 }
 
 KEPT = (
     "verdict", "auc_torch", "auc_onnx", "abs_delta_auc", "logloss_torch", "logloss_onnx", "max_abs_logit_diff",
-    "max_abs_logit_change_by_rounding", "rows_checked", "rows_bit_equal", "rank_flips", "rows_scored",
+    "max_abs_logit_change_by_quantization", "rows_checked", "rows_bit_equal", "rank_flips", "rows_scored",
     "bytes_dense", "bytes_table", "bytes_ratio", "problems",
 )  # fmt: skip
 

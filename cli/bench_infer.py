@@ -7,12 +7,19 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, Common, IntList, TextList, common
+from amtl_export.cli.options import FOLDER, SOURCE, Common, IntList, TextList, common
 
 
 @click.command("infer")
 @click.argument("bundle", type=FOLDER)
-@click.option("--vs", "run", type=FOLDER, required=True, metavar="RUN", help="The run that the bundle came from.")
+@click.option(
+    "--vs",
+    "source",
+    type=SOURCE,
+    required=True,
+    metavar="SOURCE",
+    help="The model that it came from: a run, a frozen model, or my_model.py:build.",
+)
 @click.option("--batch", type=IntList(), default="1,16,64,256,1024,4096", show_default=True, help="Rows of a request.")
 @click.option("--ids", type=TextList(), default="zipf,uniform,replay", show_default=True, help="How ids are drawn.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of both engines.")
@@ -35,7 +42,7 @@ from amtl_export.cli.options import FOLDER, Common, IntList, TextList, common
 @common
 def command(
     bundle: Path,
-    run: Path,
+    source: str,
     batch: Any,
     ids: Any,
     threads: int,
@@ -53,7 +60,7 @@ def command(
 
     cuda = Cuda(tables=table_device) if table_device else None
     config = InferConfig(batch, ids, threads, provider, cuda, seconds, common.seed)
-    result = bench_infer(bundle, run, config, note=common.note)
+    result = bench_infer(bundle, source, config, note=common.note)
     if plot:
         plot_inference(result, plot)
     common.result(result, lambda: inference(result))

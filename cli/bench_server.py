@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, Common, common
+from amtl_export.cli.options import FOLDER, SOURCE, Common, common
 
 LEVEL_MISSED = 5
 
 
 @click.command("server")
 @click.argument("bundle", type=FOLDER)
-@click.option("--run", type=FOLDER, required=True, metavar="RUN", help="Whose test rows are replayed.")
+@click.option("--run", "source", type=SOURCE, required=True, metavar="SOURCE", help="Whose test rows are replayed.")
 @click.option("--slo-ms", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="p99 to hold.")
 @click.option("--qps", type=click.FloatRange(0, min_open=True), help="Requests a second that must hold it.")
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Rows of a request.")
@@ -38,14 +38,14 @@ LEVEL_MISSED = 5
 )
 @click.option("--plot", type=FOLDER, metavar="FILE.png", help="Latency over the rate.")
 @common
-def command(bundle: Path, run: Path, plot: Path | None, common: Common, **settings: Any) -> int:
+def command(bundle: Path, source: str, plot: Path | None, common: Common, **settings: Any) -> int:
     """How many requests a second BUNDLE answers within a latency; exit code 5 if the stated rate misses it."""
     from amtl_export.bench.server import ServerBenchConfig, bench_server
     from amtl_export.report.plots import plot_load
     from amtl_export.report.tables import load_report
 
-    found = bench_server(bundle, run, ServerBenchConfig(**settings), note=common.note)
+    result = bench_server(bundle, source, ServerBenchConfig(**settings), note=common.note)
     if plot:
-        plot_load(found, plot)
-    common.result(found, lambda: load_report(found))
-    return 0 if found["met"] else LEVEL_MISSED
+        plot_load(result, plot)
+    common.result(result, lambda: load_report(result))
+    return 0 if result["met"] else LEVEL_MISSED

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, Common, TextList, common
+from amtl_export.cli.options import FOLDER, SOURCE, Common, TextList, common
 
 
 @click.command("export")
-@click.argument("run", type=FOLDER)
+@click.argument("source", type=SOURCE)
 @click.option("--out", type=FOLDER, metavar="BUNDLE", help="The bundle; appears when every check passed.")
 @click.option(
     "--dry-run", is_flag=True, help="Print the plan: layout, value type, bytes and expected cost of each table."
@@ -20,27 +20,27 @@ from amtl_export.cli.options import FOLDER, Common, TextList, common
 @click.option("--page-width", type=click.IntRange(min=1), help="Floats of a page (paged); chosen by cost if not given.")
 @click.option("--dtype", default="fp32", show_default=True, help="Of the stored values: fp32, fp16, int8.")
 @click.option(
-    "--auc-tolerance",
+    "--max-auc-drop",
     type=click.FloatRange(min=0),
     help="Take the smallest value type whose |ΔAUC| on the valid split is at most this.",
 )
 @click.option(
-    "--native/--no-native",
-    default=False,
+    "--target",
+    default="portable",
     show_default=True,
-    help="Whether the native operator will be registered where the bundle runs.",
+    help="What will run the bundle: portable, any ONNX Runtime; native, one with the native operators registered.",
 )
 @click.option(
     "--first-layer",
     default="auto",
     show_default=True,
-    help="plain: lookup, then layer; joined: one node for both (ragged); auto: what is expected to be faster.",
+    help="plain: lookup, then layer; fused: one node for both (ragged); auto: what is expected to be faster.",
 )
 @click.option(
     "--layer-dtype",
     default="fp32",
     show_default=True,
-    help="Of the weights of a joined first layer: fp32, or int8 beside int8 rows (--dtype int8).",
+    help="Of the weights of a fused first layer: fp32, or int8 beside int8 rows (--dtype int8).",
 )
 @click.option(
     "--id-policy",
@@ -57,19 +57,24 @@ from amtl_export.cli.options import FOLDER, Common, TextList, common
 )
 @common
 def command(
-    run: Path, out: Path | None, dry_run: bool, auc_tolerance: float | None, common: Common, **wanted: Any
+    source: str, out: Path | None, dry_run: bool, max_auc_drop: float | None, common: Common, **wanted: Any
 ) -> None:
-    """Write an ONNX bundle from RUN (or from a frozen model), and check it against PyTorch."""
-    from amtl_export.bundle.export import ExportConfig, export, open_exportable, plan
-    from amtl_export.bundle.rounding import choose_dtype
+    """Write an ONNX bundle from SOURCE, and check it against PyTorch.
+
+    SOURCE is a run, a frozen model, or my_model.py:build, a function that gives a module of yours and its example.
+    """
+    from amtl_export.bundle.export import ExportConfig, export
+    from amtl_export.bundle.value_types import choose_dtype
+    from amtl_export.freezing.frozen import freeze
     from amtl_export.report.tables import bundle_report, plan_report
+    from amtl_export.tables.plan import plan
 
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out' (or ask for '--dry-run').")
     config = ExportConfig(**wanted)
-    if auc_tolerance is not None:
-        config = choose_dtype(run, config, auc_tolerance)
-    frozen = open_exportable(run)
+    frozen = freeze(source)
+    if max_auc_drop is not None:
+        config = choose_dtype(frozen, config, max_auc_drop)
     if dry_run or out is None:
         plans = {path: table.to_json() for path, table in plan(frozen, config).items()}
         common.result({"plan": plans}, lambda: plan_report(plans))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from amtl_export.cli.options import FOLDER, Common, common
+from amtl_export.cli.options import FOLDER, SOURCE, Common, common
 
 
 @click.command("freeze")
-@click.argument("run", type=FOLDER)
+@click.argument("source", type=SOURCE)
 @click.option(
     "--out",
     type=FOLDER,
@@ -19,13 +19,18 @@ from amtl_export.cli.options import FOLDER, Common, common
     help="The frozen model; export takes it like a run.",
 )
 @common
-def command(run: Path, out: Path, common: Common) -> None:
-    """Turn RUN into constants: dims of every id, rows zero past them, the backbone; no selection network."""
-    from amtl_export.freezing.frozen import freeze, save_frozen
+def command(source: str, out: Path, common: Common) -> None:
+    """Turn SOURCE into constants: dims of every id, rows zero past them, the backbone; no selection network.
+
+    SOURCE is a run, or my_model.py:build.
+    """
+    from amtl_export.freezing.folder import save_frozen
+    from amtl_export.freezing.frozen import freeze
     from amtl_export.report.inspection import inspect
     from amtl_export.report.tables import inspection
-    from amtl_export.training.run import load_run
+    from amtl_export.source.source import is_factory
 
-    save_frozen(freeze(load_run(run)), out, overwrite=common.overwrite)
-    found = inspect(out)
-    common.result(found.to_json(), lambda: inspection(found))
+    factory = source if is_factory(source) else None
+    save_frozen(freeze(source), out, factory=factory, overwrite=common.overwrite)
+    inspected = inspect(out)
+    common.result(inspected.to_json(), lambda: inspection(inspected))

@@ -6,20 +6,23 @@ from pathlib import Path
 
 import click
 
-from amtl_export.cli.options import FOLDER, Common, common
+from amtl_export.cli.options import FOLDER, SOURCE, Common, common
 
 
 @click.command("inspect")
-@click.argument("folder", type=FOLDER)
+@click.argument("source", type=SOURCE, metavar="BUNDLE|SOURCE")
 @click.option("--plot", type=FOLDER, metavar="FILE.png", help="Mean dims by frequency group, and the histogram.")
 @common
-def command(folder: Path, plot: Path | None, common: Common) -> None:
-    """Show what a run, frozen model or bundle holds: bytes and dims by field and by frequency."""
+def command(source: str, plot: Path | None, common: Common) -> None:
+    """Show what a bundle or a model holds: bytes and dims by field and by frequency.
+
+    SOURCE is a run, a frozen model, or my_model.py:build.
+    """
     from amtl_export.report.inspection import inspect
     from amtl_export.report.plots import plot_dims
     from amtl_export.report.tables import inspection
 
-    found = inspect(folder)
+    inspected = inspect(source)
     if plot:
-        plot_dims(found, plot)
-    common.result(found.to_json(), lambda: inspection(found))
+        plot_dims(inspected, plot)
+    common.result(inspected.to_json(), lambda: inspection(inspected))

@@ -19,6 +19,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 FOLDER = click.Path(path_type=Path)
 
+#: A trained model: a run's folder, a frozen one's, or `my_model.py:build`.
+SOURCE = click.STRING
+
 
 @dataclass(frozen=True)
 class Common:

@@ -25,13 +25,13 @@ from amtl_export.cli.options import FOLDER, Common, common
 @click.option("--queue-us", type=click.IntRange(0), default=0, show_default=True, help="How long to wait for more, µs.")
 @click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Answering at the same time.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each instance, for one run.")
-@click.option("--raw-ids", is_flag=True, help="The server takes values instead of ids, and encodes them.")
+@click.option("--raw-features", is_flag=True, help="The server takes values instead of ids, and encodes them.")
 @click.option(
     "--graph-keys",
     type=click.IntRange(0),
     default=1_000_000,
     show_default=True,
-    help="With --raw-ids: values that the graph may hold; more become a model of their own, and NAME an ensemble.",
+    help="With --raw-features: values that the graph may hold; more become a model of their own, and NAME an ensemble.",
 )
 @click.option("--mounted-at", metavar="PATH", help="Where the server will see DIR.  [default: where it is]")
 @click.option("--storage-uri", metavar="URI", help="Where KServe will fetch DIR from; writes kserve.yaml.")
@@ -43,6 +43,6 @@ def command(bundle: Path, triton: Path, name: str, common: Common, **settings: A
 
     if common.overwrite:
         raise click.UsageError("No version is ever replaced: leave '--overwrite' out, or choose another '--name'.")
-    made = package(bundle, triton, name, PackageConfig(**settings))
-    values = {"model": str(made.model), "version": made.version, "path": str(made.path)}
+    version = package(bundle, triton, name, PackageConfig(**settings))
+    values = {"model": str(version.model), "version": version.version, "path": str(version.path)}
     common.result(values, lambda: packaged(values, settings["backend"]))

@@ -7,14 +7,21 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, Common, common
+from amtl_export.cli.options import FOLDER, SOURCE, Common, common
 
 VALIDATION_FAILED = 3
 
 
 @click.command("validate")
 @click.argument("bundle", type=FOLDER)
-@click.option("--run", type=FOLDER, required=True, metavar="RUN", help="The run that the bundle came from.")
+@click.option(
+    "--run",
+    "source",
+    type=SOURCE,
+    required=True,
+    metavar="SOURCE",
+    help="The model that it came from: a run, a frozen model, or my_model.py:build.",
+)
 @click.option(
     "--split",
     type=click.Choice(["valid", "test"]),
@@ -29,11 +36,9 @@ VALIDATION_FAILED = 3
     show_default=True,
     help="Where the graph runs.",
 )
+@click.option("--auc-atol", type=click.FloatRange(min=0), help="On |ΔAUC|.  [default: 1e-6; 1e-4 for fp16 and int8]")
 @click.option(
-    "--auc-tolerance", type=click.FloatRange(min=0), help="On |ΔAUC|.  [default: 1e-6; 1e-4 for fp16 and int8]"
-)
-@click.option(
-    "--logit-tolerance",
+    "--logit-atol",
     type=click.FloatRange(min=0),
     default=1e-4,
     show_default=True,
@@ -42,21 +47,22 @@ VALIDATION_FAILED = 3
 @common
 def command(
     bundle: Path,
-    run: Path,
+    source: str,
     split: Any,
     provider: Any,
-    auc_tolerance: float | None,
-    logit_tolerance: float,
+    auc_atol: float | None,
+    logit_atol: float,
     common: Common,
 ) -> int:
-    """Prove that BUNDLE answers as RUN does: every row, hostile ids, the split's scores; exit code 3 if not."""
+    """Prove that BUNDLE answers as RUN does: every row, ids out of range, the split's scores; exit code 3 if not."""
     from amtl_export.report.tables import verdict
-    from amtl_export.validation.validate import Tolerances, validate
+    from amtl_export.validation.validate import validate
+    from amtl_export.validation.verdict import Tolerances
 
-    tolerances = Tolerances(auc_tolerance, logit_tolerance)
-    found = validate(bundle, run, split=split, provider=provider, tolerances=tolerances)
-    values = found.to_json()
+    tolerances = Tolerances(auc_atol, logit_atol)
+    outcome = validate(bundle, source, split=split, provider=provider, tolerances=tolerances)
+    values = outcome.to_json()
     common.result(values, lambda: verdict(values))
-    if common.quiet and found.problems:
-        click.echo("\n".join(["error: validation failed", *(f"  {p}" for p in found.problems)]), err=True)
-    return VALIDATION_FAILED if found.problems else 0
+    if common.quiet and outcome.problems:
+        click.echo("\n".join(["error: validation failed", *(f"  {p}" for p in outcome.problems)]), err=True)
+    return VALIDATION_FAILED if outcome.problems else 0

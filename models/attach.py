@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amtl_export.models.attached.budget import dim_penalty, project_to_budget
 from amtl_export.models.attached.counts import checked_counts, count_ids
 from amtl_export.models.attached.holders import Attached, AttachedTable, attached_class, swap_class
-from amtl_export.models.attached.reading import SELECTORS, watch_of
+from amtl_export.models.attached.reading import SELECTORS, selector_of, watch_of
 from amtl_export.models.attached.tables import (
     attached_tables,
     embeddings,
@@ -35,10 +35,12 @@ __all__ = [
     "attach",
     "attached_tables",
     "count_ids",
+    "counts_of",
     "detach",
     "dim_penalty",
     "is_attached",
     "project_to_budget",
+    "release",
     "selection_parameters",
 ]
 
@@ -104,9 +106,7 @@ def detach(model: M, *, cut: bool = False) -> M:
         with torch.no_grad():
             table.table.copy_(table.frozen_rows())
     for module in modules.values():
-        if None in vars(module).pop(SELECTORS).values():
-            del module._modules["selector"]
-        swap_class(module, module.plain_class)
+        release(module)
     return model
 
 
@@ -116,6 +116,25 @@ def selection_parameters(model: nn.Module) -> list[nn.Parameter]:
     An optimizer made before `attach` has none of them; a `UserWarning` says so after some steps.
     """
     return [parameter for network in selectors(model) for parameter in network.parameters()]
+
+
+def release(module: nn.Module) -> None:
+    """Make one attached module plain again, whatever reads its weight elsewhere; a plain one is left alone."""
+    if isinstance(module, Attached):
+        if None in vars(module).pop(SELECTORS).values():
+            del module._modules["selector"]
+        swap_class(module, module.plain_class)
+
+
+def counts_of(module: nn.Module) -> Tensor:
+    """The counts that an attached embedding was given, or loaded since: int64 `[V]`.
+
+    Raises:
+        ValueError: the module is not an attached embedding.
+    """
+    if not isinstance(module, AttachedTable):
+        raise ValueError(f"{type(module).__name__} is not an attached embedding")
+    return selector_of(module, "weight").get_buffer("counts")
 
 
 def _tables(model: nn.Module, fields: Mapping[str, Tensor]) -> dict[str, tuple[nn.Parameter, Tensor]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amtl_export.models.config import ModelConfig
-from amtl_export.models.selection import frequency_features, perceptron
+from amtl_export.models.selection import frequency_features, mlp
 from amtl_export.models.table import FieldTable
 
 
@@ -31,7 +31,7 @@ class SoftSelection(nn.Module):
         self.widths = tuple(widths)
         selection = config.selection
         self.register_buffer("features", frequency_features(counts, selection.features), persistent=False)
-        self.controller = perceptron(len(selection.features), selection.hidden, len(self.widths))
+        self.controller = mlp(len(selection.features), selection.hidden, len(self.widths))
         self.transforms = nn.ModuleList(nn.Linear(width, config.dim) for width in self.widths)
         self.norms = nn.ModuleList(nn.BatchNorm1d(config.dim) for _ in self.widths)
 
@@ -40,8 +40,8 @@ class SoftSelection(nn.Module):
         alpha = self.controller(self.features[ids]).softmax(dim=-1)  # [n, K]
         parts = candidates.split(self.widths, dim=-1)
         steps = zip(self.transforms, self.norms, parts, strict=True)
-        made = torch.stack([torch.tanh(norm(linear(part))) for linear, norm, part in steps], dim=-1)  # [n, D, K]
-        row: Tensor = (made @ alpha.unsqueeze(-1)).squeeze(-1)
+        transformed = torch.stack([torch.tanh(norm(linear(part))) for linear, norm, part in steps], dim=-1)  # [n, D, K]
+        row: Tensor = (transformed @ alpha.unsqueeze(-1)).squeeze(-1)
         return row
 
 

@@ -1,4 +1,4 @@
-"""AutoInt backbone (Song et al., CIKM 2019): self-attention between fields beside a perceptron."""
+"""AutoInt backbone (Song et al., CIKM 2019): self-attention between fields beside an MLP."""
 
 from __future__ import annotations
 

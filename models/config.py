@@ -67,7 +67,7 @@ class SelectionConfig:
 
     Attributes:
         features: the frequency features s of a value, each z-scored over the field's vocabulary.
-        hidden: widths of the hidden layers of each of the two perceptrons.
+        hidden: widths of the hidden layers of each of the two MLPs.
         temperature: T of t_hat = softmax(h / T); larger means softer gradients.
         norm: what the switch alpha = sigmoid(norm(q)) sees: the z-score of the log count over the
             field's vocabulary, or its min-max scaled to [-1, 1].

@@ -1,4 +1,4 @@
-"""DCN-V2 backbone (Wang et al., WWW 2021): explicit crosses of the input beside a perceptron."""
+"""DCN-V2 backbone (Wang et al., WWW 2021): explicit crosses of the input beside an MLP."""
 
 from __future__ import annotations
 

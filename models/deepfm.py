@@ -1,4 +1,4 @@
-"""DeepFM backbone (Guo et al., IJCAI 2017): pairwise products of rows beside a perceptron."""
+"""DeepFM backbone (Guo et al., IJCAI 2017): pairwise products of rows beside an MLP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DNN backbone: all rows side by side through a perceptron."""
+"""DNN backbone: all rows side by side through an MLP."""
 
 from __future__ import annotations
 

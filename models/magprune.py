@@ -40,6 +40,6 @@ class PrunedEmbedding(CutEmbedding):
         padding = self.table.full_dims() == 0
         for field, size, offset in zip(self.table.fields, self.sizes, self.offsets, strict=True):
             if field.governed and field.shares is None:
-                own = torch.arange(offset, offset + size, device=self.kept.device)
-                rows.append(own[~padding[own]])
+                field_rows = torch.arange(offset, offset + size, device=self.kept.device)
+                rows.append(field_rows[~padding[field_rows]])
         return torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64, device=self.kept.device)

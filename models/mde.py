@@ -59,8 +59,8 @@ def block_widths(sizes: Sequence[int], D: int, alpha: float, ratio: float | None
     """
 
     def widths(scale: float) -> list[int]:
-        found = [min(D, max(1, int(scale * n**-alpha + 1e-9))) for n in sizes]
-        return [D if n * (D - d) <= d * D else d for n, d in zip(sizes, found, strict=True)]
+        widths = [min(D, max(1, int(scale * n**-alpha + 1e-9))) for n in sizes]
+        return [D if n * (D - d) <= d * D else d for n, d in zip(sizes, widths, strict=True)]
 
     def rows_times_dims(scale: float) -> int:
         return sum(n * d for n, d in zip(sizes, widths(scale), strict=True))
@@ -127,16 +127,16 @@ class MixedEmbedding(nn.Module):
         pieces, done = [], 0
         for column, field in enumerate(fields):
             if self._projection(field) is not None:
-                own = slice(column, column + 1)
-                pieces += [rows[:, done:column], self._projected(rows[:, own], ids[:, own], field)]
+                here = slice(column, column + 1)
+                pieces += [rows[:, done:column], self._projected(rows[:, here], ids[:, here], field)]
                 done = column + 1
         pieces.append(rows[:, done:])
         return torch.cat([piece for piece in pieces if piece.shape[1]], dim=1)
 
     def _projection(self, field: int) -> Tensor | None:
         name = str(self._owners[field])
-        found: Tensor | None = self.projections.get(name, None)
-        return found
+        projection: Tensor | None = self.projections.get(name, None)
+        return projection
 
     def _projected(self, rows: Tensor, ids: Tensor, field: int) -> Tensor:
         """`[B, K, D]` rows of one field, each through the projection of its block."""

@@ -45,8 +45,8 @@ def _zscore(values: Tensor) -> Tensor:
     return (values - values.mean()) / values.std(correction=0).clamp(min=1e-12)
 
 
-def perceptron(width_in: int, hidden: Sequence[int], width_out: int) -> nn.Sequential:
-    """AML: a multi-layer perceptron with ReLU between its layers."""
+def mlp(width_in: int, hidden: Sequence[int], width_out: int) -> nn.Sequential:
+    """AML: an MLP with ReLU between its layers."""
     widths = [width_in, *hidden]
     layers: list[nn.Module] = []
     for a, b in pairwise(widths):
@@ -125,11 +125,11 @@ def cumulate(t: Tensor) -> Tensor:
 
 
 class OneBranchSelector(Selector):
-    """AML, the paper's ablation: h = AML(s), one perceptron for rare and frequent ids alike."""
+    """AML, the paper's ablation: h = AML(s), one MLP for rare and frequent ids alike."""
 
     def __init__(self, counts: Tensor, dim: int, config: SelectionConfig) -> None:
         super().__init__(counts, dim, config)
-        self.only = perceptron(len(config.features), config.hidden, dim)
+        self.only = mlp(len(config.features), config.hidden, dim)
         self._begin_at(config.initial_ratio)
 
     def scores(self, ids: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class OneBranchSelector(Selector):
         return h
 
     def last_biases(self) -> list[nn.Parameter]:
-        """Of the one perceptron."""
+        """Of the one MLP."""
         return [last_bias(self.only)]
 
 
@@ -153,8 +153,8 @@ class TwinSelector(Selector):
 
     def __init__(self, counts: Tensor, dim: int, config: SelectionConfig) -> None:
         super().__init__(counts, dim, config)
-        self.high = perceptron(len(config.features), config.hidden, dim)
-        self.low = perceptron(len(config.features), config.hidden, dim)
+        self.high = mlp(len(config.features), config.hidden, dim)
+        self.low = mlp(len(config.features), config.hidden, dim)
         self._begin_at(config.initial_ratio)
 
     def set_counts(self, counts: Tensor) -> None:
@@ -189,7 +189,7 @@ class SoftTwinSelector(TwinSelector):
 
 
 def last_bias(layers: nn.Sequential) -> nn.Parameter:
-    """The bias of a perceptron's output layer."""
+    """The bias of an MLP's output layer."""
     last = layers[-1]
     assert isinstance(last, nn.Linear)
     return last.bias

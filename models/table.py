@@ -40,8 +40,8 @@ class FieldTable(nn.Module):
         for field, count in zip(fields, counts, strict=True):
             if count.shape != (field.size,):
                 raise ValueError(f"field {field.name}: {tuple(count.shape)} counts for {field.size} ids")
-        own = [count for field, count in zip(fields, counts, strict=True) if field.shares is None]
-        seen = torch.cat(own) > 0
+        owned_counts = [count for field, count in zip(fields, counts, strict=True) if field.shares is None]
+        seen = torch.cat(owned_counts) > 0
         for field, offset in zip(self.fields, self.offsets, strict=True):
             if field.padding is not None:
                 seen[offset + field.padding] = False

@@ -59,14 +59,12 @@ def frozen(run: Run) -> FrozenModel:
     return freeze(run)
 
 
-@pytest.fixture(scope="session", params=["dense", "paged", "blocks", "ragged", "joined"])
+@pytest.fixture(scope="session", params=["dense", "paged", "blocks", "ragged", "fused"])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, frozen: FrozenModel) -> Bundle:
-    """The run's bundle in each layout, and with its first layer joined to the lookup."""
+    """The run's bundle in each layout, and with its first layer fused to the lookup."""
     out = tmp_path_factory.mktemp("bundles") / request.param
-    joined = request.param == "joined"
-    config = (
-        ExportConfig("ragged", first_layer="joined") if joined else ExportConfig(request.param, first_layer="plain")
-    )
+    fused = request.param == "fused"
+    config = ExportConfig("ragged", first_layer="fused") if fused else ExportConfig(request.param, first_layer="plain")
     return export(frozen, out, config)
 
 

@@ -4,15 +4,15 @@ from pathlib import Path
 import pytest
 
 from amtl_export.errors import EnvironmentLacks, InputError, from_os_error
-from amtl_export.files import made_by, whole_folder, write_json, write_sums, wrong_sums
+from amtl_export.files import atomic_folder, checksum_mismatches, producer, write_json, write_sums
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), whole_folder(tmp_path / "out") as draft:
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "out") as draft:
         (draft / "half").write_text("x")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
-    with whole_folder(tmp_path / "out") as draft:
+    with atomic_folder(tmp_path / "out") as draft:
         (draft / "all").write_text("x")
         assert not (tmp_path / "out").exists()
     assert (tmp_path / "out" / "all").read_text() == "x"
@@ -20,10 +20,10 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_an_older_folder_stays_until_the_new_one_stands(tmp_path: Path) -> None:
     for text in ("old", "new"):
-        with whole_folder(tmp_path / "out", overwrite=True) as draft:
-            write_json(draft / "config.json", {"made_by": made_by()})
+        with atomic_folder(tmp_path / "out", overwrite=True) as draft:
+            write_json(draft / "config.json", {"producer": producer()})
             (draft / "text").write_text(text)
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "out", overwrite=True) as draft:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "out", overwrite=True) as draft:
         raise KeyboardInterrupt
     assert (tmp_path / "out" / "text").read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -31,7 +31,7 @@ def test_an_older_folder_stays_until_the_new_one_stands(tmp_path: Path) -> None:
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with whole_folder(tmp_path / "out") as draft:
+    with atomic_folder(tmp_path / "out") as draft:
         (draft / "x").write_text("x")
     assert (tmp_path / "out" / "x").exists()
 
@@ -41,13 +41,13 @@ def test_checksums_see_every_change(tmp_path: Path) -> None:
     for name in ("a", "deep/b"):
         (tmp_path / name).write_text(name)
     write_sums(tmp_path)
-    assert wrong_sums(tmp_path) == []
+    assert checksum_mismatches(tmp_path) == []
     (tmp_path / "deep" / "b").write_text("c")
     (tmp_path / "a").unlink()
-    assert wrong_sums(tmp_path) == ["a", "deep/b"]
+    assert checksum_mismatches(tmp_path) == ["a", "deep/b"]
     (tmp_path / "SHA256SUMS").write_text("nonsense\n")
     with pytest.raises(InputError, match="line 1"):
-        wrong_sums(tmp_path)
+        checksum_mismatches(tmp_path)
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from amtl_export.bundle.raw import raw_fields, unknown_value, write_raw_bundle
 from amtl_export.data.catalog import open_source
 from amtl_export.data.rows import LABEL, SPLIT, read_rows
 from amtl_export.freezing.frozen import freeze
-from amtl_export.graph.raw_ids import RawField
+from amtl_export.graph.raw_features import RawField
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.encoder import Encoder
 from amtl_export.serving.encoder_files import write_encoder
@@ -50,7 +50,7 @@ def check_both_layouts(run: Run, folder: Path) -> None:
         assert values["rows_bit_equal"] == values["rows_checked"] == sum(run.model.method.sizes)
 
 
-def check_raw_ids(run: Run, config: TrainConfig, folder: Path) -> None:
+def check_raw_features(run: Run, config: TrainConfig, folder: Path) -> None:
     """The test split as values, then again with some unknown and missing: three ways to its ids.
 
     They are the encoder that needs Python alone, the graph, and the rows that training wrote.
@@ -107,7 +107,7 @@ def test_amtl_on(name: str, real_data: Path, tmp_path: Path) -> None:
     run = train(settings, tmp_path / "run")
     assert 0 < run.metrics["avg_dim"] <= 16
     check_both_layouts(run, tmp_path)
-    check_raw_ids(run, settings, tmp_path)
+    check_raw_features(run, settings, tmp_path)
 
 
 def test_ml_1m_reaches_the_published_auc(real_data: Path, tmp_path: Path) -> None:
@@ -125,4 +125,4 @@ def test_amtl_on_ml_1m(real_data: Path, tmp_path: Path) -> None:
     assert run.metrics["auc_test"] > 0.86
     assert run.metrics["avg_dim"] < 16
     check_both_layouts(run, tmp_path)
-    check_raw_ids(run, settings, tmp_path)
+    check_raw_features(run, settings, tmp_path)

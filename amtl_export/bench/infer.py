@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 
 from amtl_export.bench.machine import describe_machine, today
@@ -17,22 +16,13 @@ from amtl_export.bench.subjects import OnnxSubject, TorchSubject, apart, check_t
 from amtl_export.bench.timing import Latency, Subject, interleave
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import Feed, draw, from_rows, one_request
-from amtl_export.data.encode import Rows
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel, fold, freeze
-from amtl_export.graph.inputs import Input
-from amtl_export.models.config import ModelConfig
+from amtl_export.graph.inputs import one_request
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.session import Provider, check_provider
-from amtl_export.training.run import Run, load_run
-
-Law = Literal["zipf", "uniform", "replay"]
-LAWS: tuple[Law, ...] = ("zipf", "uniform", "replay")
-
-#: Rows that the rotating inputs touch take at least this many bytes: more than a server's caches.
-_TOUCHED_BYTES = 256 << 20
-_MAX_FEEDS = 256
+from amtl_export.spec import TensorSpec
+from amtl_export.traffic.feeds import DISTRIBUTIONS, Distribution, Traffic
 
 
 @dataclass(frozen=True)
@@ -41,16 +31,16 @@ class InferConfig:
 
     Attributes:
         batches: rows of a request.
-        laws: how ids are drawn; `replay` takes the test split's rows in order.
+        distributions: how ids are drawn; `replay` takes the test split's rows in order.
         threads: of PyTorch and of ONNX Runtime.
         provider: where ONNX Runtime and PyTorch run.
         cuda: how the bundle runs on CUDA; None for the usual.
-        seconds: for each batch and law.
+        seconds: for each batch and distribution.
         seed: of the drawn ids.
     """
 
     batches: tuple[int, ...] = (1, 16, 64, 256, 1024, 4096)
-    laws: tuple[Law, ...] = LAWS
+    distributions: tuple[Distribution, ...] = DISTRIBUTIONS
     threads: int = 1
     provider: Provider = "cpu"
     cuda: Cuda | None = None
@@ -60,15 +50,15 @@ class InferConfig:
     def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1:
             raise InputError("bench: batches", found=self.batches, allowed="at least one, each at least 1")
-        if unknown := set(self.laws) - set(LAWS):
-            raise InputError("bench: unknown id laws", found=sorted(unknown), allowed=", ".join(LAWS))
+        if unknown := set(self.distributions) - set(DISTRIBUTIONS):
+            raise InputError("bench: unknown id distributions", found=sorted(unknown), allowed=", ".join(DISTRIBUTIONS))
         if self.threads < 1 or self.seconds <= 0:
             raise InputError("bench: threads and seconds", found=(self.threads, self.seconds), allowed="above 0")
 
 
 def bench_infer(
-    bundle: Path,
-    run: Path,
+    bundle: Path | str,
+    source: Any,
     config: InferConfig | None = None,
     *,
     note: Callable[[str], None] = lambda _: None,
@@ -77,7 +67,7 @@ def bench_infer(
 
     Args:
         bundle: its folder.
-        run: the run it came from: PyTorch's subjects, the dense export and replayed rows.
+        source: the model that it came from, as `freeze` takes it: PyTorch's subjects, the dense export, replayed rows.
         config: what is timed.
         note: is told of each finished case.
 
@@ -85,20 +75,37 @@ def bench_infer(
         `date machine threads provider cases[…]`, the contract of the design.
 
     Raises:
-        InputError: bundle or run cannot be opened, or they do not belong together.
+        InputError: bundle or source cannot be opened, or they do not belong together.
         EnvironmentLacks: ONNX Runtime or the provider is missing.
     """
     config = config or InferConfig()
     check_provider(config.provider)
     check_torch(config.provider)
-    opened, trained = open_bundle(bundle), load_run(run)
-    if opened.signature.vocabulary_hash != trained.vocabulary_hash:
-        raise InputError("bench: the bundle is not of this run", where=bundle, fix="export the run again")
-    frozen = freeze(trained)
+    opened, frozen = open_bundle(bundle), freeze(source)
+    check_same(opened, frozen)
+    traffic = traffic_of(opened, frozen)
     with tempfile.TemporaryDirectory() as folder, torch_threads(config.threads):
-        subjects = build_subjects(opened, trained, frozen, config, Path(folder))
-        cases = time_cases(subjects, frozen, trained.rows("test"), config, note, inputs=opened.inputs)
-    return report(config, cases) | {"bundle": bundle.name, "run": run.name, "model": summary(frozen)}
+        subjects = build_subjects(opened, frozen, config, Path(folder))
+        cases = time_cases(subjects, traffic, config, note, inputs=opened.inputs)
+    about = {"bundle": Path(bundle).name, "run": frozen.origin["run"], "model": summary(frozen)}
+    return report(config, cases) | about | {"resampled_inputs": traffic.resampled}
+
+
+def check_same(bundle: Bundle, frozen: FrozenModel) -> None:
+    """Make sure that a bundle is of a model.
+
+    Raises:
+        InputError: it has other fields, sizes or vocabularies.
+    """
+    ours = [(own.name, own.size) for own in frozen.fields if own.table in frozen.tables]
+    theirs = [(own.name, own.size) for own in bundle.signature.fields]
+    if ours != theirs or bundle.signature.vocabulary_hash != frozen.vocabulary_hash:
+        raise InputError("bench: the bundle is not of this run", where=bundle.path, fix="export the run again")
+
+
+def traffic_of(bundle: Bundle, frozen: FrozenModel) -> Traffic:
+    """Traffic of a bundle's model: ids are drawn for inputs that are looked up in a table as they are."""
+    return Traffic.of(frozen, {site.input: site.table for site in bundle.signature.lookups if site.input})
 
 
 def report(config: InferConfig, cases: list[dict[str, Any]]) -> dict[str, Any]:
@@ -117,73 +124,60 @@ def summary(frozen: FrozenModel) -> dict[str, Any]:
     """What was timed, in numbers."""
     dims = frozen.table.dims.double()
     return {
-        "method": frozen.config.method,
-        "backbone": frozen.config.backbone,
-        "fields": len(frozen.config.embedded),
+        "method": frozen.origin["method"],
+        "backbone": frozen.origin["backbone"],
+        "fields": len(frozen.fields),
         "rows": len(frozen.table.dims),
-        "dim": frozen.config.dim,
+        "dim": frozen.table.rows.shape[1],
         "avg_dim": float(dims.mean()),
-        "hidden": list(frozen.config.hidden),
+        "hidden": list(frozen.config.hidden) if frozen.data else None,
     }
 
 
-def build_subjects(bundle: Bundle, run: Run, frozen: FrozenModel, config: InferConfig, folder: Path) -> list[Subject]:
-    """The four subjects; three when the bundle is itself the dense one."""
+def build_subjects(bundle: Bundle, frozen: FrozenModel, config: InferConfig, folder: Path) -> list[Subject]:
+    """The four subjects; fewer when the bundle is itself the dense one, or the model at hand is frozen already."""
     plain = fold(frozen) if frozen.projection_bytes else frozen
-    subjects: list[Subject] = [
-        TorchSubject("torch-eager", dense_torch(plain), config.provider),
-        TorchSubject("torch-masked", run.model, config.provider),
-    ]
+    subjects: list[Subject] = [TorchSubject("torch-eager", dense_torch(plain), frozen.inputs, config.provider)]
+    if frozen.trained is not None:
+        subjects.append(TorchSubject("torch-masked", frozen.trained, frozen.inputs, config.provider))
     request = "-request" if bundle.signature.request_fields else ""
     if bundle.signature.layout != "dense" or request:
         dense = export(plain, folder / "dense", ExportConfig(layout="dense"))
         subjects.append(OnnxSubject("onnx-dense", dense, config.provider, config.threads))
     name = f"onnx-{bundle.signature.layout}{request}"
     if bundle.signature.layout == "ragged" and config.provider == "cpu":  # timed without its native operator too
-        body = apart(bundle, folder / "body")
-        subjects.append(OnnxSubject(f"{name}-body", body, config.provider, config.threads, native=False))
+        fallback = apart(bundle, folder / "fallback")
+        subjects.append(OnnxSubject(f"{name}-fallback", fallback, config.provider, config.threads, native=False))
     native = True if bundle.signature.layout == "ragged" else None
     return [*subjects, OnnxSubject(name, bundle, config.provider, config.threads, native, config.cuda)]
 
 
 def time_cases(
     subjects: Sequence[Subject],
-    frozen: FrozenModel,
-    replay: Rows,
+    traffic: Traffic,
     config: InferConfig,
     note: Callable[[str], None] = lambda _: None,
     *,
-    inputs: Sequence[Input] = (),
+    inputs: Sequence[TensorSpec] = (),
 ) -> list[dict[str, Any]]:
-    """Every batch size under every id law; where one of the inputs is given once, rows are one request's candidates."""
+    """Every batch size under every distribution of ids; where an input is the request's, rows are its candidates."""
     cases = []
+    dim = traffic.frozen.table.rows.shape[1]
     for batch in config.batches:
-        for law in config.laws:
-            feeds = [one_request(feed, inputs) for feed in make_feeds(frozen, replay, batch, law, config.seed)]
+        for ids in config.distributions:
+            feeds = [one_request(feed, inputs) for feed in traffic.feeds(batch, ids, config.seed)]
             times = interleave(subjects, feeds, seconds=config.seconds)
             for subject in subjects:
                 latency = Latency.of(times[subject.name], batch)
-                case = {"batch": batch, "dim": frozen.config.dim, "threads": config.threads, "ids": law}
+                case = {"batch": batch, "dim": dim, "threads": config.threads, "ids": ids}
                 cases.append(case | {"subject": subject.name, **asdict(latency), "bytes": subject.bytes})
-            note(_line(batch, law, {s.name: Latency.of(times[s.name], batch).p50_us for s in subjects}))
+            note(_line(batch, ids, {s.name: Latency.of(times[s.name], batch).p50_us for s in subjects}))
     return cases
 
 
-def make_feeds(frozen: FrozenModel, replay: Rows, batch: int, law: Law, seed: int) -> list[Feed]:
-    """Enough inputs of one kind that their rows together outgrow the caches."""
-    config: ModelConfig = frozen.config
-    touched = batch * len(config.embedded) * config.dim * 4
-    count = int(np.clip(-(-_TOUCHED_BYTES // touched), 8, _MAX_FEEDS))
-    if law != "replay":
-        rng = np.random.default_rng(np.random.SeedSequence([seed, batch]))
-        return [draw(config, frozen.vocabularies, batch, rng, law) for _ in range(count)]
-    starts = [(i * batch) % len(replay) for i in range(count)]
-    return [from_rows(replay.take((s + np.arange(batch)) % len(replay)), config) for s in starts]
-
-
-def _line(batch: int, law: str, medians: dict[str, float]) -> str:
+def _line(batch: int, distribution: str, medians: dict[str, float]) -> str:
     shown = "  ".join(f"{name} {us:,.0f} µs" for name, us in medians.items())
-    return f"batch {batch:>5}, {law:<7}: {shown}"
+    return f"batch {batch:>5}, {distribution:<7}: {shown}"
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Load as MLPerf's LoadGen makes it: one request after the other, all at once, or at random times as traffic comes.
 
-LoadGen times a request from when it was scheduled, so a server that falls behind does not slow down what it is asked.
+LoadGen times a request from when it was scheduled, so a server that falls behind does not slow down what comes next.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from amtl_export.bundle.inputs import Feed
 from amtl_export.errors import EnvironmentLacks, ValidationFailed
+from amtl_export.spec import Feed
 
 Scenario = Literal["single-stream", "offline", "server"]
 Scores = np.ndarray[Any, np.dtype[np.float32]]
@@ -34,7 +34,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked, and what the answer must be.
+    """A request, and what the answer must be.
 
     Attributes:
         feed: as the graph takes it.
@@ -46,19 +46,19 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """How a load was answered.
+class LoadResult:
+    """What came of a load.
 
     Attributes:
         scenario: of LoadGen.
-        asked_qps: requests a second that were scheduled; None where the scenario schedules none.
+        target_qps: requests a second that were scheduled; None where the scenario schedules none.
         qps: requests that were answered a second.
         p50_ms: median latency from the scheduled time, milliseconds; the other percentiles likewise.
         requests: how many.
     """
 
     scenario: Scenario
-    asked_qps: float | None
+    target_qps: float | None
     qps: float
     p50_ms: float
     p90_ms: float
@@ -87,7 +87,7 @@ def drive(
     workers: int,
     seconds: float,
     qps: float | None = None,
-) -> Answered:
+) -> LoadResult:
     """Let LoadGen ask for `seconds`.
 
     Args:
@@ -119,7 +119,7 @@ def drive(
         logs = lg.LogSettings()
         logs.log_output.outdir = folder
         logs.log_output.copy_summary_to_stdout = False
-        sut = lg.ConstructSUT(pool.ask, lambda: None)
+        sut = lg.ConstructSUT(pool.issue, lambda: None)
         library = lg.ConstructQSL(len(requests), len(requests), lambda _: None, lambda _: None)
         try:
             lg.StartTestWithLogSettings(sut, library, settings, logs)
@@ -127,12 +127,12 @@ def drive(
             lg.DestroyQSL(library)
             lg.DestroySUT(sut)
         pool.check()
-        found = _results(Path(folder) / "mlperf_log_detail.txt")
-    return _answered(scenario, found, qps, pool.answered)
+        log = _results(Path(folder) / "mlperf_log_detail.txt")
+    return _load_result(scenario, log, qps, pool.completed)
 
 
 class _Workers:
-    """Threads that answer what LoadGen asks; asking itself only enqueues."""
+    """Threads that answer LoadGen's queries; issuing one only enqueues it."""
 
     def __init__(self, make_answer: Callable[[], Answer], requests: Sequence[Request], count: int) -> None:
         self._lg = loadgen()
@@ -154,13 +154,13 @@ class _Workers:
         for thread in self._threads:
             thread.join()
 
-    def ask(self, samples: Sequence[Any]) -> None:
+    def issue(self, samples: Sequence[Any]) -> None:
         """LoadGen's `issue_query`."""
         for sample in samples:
             self._samples.put((sample.id, sample.index))
 
     @property
-    def answered(self) -> int:
+    def completed(self) -> int:
         """Requests."""
         return sum(self._counts)
 
@@ -176,9 +176,9 @@ class _Workers:
             request = self._requests[index]
             try:
                 answer = answer or self._make_answer()
-                found = answer(request.feed)
-                if not np.allclose(found, request.probability, rtol=0, atol=TOLERANCE):
-                    self._problem = f"request {index}: off by {float(np.abs(found - request.probability).max()):.3g}"
+                scores = answer(request.feed)
+                if not np.allclose(scores, request.probability, rtol=0, atol=TOLERANCE):
+                    self._problem = f"request {index}: off by {float(np.abs(scores - request.probability).max()):.3g}"
             except Exception as error:  # whatever a client raises; LoadGen waits for an answer to every request
                 self._problem = f"request {index}: {error}"
             self._counts[worker] += 1
@@ -193,17 +193,17 @@ def _results(log: Path) -> dict[str, Any]:
     return {entry["key"]: entry["value"] for entry in entries}
 
 
-def _answered(scenario: Scenario, found: dict[str, Any], qps: float | None, requests: int) -> Answered:
-    milliseconds = {p: float(found[f"result_{p}.00_percentile_latency_ns"]) / 1e6 for p in (50, 90, 99)}
+def _load_result(scenario: Scenario, log: dict[str, Any], qps: float | None, requests: int) -> LoadResult:
+    milliseconds = {p: float(log[f"result_{p}.00_percentile_latency_ns"]) / 1e6 for p in (50, 90, 99)}
     keys = {
         "server": "result_completed_samples_per_sec",
         "offline": "result_samples_per_second",
         "single-stream": "result_qps_with_loadgen_overhead",
     }
-    return Answered(
+    return LoadResult(
         scenario,
         qps if scenario == "server" else None,
-        float(found[keys[scenario]]),
+        float(log[keys[scenario]]),
         milliseconds[50],
         milliseconds[90],
         milliseconds[99],

@@ -10,16 +10,16 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from amtl_export.bench.infer import make_feeds
-from amtl_export.bench.load import Answer, Answered, Request, Scores, drive
+from amtl_export.bench.infer import check_same, traffic_of
+from amtl_export.bench.load import Answer, LoadResult, Request, Scores, drive
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bench.process import sampled, watched
 from amtl_export.bundle.bundle import Bundle, open_bundle
-from amtl_export.bundle.inputs import Feed, as_request, one_request
-from amtl_export.errors import EnvironmentLacks, InputError
+from amtl_export.errors import EnvironmentLacks
 from amtl_export.freezing.frozen import freeze
+from amtl_export.graph.inputs import as_request, one_request
 from amtl_export.runtime.predictor import load
-from amtl_export.training.run import load_run
+from amtl_export.spec import Feed
 
 #: Of the highest rate, what a soak asks.
 SOAK = 0.8
@@ -30,7 +30,7 @@ _STEPS = 6
 
 @dataclass(frozen=True)
 class ServerBenchConfig:
-    """What is asked.
+    """The loads, and what they must hold.
 
     Attributes:
         batch: rows of a request.
@@ -84,20 +84,20 @@ class Triton:
 
     def answer(self) -> Answer:
         """A connection."""
-        own = self._client.InferenceServerClient(self._url)
+        connection = self._client.InferenceServerClient(self._url)
         wanted = [self._client.InferRequestedOutput("probability")]
 
         def ask(feed: Feed) -> Scores:
-            found = own.infer(self._model, [self._tensor(name, a) for name, a in feed.items()], outputs=wanted)
+            found = connection.infer(self._model, [self._tensor(name, a) for name, a in feed.items()], outputs=wanted)
             probability: Scores = found.as_numpy("probability").reshape(-1)
             return probability
 
         return ask
 
     def _tensor(self, name: str, array: np.ndarray[Any, Any]) -> Any:
-        made = self._client.InferInput(name, array.shape, {"i": "INT64", "f": "FP32"}[array.dtype.kind])
-        made.set_data_from_numpy(array)
-        return made
+        tensor = self._client.InferInput(name, array.shape, {"i": "INT64", "f": "FP32"}[array.dtype.kind])
+        tensor.set_data_from_numpy(array)
+        return tensor
 
 
 def _client(protocol: str) -> Any:
@@ -110,14 +110,18 @@ def _client(protocol: str) -> Any:
 
 
 def bench_server(
-    bundle: Path, run: Path, config: ServerBenchConfig | None = None, *, note: Callable[[str], None] = lambda _: None
+    bundle: Path | str,
+    source: Any,
+    config: ServerBenchConfig | None = None,
+    *,
+    note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Ask one after the other, all at once, and as traffic comes; every answer is checked.
 
     Args:
         bundle: in this process, or what the server serves.
-        run: the run that it came from, whose test rows are replayed.
-        config: what is asked.
+        source: the model that it came from, as `freeze` takes it, whose test rows are replayed.
+        config: the loads.
         note: is told of each finished load.
 
     Returns:
@@ -130,23 +134,23 @@ def bench_server(
         EnvironmentLacks: LoadGen, the client or psutil is missing.
     """
     config = config or ServerBenchConfig()
-    opened, requests = _requests(bundle, run, config.batch)
+    opened, requests = _requests(Path(bundle), source, config.batch)
     target: _Target = (
         Triton(config.url, config.model, config.protocol) if config.url else _InProcess(opened, config.threads)
     )
     pid = config.pid if config.url else os.getpid()
     cases: list[dict[str, Any]] = []
 
-    def asked(scenario: Any, qps: float | None = None) -> Answered:
+    def measured(scenario: Any, qps: float | None = None) -> LoadResult:
         with watched(pid) as used:
-            found = drive(target.answer, requests, scenario, workers=config.workers, seconds=config.seconds, qps=qps)
-        cases.append(asdict(found) | used)
-        note(f"{scenario}: {found.qps:,.0f} requests/s, p99 {found.p99_ms:.2f} ms")
-        return found
+            result = drive(target.answer, requests, scenario, workers=config.workers, seconds=config.seconds, qps=qps)
+        cases.append(asdict(result) | used)
+        note(f"{scenario}: {result.qps:,.0f} requests/s, p99 {result.p99_ms:.2f} ms")
+        return result
 
-    alone = asked("single-stream")
-    together = asked("offline", alone.qps * 2)
-    best = highest_rate(lambda qps: asked("server", qps), config.slo_ms, together.qps, config.qps)
+    alone = measured("single-stream")
+    together = measured("offline", alone.qps * 2)
+    best = highest_rate(lambda qps: measured("server", qps), config.slo_ms, together.qps, config.qps)
     soak = {}
     if best is not None and config.soak_seconds:
         soak = {"soak": soaked(target.answer, requests, config, pid, SOAK * best)}
@@ -154,7 +158,7 @@ def bench_server(
     return {
         "date": today(),
         "machine": describe_machine(),
-        "bundle": bundle.name,
+        "bundle": Path(bundle).name,
         "settings": asdict(config),
         "cases": cases,
         "max_qps": best,
@@ -164,7 +168,7 @@ def bench_server(
 
 
 def highest_rate(
-    ask: Callable[[float], Answered], slo_ms: float, limit: float, stated: float | None = None
+    ask: Callable[[float], LoadResult], slo_ms: float, limit: float, stated: float | None = None
 ) -> float | None:
     """The stated rate if it holds a p99; without one the highest of those tried that does, by bisection.
 
@@ -189,22 +193,21 @@ def highest_rate(
 def soaked(
     make_answer: Callable[[], Answer], requests: list[Request], config: ServerBenchConfig, pid: int | None, qps: float
 ) -> dict[str, Any]:
-    """A long load: what `Answered` has, and the answering process's memory every hundredth of the time.
+    """A long load: what `LoadResult` has, and the answering process's memory every hundredth of the time.
 
     Raises:
         ValidationFailed: an answer was wrong, or a request failed.
     """
     with sampled(pid, max(config.soak_seconds / 100, 0.05)) as samples:
-        found = drive(make_answer, requests, "server", workers=config.workers, seconds=config.soak_seconds, qps=qps)
+        result = drive(make_answer, requests, "server", workers=config.workers, seconds=config.soak_seconds, qps=qps)
     memory = {"slope_bytes_per_minute": samples.slope, **asdict(samples)} if samples.seconds else {}
-    return {**asdict(found), **memory}
+    return {**asdict(result), **memory}
 
 
-def _requests(bundle: Path, run: Path, batch: int) -> tuple[Bundle, list[Request]]:
-    opened, trained = open_bundle(bundle), load_run(run)
-    if opened.signature.vocabulary_hash != trained.vocabulary_hash:
-        raise InputError("bench: the bundle is not of this run", where=bundle, fix="export the run again")
-    feeds = make_feeds(freeze(trained), trained.rows("test"), batch, "replay", 0)
-    predictor = load(bundle)
-    asked = [as_request(one_request(feed, opened.inputs), opened.inputs) for feed in feeds]
-    return opened, [Request(feed, predictor.predict(feed, ["probability"])["probability"]) for feed in asked]
+def _requests(bundle: Path, source: Any, batch: int) -> tuple[Bundle, list[Request]]:
+    opened, frozen = open_bundle(bundle), freeze(source)
+    check_same(opened, frozen)
+    feeds = traffic_of(opened, frozen).feeds(batch, "replay", 0)
+    predictor, score = load(bundle), "probability" if frozen.data else frozen.score
+    graph_feeds = [as_request(one_request(feed, opened.inputs), opened.inputs) for feed in feeds]
+    return opened, [Request(feed, predictor.predict(feed, [score])[score]) for feed in graph_feeds]

@@ -6,7 +6,8 @@ On a GPU, requests come from the machine's memory and answers go back there, who
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,17 @@ import torch
 from torch import Tensor
 
 from amtl_export.bundle.bundle import Bundle, open_bundle
-from amtl_export.bundle.inputs import Feed, as_request
 from amtl_export.errors import EnvironmentLacks
+from amtl_export.freezing.flat import Flat
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.graph.inputs import model_inputs
+from amtl_export.freezing.swap import thawed
+from amtl_export.graph.inputs import as_request
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.fbe import FixedEmbedding
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.predictor import load
 from amtl_export.runtime.session import Provider
+from amtl_export.spec import Feed, TensorSpec
 
 
 def check_torch(device: Provider) -> None:
@@ -35,33 +38,32 @@ def check_torch(device: Provider) -> None:
         raise EnvironmentLacks("PyTorch finds no GPU", found=torch.__version__, fix="a PyTorch for CUDA; or the CPU")
 
 
-@dataclass
 class TorchSubject:
-    """A model in PyTorch eager mode, gradients off."""
+    """A model in PyTorch eager mode, gradients off.
 
-    name: str
-    model: CtrModel
-    device: Provider = "cpu"
+    Args:
+        name: in tables.
+        flat: the model; it is put in evaluation mode on the device.
+        inputs: what it takes, in order.
+        device: where it runs.
+    """
 
-    def __post_init__(self) -> None:
-        self.model.eval().to(self.device)
-        tensors = [*self.model.parameters(), *self.model.buffers()]
+    def __init__(self, name: str, flat: Flat, inputs: Sequence[TensorSpec], device: Provider = "cpu") -> None:
+        self.name, self._device, self._inputs = name, device, tuple(inputs)
+        self._model, self._call = flat.model.eval().to(device), flat.call
+        tensors = [*self._model.parameters(), *self._model.buffers()]
         self.bytes = sum(t.numel() * t.element_size() for t in tensors)
 
-    def prepare(self, feed: Feed) -> tuple[Tensor | None, Tensor | None, list[Tensor]]:
-        """(ids, numeric, multi)."""
-        tensors = {own.name: torch.from_numpy(feed[own.name]) for own in model_inputs(self.model.config)}
-        ids, numeric = tensors.pop("ids", None), tensors.pop("numeric", None)
-        return ids, numeric, list(tensors.values())
+    def prepare(self, feed: Feed) -> list[Tensor]:
+        """Tensors in the model's order."""
+        return [torch.from_numpy(feed[spec.name]) for spec in self._inputs]
 
-    def run(self, prepared: tuple[Tensor | None, Tensor | None, list[Tensor]]) -> Tensor:
-        """Probabilities `[B]`."""
+    def run(self, prepared: list[Tensor]) -> list[Tensor]:
+        """Every output."""
         with torch.inference_mode():
-            if self.device == "cpu":
-                return torch.sigmoid(self.model(*prepared))
-            ids, numeric, multi = prepared
-            there = [None if t is None else t.to(self.device) for t in (ids, numeric)]
-            return torch.sigmoid(self.model(*there, [t.to(self.device) for t in multi])).cpu()
+            if self._device == "cpu":
+                return list(self._call(self._model, prepared))
+            return [t.cpu() for t in self._call(self._model, [t.to(self._device) for t in prepared])]
 
 
 class OnnxSubject:
@@ -79,6 +81,7 @@ class OnnxSubject:
         self.name = name
         self.bytes = bundle.bytes()
         self._inputs = bundle.inputs
+        self._outputs = ["probability"] if bundle.signature.source == "run" else None
         self._predictor = load(bundle.path, provider=provider, threads=threads, native=native, cuda=cuda)
 
     def prepare(self, feed: Feed) -> Feed:
@@ -86,8 +89,8 @@ class OnnxSubject:
         return self._predictor.prepare(as_request(feed, self._inputs))
 
     def run(self, prepared: Feed) -> Any:
-        """Probabilities `[B]`."""
-        return self._predictor.answer(prepared, ["probability"])["probability"]
+        """Every output of a user's module, a run's probabilities `[B]`."""
+        return self._predictor.answer(prepared, self._outputs)
 
 
 def apart(bundle: Bundle, folder: Path) -> Bundle:
@@ -96,14 +99,16 @@ def apart(bundle: Bundle, folder: Path) -> Bundle:
     return open_bundle(folder)
 
 
-def dense_torch(frozen: FrozenModel) -> CtrModel:
-    """The frozen rows in an ordinary embedding table: what serving without any of this looks like."""
+def dense_torch(frozen: FrozenModel) -> Flat:
+    """The frozen rows in ordinary embedding tables: what serving without any of this looks like."""
+    if frozen.data is None:
+        return Flat(thawed(frozen.module.model), frozen.module.call)
     config = replace(frozen.config, method="fbe", sparse=False)
     model = CtrModel(config, [torch.from_numpy(v.counts) for v in frozen.vocabularies.values()])
-    kept = {name: value for name, value in frozen.module.state_dict().items() if name in model.state_dict()}
+    kept = {name: value for name, value in frozen.module.model.state_dict().items() if name in model.state_dict()}
     model.load_state_dict(kept, strict=False)
     for path, table in frozen.tables.items():
         method = model.get_submodule(path)
         assert isinstance(method, FixedEmbedding)
         method.table.weight = torch.nn.Parameter(table.rows, requires_grad=False)
-    return model.eval()
+    return Flat(model.eval(), frozen.module.call)

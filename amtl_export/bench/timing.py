@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from amtl_export.bundle.inputs import Feed
+from amtl_export.spec import Feed
 
 
 class Subject(Protocol):

@@ -17,12 +17,13 @@ import torch
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bench.subjects import check_torch
 from amtl_export.bundle.export import export
-from amtl_export.bundle.inputs import Feed, from_rows, sliced
 from amtl_export.data.catalog import open_source
 from amtl_export.data.encode import Encoded, Rows, encode
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import FrozenModel, freeze_module
+from amtl_export.freezing.frozen import of_trained
 from amtl_export.runtime.session import Provider, check_provider
+from amtl_export.spec import Feed
+from amtl_export.traffic.draw import from_rows
 from amtl_export.training.batches import predict
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import reproducible
@@ -108,8 +109,8 @@ class _Subject:
         state = TrainState.start(build_model(model_config, encoded.vocabularies).to(device), config)
         state.run_epoch(encoded, Silent())
         origin = {"run": "", "method": config.method, "backbone": config.backbone, "seed": config.seed, "data": ""}
-        module = freeze_module(copy.deepcopy(state.model).cpu())
-        bundle = export(FrozenModel(module, model_config, encoded.schema, encoded.vocabularies, origin), folder)
+        model = copy.deepcopy(state.model).cpu().eval()
+        bundle = export(of_trained(model, model_config, encoded.schema, encoded.vocabularies, origin), folder)
         session = bundle.session(provider=device, threads=torch.get_num_threads())
         return cls(state, session, from_rows(encoded.rows["test"], model_config))
 
@@ -122,7 +123,7 @@ class _Subject:
 
     def _answer(self, rows: Rows, batch: int) -> None:
         for start in range(0, len(rows), batch):
-            self.session.run(["logit"], sliced(self.feed, slice(start, start + batch)))
+            self.session.run(["logit"], {name: values[start : start + batch] for name, values in self.feed.items()})
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from amtl_export.bundle.signature import Column, Signature
+from amtl_export.bundle.signature import Signature
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary, read_parquet, read_vocabularies
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import read_json
-from amtl_export.graph.inputs import Input, inputs_of
 from amtl_export.runtime.session import Provider, open_session
+from amtl_export.spec import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Bundle:
     Attributes:
         path: its folder.
         signature: what the graph takes and gives.
-        schema: what the data's columns mean.
+        schema: what the data's columns mean; None for a user's module.
     """
 
     path: Path
     signature: Signature
-    schema: Schema
+    schema: Schema | None
 
     @property
     def model(self) -> Path:
@@ -40,25 +40,24 @@ class Bundle:
 
     @property
     def fields(self) -> list[str]:
-        """Embedded fields, in table order."""
-        return [name for name in (field.name for field in self.schema.embedded) if name in self._columns]
+        """Embedded fields, in table order; tables of a user's module."""
+        return [field.name for field in self.signature.fields]
 
     @property
-    def sizes(self) -> list[int]:
-        """V of each of `fields`."""
-        return [self._columns[name].size for name in self.fields]
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the graph takes, and where it is in the model's own inputs."""
+        return self.signature.inputs
 
     @property
-    def _columns(self) -> dict[str, Column]:
-        return {column.field: column for tensor in self.signature.inputs for column in tensor.columns}
+    def run_schema(self) -> Schema:
+        """What the data's columns mean.
 
-    @property
-    def inputs(self) -> tuple[Input, ...]:
-        """What the graph takes, and where it is in rows of the model's own inputs."""
-        padded = {name for name, column in self._columns.items() if column.padding is not None}
-        numeric = [field.name for field in self.schema.numeric]
-        single, multi = ([name for name in self.fields if (name in padded) == many] for many in (False, True))
-        return inputs_of(single, numeric, multi, self.signature.request_fields)
+        Raises:
+            InputError: the bundle is of a user's module.
+        """
+        if self.schema is None:
+            raise InputError("the bundle is of a user's module: it has no schema and no vocabularies", where=self.path)
+        return self.schema
 
     def vocabularies(self) -> dict[str, Vocabulary]:
         """Field → vocabulary, read now."""
@@ -68,6 +67,11 @@ class Bundle:
         """int64 `[V]`, kept dims of every id of a field."""
         frame = read_parquet(self.path / "vocab" / f"{field}.parquet")
         return frame["dims"].to_numpy().astype(np.int64)
+
+    def counts(self, field: str) -> npt.NDArray[np.int64] | None:
+        """int64 `[V]`, training occurrences of every id of a field; None where they are not known."""
+        frame = read_parquet(self.path / "vocab" / f"{field}.parquet")
+        return frame["count"].to_numpy().astype(np.int64) if "count" in frame.columns else None
 
     def report(self) -> dict[str, Any]:
         """`report.json`."""
@@ -96,19 +100,21 @@ class Bundle:
         return open_session(self.model, provider=provider, threads=threads, optimized=optimized, native=native)
 
 
-def open_bundle(path: Path) -> Bundle:
+def open_bundle(path: Path | str) -> Bundle:
     """Open a bundle folder.
 
     Raises:
         InputError: not a bundle, or a file of it is missing or cannot be read.
     """
+    path = Path(path)
     if not path.is_dir():
         raise InputError("no such bundle", where=path, fix="amtl-export export RUN --out BUNDLE")
-    for name in ("signature.json", "model.onnx", "model.onnx.data", "schema.json"):
+    for name in ("signature.json", "model.onnx", "model.onnx.data"):
         if not (path / name).is_file():
             raise InputError(
                 "the folder is not a complete bundle", where=path, found=f"no {name}", fix="export it again"
             )
     signature = Signature.from_values(read_json(path / "signature.json"), path / "signature.json")
-    schema = Schema.from_values(read_json(path / "schema.json"), path / "schema.json")
-    return Bundle(path, signature, schema)
+    if signature.source == "module":
+        return Bundle(path, signature, None)
+    return Bundle(path, signature, Schema.from_values(read_json(path / "schema.json"), path / "schema.json"))

@@ -1,97 +1,241 @@
-"""The checks that every export passes before its bundle appears."""
+"""The checks that a graph must pass before its bundle appears, and again when it is validated.
+
+The reference is the model itself, as it was given: with its hooks, its subclasses and its selection networks. Where
+values or weights are quantized it is the frozen model with the same quantized numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 
-from amtl_export.bundle.inputs import Feed, as_request, draw, one_request, without_candidates
+from amtl_export.bundle.signature import Batches
+from amtl_export.compare import TOLERANCE, compare, require_equal
 from amtl_export.errors import ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.graph.inputs import Input, model_inputs
-from amtl_export.runtime.session import open_session
+from amtl_export.graph.inputs import as_request, one_request
+from amtl_export.runtime.apart import run_apart
+from amtl_export.runtime.session import Provider, open_session
+from amtl_export.spec import Feed, TensorSpec, batch_size, mismatch, rows_of
 
-#: Largest |logit difference| that an export may have on its samples: a few float32 roundings.
-LOGIT_TOLERANCE = 1e-4
+#: Examples that are asked alone.
+_ALONE = 3
 
-_BATCHES = (0, 1, 2, 1000)
+#: Whole numbers that have broken lookups and conversions before; sizes of tables come to these.
+_OUTSIDE = (-1, (1 << 24) + 1, 1 << 31, (1 << 62) - 1, -(1 << 62))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Checked:
-    """What the checks found.
+    """What was tried.
 
     Attributes:
-        session: the optimised session, for the samples.
-        parity: largest |logit difference| for each optimisation level.
+        parity: optimisation level → largest difference to PyTorch, relative to the scores.
+        batches: what happens to batches of no and of one example.
+        out_of_range: input → how ids outside a table are taken.
+        ids_tried: how many such ids.
+        problems: what does not hold, a sentence each.
     """
 
-    session: Any
-    parity: dict[str, float]
+    parity: dict[str, float] = field(default_factory=dict)
+    batches: Batches = field(default_factory=Batches)
+    out_of_range: dict[str, str] = field(default_factory=dict)
+    ids_tried: int = 0
+    problems: list[str] = field(default_factory=list)
 
 
-def torch_logits(frozen: FrozenModel, feed: Feed) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """What PyTorch answers, float32 `[B]`."""
-    tensors = [torch.from_numpy(feed[own.name]) for own in model_inputs(frozen.config)]
-    ids = tensors.pop(0) if frozen.config.single else None
-    numeric = tensors.pop(0) if frozen.config.numeric else None
-    with torch.inference_mode():
-        logits: np.ndarray[Any, np.dtype[np.float32]] = frozen.module(ids, numeric, tensors).numpy()
-    return logits
-
-
-def check_bundle(draft: Path, frozen: FrozenModel, inputs: Sequence[Input]) -> Checked:
-    """onnx's own full check, then 0, 1, 2 and 1,000 drawn rows against PyTorch, optimised and not.
-
-    Where fields are given once per request, the rows are the candidates of one.
+def check_valid(model: Path) -> None:
+    """onnx's own full check.
 
     Raises:
-        ValidationFailed: the graph is not valid ONNX, or an answer differs.
+        ValidationFailed: the graph is not valid ONNX.
     """
-    model = draft / "model.onnx"
     try:
         onnx.checker.check_model(str(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ValidationFailed("the exported graph is not valid ONNX", found=str(error).splitlines()[0]) from error
-    parity = {}
-    rng = np.random.default_rng(0)
-    feeds = [draw(frozen.config, frozen.vocabularies, batch, rng) for batch in _BATCHES]
-    rows = [one_request(feed, inputs) for feed in feeds]
-    requests = [as_request(own, inputs) for own in rows]
-    if any(own.once for own in inputs):  # no row of a request for no candidate says what is given once
-        requests[0] = without_candidates(requests[1], inputs)
-    for level in ("optimized", "plain"):
-        session = open_session(model, optimized=level == "optimized", native=None if level == "optimized" else False)
-        parity[level] = max(_difference(session, frozen, pair, level) for pair in zip(rows, requests, strict=True))
-        if level == "optimized":
-            best = session
-    assert [own.name for own in inputs] == [i.name for i in best.get_inputs()]
-    return Checked(best, parity)
 
 
-def _difference(session: Any, frozen: FrozenModel, pair: tuple[Feed, Feed], level: str) -> float:
-    rows, request = pair
-    (logit,) = session.run(["logit"], request)
-    expected = torch_logits(frozen, rows)
-    batch = len(expected)
-    if logit.shape != expected.shape:
-        raise ValidationFailed(
-            "the exported graph answers with another shape",
-            where=f"batch {batch}, {level}",
-            found=logit.shape,
-        )
-    difference = float(np.abs(logit - expected).max()) if batch else 0.0
-    if not difference <= LOGIT_TOLERANCE:
-        raise ValidationFailed(
-            "the exported graph answers differently from PyTorch",
-            where=f"batch {batch}, {level}",
-            found=f"|logit difference| {difference:.3g}",
-            allowed=LOGIT_TOLERANCE,
-        )
-    return difference
+@dataclass(frozen=True)
+class Trial:
+    """A graph beside the model that it is held against.
+
+    Attributes:
+        model: the .onnx file.
+        reference: the model, with the numbers that the graph has.
+        inputs: of the graph.
+        tolerance: see `validation.compare`.
+        provider: where the graph runs; processes apart run on the CPU.
+    """
+
+    model: Path
+    reference: FrozenModel
+    inputs: tuple[TensorSpec, ...]
+    tolerance: float = TOLERANCE
+    provider: Provider = "cpu"
+
+    def session(self, *, optimized: bool) -> Any:
+        """With native operators and all optimisations, or neither; on CUDA always with the operators."""
+        native = None if optimized or self.provider == "cuda" else False
+        return open_session(self.model, provider=self.provider, optimized=optimized, native=native)
+
+    def check(self, example: Feed, *, guarded: bool) -> Checked:
+        """Every check.
+
+        Args:
+            example: the model's inputs, at least two rows.
+            guarded: whether ids outside the tables are answered.
+
+        Raises:
+            ValidationFailed: an answer differs.
+            InputError: the inputs are not the model's.
+        """
+        if wrong := mismatch(example, self.reference.inputs):
+            raise ValidationFailed(
+                "inputs do not fit the model", found=wrong, fix="dynamic_shapes names what may change"
+            )
+        checked = Checked()
+        rows = one_request(example, self.inputs)
+        for level in ("optimized", "plain"):
+            checked.parity[level] = self._answers(rows, self.session(optimized=level == "optimized"), level)
+        self._apart(rows, checked, guarded=guarded)
+        return checked
+
+    def _answers(self, rows: Feed, session: Any, level: str) -> float:
+        """All rows, and two of them."""
+        parts = [rows_of(rows, self.reference.inputs, slice(2)), rows] if self._sliceable else [rows]
+        worst = 0.0
+        for part in parts:
+            expected = self.reference.trained_answers(part)
+            answered = self._run(session, as_request(part, self.inputs))
+            where = f"batch {batch_size(part, self.reference.inputs)}, {level}"
+            worst = max(worst, require_equal(expected, answered, self.tolerance, where))
+        return worst
+
+    def _run(self, session: Any, request: Feed) -> Feed:
+        names = list(self.reference.outputs)
+        try:
+            return dict(zip(names, session.run(names, request), strict=True))
+        except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
+            raise ValidationFailed("the graph fails on an input", found=str(error).splitlines()[0]) from error
+
+    @property
+    def _sliceable(self) -> bool:
+        """Whether examples can be taken out of a batch: every input has them side by side, or is the same for all."""
+        free = [size for spec in self.reference.inputs for size in spec.shape if isinstance(size, str)]
+        return all(
+            spec.batch_axis is not None or not any(isinstance(size, str) for size in spec.shape)
+            for spec in self.reference.inputs
+        ) and bool(free)
+
+    def _apart(self, rows: Feed, checked: Checked, *, guarded: bool) -> None:
+        """Batches of no and of one example, examples alone, and ids outside the tables, in a process of their own."""
+        cases = self._batch_cases(rows) | (self._outside_cases(rows) if guarded else {})
+        answers = run_apart(self.model, {name: as_request(feed, self.inputs) for name, feed in cases.items()})
+        verdicts = {name: self._verdict(cases[name], answers[name]) for name in cases}
+        if self._sliceable:
+            checked.batches = self._batches(rows, cases, answers, verdicts)
+        else:
+            checked.batches = Batches(none="not tried", single="not tried", independent=False)
+        for spec in self.reference.inputs:
+            own = {n: v for n, v in verdicts.items() if n.startswith(f"{spec.name}=")}
+            if own:
+                checked.ids_tried += len(own)
+                failed = sorted({verdict for verdict in own.values() if verdict != "answered"})
+                checked.out_of_range[spec.name] = "; ".join(failed) or "guarded"
+        wrong = {n: v for n, v in verdicts.items() if v.startswith("differs") and n != "no example"}
+        wrong |= {n: v for n, v in verdicts.items() if v.startswith("ONNX Runtime") and "=" in n}
+        checked.problems += [f"{name}: {verdict}" for name, verdict in wrong.items()]
+
+    def _batch_cases(self, rows: Feed) -> dict[str, Feed]:
+        """No example, and single ones."""
+        if not self._sliceable:
+            return {}
+        specs, total = self.reference.inputs, batch_size(rows, self.reference.inputs) or 0
+        alone = {f"example {i}": rows_of(rows, specs, slice(i, i + 1)) for i in range(min(_ALONE, total))}
+        nothing = {} if any(spec.request for spec in self.inputs) else {"no example": rows_of(rows, specs, slice(0))}
+        return nothing | alone
+
+    def _outside_cases(self, rows: Feed) -> dict[str, Feed]:
+        """For every input of whole numbers: its first example full of one number, which may be outside a table."""
+        specs = self.reference.inputs
+        few = rows_of(rows, specs, slice(4)) if self._sliceable else rows
+        sizes = sorted({len(table.dims) for table in self.reference.tables.values()})[:4]
+        cases = {}
+        for spec in specs:
+            if not spec.integer:
+                continue
+            limits = np.iinfo(spec.dtype)
+            for number in (*_OUTSIDE, *sizes):
+                if limits.min <= number <= limits.max:
+                    values = few[spec.name].copy()
+                    values[(0,) * (values.ndim > 0)] = number
+                    cases[f"{spec.name}={number}"] = few | {spec.name: values}
+        return {name: one_request(feed, self.inputs) for name, feed in cases.items()}
+
+    def _verdict(self, feed: Feed, answered: Feed | str) -> str:
+        """`answered`, why not, or how the answer differs from PyTorch's."""
+        reference = self.reference
+        # A run's model takes an id outside its field for a row of the next field; what is meant is the guard's answer.
+        models = [reference.answers] if reference.data else [reference.trained_answers, reference.answers]
+        expected = _first_that_answers(models, feed)
+        if isinstance(expected, str):
+            return f"refused by PyTorch: {expected}"
+        if isinstance(answered, str):
+            return f"ONNX Runtime: {answered}"
+        shapes = {name: (values.shape, answered[name].shape) for name, values in expected.items()}
+        flat = ({name: values.reshape(-1) for name, values in own.items()} for own in (expected, answered))
+        try:
+            far = [d for d in compare(*flat) if not d.relative <= self.tolerance]
+        except ValidationFailed as error:
+            return f"differs: {' '.join(str(error).split())}"
+        other = [f"{name} as {list(b)}, PyTorch as {list(a)}" for name, (a, b) in shapes.items() if a != b]
+        return f"differs: {far[0]}" if far else f"answered: {'; '.join(other)}" if other else "answered"
+
+    def _batches(
+        self, rows: Feed, cases: dict[str, Feed], answers: dict[str, Feed | str], verdicts: dict[str, str]
+    ) -> Batches:
+        alone = [name for name in cases if name.startswith("example ")]
+        single = next((verdicts[name] for name in alone if verdicts[name] != "answered"), "answered")
+        whole = self.reference.trained_answers(rows)
+        independent = True
+        for i, name in enumerate(alone):
+            answer = answers[name]
+            if isinstance(answer, str):
+                continue
+            expected = {output: values[i : i + 1] for output, values in whole.items() if values.ndim}
+            independent &= _alike(expected, {n: answer[n] for n in expected}, self.tolerance)
+        return Batches(none=verdicts.get("no example", "answered"), single=single, independent=independent)
+
+
+def _alike(expected: Feed, answered: Feed, tolerance: float) -> bool:
+    try:
+        return all(difference.relative <= tolerance for difference in compare(expected, answered))
+    except ValidationFailed:
+        return False
+
+
+def _first_that_answers(models: Sequence[Callable[[Feed], Feed]], feed: Feed) -> Feed | str:
+    """The module's own answer, or the frozen module's, whose lookups guard their ids; why there is none."""
+    reason = ""
+    for answer in models:
+        try:
+            return answer(feed)
+        except Exception as error:  # whatever the user's forward raises
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return reason
+
+
+def raise_problems(problems: Sequence[str]) -> None:
+    """Refuse a graph whose answers differ where the model answers.
+
+    Raises:
+        ValidationFailed: there is a problem.
+    """
+    if problems:
+        raise ValidationFailed("the graph answers differently from PyTorch", where=problems[0])

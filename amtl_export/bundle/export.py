@@ -1,41 +1,43 @@
-"""`export`: freeze, lay out, trace, lower, write, check; the bundle appears whole or not at all."""
+"""`export`: lay out, trace, lower, write, check; the bundle appears whole or not at all."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
+import polars as pl
 import torch
 
 from amtl_export.bundle import signature as sig
 from amtl_export.bundle.bundle import Bundle, open_bundle
-from amtl_export.bundle.check import check_bundle
+from amtl_export.bundle.check import Checked, Trial, check_valid, raise_problems
+from amtl_export.bundle.reference import reference_of
 from amtl_export.bundle.samples import write_readme, write_samples
+from amtl_export.data.vocabulary import write_frame
 from amtl_export.errors import InputError
-from amtl_export.files import made_by, read_json, whole_folder, write_json, write_sums
-from amtl_export.freezing.frozen import FrozenModel, freeze, load_frozen
-from amtl_export.graph.first_layer import join_first_layers
-from amtl_export.graph.inputs import Input, model_inputs
-from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
-from amtl_export.graph.pooling import join_sums
-from amtl_export.graph.request import compute_once
+from amtl_export.files import atomic_folder, producer, write_json, write_sums
+from amtl_export.freezing.frozen import FieldRows, FrozenModel, freeze
+from amtl_export.graph.inputs import graph_inputs
+from amtl_export.graph.lower import IdPolicy, Lookup
+from amtl_export.graph.pipeline import lower
 from amtl_export.graph.trace import trace
-from amtl_export.graph.weights import with_rounded_weights
-from amtl_export.native import DOMAIN
+from amtl_export.native import DOMAIN, needed_library
 from amtl_export.runtime.session import onnxruntime
+from amtl_export.spec import TensorSpec
 from amtl_export.tables.layout import LaidOut, Paged, stored_bytes
-from amtl_export.tables.plan import PlanConfig, TablePlan, lay_out_all, plan_table
-from amtl_export.tables.values import ValueType, rounded
-from amtl_export.training.run import load_run
+from amtl_export.tables.plan import PlanConfig, TablePlan, lay_out_all, plan
+from amtl_export.tables.values import quantize
 
 #: Version of the metadata keys and of signature.json.
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
+
+#: What graphs call their types → numpy.
+_DTYPES = {"FLOAT": "float32", "DOUBLE": "float64", "FLOAT16": "float16", "BOOL": "bool"}
 
 
 @dataclass(frozen=True)
@@ -44,112 +46,63 @@ class ExportConfig(PlanConfig):
 
     Attributes:
         id_policy: `guard` answers any int64 id, `trust` needs legal ids (ragged tables guard all the same).
-        request_fields: fields that are the same for all candidates of a request, and are given once.
+        request_fields: fields that are the same for all candidates of a request, and are given once; whole inputs of a
+            user's module.
     """
 
     id_policy: IdPolicy = "guard"
     request_fields: tuple[str, ...] = ()
 
 
-def open_exportable(path: Path) -> FrozenModel:
-    """The frozen model of a run or of a frozen folder.
-
-    Raises:
-        InputError: the folder is neither.
-    """
-    if path.is_dir() and (path / "config.json").is_file() and read_json(path / "config.json").get("kind") == "frozen":
-        return load_frozen(path)
-    return freeze(load_run(path))
-
-
-def export(frozen: FrozenModel, out: Path, config: ExportConfig | None = None, *, overwrite: bool = False) -> Bundle:
-    """Write a bundle and check that ONNX Runtime answers as PyTorch does on its samples.
+def export(
+    frozen: FrozenModel | Path | str, out: Path | str, config: ExportConfig | None = None, *, overwrite: bool = False
+) -> Bundle:
+    """Write a bundle and check that ONNX Runtime answers as PyTorch does.
 
     Args:
-        frozen: from `freeze`.
+        frozen: from `freeze`, or what `freeze` takes.
         out: the bundle folder; appears only when every check has passed.
         config: layout, value type, page width, id policy.
         overwrite: replace an earlier bundle.
 
     Raises:
-        InputError: `out` exists, the layout or the request fields do not fit, or the backbone cannot be exported.
+        InputError: `out` exists, the layout or the request fields do not fit, or the model cannot be exported.
         ValidationFailed: the written graph does not answer as PyTorch does.
-        EnvironmentLacks: ONNX Runtime is missing; no disk space; no permission.
+        EnvironmentLacks: ONNX Runtime or the native library is missing; no disk space; no permission.
     """
     onnxruntime()
     config = config or ExportConfig()
-    inputs = model_inputs(frozen.config, config.request_fields)
-    with whole_folder(out, overwrite=overwrite) as draft:
-        plans = plan(frozen, config)
-        tables = lay_out_all(frozen.tables, plans)
-        model = trace(frozen.module, inputs)
-        traced = count_ops(model)
-        compute_once(model, [own.name for own in inputs if own.once])
-        lookups = lower(model, plans, tables, config)
-        signature = _signature(frozen, config, inputs, tables, lookups)
-        _describe(model, frozen, signature)
-        write_model(model, draft)
-        write_json(draft / "schema.json", frozen.schema.to_json())
-        write_json(draft / "signature.json", signature.model_dump(mode="json"))
-        _write_vocabularies(frozen, draft)
-        checked = check_bundle(draft, as_stored(frozen, config.dtype, model.graph.initializers), inputs)
-        write_samples(draft, frozen, inputs, checked.session)
-        write_json(
-            draft / "report.json",
-            _report(frozen, plans, tables, checked.parity) | {"ops_traced": traced, "ops": count_ops(model)},
+    if config.target == "native":
+        needed_library()
+    frozen = freeze(frozen)
+    if not frozen.tables:
+        raise InputError(
+            "the model has no embedding table", found=frozen.origin["backbone"], fix="is it the right module?"
         )
+    inputs = graph_inputs(frozen.inputs, config.request_fields)
+    with atomic_folder(Path(out), overwrite=overwrite) as draft:
+        plans = plan(frozen, config)
+        stored = quantize(frozen, {path: table.dtype for path, table in plans.items()})
+        tables = lay_out_all(frozen, stored, plans)
+        model = trace(frozen, inputs)
+        traced = count_ops(model)
+        lookups = lower(model, plans, tables, config, [spec.name for spec in inputs if spec.shared])
+        _describe(model, frozen, config, tables)
+        write_model(model, draft)
+        check_valid(draft / "model.onnx")
+        reference = reference_of(frozen, stored, model)
+        trial = Trial(draft / "model.onnx", reference, inputs)
+        checked = trial.check(frozen.example, guarded=config.id_policy == "guard")
+        raise_problems(checked.problems)
+        signature = _signature(frozen, config, inputs, model, plans, lookups, checked)
+        write_json(draft / "signature.json", signature.model_dump(mode="json"))
+        _write_fields(frozen, draft)
+        write_samples(draft, frozen, inputs, trial.session(optimized=True))
+        report = _report(frozen, plans, tables, checked)
+        write_json(draft / "report.json", report | {"ops_traced": traced, "ops": count_ops(model)})
         write_readme(draft, frozen, signature)
         write_sums(draft)
     return open_bundle(out)
-
-
-def plan(frozen: FrozenModel, config: PlanConfig) -> dict[str, TablePlan]:
-    """Path of each table → how `export` would store it; nothing is written.
-
-    Raises:
-        InputError: the page width does not fit.
-    """
-    in_blocks = {frozen.table_path} if frozen.projection_bytes else set()
-    counts = _row_counts(frozen)
-    return {
-        path: plan_table(table, config, counts, in_blocks=path in in_blocks) for path, table in frozen.tables.items()
-    }
-
-
-def lower(
-    model: ir.Model, plans: Mapping[str, TablePlan], tables: Mapping[str, LaidOut], config: ExportConfig
-) -> list[Lookup]:
-    """Turn a traced graph's foreign nodes into those of the planned layouts, in place; where the lookups are now.
-
-    Raises:
-        InputError: a joined first layer was asked for, and no layer can be joined.
-    """
-    join_sums(model, [path for path, table in plans.items() if table.layout == "ragged"])
-    joinable = [path for path, table in plans.items() if table.joined]
-    join_first_layers(model, joinable, required=config.joins, int8=config.layer_dtype == "int8")
-    return lower_lookups(model, tables, config.id_policy)
-
-
-def as_stored(frozen: FrozenModel, dtype: ValueType, initializers: Iterable[str]) -> FrozenModel:
-    """The model that a bundle stands for: tables rounded to their value type, and layers to the codes that it holds.
-
-    Args:
-        frozen: what was exported.
-        dtype: of the tables.
-        initializers: names of the bundle's.
-    """
-    tables = rounded(frozen, dtype)
-    return replace(tables, module=with_rounded_weights(tables.module, initializers))
-
-
-def _row_counts(frozen: FrozenModel) -> npt.NDArray[np.int64]:
-    """int64 `[V_total]`: how often training saw each row, over all fields that read it."""
-    table = frozen.table
-    counts = np.zeros(len(table.dims), dtype=np.int64)
-    for field, offset in zip(frozen.config.embedded, table.offsets, strict=True):
-        own = frozen.vocabularies[field.name].counts
-        counts[offset : offset + len(own)] += own
-    return counts
 
 
 def write_model(model: ir.Model, folder: Path) -> None:
@@ -168,57 +121,91 @@ def write_model(model: ir.Model, folder: Path) -> None:
 def _signature(
     frozen: FrozenModel,
     config: ExportConfig,
-    inputs: Sequence[Input],
-    tables: Mapping[str, LaidOut],
+    inputs: tuple[TensorSpec, ...],
+    model: ir.Model,
+    plans: Mapping[str, TablePlan],
     lookups: list[Lookup],
+    checked: Checked,
 ) -> sig.Signature:
-    table = tables[frozen.table_path]
-    taken, outputs = sig.tensors(frozen.config, inputs)
     return sig.Signature(
-        made_by=made_by(),
-        inputs=taken,
-        outputs=outputs,
-        reserved=sig.RESERVED,
+        producer=producer(),
+        source="module" if frozen.data is None else "run",
+        inputs=inputs,
+        outputs=tuple(_output(value) for value in model.graph.outputs),
+        score=frozen.score,
+        reserved=sig.UNRESERVED if frozen.data is None else sig.RESERVED,
         vocabulary_hash=frozen.vocabulary_hash,
-        layout=table.layout,
         dtype=config.dtype,
         layer_dtype=config.layer_dtype,
         id_policy=config.id_policy,
-        dim=table.dim,
-        page_width=table.width if isinstance(table, Paged) else None,
-        table_rows=len(frozen.table.dims),
-        table_bytes=sum(map(stored_bytes, tables.values())) + frozen.projection_bytes,
-        lookups=sig.sites(lookups),
+        main=frozen.table_path,
+        tables={path: _table(table_plan) for path, table_plan in plans.items()},
+        fields=tuple(own for own in frozen.fields if own.table in plans),
+        other_bytes=frozen.projection_bytes,
+        lookups=tuple(lookups),
+        batches=checked.batches,
+        out_of_range=checked.out_of_range,
     )
 
 
-def _describe(model: ir.Model, frozen: FrozenModel, signature: sig.Signature) -> None:
+def _table(plan: TablePlan) -> sig.Table:
+    return sig.Table(
+        layout=plan.layout,
+        dtype=plan.dtype,
+        dim=plan.dim,
+        rows=plan.rows,
+        page_width=plan.page_width,
+        bytes=plan.bytes,
+        bytes_dense=plan.bytes_dense,
+    )
+
+
+def _output(value: ir.Value) -> TensorSpec:
+    assert value.dtype is not None
+    assert value.shape is not None
+    kind = value.dtype.name
+    shape = tuple(size if isinstance(size, int) else str(getattr(size, "value", size)) for size in value.shape.dims)
+    return TensorSpec(str(value.name), _DTYPES.get(kind, kind.lower()), shape, source=str(value.name))
+
+
+def _describe(model: ir.Model, frozen: FrozenModel, config: ExportConfig, tables: Mapping[str, LaidOut]) -> None:
     """Fill in `metadata_props` and the graph's own names."""
-    mark = made_by()
+    mark = producer()
     model.producer_name, model.producer_version = mark["tool"], mark["version"]
     model.graph.name = "amtl_export"
     model.metadata_props.update(
         {
             "amtl.tool": f"{mark['tool']} {mark['version']}",
             "amtl.schema_version": SCHEMA_VERSION,
-            "amtl.vocabulary_hash": frozen.vocabulary_hash,
-            "amtl.layout": signature.layout,
-            "amtl.dtype": signature.dtype,
-            "amtl.layer_dtype": signature.layer_dtype,
-            "amtl.id_policy": signature.id_policy,
+            "amtl.vocabulary_hash": frozen.vocabulary_hash or "",
+            "amtl.layout": tables[frozen.table_path].layout,
+            "amtl.dtype": config.dtype,
+            "amtl.layer_dtype": config.layer_dtype,
+            "amtl.id_policy": config.id_policy,
             "amtl.method": str(frozen.origin["method"]),
             "amtl.backbone": str(frozen.origin["backbone"]),
-            "amtl.fields": ",".join(field.name for field in frozen.config.embedded),
-            "amtl.request_fields": ",".join(signature.request_fields),
+            "amtl.fields": ",".join(own.name for own in frozen.fields),
+            "amtl.request_fields": ",".join(config.request_fields),
         }
     )
 
 
-def _write_vocabularies(frozen: FrozenModel, draft: Path) -> None:
+def _write_fields(frozen: FrozenModel, draft: Path) -> None:
+    """`vocab/<field>.parquet`, and `schema.json` of a run; ids, counts and dims alone for a user's module."""
     (draft / "vocab").mkdir()
-    for name, vocabulary in frozen.vocabularies.items():
-        dims = frozen.field_dims(name).cpu().numpy().astype(np.int32)
-        vocabulary.write(draft / "vocab" / f"{name}.parquet", dims=dims)
+    if frozen.data is not None:
+        write_json(draft / "schema.json", frozen.data.schema.to_json())
+    for own in frozen.fields:
+        if own.table not in frozen.tables:
+            continue
+        dims = frozen.field_dims(own.name).cpu().numpy().astype(np.int32)
+        file = draft / "vocab" / f"{own.name}.parquet"
+        if frozen.data is not None:
+            frozen.data.vocabularies[own.name].write(file, dims=dims)
+            continue
+        counts = frozen.field_counts(own)
+        columns = {"id": np.arange(len(dims), dtype=np.int64), "dims": dims}
+        write_frame(pl.DataFrame(columns | ({} if counts is None else {"count": counts})), file)
 
 
 def count_ops(model: ir.Model) -> dict[str, int]:
@@ -227,24 +214,13 @@ def count_ops(model: ir.Model) -> dict[str, int]:
 
 
 def _report(
-    frozen: FrozenModel, plans: Mapping[str, TablePlan], tables: Mapping[str, LaidOut], parity: dict[str, float]
+    frozen: FrozenModel, plans: Mapping[str, TablePlan], tables: Mapping[str, LaidOut], checked: Checked
 ) -> dict[str, Any]:
     table = tables[frozen.table_path]
     dense_bytes = frozen.dense_bytes
     stored = sum(map(stored_bytes, tables.values())) + frozen.projection_bytes
-    fields = {}
-    for field in frozen.config.embedded:
-        dims = frozen.field_dims(field.name)
-        kept = dims[dims > 0]
-        fields[field.name] = {
-            "vocab": field.size,
-            "dim": table.dim,
-            "avg_dim": float(kept.double().mean()),
-            "params_dense": field.size * table.dim,
-            "params_kept": int(dims.sum()),
-        }
     return {
-        "made_by": made_by(),
+        "producer": producer(),
         "origin": frozen.origin,
         "torch": torch.__version__,
         "layout": table.layout,
@@ -254,6 +230,21 @@ def _report(
         "bytes_dense": dense_bytes,
         "bytes_table": stored,
         "bytes_ratio": stored / dense_bytes,
-        "fields": fields,
-        "parity_on_samples": parity,
+        "fields": {own.name: _field_report(frozen, own) for own in frozen.fields if own.table in plans},
+        "unread_tables": list(frozen.unread),
+        "parity_on_samples": checked.parity,
+        "batches": checked.batches.model_dump(),
+        "out_of_range": checked.out_of_range,
+    }
+
+
+def _field_report(frozen: FrozenModel, own: FieldRows) -> dict[str, Any]:
+    dims, D = frozen.field_dims(own.name), frozen.tables[own.table].rows.shape[1]
+    kept = dims[dims > 0]
+    return {
+        "vocab": own.size,
+        "dim": D,
+        "avg_dim": float(kept.double().mean()) if len(kept) else 0.0,
+        "params_dense": own.size * D,
+        "params_kept": int(dims.sum()),
     }

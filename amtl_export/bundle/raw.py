@@ -1,4 +1,4 @@
-"""A bundle that takes values where it took ids: its vocabularies in front of its graph, or as a model of their own."""
+"""A bundle that takes values where it took ids: its encoder prepended to its graph, or as a model of their own."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ import onnx_ir as ir
 import polars as pl
 
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.inputs import Feed
 from amtl_export.bundle.samples import read_test_data, write_messages, write_test_data
 from amtl_export.data.encode import padded_ids
 from amtl_export.data.vocabulary import MISSING, OOV, vocabulary_hash
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import write_sums
-from amtl_export.graph.inputs import Input
-from amtl_export.graph.raw_ids import MISSING_VALUES, RawField, encoded_name, encoder_model, put_in_front
+from amtl_export.graph.raw_features import MISSING_VALUES, RawField, encoded_name, encoder_model, prepend_encoder
 from amtl_export.runtime.predictor import load
+from amtl_export.spec import Feed, TensorSpec
 
 
 def raw_fields(bundle: Bundle) -> dict[str, RawField]:
@@ -40,13 +39,13 @@ def raw_fields(bundle: Bundle) -> dict[str, RawField]:
             allowed=bundle.signature.vocabulary_hash,
             fix="export it again",
         )
-    schemas = {field.name: field for field in bundle.schema.embedded}
+    schemas = {field.name: field for field in bundle.run_schema.embedded}
     found_fields = {}
     for name, vocabulary in vocabularies.items():
-        own = schemas[name]
-        texts = (*bundle.schema.files.missing, *own.missing) if vocabulary.type == "string" else ()
+        schema = schemas[name]
+        texts = (*bundle.run_schema.files.missing, *schema.missing) if vocabulary.type == "string" else ()
         missing = tuple(sorted({MISSING_VALUES[vocabulary.type], *texts} - set(vocabulary.values)))
-        found_fields[name] = RawField(vocabulary, missing, own.of or name)
+        found_fields[name] = RawField(vocabulary, missing, schema.of or name)
     return found_fields
 
 
@@ -68,17 +67,17 @@ def unknown_value(field: RawField) -> Any:
     return next("unknown" + "?" * i for i in range(len(known) + 1) if "unknown" + "?" * i not in known)
 
 
-def encoded(raw: Feed, inputs: tuple[Input, ...], fields: Mapping[str, RawField]) -> Feed:
+def encoded(raw: Feed, inputs: tuple[TensorSpec, ...], fields: Mapping[str, RawField]) -> Feed:
     """What a bundle's own graph takes for raw inputs, by the encoder that training used."""
     feed: Feed = {}
-    for own in inputs:
-        if own.source == "numeric":
-            feed[own.name] = raw[own.name]
-        elif own.places:
-            columns = [fields[name].vocabulary.encode(_series(raw[name][:, 0], fields[name])) for name in own.fields]
-            feed[own.name] = np.stack(columns, axis=1).astype(np.int64)
+    for spec in inputs:
+        if spec.source == "numeric":
+            feed[spec.name] = raw[spec.name]
+        elif spec.packed:
+            columns = [fields[name].vocabulary.encode(_series(raw[name][:, 0], fields[name])) for name in spec.fields]
+            feed[spec.name] = np.stack(columns, axis=1).astype(np.int64)
         else:
-            feed[own.name] = _lists(raw[own.name], fields[own.name]).astype(np.int64)
+            feed[spec.name] = _lists(raw[spec.name], fields[spec.name]).astype(np.int64)
     return feed
 
 
@@ -100,15 +99,15 @@ def key_count(fields: Mapping[str, RawField]) -> int:
 
 
 def write_raw_bundle(bundle: Bundle, folder: Path) -> None:
-    """Write `model.onnx`, its data, samples and checksums of the bundle with its vocabularies in front.
+    """Write `model.onnx`, its data, samples and checksums of the bundle with its encoder prepended.
 
     Raises:
-        InputError: see `raw_fields` and `graph.raw_ids.encoder_model`.
+        InputError: see `raw_fields` and `graph.raw_features.encoder_model`.
         ValidationFailed: it does not answer the sample's values as the bundle answers their ids.
     """
     fields = raw_fields(bundle)
     model = ir.load(bundle.model)
-    put_in_front(model, bundle.inputs, fields)
+    prepend_encoder(model, bundle.inputs, fields)
     shutil.copyfile(bundle.path / "model.onnx.data", folder / "model.onnx.data")
     raw, ids = _sample(bundle, fields)
     expected = load(bundle.path).predict(ids)
@@ -119,16 +118,16 @@ def write_encoder_bundle(bundle: Bundle, folder: Path) -> None:
     """Write the encoder alone: `model.onnx`, samples and checksums.
 
     Raises:
-        InputError: see `raw_fields` and `graph.raw_ids.encoder_model`.
+        InputError: see `raw_fields` and `graph.raw_features.encoder_model`.
         ValidationFailed: it does not give the ids of the sample's values.
     """
     fields = raw_fields(bundle)
     model = encoder_model(bundle.inputs, fields)
-    model.metadata_props["amtl.vocabulary_hash"] = bundle.signature.vocabulary_hash
+    model.metadata_props["amtl.vocabulary_hash"] = str(bundle.signature.vocabulary_hash)
     raw, ids = _sample(bundle, fields)
-    taken = {name: values for name, values in raw.items() if name in fields}
-    expected = {encoded_name(own.name): ids[own.name] for own in bundle.inputs if own.source != "numeric"}
-    _write(model, folder, taken, expected)
+    values_alone = {name: values for name, values in raw.items() if name in fields}
+    expected = {encoded_name(spec.name): ids[spec.name] for spec in bundle.inputs if spec.source != "numeric"}
+    _write(model, folder, values_alone, expected)
 
 
 def _sample(bundle: Bundle, fields: Mapping[str, RawField]) -> tuple[Feed, Feed]:
@@ -138,25 +137,25 @@ def _sample(bundle: Bundle, fields: Mapping[str, RawField]) -> tuple[Feed, Feed]
     """
     sample = read_test_data(bundle.path, "input")
     raw: Feed = {}
-    for own in bundle.inputs:
-        ids = sample[own.name].copy()
-        if own.source == "numeric":
+    for spec in bundle.inputs:
+        ids = sample[spec.name].copy()
+        if spec.source == "numeric":
             continue
-        if not own.once:
-            ids[0, : len(own.places)], ids[-1] = OOV, MISSING
-        columns = ids.T[:, :, None] if own.places else [ids]
-        raw |= {name: values_of(column, fields[name]) for name, column in zip(own.fields, columns, strict=True)}
-    raw |= {own.name: sample[own.name] for own in bundle.inputs if own.source == "numeric"}
+        if not spec.request:
+            ids[0, : len(spec.columns)], ids[-1] = OOV, MISSING
+        columns = ids.T[:, :, None] if spec.packed else [ids]
+        raw |= {name: values_of(column, fields[name]) for name, column in zip(spec.fields, columns, strict=True)}
+    raw |= {spec.name: sample[spec.name] for spec in bundle.inputs if spec.source == "numeric"}
     return raw, encoded(raw, bundle.inputs, fields)
 
 
 def _write(model: ir.Model, folder: Path, raw: Feed, expected: Feed) -> None:
     ir.save(model, folder / "model.onnx")
     onnx.checker.check_model(str(folder / "model.onnx"), full_check=True)
-    found = load(folder).predict(raw)
+    outputs = load(folder).predict(raw)
     for name, values in expected.items():
-        if not np.allclose(found[name], values, rtol=1e-5, atol=1e-6):
+        if not np.allclose(outputs[name], values, rtol=1e-5, atol=1e-6):
             raise ValidationFailed("raw values are not answered as their ids are", where=name)
-    write_messages(folder / "samples", raw, found)
-    write_test_data(folder, raw, found)
+    write_messages(folder / "samples", raw, outputs)
+    write_test_data(folder, raw, outputs)
     write_sums(folder)

@@ -10,30 +10,48 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from amtl_export.bundle.inputs import Feed, as_request, draw
 from amtl_export.bundle.signature import Signature
 from amtl_export.errors import InputError
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.graph.inputs import Input
+from amtl_export.graph.inputs import as_request, one_request
+from amtl_export.spec import Feed, TensorSpec, rows_of
+from amtl_export.traffic.draw import draw
 
-_ROWS = 4
-_TYPES = {"int64": "INT64", "float32": "FP32", "object": "BYTES"}
+#: Rows of the JSON request, and of the ONNX test data of a user's module.
+_ROWS, _TEST_ROWS = 4, 64
+
+#: numpy's types in the Open Inference Protocol.
+TYPES = {
+    "int64": "INT64", "int32": "INT32", "int16": "INT16", "int8": "INT8", "uint8": "UINT8", "bool": "BOOL",
+    "float32": "FP32", "float64": "FP64", "float16": "FP16", "object": "BYTES",
+}  # fmt: skip
 
 
-def write_samples(draft: Path, frozen: FrozenModel, inputs: Sequence[Input], session: Any) -> None:
+def write_samples(draft: Path, frozen: FrozenModel, inputs: Sequence[TensorSpec], session: Any) -> None:
     """`samples/request.json` and `response.json` (Open Inference Protocol v2) and `test_data_set_0/`.
 
-    Ids are drawn as often as training saw them. JSON knows no NaN, so sample numbers are all present.
+    A run's ids are drawn as often as training saw them; a user's module has rows of its example. JSON knows no NaN, so
+    sample numbers are all present.
     """
-    feed = draw(frozen.config, frozen.vocabularies, _ROWS, np.random.default_rng(1))
+    test, sample = _sample_rows(frozen)
+    feeds = [as_request(one_request(rows, inputs), inputs) for rows in (sample, test)]
+    names = list(frozen.outputs)
+    answers = [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
+    write_messages(draft / "samples", feeds[0], answers[0])
+    write_test_data(draft, feeds[1], answers[1])
+
+
+def _sample_rows(frozen: FrozenModel) -> tuple[Feed, Feed]:
+    """The model's inputs for the test data, and for the request."""
+    if frozen.data is None:
+        whole = any(spec.batch_axis is None and any(isinstance(s, str) for s in spec.shape) for spec in frozen.inputs)
+        test = frozen.example if whole else rows_of(frozen.example, frozen.inputs, slice(_TEST_ROWS))
+        return test, test if whole else rows_of(test, frozen.inputs, slice(_ROWS))
+    feed = draw(frozen.data.config, frozen.data.vocabularies, _ROWS, np.random.default_rng(1))
     if "numeric" in feed:
         feed["numeric"] = np.where(np.isnan(feed["numeric"]), np.float32(0), feed["numeric"])
-    feed = as_request(feed, inputs)
-    names = ["logit", "probability"]
-    outputs: Feed = dict(zip(names, session.run(names, feed), strict=True))
-    write_messages(draft / "samples", feed, outputs)
-    write_test_data(draft, feed, outputs)
+    return feed, feed
 
 
 def write_messages(folder: Path, feed: Feed, outputs: Feed) -> None:
@@ -75,8 +93,9 @@ def read_test_data(bundle: Path, kind: Literal["input", "output"]) -> Feed:
 
 def _tensor(name: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:
     data = array.ravel().tolist()
-    assert array.dtype == object or all(math.isfinite(value) for value in data)
-    return {"name": name, "shape": list(array.shape), "datatype": _TYPES[str(array.dtype)], "data": data}
+    if array.dtype.kind == "f":
+        data = [value if math.isfinite(value) else None for value in data]  # JSON knows no NaN and no infinity
+    return {"name": name, "shape": list(array.shape), "datatype": TYPES[str(array.dtype)], "data": data}
 
 
 def write_readme(draft: Path, frozen: FrozenModel, signature: Signature) -> None:
@@ -84,37 +103,66 @@ def write_readme(draft: Path, frozen: FrozenModel, signature: Signature) -> None
     lines = [
         f"# {frozen.origin['backbone']} with {frozen.origin['method']} embeddings",
         "",
-        f"Written by {signature.made_by['tool']} {signature.made_by['version']} from the run `{frozen.origin['run']}`.",
+        f"Written by {signature.producer['tool']} {signature.producer['version']} from `{frozen.origin['run']}`.",
         f"Layout `{signature.layout}`, values {signature.dtype}, ids `{signature.id_policy}`.",
         "",
-        "| input | type | shape | columns |",
-        "|---|---|---|---|",
-    ]
-    for tensor in signature.inputs:
-        columns = [f"{c.field} (0..{c.size - 1})" for c in tensor.columns] or list(tensor.fields)
-        shape = ", ".join(str(size) for size in tensor.shape)
-        lines.append(f"| `{tensor.name}` | {tensor.dtype} | [{shape}] | {', '.join(columns)} |")
-    if signature.request_fields:
-        lines += ["", "Inputs `[1, …]` are given once per request and hold for all its candidates, the batch."]
-    lines += ["", "Outputs `logit` and `probability`, float32 [batch].", "", "Reserved ids:", ""]
-    lines += [f"- {name}: {meaning}" for name, meaning in signature.reserved.items()]
-    if any(tensor.fields for tensor in signature.inputs):
-        lines += ["", "Numbers go in raw; NaN is a missing one."]
-    lines += [
+        *_tensor_lines(signature),
+        *_batch_lines(signature),
         "",
-        "`vocab/<field>.parquet` maps values to ids (columns id, kind, value, count, dims); ids of any other",
-        f"vocabulary give wrong answers without an error. Its hash: `{signature.vocabulary_hash}`.",
-        "`samples/` holds a request and its response, `test_data_set_0/` the same as ONNX tensors,",
+        *(_vocabulary_lines(signature) if signature.vocabulary_hash else []),
+        "`samples/` holds a request and its response, `test_data_set_0/` ONNX tensors of the same form,",
         "`SHA256SUMS` checks with `sha256sum -c SHA256SUMS`.",
         "",
         "```python",
         "import json, numpy, onnxruntime",
         'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])',
         'request = json.load(open("samples/request.json"))["inputs"]',
-        'types = {"INT64": "int64", "FP32": "float32"}',
+        f"types = {_types_of(signature)}",
         'feed = {i["name"]: numpy.array(i["data"], types[i["datatype"]]).reshape(i["shape"]) for i in request}',
-        'print(session.run(["probability"], feed))',
+        f'print(session.run(["{signature.score if signature.source == "module" else "probability"}"], feed))',
         "```",
         "",
     ]
     (draft / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _tensor_lines(signature: Signature) -> list[str]:
+    lines = ["| input | type | shape | columns |", "|---|---|---|---|"]
+    for tensor in signature.inputs:
+        columns = [f"{c.field} (0..{c.size - 1})" if c.size else c.field for c in tensor.columns]
+        shape = ", ".join(str(size) for size in tensor.shape)
+        lines.append(f"| `{tensor.name}` | {tensor.dtype} | [{shape}] | {', '.join(columns)} |")
+    if signature.request_fields:
+        lines += ["", "Inputs `[1, …]` are given once per request and hold for all its candidates, the batch."]
+    outputs = [f"`{o.name}` {o.dtype} [{', '.join(map(str, o.shape))}]" for o in signature.outputs]
+    lines += ["", f"Outputs: {', '.join(outputs)}.", "", "Reserved ids:", ""]
+    lines += [f"- {name}: {meaning}" for name, meaning in signature.reserved.items()]
+    if any(tensor.name == "numeric" for tensor in signature.inputs):
+        lines += ["", "Numbers go in raw; NaN is a missing one."]
+    return lines
+
+
+def _batch_lines(signature: Signature) -> list[str]:
+    """What the batches that were tried came to, where it is not the plain answer."""
+    found = {"A request of no example": signature.batches.none, "A request of one example": signature.batches.single}
+    lines = [f"{what}: {text}." for what, text in found.items() if text != "answered"]
+    if not signature.batches.independent:
+        lines.append("Examples together are not answered as each alone: a server must not batch requests.")
+    lines += [
+        f"Ids outside the tables, input `{n}`: {text}."
+        for n, text in signature.out_of_range.items()
+        if text != "guarded"
+    ]
+    return ["", *lines] if lines else []
+
+
+def _vocabulary_lines(signature: Signature) -> list[str]:
+    return [
+        "`vocab/<field>.parquet` maps values to ids (columns id, kind, value, count, dims); ids of any other",
+        f"vocabulary give wrong answers without an error. Its hash: `{signature.vocabulary_hash}`.",
+    ]
+
+
+def _types_of(signature: Signature) -> str:
+    used = sorted({tensor.dtype for tensor in signature.inputs})
+    return "{" + ", ".join(f'"{TYPES[name]}": "{name}"' for name in used) + "}"

@@ -1,18 +1,16 @@
-"""`signature.json`: what the graph takes and gives, and what every column means."""
+"""`signature.json`: what the graph takes and gives, what every column means, and which batches it answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from amtl_export.errors import InputError
-from amtl_export.graph.inputs import Input
+from amtl_export.freezing.frozen import FieldRows
 from amtl_export.graph.lower import Lookup
-from amtl_export.models.config import ModelConfig
-from amtl_export.tables.plan import LayerDtype
+from amtl_export.spec import TensorSpec
+from amtl_export.tables.plan import LayerDtype, Layout
 from amtl_export.tables.values import ValueType
 
 
@@ -20,68 +18,100 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Column(_Part):
-    """One column of `ids`, or the field of a multi-valued input."""
+class Table(_Part):
+    """A table as it is stored.
 
-    field: str
-    size: int
-    padding: int | None = None
+    Attributes:
+        layout: how rows lie.
+        dtype: of stored numbers.
+        dim: D.
+        rows: V.
+        page_width: c, of the paged layout.
+        bytes: in the file.
+        bytes_dense: of the same table dense, in fp32.
+    """
+
+    layout: Layout
+    dtype: ValueType
+    dim: int
+    rows: int
+    page_width: int | None = None
+    bytes: int
+    bytes_dense: int
 
 
-class Tensor(_Part):
-    """An input or output; a text in `shape` is a dynamic dimension."""
+class Batches(_Part):
+    """Which batches the graph answers, tried when it was exported.
 
-    name: str
-    dtype: Literal["int64", "float32"]
-    shape: tuple[str | int, ...]
-    columns: tuple[Column, ...] = ()
-    fields: tuple[str, ...] = ()
+    Attributes:
+        none: of no example at all: `answered`, or why not.
+        single: of one example, likewise.
+        independent: whether examples alone are answered as in a batch; a server may batch requests only then.
+    """
 
-
-class LookupSite(_Part):
-    """A lookup in the graph; see `graph.lower.Lookup`."""
-
-    table: str
-    input: str
-    output: str
-    sizes: tuple[int, ...]
-    offsets: tuple[int, ...]
-    layer: str = ""
+    none: str = "answered"
+    single: str = "answered"
+    independent: bool = True
 
 
 class Signature(_Part):
     """A bundle's contract.
 
     Attributes:
+        source: `run`, or `module` of a user.
+        score: the output that labels judge.
         reserved: meaning of the reserved ids.
-        vocabulary_hash: ids are those of the vocabularies with this hash, and of no others.
-        dtype: of stored rows; layer_dtype, of the weights of layers joined with a lookup.
-        dim: D of the embedding table; layout, page width and rows are its own too.
-        table_bytes: of all tables as stored, and of projections behind them.
+        vocabulary_hash: ids are those of the vocabularies with this hash, and of no others; None for a user's module.
+        dtype: asked for stored rows; layer_dtype, for the weights of layers fused with a lookup.
+        main: the main table's name in `tables`.
+        other_bytes: of projections behind the tables.
         lookups: where the graph looks rows up, so that they can be probed.
+        out_of_range: input of whole numbers → how ids outside a table are taken: `guarded`, or why they fail.
     """
 
-    made_by: dict[str, str]
+    producer: dict[str, str]
     kind: Literal["bundle"] = "bundle"
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    source: Literal["run", "module"] = "run"
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    score: str
     reserved: dict[str, str]
-    vocabulary_hash: str
-    layout: str
+    vocabulary_hash: str | None = None
     dtype: ValueType
     layer_dtype: LayerDtype = "fp32"
     id_policy: str
-    dim: int
-    page_width: int | None
-    table_rows: int
-    table_bytes: int
-    lookups: tuple[LookupSite, ...]
+    main: str
+    tables: dict[str, Table]
+    fields: tuple[FieldRows, ...]
+    other_bytes: int = 0
+    lookups: tuple[Lookup, ...]
+    batches: Batches = Batches()
+    out_of_range: dict[str, str] = {}
+
+    @property
+    def table(self) -> Table:
+        """The main table."""
+        return self.tables[self.main]
+
+    @property
+    def layout(self) -> Layout:
+        """Of the main table."""
+        return self.table.layout
+
+    @property
+    def dim(self) -> int:
+        """D of the main table."""
+        return self.table.dim
+
+    @property
+    def table_bytes(self) -> int:
+        """Of all tables as stored, and of projections behind them."""
+        return sum(table.bytes for table in self.tables.values()) + self.other_bytes
 
     @property
     def request_fields(self) -> tuple[str, ...]:
         """Fields that are given once per request, for all its candidates."""
-        once = [tensor for tensor in self.inputs if tensor.shape[0] == 1]
-        return tuple(name for t in once for name in (*(column.field for column in t.columns), *t.fields))
+        return tuple(name for spec in self.inputs if spec.request for name in (spec.fields or (spec.name,)))
 
     @classmethod
     def from_values(cls, values: Any, where: object) -> Signature:
@@ -100,29 +130,12 @@ class Signature(_Part):
             ) from None
 
 
+#: Reserved ids of a run's fields.
 RESERVED = {
     "0": "out of vocabulary: values unseen or rare in training; so are ids outside [0, size)",
     "1": "missing",
     "padding": "fills up a multi-valued field; contributes nothing",
 }
 
-
-def tensors(config: ModelConfig, inputs: Sequence[Input]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Inputs and outputs of a model's graph."""
-    embedded = {field.name: field for field in config.embedded}
-    taken = []
-    for own in inputs:
-        shape = (1 if own.once else "batch", len(own.places) or f"length_{own.name}")
-        if own.source == "numeric":
-            taken.append(Tensor(name=own.name, dtype="float32", shape=shape, fields=own.fields))
-            continue
-        fields = [embedded[name] for name in own.fields]
-        columns = tuple(Column(field=field.name, size=field.size, padding=field.padding) for field in fields)
-        taken.append(Tensor(name=own.name, dtype="int64", shape=shape, columns=columns))
-    outputs = tuple(Tensor(name=name, dtype="float32", shape=("batch",)) for name in ("logit", "probability"))
-    return tuple(taken), outputs
-
-
-def sites(lookups: list[Lookup]) -> tuple[LookupSite, ...]:
-    """Lookups as they stand in the signature."""
-    return tuple(LookupSite(**asdict(lookup)) for lookup in lookups)
+#: Of a user's module: no id is reserved, but ids outside a table read its row 0.
+UNRESERVED = {"0": "also read for ids outside [0, size)"}

@@ -130,9 +130,7 @@ class Vocabulary:
         frame = self.to_frame()
         if columns:
             frame = frame.with_columns(**{name: pl.Series(values) for name, values in columns.items()})
-        buffer = io.BytesIO()  # so that a full disk is an OSError that names the file
-        frame.write_parquet(buffer, compression="zstd")
-        path.write_bytes(buffer.getbuffer())
+        write_frame(frame, path)
 
     @classmethod
     def read(cls, path: Path, field: str) -> Vocabulary:
@@ -142,6 +140,13 @@ class Vocabulary:
             InputError: missing, truncated, or not a vocabulary.
         """
         return cls.from_frame(field, read_parquet(path), path)
+
+
+def write_frame(frame: pl.DataFrame, path: Path) -> None:
+    """Write Parquet."""
+    buffer = io.BytesIO()  # so that a full disk is an OSError that names the file
+    frame.write_parquet(buffer, compression="zstd")
+    path.write_bytes(buffer.getbuffer())
 
 
 def read_parquet(path: Path) -> pl.DataFrame:

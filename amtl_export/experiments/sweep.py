@@ -13,7 +13,7 @@ from typing import Any
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.errors import InputError
 from amtl_export.experiments.plan import Arm, Plan
-from amtl_export.files import made_by, write_json
+from amtl_export.files import producer, write_json
 from amtl_export.freezing.frozen import freeze
 from amtl_export.report.inspection import inspect_field
 from amtl_export.tables.cost import least_bytes
@@ -54,7 +54,7 @@ def sweep(
         EnvironmentLacks: no disk space or no permission.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "config.json", {"made_by": made_by(), "kind": "experiments"})
+    write_json(out / "config.json", {"producer": producer(), "kind": "experiments"})
     results = []
     total = len(plan.arms) * len(seeds)
     for number, (seed, arm) in enumerate(itertools.product(seeds, plan.arms), start=1):
@@ -89,7 +89,7 @@ def _result(arm: Arm, seed: int, run: Run) -> ArmResult:
     dims, D = frozen.table.dims.numpy(), frozen.config.dim
     found = {
         field.name: inspect_field(
-            field.name, True, frozen.vocabularies[field.name], frozen.field_dims(field.name).numpy(), D
+            field.name, True, frozen.vocabularies[field.name].counts, frozen.field_dims(field.name).numpy(), D
         )
         for field in frozen.config.embedded
         if field.governed and field.shares is None
@@ -121,23 +121,25 @@ def summarise(name: str, plan: Plan, base: TrainConfig, results: Sequence[ArmRes
         by_arm[result.arm].append(result)
     first = [r.auc_test for r in by_arm[plan.arms[0].name]]
     arms = []
-    for arm, own in by_arm.items():
-        differences = [r.auc_test - b for r, b in zip(own, first, strict=True)]
+    for arm, arm_results in by_arm.items():
+        differences = [r.auc_test - b for r, b in zip(arm_results, first, strict=True)]
         arms.append(
             {
                 "arm": arm,
                 "changes": changes_from(base, configs[arm]),
-                "auc_test": _spread([r.auc_test for r in own]),
-                "logloss_test": _spread([r.logloss_test for r in own]),
-                "avg_dim": _spread([r.avg_dim for r in own]),
-                "avg_dim_ratio": _spread([r.avg_dim_ratio for r in own]),
-                "bytes_table": statistics.mean(r.bytes_table for r in own),
+                "auc_test": _spread([r.auc_test for r in arm_results]),
+                "logloss_test": _spread([r.logloss_test for r in arm_results]),
+                "avg_dim": _spread([r.avg_dim for r in arm_results]),
+                "avg_dim_ratio": _spread([r.avg_dim_ratio for r in arm_results]),
+                "bytes_table": statistics.mean(r.bytes_table for r in arm_results),
                 "auc_difference": _spread(differences),
                 "p_paired": sign_flip_p(differences),
-                "auc_test_soft": _spread([r.auc_test_soft for r in own if r.auc_test_soft is not None]),
-                "field_dims": {name: _spread([r.field_dims[name] for r in own]) for name in own[0].field_dims},
-                "groups": _mean_groups(own),
-                "runs": [{"seed": r.seed, "auc_test": r.auc_test, "avg_dim": r.avg_dim} for r in own],
+                "auc_test_soft": _spread([r.auc_test_soft for r in arm_results if r.auc_test_soft is not None]),
+                "field_dims": {
+                    name: _spread([r.field_dims[name] for r in arm_results]) for name in arm_results[0].field_dims
+                },
+                "groups": _mean_groups(arm_results),
+                "runs": [{"seed": r.seed, "auc_test": r.auc_test, "avg_dim": r.avg_dim} for r in arm_results],
             }
         )
     varied = ("path", "warm_start", "method", "dim_budget", "seed")

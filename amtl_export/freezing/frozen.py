@@ -1,92 +1,85 @@
-"""`freeze`: every embedding method in a model becomes a table of constants."""
+"""`freeze`: every embedding table of a model becomes a table of constants."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from amtl_export.data.encode import Rows
 from amtl_export.data.schema import Schema
-from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash, write_vocabularies
+from amtl_export.data.vocabulary import Vocabulary, vocabulary_hash
 from amtl_export.errors import InputError
-from amtl_export.files import made_by, read_json, whole_folder, write_json
-from amtl_export.freezing.op import lookup
+from amtl_export.freezing.flat import Flat, answers, evaluating
+from amtl_export.freezing.reads import tables_read
+from amtl_export.freezing.swap import TABLE, freeze_module, tables_of, unwrapped
+from amtl_export.freezing.table import FrozenEmbedding
+from amtl_export.models.attach import counts_of, is_attached
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
-from amtl_export.models.protocol import Freezable
-from amtl_export.training.run import Run, build_model
-from amtl_export.training.tensors import load_into, load_tensors, save_tensors
-
-M = TypeVar("M", bound=nn.Module)
+from amtl_export.source.binding import DynamicShapes, bind, describe
+from amtl_export.source.call import ModuleCall, RunCall, name_outputs
+from amtl_export.source.source import Labelled, Source, build, is_factory
+from amtl_export.spec import BATCH, Column, Feed, TensorSpec
+from amtl_export.traffic.draw import draw, from_rows
+from amtl_export.training.run import Run, load_run
 
 #: Where the embedding table is in a `CtrModel`, itself or below; a wide part has a second one, of D = 1.
 EMBEDDING = "embedding"
 
+#: Rows of the example of a run's model.
+_EXAMPLE_ROWS = 1000
 
-class FrozenEmbedding(nn.Module):
-    """A table of constants; stands where an embedding method stood.
+_BATCH = 8192
 
-    Args:
-        rows: float32 `[V_total, D]`, zero past `dims`.
-        dims: int64 `[V_total]`, 0..D.
-        sizes: V of each field.
-        offsets: first row of each field.
 
-    Raises:
-        ValueError: shapes do not fit, dims are out of range, or a row is not zero past its dims.
+@dataclass(frozen=True)
+class FieldRows:
+    """Where the rows of a field are.
+
+    Attributes:
+        name: of the field; the table's own for a user's module.
+        table: path of the table.
+        offset: first row.
+        size: V.
+        governed: whether a method chose the dims.
+        padding: the padding id, or None.
     """
 
-    rows: Tensor
-    dims: Tensor
-
-    def __init__(self, rows: Tensor, dims: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> None:
-        super().__init__()
-        self.sizes, self.offsets = tuple(sizes), tuple(offsets)
-        _check_table(rows, dims, self.sizes, self.offsets)
-        kept = torch.arange(rows.shape[1], device=rows.device) < dims.unsqueeze(1)
-        # Every zero +0, never -0: layouts store one zero for all past dims, and may add zeros to a row.
-        self.register_buffer("rows", torch.where(kept & (rows != 0), rows.detach(), 0.0))
-        self.register_buffer("dims", dims.detach())
-
-    def lookup(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
-        """Rows of ids `[B, K]` as `[B, K, D]`, any int64 ids."""
-        sizes, offsets = ([values[f] for f in fields] for values in (self.sizes, self.offsets))
-        rows: Tensor = lookup(self.rows, ids, sizes, offsets)
-        return rows
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Rows `[*ids.shape, D]` of a table of one field: called like the `nn.Embedding` it may stand in for."""
-        rows: Tensor = lookup(self.rows, ids.long(), self.sizes, self.offsets)
-        return rows
-
-    def frozen_rows(self) -> Tensor:
-        """float32 `[V_total, D]`."""
-        return self.rows
-
-    def frozen_dims(self) -> Tensor:
-        """int64 `[V_total]`."""
-        return self.dims
+    name: str
+    table: str
+    offset: int
+    size: int
+    governed: bool
+    padding: int | None = None
 
 
-def _check_table(rows: Tensor, dims: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> None:
-    V, D = rows.shape
-    needed = max((size + offset for size, offset in zip(sizes, offsets, strict=True)), default=0)
-    if needed != V or dims.shape != (V,):
-        raise ValueError(f"{V} rows and {len(dims)} dims for fields of {needed} ids")
-    if V and (int(dims.min()) < 0 or int(dims.max()) > D):
-        raise ValueError(f"dims must be within 0..{D}, got {int(dims.min())}..{int(dims.max())}")
-    for start in range(0, V, 1 << 18):
-        part = slice(start, start + (1 << 18))
-        past = torch.arange(D, device=rows.device) >= dims[part].unsqueeze(1)
-        wrong = ((rows[part] != 0) & past).any(dim=1)
-        if wrong.any():
-            row = start + int(wrong.int().argmax())
-            raise ValueError(f"row {row} is not zero past its {int(dims[row])} dims")
+@dataclass(frozen=True)
+class RunData:
+    """What is known of a run's model alone.
+
+    Attributes:
+        config: what the trained model was built from.
+        schema: what the columns mean.
+        vocabularies: embedded field → vocabulary.
+    """
+
+    config: ModelConfig
+    schema: Schema
+    vocabularies: dict[str, Vocabulary]
+
+    @property
+    def vocabulary_hash(self) -> str:
+        """Over all vocabularies."""
+        return vocabulary_hash(self.vocabularies)
 
 
 @dataclass(frozen=True)
@@ -94,38 +87,93 @@ class FrozenModel:
     """A model whose embeddings are constants: what is exported.
 
     Attributes:
-        module: evaluation mode; takes (ids, numeric, multi), gives logits.
-        config: what the trained model was built from.
-        schema: what the columns mean.
-        vocabularies: embedded field → vocabulary.
-        origin: the run's name, method and seed, for the bundle's report.
+        module: frozen, in evaluation mode.
+        trained: the model as it was given, its selection networks in place: what a bundle is proven against; None
+            where it is not at hand.
+        inputs: what the model takes.
+        outputs: names of what it gives.
+        fields: of the tables.
+        example: inputs that it takes, at least two rows.
+        score: the output that labels judge.
+        origin: where it comes from, for reports: run or module, method, backbone, seed, data.
+        counts: table → int64 `[V]`, how often training saw each row, for tables where that is known.
+        unread: tables that the model has and its forward does not read; they are not exported.
+        read_whole: tables that the model reads whole, for a tied output layer for instance.
+        data: what only a run knows.
+        labelled: examples with known outcome, by split; None where there are none.
     """
 
-    module: CtrModel
-    config: ModelConfig
-    schema: Schema
-    vocabularies: dict[str, Vocabulary]
+    module: Flat
+    trained: Flat | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[str, ...]
+    fields: tuple[FieldRows, ...]
+    example: Feed
+    score: str
     origin: dict[str, Any]
+    counts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    read_whole: frozenset[str] = frozenset()
+    data: RunData | None = None
+    labelled: Labelled | None = None
 
     @property
     def tables(self) -> dict[str, FrozenEmbedding]:
-        """Path in the module → frozen table."""
-        return frozen_tables(self.module)
-
-    @property
-    def table(self) -> FrozenEmbedding:
-        """The embedding table, which serves all fields."""
-        return self.tables[self.table_path]
+        """Path in the model → frozen table, of those that are read."""
+        tables = frozen_tables(self.module.model)
+        return {path: table for path, table in tables.items() if path not in self.unread}
 
     @property
     def table_path(self) -> str:
-        """Path of the embedding table in the module."""
-        return next(path for path in self.tables if path.split(".")[0] == EMBEDDING)
+        """Path of the main table: a run's embedding table, a user's largest."""
+        tables = self.tables
+        if self.data is not None:
+            return next(path for path in tables if path.split(".")[0] == EMBEDDING)
+        return max(tables, key=lambda path: tables[path].rows.numel())
+
+    @property
+    def table(self) -> FrozenEmbedding:
+        """The main table."""
+        return self.tables[self.table_path]
 
     @property
     def projection_bytes(self) -> int:
         """Of what else stands between table and backbone: mde's projections."""
-        return sum(p.numel() * p.element_size() for p in self.module.embedding.parameters())
+        if self.data is None:
+            return 0
+        return sum(p.numel() * p.element_size() for p in self.ctr.embedding.parameters())
+
+    @property
+    def ctr(self) -> CtrModel:
+        """The model of a run, frozen."""
+        assert isinstance(self.module.model, CtrModel)
+        return self.module.model
+
+    @property
+    def run_data(self) -> RunData:
+        """What only a run knows.
+
+        Raises:
+            InputError: the model is a user's module.
+        """
+        if self.data is None:
+            raise InputError("a user's module has no schema and no vocabularies", found=self.origin.get("run"))
+        return self.data
+
+    @property
+    def config(self) -> ModelConfig:
+        """What a run's model was built from."""
+        return self.run_data.config
+
+    @property
+    def schema(self) -> Schema:
+        """What a run's columns mean."""
+        return self.run_data.schema
+
+    @property
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        """Embedded field of a run → vocabulary."""
+        return self.run_data.vocabularies
 
     @property
     def dense_bytes(self) -> int:
@@ -133,75 +181,151 @@ class FrozenModel:
         return sum(table.rows.numel() * table.rows.element_size() for table in self.tables.values())
 
     @property
-    def vocabulary_hash(self) -> str:
-        """Over all vocabularies."""
-        return vocabulary_hash(self.vocabularies)
+    def vocabulary_hash(self) -> str | None:
+        """Over all vocabularies; None without."""
+        return None if self.data is None else self.data.vocabulary_hash
 
-    def field_dims(self, field: str) -> Tensor:
+    def field_dims(self, name: str) -> Tensor:
         """int64 `[V]`, dims of every id of a field."""
-        index = [f.name for f in self.config.embedded].index(field)
-        start = self.table.offsets[index]
-        return self.table.dims[start : start + self.table.sizes[index]]
+        rows = next(own for own in self.fields if own.name == name)
+        return self.tables[rows.table].dims[rows.offset : rows.offset + rows.size]
+
+    def field_counts(self, rows: FieldRows) -> npt.NDArray[np.int64] | None:
+        """int64 `[V]`, how often training saw every id of a field; None where that is not known."""
+        if self.data is not None:
+            return self.data.vocabularies[rows.name].counts
+        counts = self.counts.get(rows.table)
+        return None if counts is None else counts[rows.offset : rows.offset + rows.size]
+
+    def with_tables(self, tables: Mapping[str, FrozenEmbedding]) -> FrozenModel:
+        """The model with other tables, by their paths; the rest is shared with nobody."""
+        own = frozen_tables(self.module.model)
+        memo: dict[int, Any] = {id(own[path]): table for path, table in tables.items()}
+        return self.with_model(copy.deepcopy(self.module.model, memo))
+
+    def with_model(self, model: nn.Module) -> FrozenModel:
+        """The same with another frozen module in it."""
+        return replace(self, module=Flat(model, self.module.call))
+
+    def answers(self, feed: Feed) -> Feed:
+        """What the frozen module answers in PyTorch."""
+        return answers(self.module, feed, self.inputs, self.outputs)
+
+    def trained_answers(self, feed: Feed) -> Feed:
+        """What the model as it was given answers in PyTorch."""
+        return answers(self.trained or self.module, feed, self.inputs, self.outputs)
 
 
 def frozen_tables(module: nn.Module) -> dict[str, FrozenEmbedding]:
-    """Path in a module → frozen table."""
-    return {name: part for name, part in module.named_modules() if isinstance(part, FrozenEmbedding)}
+    """Path in a module → frozen table; a table that a user's module holds has that module's path."""
+    suffix = f".{TABLE}"
+    return {
+        (name.removesuffix(suffix) if name.endswith(suffix) else name): part
+        for name, part in module.named_modules()
+        if isinstance(part, FrozenEmbedding)
+    }
 
 
-@torch.no_grad()
-def freeze_module(model: M) -> M:
-    """A copy of `model` with every `Freezable` in it replaced by a `FrozenEmbedding`.
+def freeze(
+    source: FrozenModel | Run | Source | nn.Module | str | Path,
+    *,
+    example: Any = None,
+    outputs: Sequence[str] | None = None,
+    dynamic_shapes: DynamicShapes | None = None,
+) -> FrozenModel:
+    """Freeze a model: dims of every id become constants, the selection networks are gone.
 
-    The copy shares no parameter with the original's tables and holds nothing of their selection networks.
+    Args:
+        source: a run; any `nn.Module`; a `Source`; a path of a run or of a frozen folder; `my_model.py:build`.
+        example: of a module: what its forward takes, at least two rows; a mapping of forward's parameters to values, or
+            a tuple. Values are tensors or arrays, nested in dicts, lists, tuples and dataclasses as forward has them.
+        outputs: of a module: names of what it gives.
+        dynamic_shapes: of a module: input → axis → name of a dimension that may change, beside the batch.
 
     Raises:
-        InputError: the model has nothing to freeze, or a method's rows and dims contradict each other.
+        InputError: the source cannot be opened, the example does not fit, or the module cannot be frozen.
     """
-    memo: dict[int, Any] = {}
-    frozen = 0
-    for name, module in model.named_modules():
-        if isinstance(module, Freezable):
-            try:
-                rows, dims = module.frozen_rows().clone(), module.frozen_dims().clone()
-                memo[id(module)] = FrozenEmbedding(rows, dims, module.sizes, module.offsets)
-            except ValueError as error:
-                raise InputError("an embedding method's rows and dims disagree", where=name, found=error) from None
-            frozen += 1
-    if not frozen:
+    if isinstance(source, FrozenModel):
+        return source
+    if isinstance(source, Run):
+        return _of_run(source)
+    if isinstance(source, (str, Path)):
+        return _opened(str(source))
+    if isinstance(source, nn.Module):
+        if example is None:
+            raise InputError("freeze: a module needs an example", fix="freeze(module, example={…what forward takes…})")
+        source = Source(source, example, outputs, dynamic_shapes)
+    return of_module(source, type(source.module).__name__)
+
+
+def _opened(source: str) -> FrozenModel:
+    """The model that a path or a factory's name stands for."""
+    from amtl_export.freezing.folder import is_frozen, load_frozen
+
+    if is_factory(source) and not Path(source).exists():
+        return of_module(build(source), source)
+    path = Path(source)
+    if (path / "signature.json").is_file():
         raise InputError(
-            "the model has nothing to freeze",
-            found=type(model).__name__,
-            allowed="a module with frozen_rows(), frozen_dims(), sizes and offsets",
+            "a bundle is no source: it is what a model was exported to",
+            where=path,
+            fix="give the run, or the factory of a user's module: my_model.py:build",
         )
-    return copy.deepcopy(model, memo).eval().requires_grad_(False)
+    return load_frozen(path) if is_frozen(path) else _of_run(load_run(path))
 
 
-def with_tables(module: M, tables: Mapping[str, FrozenEmbedding]) -> M:
-    """A copy of a frozen module with other tables, by their paths; the rest is shared with nobody."""
-    return copy.deepcopy(module, {id(module.get_submodule(path)): table for path, table in tables.items()})
+def run_inputs(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """What a run's model takes: `ids`, `numeric`, and one input for each multi-valued field, whichever it has."""
+    specs = []
+    if config.single:
+        columns = tuple(Column(config.embedded[i].name, config.embedded[i].size) for i in config.single)
+        specs.append(TensorSpec("ids", "int64", (BATCH, len(columns)), columns, "ids"))
+    if config.numeric:
+        columns = tuple(Column(own.name) for own in config.numeric)
+        specs.append(TensorSpec("numeric", "float32", (BATCH, len(columns)), columns, "numeric"))
+    for i in config.multi:
+        own = config.embedded[i]
+        column = Column(own.name, own.size, own.padding)
+        specs.append(TensorSpec(own.name, "int64", (BATCH, f"length_{own.name}"), (column,), own.name))
+    return tuple(specs)
 
 
-@torch.no_grad()
-def fold(frozen: FrozenModel) -> FrozenModel:
-    """The same model with one row of D numbers for every id, projections multiplied in: the dense alternative."""
-    method, D = frozen.module.method, frozen.config.dim
-    rows = torch.zeros(len(frozen.table.dims), D)
-    for field, (size, offset) in enumerate(zip(method.sizes, method.offsets, strict=True)):
-        for ids in torch.arange(size).split(1 << 16):
-            rows[offset + ids] = method.lookup(ids.unsqueeze(1), (field,)).squeeze(1)
-    dims = torch.where(frozen.table.dims > 0, D, 0)
-    folded = FrozenEmbedding(rows * (dims > 0).unsqueeze(1), dims, method.sizes, method.offsets)
-    module = copy.deepcopy(frozen.module, {id(frozen.module.embedding): folded})
-    return replace(frozen, module=module)
+def of_trained(
+    model: CtrModel, config: ModelConfig, schema: Schema, vocabularies: dict[str, Vocabulary], origin: dict[str, Any]
+) -> FrozenModel:
+    """A `CtrModel` frozen.
 
-
-def freeze(run: Run) -> FrozenModel:
-    """Freeze a run: dims of every id of every field in one batched pass, the selection network gone.
-
-    Raises:
-        InputError: as `freeze_module`.
+    Args:
+        model: trained.
+        config: what it was built from.
+        schema: what the columns mean.
+        vocabularies: embedded field → vocabulary.
+        origin: for reports.
     """
+    frozen, call = freeze_module(model), RunCall(config)
+    path = next(path for path in frozen_tables(frozen) if path.split(".")[0] == EMBEDDING)
+    offsets = frozen_tables(frozen)[path].offsets
+    fields = tuple(
+        FieldRows(own.name, path, offset, own.size, own.governed, own.padding)
+        for own, offset in zip(config.embedded, offsets, strict=True)
+    )
+    data = RunData(config, schema, vocabularies)
+    example = draw(config, vocabularies, _EXAMPLE_ROWS, np.random.default_rng(0))
+    return FrozenModel(
+        module=Flat(frozen, call),
+        trained=Flat(model, call),
+        inputs=run_inputs(config),
+        outputs=("logit", "probability"),
+        fields=fields,
+        example=example,
+        score="logit",
+        origin=origin,
+        counts={path: _row_counts(fields, vocabularies, len(frozen_tables(frozen)[path].dims))},
+        data=data,
+    )
+
+
+def _of_run(run: Run) -> FrozenModel:
     origin = {
         "run": run.path.name,
         "method": run.model_config.method,
@@ -209,52 +333,117 @@ def freeze(run: Run) -> FrozenModel:
         "seed": run.train.seed,
         "data": Path(run.train.data).name,  # a bundle travels: no path of the machine that trained it
     }
-    return FrozenModel(freeze_module(run.model), run.model_config, run.schema, run.vocabularies, origin)
+    frozen = of_trained(run.model, run.model_config, run.schema, run.vocabularies, origin)
+    return replace(frozen, labelled=partial(_labelled_rows, run))
 
 
-def save_frozen(frozen: FrozenModel, out: Path, *, overwrite: bool = False) -> None:
-    """Write a frozen model as a folder that `export` also takes.
+def _labelled_rows(run: Run, split: Any) -> Any:
+    rows: Rows = run.rows(split)
+    for start in range(0, len(rows), _BATCH):
+        part = rows.take(slice(start, start + _BATCH))
+        yield from_rows(part, run.model_config), np.asarray(part.label, dtype=np.float64)
+
+
+def _row_counts(
+    fields: Sequence[FieldRows], vocabularies: Mapping[str, Vocabulary], rows: int
+) -> npt.NDArray[np.int64]:
+    """int64 `[V_total]`: how often training saw each row, over all fields that read it."""
+    counts = np.zeros(rows, dtype=np.int64)
+    for own in fields:
+        counts[own.offset : own.offset + own.size] += vocabularies[own.name].counts
+    return counts
+
+
+def of_module(source: Source, name: str) -> FrozenModel:
+    """A user's module frozen.
+
+    Args:
+        source: the module, and how it is called.
+        name: for reports.
 
     Raises:
-        InputError: `out` exists and may not be replaced.
-        EnvironmentLacks: no disk space or no permission.
+        InputError: the example does not fit, or the module cannot be frozen.
     """
-    with whole_folder(out, overwrite=overwrite) as draft:
-        write_json(
-            draft / "config.json",
-            {
-                "made_by": made_by(),
-                "kind": "frozen",
-                "model": frozen.config.to_json(),
-                "origin": frozen.origin,
-                "vocabulary_hash": frozen.vocabulary_hash,
-            },
-        )
-        write_json(draft / "schema.json", frozen.schema.to_json())
-        write_vocabularies(draft, frozen.vocabularies)
-        save_tensors(frozen.module.state_dict(), draft / "frozen.safetensors")
+    trained = unwrapped(source.module)
+    binding = bind(trained, source.example)
+    inputs = describe(binding, source.dynamic_shapes)
+    frozen = freeze_module(trained)
+    with evaluating(trained):
+        outputs = _output_names(trained, binding, source.outputs)
+    call = ModuleCall(binding)
+    tables = tables_of(trained)
+    flat = Flat(frozen, call)
+    counts = {t.path: _counts(source, t.path, trained.get_submodule(t.path), len(t.weight)) for t in tables}
+    attached = {table.path: is_attached(trained.get_submodule(table.path)) for table in tables}
+    looked_up, whole = tables_read(frozen_tables(frozen), lambda: answers(flat, binding.feed, inputs, outputs))
+    if source.score is not None and source.score not in outputs:
+        raise InputError("score: no such output", found=source.score, allowed=", ".join(outputs))
+    return FrozenModel(
+        module=flat,
+        trained=Flat(trained, call),
+        inputs=inputs,
+        outputs=outputs,
+        fields=tuple(_field(t.path, trained, frozen_tables(frozen)[t.path], attached[t.path]) for t in tables),
+        example=binding.feed,
+        score=source.score or outputs[0],
+        origin={
+            "run": Path(name).name,
+            "method": "amtl" if any(attached.values()) else "fbe",
+            "backbone": type(trained).__name__,
+            "seed": None,
+            "data": None,
+        },
+        counts={path: values for path, values in counts.items() if values is not None},
+        unread=tuple(sorted(set(frozen_tables(frozen)) - looked_up - whole)),
+        read_whole=frozenset(whole),
+        labelled=source.labelled(inputs),
+    )
 
 
-def load_frozen(path: Path) -> FrozenModel:
-    """Open what `save_frozen` wrote.
-
-    Raises:
-        InputError: not a frozen model, or a file of it is missing, truncated or corrupted.
-    """
-    config = read_json(path / "config.json")
-    if config.get("kind") != "frozen":
-        raise InputError("the folder is not a frozen model", where=path, found=f"kind {config.get('kind')!r}")
-    schema = Schema.from_values(read_json(path / "schema.json"), path / "schema.json")
-    vocabularies = read_vocabularies(path, [f.name for f in schema.embedded])
-    file = path / "frozen.safetensors"
-    tensors = load_tensors(file)
+def _output_names(trained: nn.Module, binding: Any, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    tensors = [tensor.to(_device_of(trained)) for tensor in binding.example.values()]
     try:
-        model_config = ModelConfig.from_json(config["model"])
-        module = freeze_module(build_model(model_config, vocabularies))
-        for name, table in frozen_tables(module).items():
-            rows, dims = tensors[f"{name}.rows"], tensors[f"{name}.dims"]
-            module.set_submodule(name, FrozenEmbedding(rows, dims, table.sizes, table.offsets))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError("a frozen model's settings do not fit", where=path, found=error) from None
-    load_into(module, tensors, file)
-    return FrozenModel(module.eval().requires_grad_(False), model_config, schema, vocabularies, config["origin"])
+        answer = binding.call(trained, tensors)
+    except Exception as error:  # whatever the user's forward raises
+        raise InputError("the model fails on its example", where=type(trained).__name__, found=error) from error
+    return name_outputs(answer, wanted)
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def _field(path: str, trained: nn.Module, table: FrozenEmbedding, attached: bool) -> FieldRows:
+    padding = getattr(trained.get_submodule(path), "padding_idx", None)
+    return FieldRows(path, path, 0, len(table.dims), attached, padding if isinstance(padding, int) else None)
+
+
+def _counts(source: Source, path: str, holder: nn.Module, size: int) -> npt.NDArray[np.int64] | None:
+    """Counts of a table: those of the source, or those that it was attached with."""
+    given = (source.counts or {}).get(path)
+    if given is None and is_attached(holder):
+        given = counts_of(holder)
+    if given is None:
+        return None
+    counts = np.asarray(given.cpu() if isinstance(given, Tensor) else given, dtype=np.int64)
+    if counts.shape != (size,) or (len(counts) and counts.min() < 0):
+        raise InputError(
+            "counts do not fit a table", where=path, found=counts.shape, allowed=f"{size} numbers from 0 on"
+        )
+    return counts
+
+
+@torch.no_grad()
+def fold(frozen: FrozenModel) -> FrozenModel:
+    """The same model with one row of D numbers for every id, projections multiplied in: the dense alternative."""
+    method, D = frozen.ctr.method, frozen.run_data.config.dim
+    rows = torch.zeros(len(frozen.table.dims), D)
+    for position, (size, offset) in enumerate(zip(method.sizes, method.offsets, strict=True)):
+        for ids in torch.arange(size).split(1 << 16):
+            rows[offset + ids] = method.lookup(ids.unsqueeze(1), (position,)).squeeze(1)
+    dims = torch.where(frozen.table.dims > 0, D, 0)
+    folded = FrozenEmbedding(rows * (dims > 0).unsqueeze(1), dims, method.sizes, method.offsets)
+    fields = tuple(replace(own, table=EMBEDDING) for own in frozen.fields)
+    counts = {EMBEDDING: frozen.counts[frozen.table_path]}
+    model = copy.deepcopy(frozen.ctr, {id(frozen.ctr.embedding): folded})
+    return replace(frozen.with_model(model), fields=fields, counts=counts)

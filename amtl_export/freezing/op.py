@@ -1,6 +1,6 @@
-"""The one lookup operator: `amtl::lookup`, what a frozen table does in PyTorch.
+"""The operators of a frozen table: `amtl::lookup`, its rows of ids, and `amtl::whole_table`, all of them.
 
-Exporting translates it to the nodes of the chosen layout; running it in PyTorch is the reference.
+Exporting translates them to the nodes of the chosen layout; running them in PyTorch is the reference.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ def lookup(rows: Tensor, ids: Tensor, sizes: Sequence[int], offsets: Sequence[in
 
     Args:
         rows: float32 `[V_total, D]`.
-        ids: int64 `[B, K]`, any values.
+        ids: int64 `[…, K]`, any values.
         sizes: V of each column's field; one number serves all columns.
         offsets: first row of each column's field; likewise.
 
     Returns:
-        float32 `[B, K, D]`.
+        float32 `[…, K, D]`.
     """
     size, offset = (torch.tensor(list(values), device=ids.device) for values in (sizes, offsets))
+    if len(sizes) == 1:
+        size, offset = size[0], offset[0]
     known = (ids >= 0) & (ids < size)
     return rows[torch.where(known, ids, 0) + offset]
 
@@ -32,3 +34,14 @@ def lookup(rows: Tensor, ids: Tensor, sizes: Sequence[int], offsets: Sequence[in
 @lookup.register_fake
 def _(rows: Tensor, ids: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> Tensor:  # noqa: ARG001 - torch fixes it
     return rows.new_empty((*ids.shape, rows.shape[1]))
+
+
+@torch.library.custom_op("amtl::whole_table", mutates_args=())
+def whole_table(rows: Tensor) -> Tensor:
+    """float32 `[V, D]`: every row, where a model reads the weight itself (a tied output layer, for instance)."""
+    return rows.clone()
+
+
+@whole_table.register_fake
+def _(rows: Tensor) -> Tensor:
+    return rows.new_empty(rows.shape)

@@ -1,9 +1,9 @@
-"""Join a lookup with the linear layer that reads it: `Lookup → … → Gemm` becomes `ai.amtl::LookupLinear`.
+"""Fuse a lookup with the linear layer that reads it: `Lookup → … → Gemm` becomes `ai.amtl::LookupLinear`.
 
 requires: a model from `trace`, before `lower_lookups`.
 ensures: every `Gemm` whose first columns are the rows of one Lookup in a table asked for is split by columns,
 `x · Wᵀ + b = rest · W₂ᵀ + (rows · W₁ᵀ + b)`; rows · W₁ᵀ + b is a LookupLinear, and a Relu behind it is part of it where
-there is no rest. Weights stay what they were, in parts that `graph/weights.py` names, or W₁ is rounded to codes.
+there is no rest. Weights stay what they were, in parts that `graph/weights.py` names, or W₁ is quantized.
 Lookups that nothing else reads are gone.
 """
 
@@ -17,9 +17,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from amtl_export.errors import InputError
+from amtl_export.graph.facts import table_of
 from amtl_export.graph.rewrite import is_linear, replace_value
-from amtl_export.graph.trace import table_of
-from amtl_export.graph.weights import PANELS, SCALES, codes_of, part_of
+from amtl_export.graph.weights import PANELS, SCALES, part_of, quantized_form
 from amtl_export.native import DOMAIN
 
 
@@ -36,34 +36,34 @@ class _Piece:
     width: int
 
 
-def join_first_layers(model: ir.Model, tables: Collection[str], *, required: bool = False, int8: bool = False) -> int:
+def fuse_first_layers(model: ir.Model, tables: Collection[str], *, required: bool = False, int8: bool = False) -> int:
     """Rewrite in place.
 
     Args:
         model: from `trace`.
-        tables: paths of the tables whose lookups may be joined.
-        required: whether it is an error if no layer can be joined.
-        int8: whether weights that read rows are rounded to codes, an int8 number for each with a scale for each output.
+        tables: paths of the tables whose lookups may be fused.
+        required: whether it is an error if no layer can be fused.
+        int8: whether weights that read rows are quantized, an int8 number for each with a scale for each output.
 
     Returns:
-        How many layers were joined.
+        How many layers were fused.
 
     Raises:
         InputError: none, and that is an error.
     """
-    joined = 0
+    fused = 0
     for node in list(model.graph):
         if is_linear(node):
-            joined += _join(model.graph, node, tables, int8=int8)
-    if required and not joined:
+            fused += _fuse(model.graph, node, tables, int8=int8)
+    if required and not fused:
         raise InputError(
-            "no linear layer reads looked-up rows directly", where="--first-layer joined", fix="--first-layer plain"
+            "no linear layer reads looked-up rows directly", where="--first-layer fused", fix="--first-layer plain"
         )
     passes.RemoveUnusedNodesPass()(model)
-    return joined
+    return fused
 
 
-def _join(graph: ir.Graph, gemm: ir.Node, tables: Collection[str], *, int8: bool) -> bool:
+def _fuse(graph: ir.Graph, gemm: ir.Node, tables: Collection[str], *, int8: bool) -> bool:
     x, weight, bias = gemm.inputs
     assert x is not None
     assert weight is not None
@@ -79,21 +79,21 @@ def _join(graph: ir.Graph, gemm: ir.Node, tables: Collection[str], *, int8: bool
         return False
     first, total = pieces[0].width, sum(piece.width for piece in pieces)
     relu = None if pieces[1:] else _only_relu(gemm)
-    own = {name: lookup.attributes[name].as_ints() for name in ("sizes", "offsets")}
-    fields = {name: values if len(values) == columns else [*values] * columns for name, values in own.items()}
-    forms = [codes_of(first // columns), SCALES] if int8 else [PANELS]
+    given = {name: lookup.attributes[name].as_ints() for name in ("sizes", "offsets")}
+    fields = {name: values if len(values) == columns else [*values] * columns for name, values in given.items()}
+    forms = [quantized_form(first // columns), SCALES] if int8 else [PANELS]
     weights, *scales = (part_of(graph, weight, range(first), form) for form in forms)
     inputs = [*lookup.inputs, weights, bias, *scales]
-    made = [ir.node("LookupLinear", inputs, fields | {"relu": int(relu is not None)}, domain=DOMAIN)]
+    nodes = [ir.node("LookupLinear", inputs, fields | {"relu": int(relu is not None)}, domain=DOMAIN)]
     if pieces[1:]:
-        nodes, rest = _side_by_side(pieces[1:])
+        flattened, rest = _side_by_side(pieces[1:])
         others = part_of(graph, weight, range(first, total))
-        added = ir.node("Gemm", [rest, others, made[0].outputs[0]], {"transB": 1})
-        made += [*nodes, added]
+        added = ir.node("Gemm", [rest, others, nodes[0].outputs[0]], {"transB": 1})
+        nodes += [*flattened, added]
     old = gemm if relu is None else relu
-    for new in made:
+    for new in nodes:
         new.metadata_props.update(gemm.metadata_props)
-    replace_value(graph, old.outputs[0], made[-1].outputs[0], made)
+    replace_value(graph, old.outputs[0], nodes[-1].outputs[0], nodes)
     return True
 
 
@@ -114,10 +114,10 @@ def _pieces(value: ir.Value) -> list[_Piece]:
         source = node.inputs[0]
         if source is not None and _rank(source) == 3 and _columns(source) == _columns(value):
             inner = source.producer()
-            joined = inner is not None and inner.op_type == "Concat" and inner.attributes["axis"].as_int() == 1
-            parts3 = list(inner.inputs) if joined and inner is not None else [source]
-            found = [_Piece(part, _columns(part)) for part in parts3 if part is not None]
-            return found if all(piece.width for piece in found) else []
+            side_by_side = inner is not None and inner.op_type == "Concat" and inner.attributes["axis"].as_int() == 1
+            parts3 = list(inner.inputs) if side_by_side and inner is not None else [source]
+            pieces = [_Piece(part, _columns(part)) for part in parts3 if part is not None]
+            return pieces if all(piece.width for piece in pieces) else []
     width = _columns(value)
     return [_Piece(value, width)] if width else []
 

@@ -1,76 +1,96 @@
-"""Which inputs a graph takes: the model's own, or each cut in two where fields are given once per request."""
+"""Which inputs a graph takes: the model's own, or each split where fields are given once per request."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+
+import numpy as np
 
 from amtl_export.errors import InputError
-from amtl_export.models.config import ModelConfig
+from amtl_export.spec import Feed, TensorSpec, rows_of
 
-#: In front of the names of inputs that come once per request.
+#: In front of the names of inputs that hold the columns of the request.
 REQUEST = "request_"
 
 
-@dataclass(frozen=True)
-class Input:
-    """One input of a graph.
+def graph_inputs(inputs: Sequence[TensorSpec], request_fields: Sequence[str] = ()) -> tuple[TensorSpec, ...]:
+    """A graph's inputs in their order, those of the request first.
 
-    Attributes:
-        name: in the graph.
-        source: the model's own input that it is, or is a part of: `ids`, `numeric`, or a multi-valued field.
-        fields: of its columns; the field itself if that is multi-valued.
-        places: its columns' places in `source`; empty for a multi-valued field, which has as many as it has values.
-        once: whether it has one row for the whole request, `[1, …]`, or one for each candidate, `[batch, …]`.
-    """
-
-    name: str
-    source: str
-    fields: tuple[str, ...]
-    places: tuple[int, ...]
-    once: bool = False
-
-
-def inputs_of(
-    single: Sequence[str], numeric: Sequence[str], multi: Sequence[str], request_fields: Sequence[str] = ()
-) -> tuple[Input, ...]:
-    """A graph's inputs in their order: those of the request first, then `ids`, `numeric`, the multi-valued fields.
+    An input with a field for each column is split by columns; another one is the request's or the candidates' whole.
 
     Args:
-        single: single-valued fields, the columns of `ids`.
-        numeric: numeric fields.
-        multi: multi-valued fields.
-        request_fields: of them, those that are the same for all candidates of a request.
+        inputs: of the model.
+        request_fields: fields, or whole inputs, that are the same for all candidates of a request.
 
     Raises:
-        InputError: a request field is not one of the fields, or no field is left for the candidates.
+        InputError: a request field is not there, or no field is left for the candidates.
     """
-    everything = [*single, *numeric, *multi]
+    everything = [name for spec in inputs for name in _fields(spec)]
     if unknown := sorted(set(request_fields) - set(everything)):
-        raise InputError("--request-fields: unknown fields", found=", ".join(unknown), allowed=", ".join(everything))
+        raise InputError("request_fields: unknown fields", found=", ".join(unknown), allowed=", ".join(everything))
     if request_fields and set(request_fields) == set(everything):
         raise InputError(
-            "--request-fields: every field is named, and candidates would all be alike",
+            "request_fields: every field is named, and candidates would all be alike",
             found=", ".join(request_fields),
             fix="leave out the fields that differ between the candidates of a request",
         )
-    inputs = []
-    for once in (True, False):
-        for source, fields in (("ids", single), ("numeric", numeric)):
-            places = tuple(i for i, field in enumerate(fields) if (field in request_fields) == once)
-            if places:
-                name = f"{REQUEST}{source}" if once else source
-                inputs.append(Input(name, source, tuple(fields[i] for i in places), places, once))
-        inputs += [Input(field, field, (field,), (), once) for field in multi if (field in request_fields) == once]
-    return tuple(inputs)
+    parts = [_split(spec, request_fields, request=request) for request in (True, False) for spec in inputs]
+    return tuple(part for part in parts if part is not None)
 
 
-def model_inputs(config: ModelConfig, request_fields: Sequence[str] = ()) -> tuple[Input, ...]:
-    """The inputs of a model's graph.
+def _fields(spec: TensorSpec) -> tuple[str, ...]:
+    return spec.fields if spec.packed else (spec.name,)
 
-    Raises:
-        InputError: as `inputs_of`.
+
+def _split(spec: TensorSpec, request_fields: Sequence[str], *, request: bool) -> TensorSpec | None:
+    """The part of an input that the request has, or the candidates; None if there is none."""
+    fields = _fields(spec)
+    positions = tuple(i for i, name in enumerate(fields) if (name in request_fields) == request)
+    if not positions:
+        return None
+    if request and not spec.batched:
+        raise InputError("request_fields: an input that is not batched", found=spec.name, allowed="inputs [batch, …]")
+    first = 1 if request else spec.shape[0]
+    if not spec.packed:
+        return replace(spec, shape=(first, *spec.shape[1:]), shared=request)
+    columns = tuple(spec.columns[i] for i in positions)
+    name = f"{REQUEST}{spec.name}" if request else spec.name
+    part = replace(spec, name=name, shape=(first, len(columns)), columns=columns, shared=request)
+    return part if len(columns) == len(spec.columns) else replace(part, positions=positions)
+
+
+def one_request(feed: Feed, taken: Sequence[TensorSpec]) -> Feed:
+    """The same rows as candidates of one request: what is given once is the first row's in all of them.
+
+    Args:
+        feed: the model's inputs.
+        taken: inputs of the graph.
     """
-    names = [field.name for field in config.embedded]
-    single, multi = ([names[i] for i in places] for places in (config.single, config.multi))
-    return inputs_of(single, [field.name for field in config.numeric], multi, request_fields)
+    rows = {name: values.copy() for name, values in feed.items()}
+    for spec in taken:
+        if spec.request and spec.positions:
+            rows[spec.source][:, list(spec.positions)] = rows[spec.source][:1, list(spec.positions)]
+        elif spec.request:
+            rows[spec.source][:] = rows[spec.source][:1]
+    return rows
+
+
+def as_request(rows: Feed, taken: Sequence[TensorSpec]) -> Feed:
+    """Rows of one request as a graph takes them; the very same where nothing is split.
+
+    Args:
+        rows: the model's inputs, at least one row if something is given once, which is taken from the first.
+        taken: inputs of the graph.
+    """
+    request: Feed = {}
+    for spec in taken:
+        values = rows[spec.source]
+        values = values[:, list(spec.positions)] if spec.positions else values
+        request[spec.name] = np.ascontiguousarray(values[:1] if spec.request else values)
+    return request
+
+
+def without_candidates(request: Feed, taken: Sequence[TensorSpec]) -> Feed:
+    """A request for no candidate at all."""
+    return rows_of(request, taken, slice(0))

@@ -1,7 +1,7 @@
-"""`ai.amtl::RaggedGather`, `RaggedSum`, `RaggedLinear` and `RaggedLinearInt8`, each with a body of standard operators.
+"""`ai.amtl::RaggedGather`, `RaggedSum`, `RaggedLinear` and `RaggedLinearInt8`, each with a function body.
 
-The functions travel in every model that has the nodes, so any ONNX Runtime runs the file; where the native
-library is registered (`amtl_export.native`) its kernels take the nodes' place.
+The bodies, of standard operators, travel in every model that has the nodes, so any ONNX Runtime runs the file; where
+the native library is registered (`amtl_export.native`) its kernels compute the nodes.
 """
 
 # onnxscript reads the functions below as ONNX; its operators are not Python calls that types could be checked for.
@@ -22,11 +22,11 @@ from amtl_export.native import DOMAIN
 
 GATHER, SUM, LINEAR, LINEAR_INT8 = "RaggedGather", "RaggedSum", "RaggedLinear", "RaggedLinearInt8"
 
-#: Columns of weights that lie together for `RaggedLinear`; of codes, numbers of a column that do.
+#: Columns of weights that lie together for `RaggedLinear`; of quantized ones, numbers of a column that do.
 PANEL, QUAD = 16, 4
 
-#: What a weight's codes are more than the numbers that they stand for.
-ZERO_CODE = 128
+#: What quantized weights are more than the numbers that they stand for.
+ZERO_POINT = 128
 
 #: `least` of a `RaggedLinear` that leaves its results as they are.
 NO_LEAST = float(np.finfo(np.float32).min)
@@ -36,13 +36,22 @@ _AMTL = onnxscript.values.Opset(DOMAIN, 1)
 
 @onnxscript.script(_AMTL, default_opset=op)
 def RaggedGather(  # noqa: N802 - the operator's name
-    values, starts, places, ids, sizes, shifts, dim: int, block_bits: int, scale_base: float, scale_step: float
+    values,
+    block_offsets,
+    row_offsets,
+    ids,
+    sizes,
+    shifts,
+    dim: int,
+    block_bits: int,
+    scale_base: float,
+    scale_unit: float,
 ):
     """float32 `[*ids, dim]`: row `shifts[c] + id` of the table times its scale, zero past its end.
 
-    Row r begins at `starts[r >> block_bits] + places[r, 0]` of `values` and ends where row r + 1 begins; its scale is
-    `scale_base + scale_step · places[r, -1]`. An id outside `[0, sizes[c])`, c its place on the last axis, is taken as
-    id 0; one size serves all places.
+    Row r begins at `block_offsets[r >> block_bits] + row_offsets[r, 0]` of `values` and ends where row r + 1 begins;
+    its scale is `scale_base + scale_unit · row_offsets[r, -1]`. An id outside `[0, sizes[c])`, c its position on the
+    last axis, is taken as id 0; one size serves all positions.
     """
     zero = op.Constant(value_int=0)
     one = op.Constant(value_int=1)
@@ -53,41 +62,50 @@ def RaggedGather(  # noqa: N802 - the operator's name
     bits = op.Cast(op.Constant(value_int=block_bits), to=ir.DataType.UINT64.value)
     block = op.BitShift(op.Cast(row, to=ir.DataType.UINT64.value), bits, direction="RIGHT")
     next_block = op.BitShift(op.Cast(after, to=ir.DataType.UINT64.value), bits, direction="RIGHT")
-    here = op.Gather(places, row)  # a whole row of places, so that nothing is cut out of the table
-    there = op.Gather(places, after)
+    here = op.Gather(row_offsets, row)  # a whole row of row_offsets, so that nothing is cut out of the table
+    there = op.Gather(row_offsets, after)
     begin = op.Add(
-        op.Gather(starts, op.Cast(block, to=ir.DataType.INT64.value)),
+        op.Gather(block_offsets, op.Cast(block, to=ir.DataType.INT64.value)),
         op.Cast(op.Gather(here, zero, axis=-1), to=ir.DataType.INT64.value),
     )
     end = op.Add(
-        op.Gather(starts, op.Cast(next_block, to=ir.DataType.INT64.value)),
+        op.Gather(block_offsets, op.Cast(next_block, to=ir.DataType.INT64.value)),
         op.Cast(op.Gather(there, zero, axis=-1), to=ir.DataType.INT64.value),
     )
     lane = op.Range(zero, op.Constant(value_int=dim), one)
     kept = op.Less(lane, op.Unsqueeze(op.Sub(end, begin), last))
-    place = op.Where(kept, op.Add(op.Unsqueeze(begin, last), lane), zero)
-    number = op.Cast(op.Gather(values, place), to=ir.DataType.FLOAT.value)
-    code = op.Cast(op.Gather(here, op.Constant(value_int=-1), axis=-1), to=ir.DataType.FLOAT.value)
-    scale = op.Add(op.Constant(value_float=scale_base), op.Mul(op.Constant(value_float=scale_step), code))
+    position = op.Where(kept, op.Add(op.Unsqueeze(begin, last), lane), zero)
+    number = op.Cast(op.Gather(values, position), to=ir.DataType.FLOAT.value)
+    quantized_scale = op.Cast(op.Gather(here, op.Constant(value_int=-1), axis=-1), to=ir.DataType.FLOAT.value)
+    scale = op.Add(op.Constant(value_float=scale_base), op.Mul(op.Constant(value_float=scale_unit), quantized_scale))
     return op.Where(kept, op.Mul(number, op.Unsqueeze(scale, last)), op.Constant(value_float=0.0))
 
 
 @onnxscript.script(_AMTL, default_opset=op)
 def RaggedSum(  # noqa: N802 - the operator's name
-    values, starts, places, ids, sizes, shifts, dim: int, block_bits: int, scale_base: float, scale_step: float
+    values,
+    block_offsets,
+    row_offsets,
+    ids,
+    sizes,
+    shifts,
+    dim: int,
+    block_bits: int,
+    scale_base: float,
+    scale_unit: float,
 ):
     """float32 `[B, dim]`: the sum of the rows of ids `[B, L]` of one field."""
     rows = RaggedGather(
-        values, starts, places, ids, sizes, shifts,
-        dim=dim, block_bits=block_bits, scale_base=scale_base, scale_step=scale_step,
+        values, block_offsets, row_offsets, ids, sizes, shifts,
+        dim=dim, block_bits=block_bits, scale_base=scale_base, scale_unit=scale_unit,
     )  # fmt: skip
     return op.ReduceSum(rows, op.Constant(value_ints=[1]), keepdims=0)
 
 
 @onnxscript.script(_AMTL, default_opset=op)
 def RaggedLinear(  # noqa: N802 - the operator's name
-    values, starts, places, ids, sizes, shifts, weights, bias,
-    dim: int, block_bits: int, scale_base: float, scale_step: float, least: float,
+    values, block_offsets, row_offsets, ids, sizes, shifts, weights, bias,
+    dim: int, block_bits: int, scale_base: float, scale_unit: float, least: float,
 ):  # fmt: skip
     """float32 `[B, outputs]`: `max(x · W + bias, least)`, x the rows of ids `[B, F]` side by side.
 
@@ -95,8 +113,8 @@ def RaggedLinear(  # noqa: N802 - the operator's name
     `[outputs]` or `[1, outputs]`.
     """
     rows = RaggedGather(
-        values, starts, places, ids, sizes, shifts,
-        dim=dim, block_bits=block_bits, scale_base=scale_base, scale_step=scale_step,
+        values, block_offsets, row_offsets, ids, sizes, shifts,
+        dim=dim, block_bits=block_bits, scale_base=scale_base, scale_unit=scale_unit,
     )  # fmt: skip
     flat = op.Flatten(op.Transpose(weights, perm=[1, 0, 2]), axis=1)
     row = op.Reshape(bias, op.Constant(value_ints=[-1]))
@@ -106,17 +124,17 @@ def RaggedLinear(  # noqa: N802 - the operator's name
 
 @onnxscript.script(_AMTL, default_opset=op)
 def RaggedLinearInt8(  # noqa: N802 - the operator's name
-    values, starts, places, ids, sizes, shifts, weights, bias, scales,
-    dim: int, block_bits: int, scale_base: float, scale_step: float, least: float,
+    values, block_offsets, row_offsets, ids, sizes, shifts, weights, bias, scales,
+    dim: int, block_bits: int, scale_base: float, scale_unit: float, least: float,
 ):  # fmt: skip
-    """float32 `[B, outputs]`: as `RaggedLinear`, of an int8 table, with W[k, c] = (code[k, c] - 128) · scales[c].
+    """float32 `[B, outputs]`: as `RaggedLinear`, of an int8 table, with W[k, c] = (quantized[k, c] - 128) · scales[c].
 
-    `weights` are codes, uint8 `[ceil(outputs / 16), F · ceil(dim / 4), 16, 4]`: four rows of W together, those of each
-    field filled up with 128 to a multiple of four; `scales` is float32 `[outputs]`.
+    `weights` are quantized, uint8 `[ceil(outputs / 16), F · ceil(dim / 4), 16, 4]`: four rows of W together, those of
+    each field filled up with 128 to a multiple of four; `scales` is float32 `[outputs]`.
     """
     rows = RaggedGather(
-        values, starts, places, ids, sizes, shifts,
-        dim=dim, block_bits=block_bits, scale_base=scale_base, scale_step=scale_step,
+        values, block_offsets, row_offsets, ids, sizes, shifts,
+        dim=dim, block_bits=block_bits, scale_base=scale_base, scale_unit=scale_unit,
     )  # fmt: skip
     one = op.Constant(value_ints=[1])
     numbers = op.Sub(op.Cast(weights, to=ir.DataType.FLOAT.value), op.Constant(value_float=128.0))
@@ -137,9 +155,9 @@ def RaggedLinearInt8(  # noqa: N802 - the operator's name
 
 @functools.cache
 def function(name: str) -> ir.Function:
-    """The body of an operator, ready for a model."""
-    made: Any = {GATHER: RaggedGather, SUM: RaggedSum, LINEAR: RaggedLinear, LINEAR_INT8: RaggedLinearInt8}[name]
-    return ir.serde.deserialize_function(made.to_function_proto())
+    """The function body of an operator, ready for a model."""
+    body: Any = {GATHER: RaggedGather, SUM: RaggedSum, LINEAR: RaggedLinear, LINEAR_INT8: RaggedLinearInt8}[name]
+    return ir.serde.deserialize_function(body.to_function_proto())
 
 
 def panels(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -150,29 +168,29 @@ def panels(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.ascontiguousarray(wide.reshape(-1, PANEL, inputs).transpose(0, 2, 1))
 
 
-def code_panels(weight: npt.NDArray[Any], dim: int) -> npt.NDArray[np.uint8]:
-    """A weight `[outputs, fields · dim]` as codes, uint8 `[ceil(outputs / 16), fields · ceil(dim / 4), 16, 4]`."""
+def quantized_panels(weight: npt.NDArray[Any], dim: int) -> npt.NDArray[np.uint8]:
+    """A weight `[outputs, fields · dim]` quantized, uint8 `[ceil(outputs / 16), fields · ceil(dim / 4), 16, 4]`."""
     outputs, inputs = weight.shape
     fields, padded = inputs // dim, -(-dim // QUAD) * QUAD
-    codes = np.full((-(-outputs // PANEL) * PANEL, fields, padded), ZERO_CODE, dtype=np.uint8)
-    codes[:outputs, :, :dim] = (_codes(weight) + ZERO_CODE).reshape(outputs, fields, dim)
-    return np.ascontiguousarray(codes.reshape(-1, PANEL, fields * padded // QUAD, QUAD).transpose(0, 2, 1, 3))
+    quantized = np.full((-(-outputs // PANEL) * PANEL, fields, padded), ZERO_POINT, dtype=np.uint8)
+    quantized[:outputs, :, :dim] = (_quantized(weight) + ZERO_POINT).reshape(outputs, fields, dim)
+    return np.ascontiguousarray(quantized.reshape(-1, PANEL, fields * padded // QUAD, QUAD).transpose(0, 2, 1, 3))
 
 
-def code_scales(weight: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """float32 `[outputs]`: what a code of each output's weights is worth, so that its largest weight is 127."""
+def scales_of(weight: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """float32 `[outputs]`: the scale of each output's quantized weights, so that its largest weight is 127."""
     scales: npt.NDArray[np.float32] = (np.abs(weight).max(axis=1, initial=0.0) / 127).astype(np.float32)
     return scales
 
 
-def rounded_weight(weight: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """The weight that codes stand for, float32 `[outputs, inputs]`."""
-    rounded: npt.NDArray[np.float32] = _codes(weight) * code_scales(weight)[:, None]
-    return rounded
+def fake_quantized_weight(weight: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """The weight that its quantized values stand for (fake-quantized), float32 `[outputs, inputs]`."""
+    dequantized: npt.NDArray[np.float32] = _quantized(weight) * scales_of(weight)[:, None]
+    return dequantized
 
 
-def _codes(weight: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def _quantized(weight: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Whole numbers -127..127, float32 `[outputs, inputs]`; an output without weights has zeros."""
-    scales = code_scales(weight)[:, None]
-    codes: npt.NDArray[np.float32] = np.rint(np.divide(weight, scales, out=np.zeros_like(weight), where=scales > 0))
-    return codes
+    scales = scales_of(weight)[:, None]
+    quantized: npt.NDArray[np.float32] = np.rint(np.divide(weight, scales, out=np.zeros_like(weight), where=scales > 0))
+    return quantized

@@ -1,7 +1,7 @@
-"""Compute once per request what depends on the request alone.
+"""Hoist what depends on the request alone: compute it once, not for each candidate.
 
 requires: a model from `trace` with inputs `[1, …]`, each repeated by an Expand to one row for each candidate, before
-anything is joined or lowered.
+anything is fused or lowered.
 ensures: the graph answers the same up to the order of sums. A value that was put together from columns of the request
 and columns of the candidates is kept as two halves for as long as the algebra allows: rows are looked up, numbers
 normalised and products taken in each half alone. Where they meet,
@@ -24,7 +24,7 @@ import onnx_ir.passes.common as passes
 from amtl_export.graph.rewrite import initializer, is_linear, replace_value
 from amtl_export.graph.weights import part_of
 
-#: Operators that compute each number from the numbers at its place.
+#: Operators that compute each number from the numbers at its position.
 _ELEMENTWISE = frozenset(
     {"Abs", "Add", "And", "Cast", "Clip", "Div", "Equal", "Exp", "Greater", "GreaterOrEqual", "IsNaN", "Less"}
     | {"LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Relu", "Sigmoid", "Sign", "Sqrt"}
@@ -38,28 +38,28 @@ _ROWWISE = _ELEMENTWISE | {
 
 
 @dataclass(frozen=True)
-class _Halves:
+class _Split:
     """A value of one row for each candidate, not yet put together.
 
     Attributes:
-        once: the request's half, `[1, …]`.
-        each: the candidates' half, `[B, …]`; None if the value is `once`, repeated.
-        order: for each place on axis 1 where it is in [once, each], side by side; empty without `each`.
+        request: the request's half, `[1, …]`.
+        candidates: the candidates' half, `[B, …]`; None if the value is `request`, repeated.
+        order: for each position on axis 1 where it is in [request, candidates], side by side; empty without the latter.
     """
 
-    once: ir.Value
-    each: ir.Value | None = None
+    request: ir.Value
+    candidates: ir.Value | None = None
     order: tuple[int, ...] = ()
 
     @property
-    def places(self) -> tuple[list[int], list[int]]:
-        """Where on axis 1 the columns of `once` are, and of `each`."""
-        where = {column: place for place, column in enumerate(self.order)}
-        width = _width(self.once)
+    def columns(self) -> tuple[list[int], list[int]]:
+        """Where on axis 1 the columns of `request` are, and of `candidates`."""
+        where = {column: position for position, column in enumerate(self.order)}
+        width = _width(self.request)
         return [where[i] for i in range(width)], [where[i] for i in range(width, len(self.order))]
 
 
-def compute_once(model: ir.Model, request_inputs: Sequence[str]) -> None:
+def hoist_request(model: ir.Model, request_inputs: Sequence[str]) -> None:
     """Rewrite in place.
 
     Args:
@@ -70,52 +70,54 @@ def compute_once(model: ir.Model, request_inputs: Sequence[str]) -> None:
         return
     graph = model.graph
     batch = next(value for value in graph.inputs if value.name not in request_inputs)
-    lifter = _Lifter(graph, {value for value in graph.inputs if value.name in request_inputs}, batch)
+    hoister = _Hoister(graph, {value for value in graph.inputs if value.name in request_inputs}, batch)
     for node in list(graph):
-        lifter.visit(node)
+        hoister.visit(node)
     passes.RemoveUnusedNodesPass()(model)
 
 
-class _Lifter:
+class _Hoister:
     """Goes through a graph in order, keeping values in halves."""
 
     def __init__(self, graph: ir.Graph, request: set[ir.Value], batch: ir.Value) -> None:
         self._graph, self._request, self._batch = graph, request, batch
-        self._halves: dict[ir.Value, _Halves] = {}
+        self._halves: dict[ir.Value, _Split] = {}
         self._whole: dict[ir.Value, ir.Value] = {}
         self._shapes: dict[int, ir.Value] = {}
-        self._made: list[ir.Node] = []
+        self._nodes: list[ir.Node] = []
 
     def visit(self, node: ir.Node) -> None:
         """Rewrite one node."""
         if node.op_type == "Expand" and node.inputs[0] in self._request:
             assert node.inputs[0] is not None
-            self._halves[node.outputs[0]] = _Halves(node.inputs[0])
+            self._halves[node.outputs[0]] = _Split(node.inputs[0])
             return
         if not any(value in self._halves for value in node.inputs):
             return
-        self._made = []
+        self._nodes = []
         output = node.outputs[0]
-        found = None
+        hoisted = None
         if len(node.outputs) == 1 and not output.is_graph_output():
-            found = self._alone(node) or self._apart(node)
-        if isinstance(found, _Halves):
-            self._halves[output] = found
-            self._graph.insert_before(node, self._made)
-        elif found is not None:
-            replace_value(self._graph, output, found, self._made)
+            hoisted = self._alone(node) or self._apart(node)
+        if isinstance(hoisted, _Split):
+            self._halves[output] = hoisted
+            self._graph.insert_before(node, self._nodes)
+        elif hoisted is not None:
+            replace_value(self._graph, output, hoisted, self._nodes)
         else:
             for i, value in enumerate(node.inputs):
                 if value in self._halves:
                     node.replace_input_with(i, self._put_together(value))
-            self._graph.insert_before(node, self._made)
+            self._graph.insert_before(node, self._nodes)
 
-    def _alone(self, node: ir.Node) -> _Halves | None:
+    def _alone(self, node: ir.Node) -> _Split | None:
         """The request alone: the same operator on its one row."""
-        alone = all(v is None or _constant(v) or (v in self._halves and not self._halves[v].each) for v in node.inputs)
+        alone = all(
+            v is None or _constant(v) or (v in self._halves and not self._halves[v].candidates) for v in node.inputs
+        )
         if not alone or node.op_type not in _ROWWISE or not self._keeps_rows(node):
             return None
-        return _Halves(self._again(node, [self._half(value, once=True) for value in node.inputs], 1))
+        return _Split(self._again(node, [self._half(value, request=True) for value in node.inputs], 1))
 
     def _keeps_rows(self, node: ir.Node) -> bool:
         """Whether a row-wise operator's result has a row for each candidate, each computed from its own alone."""
@@ -126,94 +128,95 @@ class _Lifter:
         every_axis = node.op_type == "Squeeze" and len(node.inputs) < 2
         return output.shape[0] == self._batch.shape[0] and not across and not every_axis
 
-    def _apart(self, node: ir.Node) -> _Halves | ir.Value | None:
+    def _apart(self, node: ir.Node) -> _Split | ir.Value | None:
         """Each half by itself, as far as the operator allows."""
-        own = [self._halves[value] for value in node.inputs if value in self._halves]
+        split = [self._halves[value] for value in node.inputs if value in self._halves]
         if node.op_type in _ELEMENTWISE:
-            return self._elementwise(node, own)
+            return self._elementwise(node, split)
         if node.op_type == "Concat":
             return self._concat(node)
         rule = _RULES.get(node.op_type)
-        return rule(self, node) if rule and all(half.each is not None for half in own) else None
+        return rule(self, node) if rule and all(half.candidates is not None for half in split) else None
 
-    def _elementwise(self, node: ir.Node, own: Sequence[_Halves]) -> _Halves | ir.Value | None:
+    def _elementwise(self, node: ir.Node, split: Sequence[_Split]) -> _Split | ir.Value | None:
         """Each half by itself; or the request's row against all candidates."""
-        plain = [value for value in node.inputs if value is not None and value not in self._halves]
-        constant = all(_constant(value) for value in plain)
-        if not constant and all(half.each is None for half in own):
-            return self._again(node, [self._half(value, once=True) for value in node.inputs])
-        alike = len({(half.order, _width(half.once), _rank(half.once)) for half in own}) == 1
+        whole = [value for value in node.inputs if value is not None and value not in self._halves]
+        constant = all(_constant(value) for value in whole)
+        if not constant and all(half.candidates is None for half in split):
+            return self._again(node, [self._half(value, request=True) for value in node.inputs])
+        alike = len({(half.order, _width(half.request), _rank(half.request)) for half in split}) == 1
         rank = _rank(node.outputs[0])
-        if not alike or not constant or own[0].each is None or _rank(own[0].once) != rank:
+        if not alike or not constant or split[0].candidates is None or _rank(split[0].request) != rank:
             return None
-        if not all(_is_row(value, rank) for value in plain):
+        if not all(_is_row(value, rank) for value in whole):
             return None
 
-        def compute(half: ir.Value, places: list[int]) -> ir.Value:
-            once = half is own[0].once
+        def compute(half: ir.Value, columns: list[int]) -> ir.Value:
+            request = half is split[0].request
             inputs = [
-                self._half(v, once=once) if v is None or v in self._halves else self._columns(v, places)
+                self._half(v, request=request) if v is None or v in self._halves else self._columns(v, columns)
                 for v in node.inputs
             ]
-            return self._again(node, inputs, _batch(half), len(places))
+            return self._again(node, inputs, _batch(half), len(columns))
 
-        return self._both(own[0], compute)
+        return self._both(split[0], compute)
 
-    def _both(self, halves: _Halves, compute: Callable[[ir.Value, list[int]], ir.Value]) -> _Halves:
-        """Each half by itself, from it and the places of its columns."""
-        assert halves.each is not None
-        once, each = halves.places
-        return _Halves(compute(halves.once, once), compute(halves.each, each), halves.order)
+    def _both(self, halves: _Split, compute: Callable[[ir.Value, list[int]], ir.Value]) -> _Split:
+        """Each half by itself, from it and the positions of its columns."""
+        assert halves.candidates is not None
+        of_request, of_candidates = halves.columns
+        request, candidates = compute(halves.request, of_request), compute(halves.candidates, of_candidates)
+        return _Split(request, candidates, halves.order)
 
-    def _columns(self, constant: ir.Value, places: Sequence[int]) -> ir.Value:
-        """What a constant row has for some places; a single number serves all."""
+    def _columns(self, constant: ir.Value, columns: Sequence[int]) -> ir.Value:
+        """What a constant row has for some columns; a single number serves all."""
         single = not _rank(constant) or _sizes(constant)[-1] == 1
-        return constant if single else part_of(self._graph, constant, places)
+        return constant if single else part_of(self._graph, constant, columns)
 
-    def _lookup(self, node: ir.Node) -> _Halves:
+    def _lookup(self, node: ir.Node) -> _Split:
         rows, ids = node.inputs
         assert ids is not None
-        own = {name: node.attributes[name].as_ints() for name in ("sizes", "offsets")}
+        given = {name: node.attributes[name].as_ints() for name in ("sizes", "offsets")}
 
-        def look_up(half: ir.Value, places: list[int]) -> ir.Value:
-            fields = {name: [v[i] for i in places] if len(v) > 1 else list(v) for name, v in own.items()}
+        def look_up(half: ir.Value, columns: list[int]) -> ir.Value:
+            fields = {name: [v[i] for i in columns] if len(v) > 1 else list(v) for name, v in given.items()}
             about = dict(node.metadata_props)
             new = ir.node(node.op_type, [rows, half], fields, domain=node.domain, metadata_props=about)
-            return self._add(new, node.outputs[0], _batch(half), len(places))
+            return self._add(new, node.outputs[0], _batch(half), len(columns))
 
         return self._both(self._halves[ids], look_up)
 
-    def _concat(self, node: ir.Node) -> _Halves | None:
+    def _concat(self, node: ir.Node) -> _Split | None:
         """Side by side on axis 1: the request's columns and the candidates' each by themselves."""
         parts = [value for value in node.inputs if value is not None]
         axis = node.attributes["axis"].as_int() % max(1, _rank(node.outputs[0]))
         if axis != 1 or not all(_width(value) for value in parts):
             return None
         halves = [self._halves.get(value) or value for value in parts]
-        once = [part.once for part in halves if isinstance(part, _Halves)]
-        each = [part.each if isinstance(part, _Halves) else part for part in halves]
-        there = [value for value in each if value is not None]
-        if not there:
+        request = [part.request for part in halves if isinstance(part, _Split)]
+        others = [part.candidates if isinstance(part, _Split) else part for part in halves]
+        candidates = [value for value in others if value is not None]
+        if not candidates:
             return None
         order: list[int] = []
-        begin_once, begin_each = 0, sum(_width(value) for value in once)
+        begin_request, begin_candidates = 0, sum(_width(value) for value in request)
         for part in halves:
-            if isinstance(part, _Halves):
-                width = _width(part.once)
-                total = width + (_width(part.each) if part.each is not None else 0)
-                own = part.order or range(width)
-                order += [begin_once + i if i < width else begin_each + i - width for i in own]
-                begin_once, begin_each = begin_once + width, begin_each + total - width
+            if isinstance(part, _Split):
+                width = _width(part.request)
+                total = width + (_width(part.candidates) if part.candidates is not None else 0)
+                positions = part.order or range(width)
+                order += [begin_request + i if i < width else begin_candidates + i - width for i in positions]
+                begin_request, begin_candidates = begin_request + width, begin_candidates + total - width
             else:
-                order += range(begin_each, begin_each + _width(part))
-                begin_each += _width(part)
-        joined = [
+                order += range(begin_candidates, begin_candidates + _width(part))
+                begin_candidates += _width(part)
+        both = [
             values[0] if len(values) == 1 else self._again(node, values, rows, sum(map(_width, values)))
-            for values, rows in ((once, 1), (there, None))
+            for values, rows in ((request, 1), (candidates, None))
         ]
-        return _Halves(joined[0], joined[1], tuple(order))
+        return _Split(both[0], both[1], tuple(order))
 
-    def _reshape(self, node: ir.Node) -> _Halves | None:
+    def _reshape(self, node: ir.Node) -> _Split | None:
         """`[B, K, D]` to `[B, K · D]`."""
         value, shape = node.inputs
         assert value is not None
@@ -222,31 +225,31 @@ class _Lifter:
         if len(sizes) != 3 or not sizes[2] or target is None or target.numpy().tolist() != [-1, sizes[1] * sizes[2]]:
             return None
 
-        def flatten(half: ir.Value, places: list[int]) -> ir.Value:
-            width = len(places) * sizes[2]
+        def flatten(half: ir.Value, columns: list[int]) -> ir.Value:
+            width = len(columns) * sizes[2]
             return self._again(node, [half, self._ints([-1, width])], _batch(half), width)
 
         order = (column * sizes[2] + i for column in halves.order for i in range(sizes[2]))
         return replace(self._both(halves, flatten), order=tuple(order))
 
-    def _gather(self, node: ir.Node) -> _Halves | ir.Value | None:
+    def _gather(self, node: ir.Node) -> _Split | ir.Value | None:
         """Columns in another order, or one column."""
         value, index = node.inputs
         assert value is not None
         assert index is not None
-        halves, places = self._halves[value], ir.convenience.get_const_tensor(index)
-        if places is None or node.attributes["axis"].as_int() != 1:
+        halves, positions = self._halves[value], ir.convenience.get_const_tensor(index)
+        if positions is None or node.attributes["axis"].as_int() != 1:
             return None
-        wanted = places.numpy()
+        wanted = positions.numpy()
         if wanted.ndim == 1 and sorted(wanted.tolist()) == list(range(len(halves.order))):
-            return _Halves(halves.once, halves.each, tuple(halves.order[i] for i in wanted))
+            return _Split(halves.request, halves.candidates, tuple(halves.order[i] for i in wanted))
         if wanted.ndim == 0:
-            column, width = halves.order[int(wanted)], _width(halves.once)
+            column, width = halves.order[int(wanted)], _width(halves.request)
             inside = column if column < width else column - width
-            place = initializer(self._graph, f"request/place_{inside}", np.array(inside, dtype=np.int64))
+            position = initializer(self._graph, f"request/column_{inside}", np.array(inside, dtype=np.int64))
             if column < width:
-                return _Halves(self._again(node, [halves.once, place], 1))
-            return self._again(node, [halves.each, place])
+                return _Split(self._again(node, [halves.request, position], 1))
+            return self._again(node, [halves.candidates, position])
         return None
 
     def _gemm(self, node: ir.Node) -> ir.Value | None:
@@ -256,17 +259,17 @@ class _Lifter:
             return None
         assert weight is not None
         halves = self._halves[x]
-        ours, theirs = (part_of(self._graph, weight, places) for places in halves.places)
-        share = self._again(node, [halves.once, ours, bias], 1)
-        return self._again(node, [halves.each, theirs, share])
+        ours, theirs = (part_of(self._graph, weight, columns) for columns in halves.columns)
+        share = self._again(node, [halves.request, ours, bias], 1)
+        return self._again(node, [halves.candidates, theirs, share])
 
-    def _matmul(self, node: ir.Node) -> _Halves | None:
+    def _matmul(self, node: ir.Node) -> _Split | None:
         """`[B, K, D]` times a constant `[D, E]`: each half by itself."""
         x, weight = node.inputs
         if x is None or x not in self._halves or _rank(x) != 3 or not _constant(weight) or _rank(weight) != 2:
             return None
         return self._both(
-            self._halves[x], lambda half, places: self._again(node, [half, weight], _batch(half), len(places))
+            self._halves[x], lambda half, columns: self._again(node, [half, weight], _batch(half), len(columns))
         )
 
     def _reduce_sum(self, node: ir.Node) -> ir.Value | None:
@@ -276,15 +279,15 @@ class _Lifter:
         if x is None or over is None or over.numpy().tolist() != [1]:
             return None
         halves = self._halves[x]
-        ours = self._again(node, [halves.once, axes], 1)
-        theirs = self._again(node, [halves.each, axes])
+        ours = self._again(node, [halves.request, axes], 1)
+        theirs = self._again(node, [halves.candidates, axes])
         return self._add(ir.node("Add", [theirs, ours], metadata_props=dict(node.metadata_props)), node.outputs[0])
 
-    def _half(self, value: ir.Value | None, *, once: bool) -> ir.Value | None:
+    def _half(self, value: ir.Value | None, *, request: bool) -> ir.Value | None:
         """One half of a value, or the value itself if it has none."""
         if value is None or value not in self._halves:
             return value
-        return self._halves[value].once if once else self._halves[value].each
+        return self._halves[value].request if request else self._halves[value].candidates
 
     def _again(
         self, node: ir.Node, inputs: Sequence[ir.Value | None], rows: int | None = None, width: int | None = None
@@ -301,7 +304,7 @@ class _Lifter:
                 sizes[axis] = size
         result = node.outputs[0]
         result.type, result.shape = like.type, ir.Shape(sizes)
-        self._made.append(node)
+        self._nodes.append(node)
         return result
 
     def _put_together(self, value: ir.Value | None) -> ir.Value:
@@ -311,10 +314,10 @@ class _Lifter:
             self._whole[value] = self._assembled(value, self._halves[value])
         return self._whole[value]
 
-    def _assembled(self, value: ir.Value, halves: _Halves) -> ir.Value:
-        if halves.each is None:
-            return self._repeated(halves.once, value)
-        width = _width(halves.once)
+    def _assembled(self, value: ir.Value, halves: _Split) -> ir.Value:
+        if halves.candidates is None:
+            return self._repeated(halves.request, value)
+        width = _width(halves.request)
         runs: list[list[int]] = []
         for column in halves.order:
             last = runs[-1] if runs else [-1, -1]
@@ -324,9 +327,9 @@ class _Lifter:
                 runs.append([column, column + 1])
         parts = []
         for begin, end in runs:
-            half, first = (halves.once, 0) if begin < width else (halves.each, width)
+            half, first = (halves.request, 0) if begin < width else (halves.candidates, width)
             part = self._slice(half, begin - first, end - first)
-            parts.append(self._repeated(part, value) if half is halves.once else part)
+            parts.append(self._repeated(part, value) if half is halves.request else part)
         return self._add(ir.node("Concat", parts, {"axis": 1}), value)
 
     def _slice(self, value: ir.Value, begin: int, end: int) -> ir.Value:
@@ -335,18 +338,18 @@ class _Lifter:
         bounds = [self._ints([begin]), self._ints([end]), self._ints([1])]
         return self._add(ir.node("Slice", [value, *bounds]), value, width=end - begin)
 
-    def _repeated(self, once: ir.Value, like: ir.Value) -> ir.Value:
-        rank = _rank(once)
+    def _repeated(self, request: ir.Value, like: ir.Value) -> ir.Value:
+        rank = _rank(request)
         if rank not in self._shapes:
             rows = ir.node("Shape", [self._batch], {"start": 0, "end": 1})
-            self._made.append(rows)
+            self._nodes.append(rows)
             self._shapes[rank] = rows.outputs[0]
             if rank > 1:
                 shape = ir.node("Concat", [rows.outputs[0], self._ints([1] * (rank - 1))], {"axis": 0})
-                self._made.append(shape)
+                self._nodes.append(shape)
                 self._shapes[rank] = shape.outputs[0]
-        width = _width(once) if rank > 1 else None
-        return self._add(ir.node("Expand", [once, self._shapes[rank]]), like, width=width or None)
+        width = _width(request) if rank > 1 else None
+        return self._add(ir.node("Expand", [request, self._shapes[rank]]), like, width=width or None)
 
     def _ints(self, values: list[int]) -> ir.Value:
         name = "request/" + "_".join(map(str, values))
@@ -354,13 +357,13 @@ class _Lifter:
 
 
 #: Operator → what is done where every value in halves has both.
-_RULES: dict[str, Callable[[_Lifter, ir.Node], _Halves | ir.Value | None]] = {
-    "Lookup": _Lifter._lookup,
-    "Reshape": _Lifter._reshape,
-    "Gather": _Lifter._gather,
-    "Gemm": _Lifter._gemm,
-    "MatMul": _Lifter._matmul,
-    "ReduceSum": _Lifter._reduce_sum,
+_RULES: dict[str, Callable[[_Hoister, ir.Node], _Split | ir.Value | None]] = {
+    "Lookup": _Hoister._lookup,
+    "Reshape": _Hoister._reshape,
+    "Gather": _Hoister._gather,
+    "Gemm": _Hoister._gemm,
+    "MatMul": _Hoister._matmul,
+    "ReduceSum": _Hoister._reduce_sum,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,35 +10,38 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 
-def initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    """The initializer of this name, made of `array` if it is not there yet."""
+def initializer(
+    graph: ir.Graph, name: str, array: npt.NDArray[Any], facts: Mapping[str, str] | None = None
+) -> ir.Value:
+    """The initializer of this name, made of `array`, with these facts, if it is not there yet."""
     if name not in graph.initializers:
         value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
         value.shape = ir.Shape(array.shape)
         value.dtype = ir.tensor(np.empty(0, array.dtype)).dtype
+        value.metadata_props.update(facts or {})
         graph.initializers[name] = value
     return graph.initializers[name]
 
 
 def is_linear(node: ir.Node) -> bool:
     """Whether a Gemm is x · Wᵀ + b with constant W, nothing scaled."""
-    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
+    unscaled = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
     given = {name: attribute.value for name, attribute in node.attributes.items()}
     if node.op_type != "Gemm" or node.domain != "" or len(node.inputs) < 3:
         return False
     weight, bias = node.inputs[1:]
     constant = weight is not None and weight.is_initializer() and bias is not None
-    return constant and {"alpha": 1.0, "beta": 1.0, "transA": 0} | given == plain
+    return constant and {"alpha": 1.0, "beta": 1.0, "transA": 0} | given == unscaled
 
 
-def replace_value(graph: ir.Graph, old: ir.Value, new: ir.Value, made: Sequence[ir.Node]) -> None:
+def replace_value(graph: ir.Graph, old: ir.Value, new: ir.Value, before: Sequence[ir.Node]) -> None:
     """Insert nodes before `old`'s, the last one of which gives `new`, and let `new` take its place.
 
     The name, type and shape of an output of the graph stay what they were.
     """
     node = old.producer()
     assert node is not None
-    nodes = list(made)
+    nodes = list(before)
     if old.is_graph_output():
         last = ir.node("Identity", [new])
         new, old.name, last.outputs[0].name = last.outputs[0], None, old.name

@@ -1,14 +1,19 @@
-"""`torch.onnx.export` of a frozen model, its lookups left as one foreign node each.
+"""`torch.onnx.export` of a frozen model, its lookups left as one custom node each.
 
-The node `ai.amtl::Lookup(rows, ids)` is the seam between the model and the layout: tracing knows
-nothing of layouts, and `lower.py` nothing of PyTorch.
+The nodes `ai.amtl::Lookup(rows, ids)` and `ai.amtl::WholeTable(rows)` are the seam between the model and the layout:
+tracing knows nothing of layouts, and `lower.py` nothing of PyTorch.
+
+ensures: inputs and outputs have the names asked for; an initializer that is a parameter or buffer of the model says so
+in its metadata (`facts.WEIGHT`), one that is a frozen table's rows says which (`facts.TABLE`). Every other
+`aten.embedding` is a Lookup too, of a matrix that is no table: its ids are guarded like all others.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,135 +21,164 @@ import onnx
 import onnx_ir as ir
 import onnxscript
 import torch
+from onnxscript import opset20 as op
 from torch import Tensor, nn
 
 from amtl_export.errors import InputError
-from amtl_export.graph.inputs import Input, model_inputs
-from amtl_export.models.ctr import CtrModel
+from amtl_export.freezing.flat import Flat
+from amtl_export.freezing.frozen import FrozenModel, frozen_tables
+from amtl_export.graph.facts import PROVENANCE, TABLE, WEIGHT
+from amtl_export.graph.inputs import as_request
 from amtl_export.native import DOMAIN
+from amtl_export.spec import BATCH, TensorSpec
 
 OPSET = 20
 IR_VERSION = 10
 
-#: Node metadata that says which module and operator a node came from; kept as provenance.
-PROVENANCE = ("namespace", "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.name_scopes")
-
-
-def table_of(lookup: ir.Node) -> str:
-    """Path of the module whose table a Lookup reads."""
-    source = lookup.inputs[0]
-    assert source is not None
-    assert source.name is not None
-    return source.name.removeprefix("model.").removesuffix(".rows")
+#: Where the exporter finds the model.
+_MODEL = "model."
 
 
 class _Serving(nn.Module):
-    """The model as it serves: flat inputs, those of the request repeated for each candidate; logit and probability."""
+    """A model whose inputs are split: columns of the request are repeated for each candidate and put in their place."""
 
-    def __init__(self, model: CtrModel, inputs: Sequence[Input]) -> None:
+    def __init__(self, flat: Flat, inputs: Sequence[TensorSpec], taken: Sequence[TensorSpec]) -> None:
         super().__init__()
-        self.model, self.inputs = model, tuple(inputs)
+        self.model = flat.model
+        self._flat = [flat]  # in a list: its model is registered above
+        self._inputs, self._taken = tuple(inputs), tuple(taken)
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        batch = next(tensor.shape[0] for own, tensor in zip(self.inputs, tensors, strict=True) if not own.once)
-        rows = [t.expand(batch, -1) if own.once else t for own, t in zip(self.inputs, tensors, strict=True)]
-        multi = [self.model.config.embedded[i].name for i in self.model.config.multi]
-        ids, numeric = self._source("ids", rows), self._source("numeric", rows)
-        by_name = {own.name: row for own, row in zip(self.inputs, rows, strict=True)}
-        logit = self.model(ids, numeric, [by_name[name] for name in multi])
-        return logit, torch.sigmoid(logit)
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        rows = next(t.shape[0] for spec, t in zip(self._taken, tensors, strict=True) if spec.batched)
+        wide = [self._repeated(spec, t, rows) for spec, t in zip(self._taken, tensors, strict=True)]
+        whole = [self._source(spec.name, wide) for spec in self._inputs]
+        answers: tuple[Tensor, ...] = self._flat[0](*whole)
+        return answers
 
-    def _source(self, source: str, rows: Sequence[Tensor]) -> Tensor | None:
-        """`ids` or `numeric` with all its columns in the model's order; None if the model has none."""
-        parts = [(own.places, row) for own, row in zip(self.inputs, rows, strict=True) if own.source == source]
-        if len(parts) < 2:
-            return parts[0][1] if parts else None
-        places = [place for own, _ in parts for place in own]
-        order = torch.tensor([places.index(place) for place in range(len(places))])
-        return torch.cat([row for _, row in parts], dim=1).index_select(1, order)
+    def _repeated(self, spec: TensorSpec, tensor: Tensor, rows: int) -> Tensor:
+        return tensor.expand(rows, *tensor.shape[1:]) if spec.shared else tensor
 
-
-def _example(own: Input, batch: int = 3, length: int = 4) -> Tensor:
-    """An input of the right shape; which sizes may change is said to the exporter apart from it."""
-    dtype = torch.float32 if own.source == "numeric" else torch.int64
-    return torch.zeros(1 if own.once else batch, len(own.places) or length, dtype=dtype)
+    def _source(self, source: str, tensors: Sequence[Tensor]) -> Tensor:
+        """One of the model's inputs, with all its columns in the model's order."""
+        parts = [(spec.positions, t) for spec, t in zip(self._taken, tensors, strict=True) if spec.source == source]
+        if len(parts) == 1:
+            return parts[0][1]
+        positions = [position for own, _ in parts for position in own]
+        order = torch.tensor([positions.index(i) for i in range(len(positions))])
+        return torch.cat([tensor for _, tensor in parts], dim=1).index_select(1, order)
 
 
-def trace(model: CtrModel, inputs: Sequence[Input] | None = None) -> ir.Model:
-    """The graph of a frozen model: outputs `logit` and `probability`, float32 `[B]`.
-
-    Any backbone that `torch.export` can trace passes. The batch and the length of multi-valued
-    fields stay dynamic, 0 included.
+def trace(frozen: FrozenModel, inputs: Sequence[TensorSpec] | None = None) -> ir.Model:
+    """The graph of a frozen model.
 
     Args:
-        model: frozen.
+        frozen: the model.
         inputs: of the graph; the model's own if not given. Those of the request are repeated by an Expand each.
 
     Raises:
-        InputError: the backbone cannot be exported; the exporter's reason is given.
+        InputError: the model cannot be exported; the exporter's reason is given.
     """
-    inputs = inputs or model_inputs(model.config)
-    batch = torch.export.Dim("batch", min=0)
-    shapes: list[dict[int, Any]] = [{} if own.once else {0: batch} for own in inputs]
-    for own, shape in zip(inputs, shapes, strict=True):
-        if not own.places:
-            shape[1] = torch.export.Dim(f"length_{own.name}".replace(".", "_").replace("-", "_"), min=0)
-    examples, outputs = {own.name: _example(own) for own in inputs}, ["logit", "probability"]
-    return _exported(_Serving(model, inputs), examples, outputs, shapes, f"backbone {model.config.backbone}")
-
-
-class _Flat(nn.Module):
-    """Any module, called with the graph's inputs in order; named `model` as in `_Serving`."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.model = module
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.model(*inputs)
-
-
-def trace_module(module: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[str]) -> ir.Model:
-    """The graph of any frozen module, the first dimension of every input dynamic.
-
-    Args:
-        module: frozen.
-        example: input name → tensor, in the order in which the module takes them.
-        outputs: names of what it gives.
-
-    Raises:
-        InputError: the module cannot be exported; the exporter's reason is given.
-    """
-    batch = torch.export.Dim("batch", min=0)
-    shapes: list[dict[int, Any]] = [{0: batch} for _ in example]
-    return _exported(_Flat(module), example, outputs, shapes, type(module).__name__)
+    taken = tuple(inputs or frozen.inputs)
+    module = frozen.module if taken == frozen.inputs else _Serving(frozen.module, frozen.inputs, taken)
+    example = as_request(frozen.example, taken)
+    tensors = tuple(torch.from_numpy(example[spec.name].copy()) for spec in taken)
+    model = _exported(module, tensors, taken, len(frozen.outputs), str(frozen.origin.get("backbone")))
+    _name(model, [spec.name for spec in taken], frozen.outputs)
+    _state_facts(model, frozen)
+    return cleaned(model)
 
 
 def _exported(
-    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], shapes: list[dict[int, Any]], where: str
+    module: nn.Module, tensors: tuple[Tensor, ...], inputs: Sequence[TensorSpec], outputs: int, where: str
 ) -> ir.Model:
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                module.eval(),
-                tuple(inputs.values()),
-                dynamo=True,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_shapes=(tuple(shapes),),
-                opset_version=OPSET,
-                custom_translation_table={torch.ops.amtl.lookup.default: _lookup_node()},
-                verbose=False,
-            )
-    except torch.onnx.OnnxExporterError as error:
-        raise InputError(
-            "the model cannot be exported",
-            where=where,
-            found=_root_cause(error),
-            fix="use operations that torch.export traces with a dynamic batch (no loops over the batch, no .item())",
-        ) from error
-    assert program is not None
-    return cleaned(program.model)
+    """Exported for batches of any size, or where the model forbids that for 2 and more."""
+    reasons = []
+    for least in (0, 2):
+        try:
+            with _quiet():
+                program = torch.onnx.export(
+                    module.eval(),
+                    tensors,
+                    dynamo=True,
+                    input_names=[f"input.{i}" for i in range(len(tensors))],
+                    output_names=[f"output.{i}" for i in range(outputs)],
+                    dynamic_shapes=(_dimensions(inputs, least),),
+                    opset_version=OPSET,
+                    custom_translation_table=_translations(),
+                    verbose=False,
+                )
+            assert program is not None
+            return program.model
+        except torch.onnx.OnnxExporterError as error:
+            reasons.append(_root_cause(error))
+            cause = error
+    raise InputError(
+        "the model cannot be exported",
+        where=where,
+        found=reasons[-1],
+        fix="use operations that torch.export traces with a dynamic batch (no loops over the batch, no .item())",
+    ) from cause
+
+
+def _dimensions(inputs: Sequence[TensorSpec], least: int) -> tuple[dict[int, Any], ...]:
+    """Axis → dimension of every input; equal names are one dimension."""
+    dims: dict[str, Any] = {}
+    for spec in inputs:
+        for size in spec.shape:
+            if isinstance(size, str) and size not in dims:
+                dims[size] = torch.export.Dim(re.sub(r"\W", "_", size), min=least if size == BATCH else 0)
+    return tuple({a: dims[s] for a, s in enumerate(spec.shape) if isinstance(s, str)} for spec in inputs)
+
+
+def _name(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give inputs and outputs their names; other values of these names get new ones."""
+    graph = model.graph
+    _part_outputs(graph)
+    taken = set(inputs) | set(outputs)
+    ends = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    values = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    for value in values:
+        if value.name in taken and id(value) not in ends:
+            _rename(graph, value, f"{value.name}.value")
+    for names, ended in ((inputs, graph.inputs), (outputs, graph.outputs)):
+        for name, value in zip(names, ended, strict=True):
+            value.name = name
+
+
+def _part_outputs(graph: ir.Graph) -> None:
+    """An output of its own for each: none is an input, a constant, or another output too."""
+    seen: set[int] = {id(value) for value in graph.inputs}
+    for i, value in enumerate(graph.outputs):
+        if id(value) in seen or value.is_initializer():
+            node = ir.node("Identity", [value])
+            node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+            graph.append(node)
+            graph.outputs[i] = node.outputs[0]
+        seen.add(id(value))
+
+
+def _rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
+    if value.is_initializer():
+        graph.initializers.pop(str(value.name))
+        value.name = name
+        graph.initializers[name] = value
+    else:
+        value.name = name
+
+
+def _state_facts(model: ir.Model, frozen: FrozenModel) -> None:
+    """Say of every initializer which weight or table it is."""
+    own = frozen.module.model
+    weights = {name for name, _ in [*own.named_parameters(), *own.named_buffers()]}
+    rows = {id(table.rows): path for path, table in frozen_tables(own).items()}
+    tables = {name: rows[id(buffer)] for name, buffer in own.named_buffers() if id(buffer) in rows}
+    for name, value in model.graph.initializers.items():
+        path = name.removeprefix(_MODEL)
+        value.metadata_props.clear()
+        if path in tables:
+            value.metadata_props[TABLE] = tables[path]
+        elif path in weights:
+            value.metadata_props[WEIGHT] = path
 
 
 def cleaned(model: ir.Model) -> ir.Model:
@@ -153,6 +187,10 @@ def cleaned(model: ir.Model) -> ir.Model:
         kept = {key: node.metadata_props[key] for key in PROVENANCE if key in node.metadata_props}
         node.metadata_props.clear()
         node.metadata_props.update({key: value.replace("__main__.", "") for key, value in kept.items()})
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        value.metadata_props.clear()
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     model.ir_version = IR_VERSION
@@ -179,33 +217,46 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _lookup_node() -> Any:
-    """The translation of `amtl::lookup`, registering the foreign operator's schema once."""
-    _register_schema()
-    opset = onnxscript.values.Opset(DOMAIN, 1)
+def _translations() -> dict[Any, Any]:
+    """Operator of PyTorch → the node that stands for it, registering the custom operators' schemas once."""
+    _register_schemas()
+    custom = onnxscript.values.Opset(DOMAIN, 1)
 
-    def translate(rows: Any, ids: Any, sizes: Sequence[int], offsets: Sequence[int]) -> Any:
-        return opset.Lookup(rows, ids, sizes=sizes, offsets=offsets)
+    def lookup(rows: Any, ids: Any, sizes: Sequence[int], offsets: Sequence[int]) -> Any:
+        return custom.Lookup(rows, ids, sizes=sizes, offsets=offsets)
 
-    return translate
+    def whole_table(rows: Any) -> Any:
+        return custom.WholeTable(rows)
+
+    def embedding(weight: Any, indices: Any, *_: Any, **__: Any) -> Any:
+        ids = op.Cast(indices, to=ir.DataType.INT64.value) if indices.dtype != ir.DataType.INT64 else indices
+        return custom.Lookup(weight, ids, sizes=[int(weight.shape[0])], offsets=[0])
+
+    operators = torch.ops
+    return {
+        operators.amtl.lookup.default: lookup,
+        operators.amtl.whole_table.default: whole_table,
+        operators.aten.embedding.default: embedding,
+    }
 
 
-def _register_schema() -> None:
+def _register_schemas() -> None:
     if onnx.defs.has("Lookup", DOMAIN):
         return
     define = onnx.defs.OpSchema
     parameter, attribute = define.FormalParameter, define.Attribute
-    onnx.defs.register_schema(
-        define(
-            "Lookup",
-            DOMAIN,
-            1,
-            inputs=[parameter("rows", "T"), parameter("ids", "tensor(int64)")],
-            outputs=[parameter("looked_up", "T")],
-            type_constraints=[("T", ["tensor(float)"], "value type")],
-            attributes=[
-                attribute("sizes", define.AttrType.INTS, required=True),
-                attribute("offsets", define.AttrType.INTS, required=True),
-            ],
+    floats = [("T", ["tensor(float)"], "value type")]
+    ints = [attribute(name, define.AttrType.INTS, required=True) for name in ("sizes", "offsets")]
+    rows, ids = parameter("rows", "T"), parameter("ids", "tensor(int64)")
+    for name, inputs, attributes in (("Lookup", [rows, ids], ints), ("WholeTable", [rows], [])):
+        onnx.defs.register_schema(
+            define(
+                name,
+                DOMAIN,
+                1,
+                inputs=inputs,
+                outputs=[parameter("looked_up", "T")],
+                type_constraints=floats,
+                attributes=attributes,
+            )
         )
-    )

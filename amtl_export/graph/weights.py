@@ -1,14 +1,13 @@
-"""Parts of a module's weights as initializers whose names say what they are parts of.
+"""Parts of a model's weights as initializers, which say in their metadata what they are parts of.
 
-`columns/0:64,128:192/model.backbone.layers.1.weight` holds those columns of that weight, in that order;
-`panels/…` the same in the panels of a RaggedLinear; `codes_64/…` and `scales/…` the same as the codes of a
-RaggedLinearInt8 over rows of 64 numbers, and what they are worth.
+`facts.WEIGHT` names the weight, `COLUMNS` its columns in order (`0:64,128:192`), `FORM` how they lie: `columns`;
+`panels` of a RaggedLinear; `quantized_64`, as a RaggedLinearInt8 over rows of 64 numbers takes them, and `scales`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,95 +18,98 @@ import torch
 from torch import nn
 
 from amtl_export.freezing.frozen import frozen_tables
-from amtl_export.graph.ragged import code_panels, code_scales, panels, rounded_weight
+from amtl_export.graph.facts import COLUMNS as COLUMNS_FACT
+from amtl_export.graph.facts import FORM, WEIGHT, fact
+from amtl_export.graph.ragged import fake_quantized_weight, panels, quantized_panels, scales_of
 from amtl_export.graph.rewrite import initializer
 
-COLUMNS, PANELS, SCALES, CODES = "columns", "panels", "scales", "codes_"
-
-#: Where `trace` puts the exported module.
-WRAPPER = "model."
+COLUMNS, PANELS, SCALES, QUANTIZED = "columns", "panels", "scales", "quantized_"
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def codes_of(dim: int) -> str:
-    """The form of a weight that is codes over rows of `dim` numbers."""
-    return f"{CODES}{dim}"
+def quantized_form(dim: int) -> str:
+    """The form of a weight that is quantized over rows of `dim` numbers."""
+    return f"{QUANTIZED}{dim}"
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some columns (places on the last axis) of an array.
+    """Some columns (positions on the last axis) of a weight.
 
     Attributes:
-        whole: the array's name.
-        places: which columns, in order.
-        form: how they lie: `columns`, `panels`, `codes_D`, or `scales` of codes.
+        weight: the weight's name in the model.
+        columns: which, in order.
+        form: how they lie: `columns`, `panels`, `quantized_D`, or `scales` of quantized ones.
     """
 
-    whole: str
-    places: tuple[int, ...]
+    weight: str
+    columns: tuple[int, ...]
     form: str = COLUMNS
 
     @property
-    def name(self) -> str:
-        """Of the initializer."""
-        return f"{self.form}/{_written(self.places)}/{self.whole}"
+    def facts(self) -> dict[str, str]:
+        """As metadata."""
+        return {WEIGHT: self.weight, COLUMNS_FACT: _written(self.columns), FORM: self.form}
 
     @classmethod
-    def named(cls, name: str) -> Part | None:
-        """What an initializer's name says it is a part of; None if it is none."""
-        form, _, rest = name.partition("/")
-        ranges, _, whole = rest.partition("/")
-        if not whole or not (form in (COLUMNS, PANELS, SCALES) or form.startswith(CODES)):
+    def described(cls, value: ir.Value) -> Part | None:
+        """What an initializer's metadata says that it is a part of; None if it is none, or a whole."""
+        weight, ranges, form = (fact(value, key) for key in (WEIGHT, COLUMNS_FACT, FORM))
+        if weight is None or ranges is None or form is None:
             return None
         ends = [span.split(":") for span in ranges.split(",")]
-        return cls(whole, tuple(i for begin, end in ends for i in range(int(begin), int(end))), form)
+        return cls(weight, tuple(i for begin, end in ends for i in range(int(begin), int(end))), form)
 
     def of(self, whole: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The part, from the whole array."""
-        cut = np.ascontiguousarray(whole[..., list(self.places)])
-        if self.form == COLUMNS:
-            return cut
-        if self.form == PANELS:
-            return panels(cut)
-        return code_scales(cut) if self.form == SCALES else code_panels(cut, int(self.form.removeprefix(CODES)))
+        return arranged(np.ascontiguousarray(whole[..., list(self.columns)]), self.form)
 
 
-def part_of(graph: ir.Graph, value: ir.Value, places: Sequence[int], form: str = COLUMNS) -> ir.Value:
+def arranged(weight: npt.NDArray[Any], form: str) -> npt.NDArray[Any]:
+    """A weight in a form."""
+    if form == COLUMNS:
+        return weight
+    if form == PANELS:
+        return panels(weight)
+    return scales_of(weight) if form == SCALES else quantized_panels(weight, int(form.removeprefix(QUANTIZED)))
+
+
+def part_of(graph: ir.Graph, value: ir.Value, columns: Sequence[int], form: str = COLUMNS) -> ir.Value:
     """An initializer with some columns of another one, which may be a part itself."""
-    assert value.name is not None
     tensor = ir.convenience.get_const_tensor(value)
     assert tensor is not None
-    array, known = tensor.numpy(), Part.named(value.name)
-    if form == COLUMNS and list(places) == list(range(array.shape[-1])):
+    array, known, weight = tensor.numpy(), Part.described(value), fact(value, WEIGHT)
+    if form == COLUMNS and list(columns) == list(range(array.shape[-1])):
         return value
-    own = tuple(known.places[i] for i in places) if known else tuple(places)
-    part = Part(known.whole if known else value.name, own, form)
-    return initializer(graph, part.name, Part("", tuple(places), form).of(array))
+    of_whole = tuple(known.columns[i] for i in columns) if known else tuple(columns)
+    name = f"{form}/{_written(of_whole)}/{weight or value.name}"
+    facts = Part(weight, of_whole, form).facts if weight is not None else {}
+    return initializer(graph, name, arranged(np.ascontiguousarray(array[..., list(columns)]), form), facts)
 
 
-def with_rounded_weights(module: M, initializers: Iterable[str]) -> M:
-    """The module with the weights that a graph has as codes rounded to them; the module itself if it has none.
+def with_quantized_weights(module: M, graph: ir.Model) -> M:
+    """The module with fake-quantized weights where a graph has them quantized; the module itself if it has none.
 
     Args:
         module: frozen, as it was exported; the copy shares its tables.
-        initializers: names of the graph's.
+        graph: the bundle's.
     """
-    exact = {f"{WRAPPER}{name}": parameter.detach().numpy() for name, parameter in module.named_parameters()}
-    named = [part for part in map(Part.named, initializers) if part and part.form == SCALES and part.whole in exact]
-    if not named:
+    exact = {name: parameter.detach().numpy() for name, parameter in module.named_parameters()}
+    parts = [Part.described(value) for value in graph.graph.initializers.values()]
+    quantized = [part for part in parts if part and part.form == SCALES and part.weight in exact]
+    if not quantized:
         return module
-    rounded = copy.deepcopy(module, {id(table): table for table in frozen_tables(module).values()})
-    for part in named:
-        places = list(part.places)
-        weight = rounded.get_parameter(part.whole.removeprefix(WRAPPER))
-        weight.data[:, places] = torch.from_numpy(rounded_weight(exact[part.whole][:, places]))
-    return rounded
+    reference = copy.deepcopy(module, {id(table): table for table in frozen_tables(module).values()})
+    for part in quantized:
+        columns = list(part.columns)
+        weight = reference.get_parameter(part.weight)
+        weight.data[:, columns] = torch.from_numpy(fake_quantized_weight(exact[part.weight][:, columns]))
+    return reference
 
 
-def _written(places: Sequence[int]) -> str:
+def _written(columns: Sequence[int]) -> str:
     """0, 1, 2, 6, 7 as 0:3,6:8."""
-    starts = [i for i, place in enumerate(places) if i == 0 or place != places[i - 1] + 1]
-    ends = [*starts[1:], len(places)]
-    return ",".join(f"{places[a]}:{places[b - 1] + 1}" for a, b in zip(starts, ends, strict=True))
+    starts = [i for i, column in enumerate(columns) if i == 0 or column != columns[i - 1] + 1]
+    ends = [*starts[1:], len(columns)]
+    return ",".join(f"{columns[a]}:{columns[b - 1] + 1}" for a, b in zip(starts, ends, strict=True))

@@ -1,7 +1,7 @@
 """The native operators: a small C library that ONNX Runtime loads, built with the package where a compiler is.
 
-Without it every bundle still runs; `ai.amtl::RaggedGather` is then computed by its body of standard operators. A second
-library is for sessions on CUDA, built where nvcc is.
+Without it every bundle still runs; `ai.amtl::RaggedGather` is then computed by its fallback, a function body of
+standard operators. A second library is for sessions on CUDA, built where nvcc is.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def needed_library(provider: Literal["cpu", "cuda"] = "cpu") -> Path:
     Raises:
         EnvironmentLacks: it was not built.
     """
-    found = library_path(provider)
-    if found is None:
+    library = library_path(provider)
+    if library is None:
         raise EnvironmentLacks(
             f"the native operators for {provider} were asked for and are not built",
             where=Path(__file__).parent,
             fix=HOW_TO_BUILD[provider],
         )
-    return found
+    return library

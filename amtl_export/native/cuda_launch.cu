@@ -4,19 +4,21 @@
 #include "cuda_launch.h"
 #include "cuda_threads.h"
 
-enum { THREADS = 256, GROUPS = THREADS / LANES };
+enum { THREADS = 256, GROUPS = THREADS / AMTL_LANES };
 
-template <int value, int place>
+template <int value, int offset>
 __global__ void __launch_bounds__(THREADS) gather_kernel(const amtl_table t, float *__restrict__ out) {
-  const int64_t group = (int64_t)blockIdx.x * GROUPS + threadIdx.x / LANES;
-  gather_thread(&t, out, 0, t.lookups, group, threadIdx.x % LANES, (enum amtl_value)value, (enum amtl_place)place);
+  const int64_t group = (int64_t)blockIdx.x * GROUPS + threadIdx.x / AMTL_LANES;
+  amtl_gather_thread(&t, out, 0, t.lookups, group, threadIdx.x % AMTL_LANES, (enum amtl_value)value,
+                     (enum amtl_offset)offset);
 }
 
-template <int value, int place>
+template <int value, int offset>
 __global__ void __launch_bounds__(THREADS)
     sum_kernel(const amtl_table t, int64_t length, int64_t examples, float *__restrict__ out) {
-  const int64_t group = (int64_t)blockIdx.x * GROUPS + threadIdx.x / LANES;
-  sum_thread(&t, length, out, 0, examples, group, threadIdx.x % LANES, (enum amtl_value)value, (enum amtl_place)place);
+  const int64_t group = (int64_t)blockIdx.x * GROUPS + threadIdx.x / AMTL_LANES;
+  amtl_sum_thread(&t, length, out, 0, examples, group, threadIdx.x % AMTL_LANES, (enum amtl_value)value,
+                  (enum amtl_offset)offset);
 }
 
 static const char *launched() {
@@ -26,26 +28,26 @@ static const char *launched() {
 
 static unsigned blocks_for(int64_t groups) { return (unsigned)((groups + GROUPS - 1) / GROUPS); }
 
-template <int value, int place>
+template <int value, int offset>
 static const char *gather(const amtl_table *t, float *out, cudaStream_t stream) {
-  gather_kernel<value, place><<<blocks_for((t->lookups + ROWS - 1) / ROWS), THREADS, 0, stream>>>(*t, out);
+  gather_kernel<value, offset><<<blocks_for((t->lookups + AMTL_ROWS - 1) / AMTL_ROWS), THREADS, 0, stream>>>(*t, out);
   return launched();
 }
 
-template <int value, int place>
+template <int value, int offset>
 static const char *sum(const amtl_table *t, int64_t length, int64_t examples, float *out, cudaStream_t stream) {
-  sum_kernel<value, place><<<blocks_for(examples), THREADS, 0, stream>>>(*t, length, examples, out);
+  sum_kernel<value, offset><<<blocks_for(examples), THREADS, 0, stream>>>(*t, length, examples, out);
   return launched();
 }
 
-#define WITH_PLACE_OF(t, loop, value, ...)                                      \
-  ((t)->place == AMTL_UINT16  ? loop<value, AMTL_UINT16>(__VA_ARGS__)           \
-   : (t)->place == AMTL_INT32 ? loop<value, AMTL_INT32>(__VA_ARGS__)            \
+#define WITH_OFFSET_OF(t, loop, value, ...)                                      \
+  ((t)->offset == AMTL_UINT16  ? loop<value, AMTL_UINT16>(__VA_ARGS__)           \
+   : (t)->offset == AMTL_INT32 ? loop<value, AMTL_INT32>(__VA_ARGS__)            \
                               : loop<value, AMTL_INT64>(__VA_ARGS__))
 #define WITH_TYPES_OF(t, loop, ...)                                                 \
-  ((t)->value == AMTL_FLOAT32   ? WITH_PLACE_OF(t, loop, AMTL_FLOAT32, __VA_ARGS__) \
-   : (t)->value == AMTL_FLOAT16 ? WITH_PLACE_OF(t, loop, AMTL_FLOAT16, __VA_ARGS__) \
-                                : WITH_PLACE_OF(t, loop, AMTL_INT8, __VA_ARGS__))
+  ((t)->value == AMTL_FLOAT32   ? WITH_OFFSET_OF(t, loop, AMTL_FLOAT32, __VA_ARGS__) \
+   : (t)->value == AMTL_FLOAT16 ? WITH_OFFSET_OF(t, loop, AMTL_FLOAT16, __VA_ARGS__) \
+                                : WITH_OFFSET_OF(t, loop, AMTL_INT8, __VA_ARGS__))
 
 extern "C" const char *amtl_cuda_gather(const amtl_table *t, float *out, void *stream) {
   if (t->lookups == 0) return NULL;

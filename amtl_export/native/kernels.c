@@ -12,9 +12,9 @@ static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_c
   (has_vnni()     ? amtl_##loop##_vnni   \
    : has_avx512() ? amtl_##loop##_avx512 \
    : has_avx2()   ? amtl_##loop##_avx2   \
-                  : amtl_##loop##_plain)
+                  : amtl_##loop##_scalar)
 #else
-#define WIDEST(loop) amtl_##loop##_plain
+#define WIDEST(loop) amtl_##loop##_scalar
 #endif
 
 enum amtl_fault amtl_ragged_gather(const amtl_table *table, float *out, int64_t begin, int64_t end) {

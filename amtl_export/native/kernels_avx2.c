@@ -5,8 +5,8 @@
 #pragma GCC target("avx2,fma")
 #endif
 #define AMTL_NAME(loop) amtl_##loop##_avx2
-#define WIDE 8
-#define TILE_PANELS 1
+#define AMTL_WIDE 8
+#define AMTL_TILE_PANELS 1
 #include "kernels.h"
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -9,7 +9,7 @@
   enum amtl_fault amtl_sum_##set(const amtl_table *table, int64_t length, float *out, int64_t begin, int64_t end); \
   enum amtl_fault amtl_linear_##set(const amtl_table *table, const amtl_linear *layer, float *out, int64_t begin, \
                                     int64_t end);
-AMTL_DECLARE(plain)
+AMTL_DECLARE(scalar)
 #if defined(__x86_64__)
 AMTL_DECLARE(avx2)
 AMTL_DECLARE(avx512)

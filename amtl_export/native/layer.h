@@ -1,15 +1,15 @@
-/* A lookup and the linear layer behind it, compiled with kernels.h for each instruction set. It defines WIDE, floats in a
- * vector, TILE_PANELS, panels of weights that are multiplied at a time, and AMTL_DOT where it has an instruction for
- * products of bytes.
+/* A lookup and the linear layer behind it, compiled with kernels.h for each instruction set. It defines AMTL_WIDE, floats
+ * in a vector, AMTL_TILE_PANELS, panels of weights that are multiplied at a time, and AMTL_HAS_VNNI where it has an
+ * instruction for products of bytes.
  *
  * The layer works on blocks of examples. Field by field, it finds the distinct rows of a block, sorts them by length and
- * packs them in groups of TILE_ROWS, each padded to its longest row only: the multiplication stops where the group's
+ * packs them in groups of AMTL_TILE_ROWS, each padded to its longest row only: the multiplication stops where the group's
  * numbers end. Then, for one strip of weight columns after the other, it multiplies every group in registers. The
  * product of a row that one example has is added to that example's sums; that of a row that several have is made once,
  * put down, and added to each of them. An example's sums come out the same, bit for bit, whatever rows the other examples
  * have.
  *
- * Where table and weights are both int8, rows stay codes, and a row's product with a column of codes is a sum of whole
+ * Where table and weights are both int8, rows stay quantized, and a row's product with a quantized column is a sum of whole
  * numbers, exact in either arithmetic; the row's scale is applied to it once, the column's at the very end.
  */
 #ifndef AMTL_LAYER_H
@@ -17,85 +17,87 @@
 
 #include <stdlib.h>
 
-#ifdef AMTL_DOT
+#ifdef AMTL_HAS_VNNI
 #include <immintrin.h>
 #endif
 
 #include "rows.h"
 
-enum { TILE_ROWS = 6, STRIP = TILE_PANELS * AMTL_PANEL, PER_PANEL = AMTL_PANEL / WIDE };
+enum { AMTL_TILE_ROWS = 6, AMTL_STRIP = AMTL_TILE_PANELS * AMTL_PANEL, AMTL_PER_PANEL = AMTL_PANEL / AMTL_WIDE };
 
-typedef float wide __attribute__((vector_size(4 * WIDE), aligned(4), may_alias));
-typedef int32_t wide_bits __attribute__((vector_size(4 * WIDE), aligned(4), may_alias));
+typedef float amtl_wide __attribute__((vector_size(4 * AMTL_WIDE), aligned(4), may_alias));
+typedef int32_t amtl_wide_bits __attribute__((vector_size(4 * AMTL_WIDE), aligned(4), may_alias));
 
-/* A packed code: a byte for AMTL_DOT, else the float that it is multiplied as. */
-#ifdef AMTL_DOT
-typedef int8_t code;
+/* A packed quantized value: a byte for AMTL_HAS_VNNI, else the float that it is multiplied as. */
+#ifdef AMTL_HAS_VNNI
+typedef int8_t amtl_quantized;
 #else
-typedef float code;
+typedef float amtl_quantized;
 #endif
 
 /* Where a row's product goes. */
-typedef struct target {
-  float scale;    /* of codes; 1 for a shared row's */
-  int32_t offset; /* of codes: what AMTL_DOT begins at, since it takes weights as 128 more than they are */
+typedef struct amtl_target {
+  float scale;    /* of quantized values; 1 for a shared row's */
+  int32_t offset; /* of quantized values: what AMTL_HAS_VNNI begins at, since it takes weights as 128 more than they are */
   uint16_t to;    /* whose sums it is added to: an example's, or past the examples a shared row's */
-} target;
+} amtl_target;
 
-typedef struct group {
-  const void *x;         /* [members, k] floats or codes */
-  const target *targets; /* [members] */
+typedef struct amtl_group {
+  const void *x;              /* [members, k] floats or quantized values */
+  const amtl_target *targets; /* [members] */
   int64_t k, members;
-} group;
+} amtl_group;
 
-/* An example and the shared row that it has; the scale of codes is applied here, as it is where a row is not shared. */
-typedef struct pair {
+/* An example and the shared row that it has; the scale of quantized values is applied here, as it is where a row is
+ * not shared.
+ */
+typedef struct amtl_pair {
   float scale;
   uint16_t example, shared;
-} pair;
+} amtl_pair;
 
 /* What a field has of a block. */
-typedef struct part {
-  const group *groups;
-  const pair *pairs;
+typedef struct amtl_field_part {
+  const amtl_group *groups;
+  const amtl_pair *pairs;
   int64_t group_count, pair_count, shared; /* shared: rows that several examples have */
-} part;
+} amtl_field_part;
 
-typedef struct block {
+typedef struct amtl_block {
   int64_t begin, many; /* examples */
   char *x;             /* where the next row is packed; a line more than all rows take */
-  float *sums;         /* [many, STRIP] of examples, then [many / 2, STRIP] of the shared rows of a field */
-  group *groups;
-  part *parts; /* [fields] */
-  pair *pairs; /* [fields, many] */
+  float *sums;         /* [many, AMTL_STRIP] of examples, then [many / 2, AMTL_STRIP] of the shared rows of a field */
+  amtl_group *groups;
+  amtl_field_part *parts; /* [fields] */
+  amtl_pair *pairs;       /* [fields, many] */
   int64_t *lengths;
-  target *targets; /* [fields, many] */
-  uint16_t *slots; /* [slot_count] a hash table: places among the distinct rows, counted from 1 */
+  amtl_target *targets; /* [fields, many] */
+  uint16_t *slots;      /* [slot_count] a hash table: positions among the distinct rows, counted from 1 */
   int64_t slot_count;
-  int codes; /* whether rows of int8 stay codes */
-} block;
+  int quantized; /* whether rows of int8 stay quantized */
+} amtl_block;
 
 /* The distinct rows of a field. */
-typedef struct distinct {
+typedef struct amtl_distinct {
   uint64_t row[AMTL_BLOCK];
-  span spans[AMTL_BLOCK];
+  amtl_span spans[AMTL_BLOCK];
   float scale[AMTL_BLOCK];
   uint16_t first[AMTL_BLOCK], times[AMTL_BLOCK]; /* an example that has it, and how many have */
   uint16_t which[AMTL_BLOCK];                    /* of each example */
   int64_t count;
-} distinct;
+} amtl_distinct;
 
-INLINE void find_distinct(const amtl_table *t, const block *b, int64_t field, distinct *d, enum amtl_place place,
-                          enum cache level) {
+AMTL_INLINE void amtl_find_distinct(const amtl_table *t, const amtl_block *b, int64_t field, amtl_distinct *d,
+                                    enum amtl_offset offset, enum amtl_cache level) {
   memset(b->slots, 0, (size_t)b->slot_count * sizeof *b->slots);
   d->count = 0;
   for (int64_t i = 0; i < b->many; i++) {
-    const uint64_t row = row_of(t, (cursor){(b->begin + i) * t->fields + field, field});
+    const uint64_t row = amtl_row_of(t, (amtl_cursor){(b->begin + i) * t->fields + field, field});
     uint64_t at = (row * 0x9e3779b97f4a7c15u) >> 32;
     uint16_t *slot;
     while (slot = &b->slots[at & (uint64_t)(b->slot_count - 1)], *slot != 0 && d->row[*slot - 1] != row) at++;
     if (*slot == 0) {
-      prefetch_place(t, row, place, level);
+      amtl_prefetch_offset(t, row, offset, level);
       d->row[d->count] = row, d->first[d->count] = (uint16_t)i, d->times[d->count] = 0;
       *slot = (uint16_t)++d->count;
     }
@@ -104,21 +106,21 @@ INLINE void find_distinct(const amtl_table *t, const block *b, int64_t field, di
   }
 }
 
-INLINE enum amtl_fault find_spans(const amtl_table *t, distinct *d, enum amtl_value value, enum amtl_place place,
-                                  enum cache level) {
+AMTL_INLINE enum amtl_fault amtl_find_spans(const amtl_table *t, amtl_distinct *d, enum amtl_value value,
+                                            enum amtl_offset offset, enum amtl_cache level) {
   for (int64_t i = 0; i < d->count; i++) {
     if (d->row[i] >= (uint64_t)t->rows) return AMTL_BAD_ROW;
-    d->spans[i] = span_of(t, d->row[i], place);
-    d->scale[i] = scale_of(t, d->row[i], place);
-    if (!is_sound(t, d->spans[i])) return AMTL_BAD_OFFSETS;
-    prefetch(address_of(t, d->spans[i].first, value), level);
+    d->spans[i] = amtl_span_of(t, d->row[i], offset);
+    d->scale[i] = amtl_scale_of(t, d->row[i], offset);
+    if (!amtl_in_bounds(t, d->spans[i])) return AMTL_BAD_OFFSETS;
+    amtl_prefetch(amtl_address_of(t, d->spans[i].first, value), level);
   }
-  for (int64_t i = 0; i < d->count; i++) prefetch_rest(t, d->spans[i], value, level);
+  for (int64_t i = 0; i < d->count; i++) amtl_prefetch_rest(t, d->spans[i], value, level);
   return AMTL_FINE;
 }
 
 /* Distinct rows by falling length, by counting. */
-INLINE void sort_by_length(const amtl_table *t, const block *b, const distinct *d, uint16_t *order) {
+AMTL_INLINE void amtl_sort_by_length(const amtl_table *t, const amtl_block *b, const amtl_distinct *d, uint16_t *order) {
   int64_t *const before = b->lengths; /* how many rows are longer than dim - i */
   memset(before, 0, (size_t)(t->dim + 2) * sizeof *before);
   for (int64_t i = 0; i < d->count; i++) before[t->dim - d->spans[i].n + 1]++;
@@ -127,79 +129,81 @@ INLINE void sort_by_length(const amtl_table *t, const block *b, const distinct *
 }
 
 /* Where each distinct row's product goes; the pairs of those that are shared. */
-INLINE void share_rows(const block *b, distinct *d, part *p, pair *pairs, int codes) {
+AMTL_INLINE void amtl_share_rows(const amtl_block *b, amtl_distinct *d, amtl_field_part *p, amtl_pair *pairs, int quantized) {
   for (int64_t i = 0; i < d->count; i++)
     if (d->times[i] > 1) d->first[i] = (uint16_t)(b->many + p->shared++);
   p->pairs = pairs;
   if (p->shared == 0) return;
   for (int64_t i = 0; i < b->many; i++) {
     const uint16_t row = d->which[i];
-    pairs[p->pair_count] = (pair){codes ? d->scale[row] : 1.0f, (uint16_t)i, d->first[row]};
+    pairs[p->pair_count] = (amtl_pair){quantized ? d->scale[row] : 1.0f, (uint16_t)i, d->first[row]};
     p->pair_count += d->times[row] > 1;
   }
 }
 
-#ifdef AMTL_DOT
-enum { SUMMED = 16 }; /* codes that are added up at a time: zeros fill a row up to as many */
-typedef int8_t sixteen __attribute__((vector_size(SUMMED), aligned(1), may_alias));
-typedef int64_t eight __attribute__((aligned(1), may_alias));
-typedef int32_t four __attribute__((aligned(1), may_alias));
+#ifdef AMTL_HAS_VNNI
+enum { AMTL_SUMMED = 16 }; /* quantized values that are added up at a time: zeros fill a row up to as many */
+typedef int8_t amtl_sixteen __attribute__((vector_size(AMTL_SUMMED), aligned(1), may_alias));
+typedef int64_t amtl_eight __attribute__((aligned(1), may_alias));
+typedef int32_t amtl_four __attribute__((aligned(1), may_alias));
 
-/* Codes, then zeros up to k; where the dot product of bytes begins. Nothing is read past the row. */
-INLINE int32_t pack_codes(code *restrict out, const amtl_table *t, span s, int64_t k) {
+/* Quantized values, then zeros up to k; where the dot product of bytes begins. Nothing is read past the row. */
+AMTL_INLINE int32_t amtl_pack_quantized(amtl_quantized *restrict out, const amtl_table *t, amtl_span s, int64_t k) {
   const int8_t *const in = (const int8_t *)t->values + s.first;
   int64_t i = 0;
-  for (; i < k; i += SUMMED) *(sixteen *)(out + i) = (sixteen){0};
-  if (s.n >= SUMMED) {
-    for (i = 0; i + SUMMED < s.n; i += SUMMED) *(sixteen *)(out + i) = *(const sixteen *)(in + i);
-    *(sixteen *)(out + s.n - SUMMED) = *(const sixteen *)(in + s.n - SUMMED);
+  for (; i < k; i += AMTL_SUMMED) *(amtl_sixteen *)(out + i) = (amtl_sixteen){0};
+  if (s.n >= AMTL_SUMMED) {
+    for (i = 0; i + AMTL_SUMMED < s.n; i += AMTL_SUMMED) *(amtl_sixteen *)(out + i) = *(const amtl_sixteen *)(in + i);
+    *(amtl_sixteen *)(out + s.n - AMTL_SUMMED) = *(const amtl_sixteen *)(in + s.n - AMTL_SUMMED);
   } else if (s.n >= 8) {
-    *(eight *)out = *(const eight *)in, *(eight *)(out + s.n - 8) = *(const eight *)(in + s.n - 8);
+    *(amtl_eight *)out = *(const amtl_eight *)in, *(amtl_eight *)(out + s.n - 8) = *(const amtl_eight *)(in + s.n - 8);
   } else if (s.n >= 4) {
-    *(four *)out = *(const four *)in, *(four *)(out + s.n - 4) = *(const four *)(in + s.n - 4);
+    *(amtl_four *)out = *(const amtl_four *)in, *(amtl_four *)(out + s.n - 4) = *(const amtl_four *)(in + s.n - 4);
   } else {
     for (i = 0; i < s.n; i++) out[i] = in[i];
   }
   __m128i sum = _mm_setzero_si128();
-  for (i = 0; i < k; i += SUMMED) sum = _mm_dpbusd_epi32(sum, _mm_set1_epi8(1), (__m128i)*(const sixteen *)(out + i));
+  for (i = 0; i < k; i += AMTL_SUMMED)
+    sum = _mm_dpbusd_epi32(sum, _mm_set1_epi8(1), (__m128i)*(const amtl_sixteen *)(out + i));
   sum = _mm_add_epi32(sum, _mm_unpackhi_epi64(sum, sum));
   return -128 * (_mm_cvtsi128_si32(sum) + _mm_extract_epi32(sum, 1));
 }
 #else
-INLINE int32_t pack_codes(code *restrict out, const amtl_table *t, span s, int64_t k) {
-  write_row(out, t, s, 1.0f, k, AMTL_INT8);
+AMTL_INLINE int32_t amtl_pack_quantized(amtl_quantized *restrict out, const amtl_table *t, amtl_span s, int64_t k) {
+  amtl_write_row(out, t, s, 1.0f, k, AMTL_INT8);
   return 0;
 }
 #endif
 
-INLINE enum amtl_fault pack_field(const amtl_table *t, block *b, int64_t field, enum amtl_value value,
-                                  enum amtl_place place) {
+AMTL_INLINE enum amtl_fault amtl_pack_field(const amtl_table *t, amtl_block *b, int64_t field, enum amtl_value value,
+                                            enum amtl_offset offset) {
   /* A single block is read at once. Of several, one waits in the second level while the weights go through the first. */
-  const enum cache level = t->lookups <= AMTL_SINGLE * t->fields ? FIRST_LEVEL : SECOND_LEVEL;
-  const int codes = value == AMTL_INT8 && b->codes;
-  distinct d;
+  const enum amtl_cache level = t->lookups <= AMTL_SINGLE * t->fields ? AMTL_FIRST_LEVEL : AMTL_SECOND_LEVEL;
+  const int quantized = value == AMTL_INT8 && b->quantized;
+  amtl_distinct d;
   uint16_t order[AMTL_BLOCK];
-  target *const targets = b->targets + field * b->many;
-  find_distinct(t, b, field, &d, place, level);
-  const enum amtl_fault fault = find_spans(t, &d, value, place, level);
+  amtl_target *const targets = b->targets + field * b->many;
+  amtl_find_distinct(t, b, field, &d, offset, level);
+  const enum amtl_fault fault = amtl_find_spans(t, &d, value, offset, level);
   if (fault != AMTL_FINE) return fault;
-  sort_by_length(t, b, &d, order);
-  part *const p = &b->parts[field];
-  *p = (part){.groups = b->groups};
-  share_rows(b, &d, p, b->pairs + field * b->many, codes);
-  for (int64_t from = 0; from < d.count; from += TILE_ROWS) {
-    const int64_t members = d.count - from < TILE_ROWS ? d.count - from : TILE_ROWS, longest = d.spans[order[from]].n;
-    const int64_t k = codes ? (longest + 3) / 4 * 4 : longest;
+  amtl_sort_by_length(t, b, &d, order);
+  amtl_field_part *const p = &b->parts[field];
+  *p = (amtl_field_part){.groups = b->groups};
+  amtl_share_rows(b, &d, p, b->pairs + field * b->many, quantized);
+  for (int64_t from = 0; from < d.count; from += AMTL_TILE_ROWS) {
+    const int64_t members = d.count - from < AMTL_TILE_ROWS ? d.count - from : AMTL_TILE_ROWS,
+                  longest = d.spans[order[from]].n;
+    const int64_t k = quantized ? (longest + 3) / 4 * 4 : longest;
     if (k == 0) break;
-    *b->groups++ = (group){b->x, targets + from, k, members}, p->group_count++;
+    *b->groups++ = (amtl_group){b->x, targets + from, k, members}, p->group_count++;
     for (int64_t m = from; m < from + members; m++) {
       const uint16_t i = order[m];
-      targets[m] = (target){d.times[i] > 1 ? 1.0f : d.scale[i], 0, d.first[i]};
-      if (codes) {
-        targets[m].offset = pack_codes((code *)b->x, t, d.spans[i], k);
-        b->x += k * (int64_t)sizeof(code);
+      targets[m] = (amtl_target){d.times[i] > 1 ? 1.0f : d.scale[i], 0, d.first[i]};
+      if (quantized) {
+        targets[m].offset = amtl_pack_quantized((amtl_quantized *)b->x, t, d.spans[i], k);
+        b->x += k * (int64_t)sizeof(amtl_quantized);
       } else {
-        write_row((float *)b->x, t, d.spans[i], d.scale[i], k, value);
+        amtl_write_row((float *)b->x, t, d.spans[i], d.scale[i], k, value);
         b->x += k * (int64_t)sizeof(float);
       }
     }
@@ -207,185 +211,192 @@ INLINE enum amtl_fault pack_field(const amtl_table *t, block *b, int64_t field, 
   return AMTL_FINE;
 }
 
-INLINE enum amtl_fault pack(const amtl_table *t, block *b, enum amtl_value value, enum amtl_place place) {
+AMTL_INLINE enum amtl_fault amtl_pack(const amtl_table *t, amtl_block *b, enum amtl_value value, enum amtl_offset offset) {
   enum amtl_fault fault = AMTL_FINE;
-  for (int64_t field = 0; field < t->fields && fault == AMTL_FINE; field++) fault = pack_field(t, b, field, value, place);
+  for (int64_t field = 0; field < t->fields && fault == AMTL_FINE; field++)
+    fault = amtl_pack_field(t, b, field, value, offset);
   return fault;
 }
 
 /* sums[to[m]] += x[m] * w: `members` rows by `panels` panels, panels `stride` bytes apart. */
-INLINE void multiply_floats(const group *g, const char *w, int64_t stride, float *sums, const int members,
-                            const int panels) {
-  wide product[TILE_ROWS][TILE_PANELS * PER_PANEL] = {0};
+AMTL_INLINE void amtl_multiply_floats(const amtl_group *g, const char *w, int64_t stride, float *sums, const int members,
+                                      const int panels) {
+  amtl_wide product[AMTL_TILE_ROWS][AMTL_TILE_PANELS * AMTL_PER_PANEL] = {0};
   const float *x = g->x;
   const int64_t k = g->k;
-  float *to[TILE_ROWS];
-  UNROLLED(8)
-  for (int m = 0; m < members; m++) to[m] = sums + g->targets[m].to * STRIP;
+  float *to[AMTL_TILE_ROWS];
+  AMTL_UNROLLED(8)
+  for (int m = 0; m < members; m++) to[m] = sums + g->targets[m].to * AMTL_STRIP;
   for (int64_t j = 0; j < k; j++, w += sizeof(float[AMTL_PANEL]), x++) {
-    wide row[TILE_PANELS * PER_PANEL];
-    UNROLLED(16)
-    for (int v = 0; v < panels * PER_PANEL; v++)
-      row[v] = *(const wide *)(w + (v / PER_PANEL) * stride + (v % PER_PANEL) * (int)sizeof(wide));
-    UNROLLED(8)
+    amtl_wide row[AMTL_TILE_PANELS * AMTL_PER_PANEL];
+    AMTL_UNROLLED(16)
+    for (int v = 0; v < panels * AMTL_PER_PANEL; v++)
+      row[v] = *(const amtl_wide *)(w + (v / AMTL_PER_PANEL) * stride + (v % AMTL_PER_PANEL) * (int)sizeof(amtl_wide));
+    AMTL_UNROLLED(8)
     for (int m = 0; m < members; m++)
-      UNROLLED(16)
-      for (int v = 0; v < panels * PER_PANEL; v++) product[m][v] += row[v] * x[m * k];
+      AMTL_UNROLLED(16)
+      for (int v = 0; v < panels * AMTL_PER_PANEL; v++) product[m][v] += row[v] * x[m * k];
   }
-  UNROLLED(8)
+  AMTL_UNROLLED(8)
   for (int m = 0; m < members; m++)
-    UNROLLED(16)
-    for (int v = 0; v < panels * PER_PANEL; v++) *(wide *)(to[m] + v * WIDE) += product[m][v];
+    AMTL_UNROLLED(16)
+    for (int v = 0; v < panels * AMTL_PER_PANEL; v++) *(amtl_wide *)(to[m] + v * AMTL_WIDE) += product[m][v];
 }
 
-/* The same of codes, four of a column at a time, times the row's scale. */
-INLINE void multiply_codes(const group *g, const char *w, int64_t stride, float *sums, const int members,
-                           const int panels) {
-#ifdef AMTL_DOT
-  wide_bits product[TILE_ROWS][TILE_PANELS * PER_PANEL];
-  UNROLLED(8)
+/* The same of quantized values, four of a column at a time, times the row's scale. */
+AMTL_INLINE void amtl_multiply_quantized(const amtl_group *g, const char *w, int64_t stride, float *sums, const int members,
+                                         const int panels) {
+#ifdef AMTL_HAS_VNNI
+  amtl_wide_bits product[AMTL_TILE_ROWS][AMTL_TILE_PANELS * AMTL_PER_PANEL];
+  AMTL_UNROLLED(8)
   for (int m = 0; m < members; m++)
-    UNROLLED(16)
-    for (int v = 0; v < panels * PER_PANEL; v++) product[m][v] = (wide_bits){0} + g->targets[m].offset;
+    AMTL_UNROLLED(16)
+    for (int v = 0; v < panels * AMTL_PER_PANEL; v++) product[m][v] = (amtl_wide_bits){0} + g->targets[m].offset;
 #else
-  wide product[TILE_ROWS][TILE_PANELS * PER_PANEL] = {0};
+  amtl_wide product[AMTL_TILE_ROWS][AMTL_TILE_PANELS * AMTL_PER_PANEL] = {0};
 #endif
-  const code *x = g->x;
+  const amtl_quantized *x = g->x;
   const int64_t k = g->k;
   for (int64_t j = 0; j < k; j += 4, w += 4 * AMTL_PANEL, x += 4) {
-    wide_bits quads[TILE_PANELS * PER_PANEL];
-    UNROLLED(16)
-    for (int v = 0; v < panels * PER_PANEL; v++)
-      quads[v] = *(const wide_bits *)(w + (v / PER_PANEL) * stride + (v % PER_PANEL) * (int)sizeof(wide));
-#ifdef AMTL_DOT
-    UNROLLED(8)
+    amtl_wide_bits quads[AMTL_TILE_PANELS * AMTL_PER_PANEL];
+    AMTL_UNROLLED(16)
+    for (int v = 0; v < panels * AMTL_PER_PANEL; v++)
+      quads[v] = *(const amtl_wide_bits *)(w + (v / AMTL_PER_PANEL) * stride + (v % AMTL_PER_PANEL) * (int)sizeof(amtl_wide));
+#ifdef AMTL_HAS_VNNI
+    AMTL_UNROLLED(8)
     for (int m = 0; m < members; m++) {
       int32_t quad;
       memcpy(&quad, x + m * k, sizeof quad);
-      UNROLLED(16)
-      for (int v = 0; v < panels * PER_PANEL; v++)
-        product[m][v] = (wide_bits)_mm512_dpbusd_epi32((__m512i)product[m][v], (__m512i)quads[v], _mm512_set1_epi32(quad));
+      AMTL_UNROLLED(16)
+      for (int v = 0; v < panels * AMTL_PER_PANEL; v++)
+        product[m][v] =
+            (amtl_wide_bits)_mm512_dpbusd_epi32((__m512i)product[m][v], (__m512i)quads[v], _mm512_set1_epi32(quad));
     }
 #else
-    UNROLLED(4)
+    AMTL_UNROLLED(4)
     for (int c = 0; c < 4; c++) {
-      wide row[TILE_PANELS * PER_PANEL];
-      UNROLLED(16)
-      for (int v = 0; v < panels * PER_PANEL; v++)
-        row[v] = __builtin_convertvector((quads[v] >> 8 * c) & 255, wide) - 128.0f;
-      UNROLLED(8)
+      amtl_wide row[AMTL_TILE_PANELS * AMTL_PER_PANEL];
+      AMTL_UNROLLED(16)
+      for (int v = 0; v < panels * AMTL_PER_PANEL; v++)
+        row[v] = __builtin_convertvector((quads[v] >> 8 * c) & 255, amtl_wide) - 128.0f;
+      AMTL_UNROLLED(8)
       for (int m = 0; m < members; m++)
-        UNROLLED(16)
-        for (int v = 0; v < panels * PER_PANEL; v++) product[m][v] += row[v] * x[m * k + c];
+        AMTL_UNROLLED(16)
+        for (int v = 0; v < panels * AMTL_PER_PANEL; v++) product[m][v] += row[v] * x[m * k + c];
     }
 #endif
   }
-  UNROLLED(8)
+  AMTL_UNROLLED(8)
   for (int m = 0; m < members; m++) {
-    float *const to = sums + g->targets[m].to * STRIP;
-    UNROLLED(16)
-    for (int v = 0; v < panels * PER_PANEL; v++)
-      *(wide *)(to + v * WIDE) += __builtin_convertvector(product[m][v], wide) * g->targets[m].scale;
+    float *const to = sums + g->targets[m].to * AMTL_STRIP;
+    AMTL_UNROLLED(16)
+    for (int v = 0; v < panels * AMTL_PER_PANEL; v++)
+      *(amtl_wide *)(to + v * AMTL_WIDE) += __builtin_convertvector(product[m][v], amtl_wide) * g->targets[m].scale;
   }
 }
 
 /* A function for each shape: inlined together, their loops would run out of registers. */
-typedef void tile(const group *g, const char *w, int64_t stride, float *sums);
-#define TILE(of, members, panels)                                                                         \
-  static __attribute__((noinline)) void of##_##members##_##panels(const group *g, const char *w,          \
-                                                                  int64_t stride, float *sums) {          \
-    multiply_##of(g, w, stride, sums, members, panels);                                                   \
+typedef void amtl_tile(const amtl_group *g, const char *w, int64_t stride, float *sums);
+#define AMTL_TILE(of, members, panels) \
+  static __attribute__((noinline)) void amtl_##of##_##members##_##panels(const amtl_group *g, const char *w, \
+                                                                         int64_t stride, float *sums) { \
+    amtl_multiply_##of(g, w, stride, sums, members, panels); \
   }
-#define TILES(of, panels)                                                                              \
-  TILE(of, 1, panels) TILE(of, 2, panels) TILE(of, 3, panels) TILE(of, 4, panels) TILE(of, 5, panels) \
-  TILE(of, 6, panels)
-#define TILE_NAMES(of, panels) \
-  {of##_1_##panels, of##_2_##panels, of##_3_##panels, of##_4_##panels, of##_5_##panels, of##_6_##panels}
-#if TILE_PANELS == 4
-#define ALL_TILES(of) TILES(of, 1) TILES(of, 2) TILES(of, 3) TILES(of, 4)
-#define ALL_TILE_NAMES(of) {TILE_NAMES(of, 1), TILE_NAMES(of, 2), TILE_NAMES(of, 3), TILE_NAMES(of, 4)}
+#define AMTL_TILES(of, panels) \
+  AMTL_TILE(of, 1, panels) AMTL_TILE(of, 2, panels) AMTL_TILE(of, 3, panels) \
+  AMTL_TILE(of, 4, panels) AMTL_TILE(of, 5, panels) AMTL_TILE(of, 6, panels)
+#define AMTL_TILE_NAMES(of, panels)                                        \
+  {amtl_##of##_1_##panels, amtl_##of##_2_##panels, amtl_##of##_3_##panels, \
+   amtl_##of##_4_##panels, amtl_##of##_5_##panels, amtl_##of##_6_##panels}
+#if AMTL_TILE_PANELS == 4
+#define AMTL_ALL_TILES(of) AMTL_TILES(of, 1) AMTL_TILES(of, 2) AMTL_TILES(of, 3) AMTL_TILES(of, 4)
+#define AMTL_ALL_TILE_NAMES(of) \
+  {AMTL_TILE_NAMES(of, 1), AMTL_TILE_NAMES(of, 2), AMTL_TILE_NAMES(of, 3), AMTL_TILE_NAMES(of, 4)}
 #else
-#define ALL_TILES(of) TILES(of, 1)
-#define ALL_TILE_NAMES(of) {TILE_NAMES(of, 1)}
+#define AMTL_ALL_TILES(of) AMTL_TILES(of, 1)
+#define AMTL_ALL_TILE_NAMES(of) {AMTL_TILE_NAMES(of, 1)}
 #endif
-ALL_TILES(floats) ALL_TILES(codes)
-static tile *const tiles[2][TILE_PANELS][TILE_ROWS] = {ALL_TILE_NAMES(floats), ALL_TILE_NAMES(codes)};
+AMTL_ALL_TILES(floats) AMTL_ALL_TILES(quantized)
+static amtl_tile *const amtl_tiles[2][AMTL_TILE_PANELS][AMTL_TILE_ROWS] = {
+    AMTL_ALL_TILE_NAMES(floats), AMTL_ALL_TILE_NAMES(quantized)};
 
 /* One field's products of one strip. */
-INLINE void multiply_part(const part *p, const block *b, const char *w, int64_t stride, int64_t panels) {
-  memset(b->sums + b->many * STRIP, 0, (size_t)(p->shared * STRIP) * sizeof(float));
+AMTL_INLINE void amtl_multiply_field(const amtl_field_part *p, const amtl_block *b, const char *w, int64_t stride,
+                                     int64_t panels) {
+  memset(b->sums + b->many * AMTL_STRIP, 0, (size_t)(p->shared * AMTL_STRIP) * sizeof(float));
   for (int64_t i = 0; i < p->group_count; i++) {
-    const group *g = &p->groups[i];
-    tiles[b->codes][panels - 1][g->members - 1](g, w, stride, b->sums);
+    const amtl_group *g = &p->groups[i];
+    amtl_tiles[b->quantized][panels - 1][g->members - 1](g, w, stride, b->sums);
   }
   for (int64_t i = 0; i < p->pair_count; i++) {
-    const pair both = p->pairs[i];
-    float *const sums = b->sums + both.example * STRIP;
-    const float *const product = b->sums + both.shared * STRIP;
-    for (int v = 0; v < STRIP; v += WIDE) *(wide *)(sums + v) += *(const wide *)(product + v) * both.scale;
+    const amtl_pair both = p->pairs[i];
+    float *const sums = b->sums + both.example * AMTL_STRIP;
+    const float *const product = b->sums + both.shared * AMTL_STRIP;
+    for (int v = 0; v < AMTL_STRIP; v += AMTL_WIDE)
+      *(amtl_wide *)(sums + v) += *(const amtl_wide *)(product + v) * both.scale;
   }
 }
 
 /* Sums to results: times the columns' scales, plus bias, raised to what they are at least. */
-INLINE void finish(const amtl_linear *layer, const block *b, int64_t first, int64_t width, float *out) {
-  float scales[STRIP], bias[STRIP];
+AMTL_INLINE void amtl_finish(const amtl_linear *layer, const amtl_block *b, int64_t first, int64_t width, float *out) {
+  float scales[AMTL_STRIP], bias[AMTL_STRIP];
   for (int64_t c = 0; c < width; c++) scales[c] = layer->scales == NULL ? 1.0f : layer->scales[first + c];
   memcpy(bias, layer->bias + first, (size_t)width * sizeof *bias);
   for (int64_t i = 0; i < b->many; i++)
     for (int64_t c = 0; c < width; c++) {
-      const float sum = b->sums[i * STRIP + c] * scales[c] + bias[c];
+      const float sum = b->sums[i * AMTL_STRIP + c] * scales[c] + bias[c];
       out[i * layer->outputs + first + c] = sum < layer->least ? layer->least : sum; /* NaN stays NaN */
     }
 }
 
-INLINE void multiply_block(const amtl_table *t, const amtl_linear *layer, const block *b, float *out) {
-  const int64_t of_field = AMTL_PANEL * (b->codes ? (t->dim + 3) / 4 * 4 : t->dim * (int64_t)sizeof(float));
-  const int64_t stride = t->fields * of_field; /* bytes of a panel */
-  for (int64_t first = 0; first < layer->outputs; first += STRIP) {
-    const int64_t left = layer->outputs - first, width = left < STRIP ? left : STRIP;
+AMTL_INLINE void amtl_multiply_block(const amtl_table *t, const amtl_linear *layer, const amtl_block *b, float *out) {
+  const int64_t per_field = AMTL_PANEL * (b->quantized ? (t->dim + 3) / 4 * 4 : t->dim * (int64_t)sizeof(float));
+  const int64_t stride = t->fields * per_field; /* bytes of a panel */
+  for (int64_t first = 0; first < layer->outputs; first += AMTL_STRIP) {
+    const int64_t left = layer->outputs - first, width = left < AMTL_STRIP ? left : AMTL_STRIP;
     const int64_t panels = (width + AMTL_PANEL - 1) / AMTL_PANEL;
-    memset(b->sums, 0, (size_t)(b->many * STRIP) * sizeof *b->sums);
+    memset(b->sums, 0, (size_t)(b->many * AMTL_STRIP) * sizeof *b->sums);
     const char *w = (const char *)layer->weights + first / AMTL_PANEL * stride;
-    for (int64_t field = 0; field < t->fields; field++, w += of_field)
-      multiply_part(&b->parts[field], b, w, stride, panels);
-    finish(layer, b, first, width, out);
+    for (int64_t field = 0; field < t->fields; field++, w += per_field)
+      amtl_multiply_field(&b->parts[field], b, w, stride, panels);
+    amtl_finish(layer, b, first, width, out);
   }
 }
 
 /* `count` things of `size` bytes from memory that is only counted while there is none. */
-INLINE void *taken(char *memory, size_t *at, int64_t count, size_t size) {
-  void *const found = memory == NULL ? NULL : memory + *at;
-  *at += ((size_t)count * size + LINE - 1) / LINE * LINE;
-  return found;
+AMTL_INLINE void *amtl_take(char *memory, size_t *at, int64_t count, size_t size) {
+  void *const start = memory == NULL ? NULL : memory + *at;
+  *at += ((size_t)count * size + AMTL_LINE - 1) / AMTL_LINE * AMTL_LINE;
+  return start;
 }
 
 /* Lays a block of at most `most` examples out in memory; the bytes that it takes. */
-INLINE size_t lay_out(const amtl_table *t, int64_t most, char *memory, block *b) {
+AMTL_INLINE size_t amtl_lay_out(const amtl_table *t, int64_t most, char *memory, amtl_block *b) {
   size_t bytes = 0;
   for (b->slot_count = 2; b->slot_count < 4 * most; b->slot_count *= 2) continue;
-  b->x = taken(memory, &bytes, t->fields * most * ((t->dim + 3) / 4 * 4) + LINE, sizeof(float));
-  b->sums = taken(memory, &bytes, (most + most / 2) * STRIP, sizeof *b->sums);
-  b->groups = taken(memory, &bytes, t->fields * ((most + TILE_ROWS - 1) / TILE_ROWS), sizeof *b->groups);
-  b->parts = taken(memory, &bytes, t->fields, sizeof *b->parts);
-  b->pairs = taken(memory, &bytes, t->fields * most, sizeof *b->pairs);
-  b->lengths = taken(memory, &bytes, t->dim + 2, sizeof *b->lengths);
-  b->targets = taken(memory, &bytes, t->fields * most, sizeof *b->targets);
-  b->slots = taken(memory, &bytes, b->slot_count, sizeof *b->slots);
+  b->x = amtl_take(memory, &bytes, t->fields * most * ((t->dim + 3) / 4 * 4) + AMTL_LINE, sizeof(float));
+  b->sums = amtl_take(memory, &bytes, (most + most / 2) * AMTL_STRIP, sizeof *b->sums);
+  b->groups = amtl_take(memory, &bytes, t->fields * ((most + AMTL_TILE_ROWS - 1) / AMTL_TILE_ROWS), sizeof *b->groups);
+  b->parts = amtl_take(memory, &bytes, t->fields, sizeof *b->parts);
+  b->pairs = amtl_take(memory, &bytes, t->fields * most, sizeof *b->pairs);
+  b->lengths = amtl_take(memory, &bytes, t->dim + 2, sizeof *b->lengths);
+  b->targets = amtl_take(memory, &bytes, t->fields * most, sizeof *b->targets);
+  b->slots = amtl_take(memory, &bytes, b->slot_count, sizeof *b->slots);
   return bytes;
 }
 
 enum amtl_fault AMTL_NAME(linear)(const amtl_table *t, const amtl_linear *layer, float *out, int64_t begin,
                                   int64_t end) {
   const int64_t size = amtl_block_size(t), most = end - begin < size ? end - begin : size;
-  block b = {.codes = layer->scales != NULL};
-  char *const memory = malloc(lay_out(t, most, NULL, &b));
+  amtl_block b = {.quantized = layer->scales != NULL};
+  char *const memory = malloc(amtl_lay_out(t, most, NULL, &b));
   if (memory == NULL) return AMTL_NO_MEMORY;
   enum amtl_fault fault = AMTL_FINE;
   for (b.begin = begin; b.begin < end && fault == AMTL_FINE; b.begin += b.many) {
-    (void)lay_out(t, most, memory, &b);
+    (void)amtl_lay_out(t, most, memory, &b);
     b.many = end - b.begin < most ? end - b.begin : most;
-    fault = WITH_TYPES(t, pack, t, &b);
-    if (fault == AMTL_FINE) multiply_block(t, layer, &b, out + b.begin * layer->outputs);
+    fault = AMTL_WITH_TYPES(t, amtl_pack, t, &b);
+    if (fault == AMTL_FINE) amtl_multiply_block(t, layer, &b, out + b.begin * layer->outputs);
   }
   free(memory);
   return fault;

@@ -1,8 +1,8 @@
 /* The part of ONNX Runtime's C interface that a custom operator needs, declared here so that no header of
  * ONNX Runtime is needed to build.
  *
- * OrtApi is a flat table of function pointers that only ever grows at its end; an entry is named by its place.
- * Places and signatures are those of onnxruntime_c_api.h, checked with releases 1.16 to 1.32.
+ * OrtApi is a flat table of function pointers that only ever grows at its end; an entry is named by its index.
+ * Indices and signatures are those of onnxruntime_c_api.h, checked with releases 1.16 to 1.32.
  */
 #ifndef AMTL_ORT_ABI_H
 #define AMTL_ORT_ABI_H
@@ -28,11 +28,19 @@ typedef struct OrtApiBase {
   const char *(*GetVersionString)(void);
 } OrtApiBase;
 
-enum { ORT_INVALID_ARGUMENT = 2 };
-enum { ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3, ORT_UINT16 = 4, ORT_INT32 = 6, ORT_INT64 = 7, ORT_FLOAT16 = 10 };
-enum { ORT_REQUIRED = 0 };
+enum { AMTL_ORT_INVALID_ARGUMENT = 2 };
+enum {
+  AMTL_ORT_FLOAT = 1,
+  AMTL_ORT_UINT8 = 2,
+  AMTL_ORT_INT8 = 3,
+  AMTL_ORT_UINT16 = 4,
+  AMTL_ORT_INT32 = 6,
+  AMTL_ORT_INT64 = 7,
+  AMTL_ORT_FLOAT16 = 10
+};
+enum { AMTL_ORT_REQUIRED = 0 };
 /* The newest version of the interface whose every function below is implemented here. */
-enum { ORT_API_OLDEST = 16, ORT_API_NEWEST = 17 };
+enum { AMTL_ORT_API_OLDEST = 16, AMTL_ORT_API_NEWEST = 17 };
 
 typedef struct OrtCustomOp OrtCustomOp;
 struct OrtCustomOp {
@@ -61,56 +69,58 @@ struct OrtCustomOp {
   void *reserved[8]; /* of versions that ORT_API_NEWEST does not announce; never read */
 };
 
-#define ORT_CALL(api, place, type) ((type)(api)->entry[place])
+#define AMTL_ORT_CALL(api, index, type) ((type)(api)->entry[index])
 
-static inline OrtStatus *ort_error(const OrtApi *api, const char *text) {
-  return ORT_CALL(api, 0, OrtStatus * (*)(int, const char *))(ORT_INVALID_ARGUMENT, text);
+static inline OrtStatus *amtl_ort_error(const OrtApi *api, const char *text) {
+  return AMTL_ORT_CALL(api, 0, OrtStatus * (*)(int, const char *))(AMTL_ORT_INVALID_ARGUMENT, text);
 }
-static inline OrtStatus *ort_create_domain(const OrtApi *api, const char *name, OrtCustomOpDomain **out) {
-  return ORT_CALL(api, 26, OrtStatus * (*)(const char *, OrtCustomOpDomain **))(name, out);
+static inline OrtStatus *amtl_ort_create_domain(const OrtApi *api, const char *name, OrtCustomOpDomain **out) {
+  return AMTL_ORT_CALL(api, 26, OrtStatus * (*)(const char *, OrtCustomOpDomain **))(name, out);
 }
-static inline OrtStatus *ort_add_op(const OrtApi *api, OrtCustomOpDomain *domain, const OrtCustomOp *op) {
-  return ORT_CALL(api, 27, OrtStatus * (*)(OrtCustomOpDomain *, const OrtCustomOp *))(domain, op);
+static inline OrtStatus *amtl_ort_add_op(const OrtApi *api, OrtCustomOpDomain *domain, const OrtCustomOp *op) {
+  return AMTL_ORT_CALL(api, 27, OrtStatus * (*)(OrtCustomOpDomain *, const OrtCustomOp *))(domain, op);
 }
-static inline OrtStatus *ort_add_domain(const OrtApi *api, OrtSessionOptions *options, OrtCustomOpDomain *domain) {
-  return ORT_CALL(api, 28, OrtStatus * (*)(OrtSessionOptions *, OrtCustomOpDomain *))(options, domain);
+static inline OrtStatus *amtl_ort_add_domain(const OrtApi *api, OrtSessionOptions *options, OrtCustomOpDomain *domain) {
+  return AMTL_ORT_CALL(api, 28, OrtStatus * (*)(OrtSessionOptions *, OrtCustomOpDomain *))(options, domain);
 }
-static inline OrtStatus *ort_data(const OrtApi *api, const OrtValue *value, void **out) {
-  return ORT_CALL(api, 51, OrtStatus * (*)(const OrtValue *, void **))(value, out);
+static inline OrtStatus *amtl_ort_data(const OrtApi *api, const OrtValue *value, void **out) {
+  return AMTL_ORT_CALL(api, 51, OrtStatus * (*)(const OrtValue *, void **))(value, out);
 }
-static inline OrtStatus *ort_rank(const OrtApi *api, const OrtTensorTypeAndShapeInfo *info, size_t *out) {
-  return ORT_CALL(api, 61, OrtStatus * (*)(const OrtTensorTypeAndShapeInfo *, size_t *))(info, out);
+static inline OrtStatus *amtl_ort_rank(const OrtApi *api, const OrtTensorTypeAndShapeInfo *info, size_t *out) {
+  return AMTL_ORT_CALL(api, 61, OrtStatus * (*)(const OrtTensorTypeAndShapeInfo *, size_t *))(info, out);
 }
-static inline OrtStatus *ort_shape(const OrtApi *api, const OrtTensorTypeAndShapeInfo *info, int64_t *out, size_t n) {
-  return ORT_CALL(api, 62, OrtStatus * (*)(const OrtTensorTypeAndShapeInfo *, int64_t *, size_t))(info, out, n);
+static inline OrtStatus *amtl_ort_shape(const OrtApi *api, const OrtTensorTypeAndShapeInfo *info, int64_t *out, size_t n) {
+  return AMTL_ORT_CALL(api, 62, OrtStatus * (*)(const OrtTensorTypeAndShapeInfo *, int64_t *, size_t))(info, out, n);
 }
-static inline OrtStatus *ort_info(const OrtApi *api, const OrtValue *value, OrtTensorTypeAndShapeInfo **out) {
-  return ORT_CALL(api, 65, OrtStatus * (*)(const OrtValue *, OrtTensorTypeAndShapeInfo **))(value, out);
+static inline OrtStatus *amtl_ort_info(const OrtApi *api, const OrtValue *value, OrtTensorTypeAndShapeInfo **out) {
+  return AMTL_ORT_CALL(api, 65, OrtStatus * (*)(const OrtValue *, OrtTensorTypeAndShapeInfo **))(value, out);
 }
-static inline OrtStatus *ort_float_attribute(const OrtApi *api, const OrtKernelInfo *info, const char *name, float *out) {
-  return ORT_CALL(api, 85, OrtStatus * (*)(const OrtKernelInfo *, const char *, float *))(info, name, out);
+static inline OrtStatus *amtl_ort_float_attribute(const OrtApi *api, const OrtKernelInfo *info, const char *name,
+                                                  float *out) {
+  return AMTL_ORT_CALL(api, 85, OrtStatus * (*)(const OrtKernelInfo *, const char *, float *))(info, name, out);
 }
-static inline OrtStatus *ort_int_attribute(const OrtApi *api, const OrtKernelInfo *info, const char *name, int64_t *out) {
-  return ORT_CALL(api, 86, OrtStatus * (*)(const OrtKernelInfo *, const char *, int64_t *))(info, name, out);
+static inline OrtStatus *amtl_ort_int_attribute(const OrtApi *api, const OrtKernelInfo *info, const char *name,
+                                                int64_t *out) {
+  return AMTL_ORT_CALL(api, 86, OrtStatus * (*)(const OrtKernelInfo *, const char *, int64_t *))(info, name, out);
 }
-static inline OrtStatus *ort_input(const OrtApi *api, const OrtKernelContext *context, size_t i, const OrtValue **out) {
-  return ORT_CALL(api, 90, OrtStatus * (*)(const OrtKernelContext *, size_t, const OrtValue **))(context, i, out);
+static inline OrtStatus *amtl_ort_input(const OrtApi *api, const OrtKernelContext *context, size_t i, const OrtValue **out) {
+  return AMTL_ORT_CALL(api, 90, OrtStatus * (*)(const OrtKernelContext *, size_t, const OrtValue **))(context, i, out);
 }
-static inline OrtStatus *ort_output(const OrtApi *api, OrtKernelContext *context, size_t i, const int64_t *shape,
-                                    size_t rank, OrtValue **out) {
-  return ORT_CALL(api, 91, OrtStatus * (*)(OrtKernelContext *, size_t, const int64_t *, size_t, OrtValue **))(
+static inline OrtStatus *amtl_ort_output(const OrtApi *api, OrtKernelContext *context, size_t i, const int64_t *shape,
+                                         size_t rank, OrtValue **out) {
+  return AMTL_ORT_CALL(api, 91, OrtStatus * (*)(OrtKernelContext *, size_t, const int64_t *, size_t, OrtValue **))(
       context, i, shape, rank, out);
 }
-static inline void ort_release_info(const OrtApi *api, OrtTensorTypeAndShapeInfo *info) {
-  ORT_CALL(api, 99, void (*)(OrtTensorTypeAndShapeInfo *))(info);
+static inline void amtl_ort_release_info(const OrtApi *api, OrtTensorTypeAndShapeInfo *info) {
+  AMTL_ORT_CALL(api, 99, void (*)(OrtTensorTypeAndShapeInfo *))(info);
 }
-static inline OrtStatus *ort_gpu_stream(const OrtApi *api, const OrtKernelContext *context, void **out) {
-  return ORT_CALL(api, 193, OrtStatus * (*)(const OrtKernelContext *, void **))(context, out);
+static inline OrtStatus *amtl_ort_gpu_stream(const OrtApi *api, const OrtKernelContext *context, void **out) {
+  return AMTL_ORT_CALL(api, 193, OrtStatus * (*)(const OrtKernelContext *, void **))(context, out);
 }
 /* From version 17: work(data, i) for i in 0..total-1, on the session's threads. */
-static inline OrtStatus *ort_parallel(const OrtApi *api, const OrtKernelContext *context, void (*work)(void *, size_t),
+static inline OrtStatus *amtl_ort_parallel(const OrtApi *api, const OrtKernelContext *context, void (*work)(void *, size_t),
                                       size_t total, size_t batches, void *data) {
-  return ORT_CALL(api, 274, OrtStatus * (*)(const OrtKernelContext *, void (*)(void *, size_t), size_t, size_t, void *))(
+  return AMTL_ORT_CALL(api, 274, OrtStatus * (*)(const OrtKernelContext *, void (*)(void *, size_t), size_t, size_t, void *))(
       context, work, total, batches, data);
 }
 

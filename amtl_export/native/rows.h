@@ -6,69 +6,72 @@
 
 /* Before a loop of at most `most` steps, as many as is known when compiled: without a jump. */
 #if defined(__clang__)
-#define UNROLLED(most) _Pragma("clang loop unroll(full)")
+#define AMTL_UNROLLED(most) _Pragma("clang loop unroll(full)")
 #else
-#define PRAGMA(text) _Pragma(#text)
-#define UNROLLED(most) PRAGMA(GCC unroll most)
+#define AMTL_PRAGMA(text) _Pragma(#text)
+#define AMTL_UNROLLED(most) AMTL_PRAGMA(GCC unroll most)
 #endif
 
 /* Bytes of a cache line, and how many lines between a row's first and last are asked for whatever its length. */
-enum { LINE = 64, MIDDLE_LINES = 2 };
+enum { AMTL_LINE = 64, AMTL_MIDDLE_LINES = 2 };
 
-enum { LANE = 8, NARROW_LANES = 8 };
-typedef float lane __attribute__((vector_size(4 * LANE), aligned(4), may_alias));
-typedef int32_t lane_bits __attribute__((vector_size(4 * LANE)));
-typedef uint16_t lane_halves __attribute__((vector_size(2 * LANE), aligned(2), may_alias));
-typedef int8_t lane_bytes __attribute__((vector_size(LANE), aligned(1), may_alias));
-typedef int16_t lane_shorts __attribute__((vector_size(2 * LANE)));
+enum { AMTL_LANE = 8, AMTL_NARROW_LANES = 8 };
+typedef float amtl_lane __attribute__((vector_size(4 * AMTL_LANE), aligned(4), may_alias));
+typedef int32_t amtl_lane_bits __attribute__((vector_size(4 * AMTL_LANE)));
+typedef uint16_t amtl_lane_halves __attribute__((vector_size(2 * AMTL_LANE), aligned(2), may_alias));
+typedef int8_t amtl_lane_bytes __attribute__((vector_size(AMTL_LANE), aligned(1), may_alias));
+typedef int16_t amtl_lane_shorts __attribute__((vector_size(2 * AMTL_LANE)));
 
 /* Into the first-level cache, or the second: that one waits for more lines at a time. */
-enum cache { FIRST_LEVEL, SECOND_LEVEL };
+enum amtl_cache { AMTL_FIRST_LEVEL, AMTL_SECOND_LEVEL };
 
-INLINE void prefetch(uintptr_t address, enum cache level) {
-  if (level == FIRST_LEVEL)
+AMTL_INLINE void amtl_prefetch(uintptr_t address, enum amtl_cache level) {
+  if (level == AMTL_FIRST_LEVEL)
     __builtin_prefetch((const void *)address, 0, 3);
   else
     __builtin_prefetch((const void *)address, 0, 2);
 }
 
-INLINE void prefetch_place(const amtl_table *t, uint64_t row, enum amtl_place type, enum cache level) {
-  prefetch((uintptr_t)t->places + row * (uint64_t)(t->columns * place_size(type)), level);
+AMTL_INLINE void amtl_prefetch_offset(const amtl_table *t, uint64_t row, enum amtl_offset type, enum amtl_cache level) {
+  amtl_prefetch((uintptr_t)t->row_offsets + row * (uint64_t)(t->columns * amtl_offset_size(type)), level);
 }
 
-INLINE uintptr_t address_of(const amtl_table *t, int64_t at, enum amtl_value type) {
-  return (uintptr_t)t->values + (uintptr_t)(at * value_size(type));
+AMTL_INLINE uintptr_t amtl_address_of(const amtl_table *t, int64_t at, enum amtl_value type) {
+  return (uintptr_t)t->values + (uintptr_t)(at * amtl_value_size(type));
 }
 
-/* The lines of a sound row after its first. Most rows take the first steps alone, without a branch that depends on their
- * length.
+/* The lines of a row, found in bounds, after its first. Most rows take the first steps alone, without a branch that depends
+ * on their length.
  */
-INLINE void prefetch_rest(const amtl_table *t, span s, enum amtl_value type, enum cache level) {
-  const uintptr_t last = address_of(t, s.first + s.n, type) - 1;
-  uintptr_t at = address_of(t, s.first, type) + LINE;
-  prefetch(last, level);
-  UNROLLED(4)
-  for (int i = 0; i < MIDDLE_LINES; i++, at += LINE) prefetch(at < last ? at : last, level);
-  for (; at < last; at += LINE) prefetch(at, level);
+AMTL_INLINE void amtl_prefetch_rest(const amtl_table *t, amtl_span s, enum amtl_value type, enum amtl_cache level) {
+  const uintptr_t last = amtl_address_of(t, s.first + s.n, type) - 1;
+  uintptr_t at = amtl_address_of(t, s.first, type) + AMTL_LINE;
+  amtl_prefetch(last, level);
+  AMTL_UNROLLED(4)
+  for (int i = 0; i < AMTL_MIDDLE_LINES; i++, at += AMTL_LINE) amtl_prefetch(at < last ? at : last, level);
+  for (; at < last; at += AMTL_LINE) amtl_prefetch(at, level);
 }
 
 /* The lines that a row will be written to; past the end of the output nothing happens. */
-INLINE void prefetch_written(const float *out, int64_t ahead, int64_t width) {
+AMTL_INLINE void amtl_prefetch_written(const float *out, int64_t ahead, int64_t width) {
   const uintptr_t first = (uintptr_t)out + (uintptr_t)(ahead * width) * sizeof(float);
-  for (uintptr_t i = 0; i < (uintptr_t)width * sizeof(float); i += LINE) __builtin_prefetch((const void *)(first + i), 1);
+  for (uintptr_t i = 0; i < (uintptr_t)width * sizeof(float); i += AMTL_LINE)
+    __builtin_prefetch((const void *)(first + i), 1);
 }
 
-INLINE void load(lane *out, const amtl_table *t, int64_t at, enum amtl_value type) {
+AMTL_INLINE void amtl_load(amtl_lane *out, const amtl_table *t, int64_t at, enum amtl_value type) {
   if (type == AMTL_FLOAT32) {
-    *out = *(const lane *)((const float *)t->values + at);
+    *out = *(const amtl_lane *)((const float *)t->values + at);
   } else if (type == AMTL_FLOAT16) {
-    lane_bits bits = __builtin_convertvector(*(const lane_halves *)((const uint16_t *)t->values + at), lane_bits);
-    lane size = (lane)((bits & 0x7fff) << 13) * 0x1p112f;
-    *out = (lane)((lane_bits)size | (bits & 0x8000) << 16);
+    amtl_lane_bits bits =
+        __builtin_convertvector(*(const amtl_lane_halves *)((const uint16_t *)t->values + at), amtl_lane_bits);
+    amtl_lane size = (amtl_lane)((bits & 0x7fff) << 13) * 0x1p112f;
+    *out = (amtl_lane)((amtl_lane_bits)size | (bits & 0x8000) << 16);
   } else {
     /* Step by step: gcc 12 converts a vector to one of four times its width number by number. */
-    lane_shorts shorts = __builtin_convertvector(*(const lane_bytes *)((const int8_t *)t->values + at), lane_shorts);
-    *out = __builtin_convertvector(__builtin_convertvector(shorts, lane_bits), lane);
+    amtl_lane_shorts shorts =
+        __builtin_convertvector(*(const amtl_lane_bytes *)((const int8_t *)t->values + at), amtl_lane_shorts);
+    *out = __builtin_convertvector(__builtin_convertvector(shorts, amtl_lane_bits), amtl_lane);
   }
 }
 
@@ -77,45 +80,46 @@ INLINE void load(lane *out, const amtl_table *t, int64_t at, enum amtl_value typ
  * would wait for lines that nobody asked for. In a narrow table of floats it is written again until there are as many as
  * a full row has: cheaper than a loop whose end no processor could foretell.
  */
-INLINE void write_row(float *restrict out, const amtl_table *t, span s, float scale, int64_t width,
-                      enum amtl_value type) {
-  const lane zero = {0};
-  lane x;
+AMTL_INLINE void amtl_write_row(float *restrict out, const amtl_table *t, amtl_span s, float scale, int64_t width,
+                                enum amtl_value type) {
+  const amtl_lane zero = {0};
+  amtl_lane x;
   int64_t i = 0;
-  for (; i + LANE <= width; i += LANE) *(lane *)(out + i) = zero;
+  for (; i + AMTL_LANE <= width; i += AMTL_LANE) *(amtl_lane *)(out + i) = zero;
   for (; i < width; i++) out[i] = 0.0f;
-  if (type == AMTL_FLOAT32 && s.n >= LANE && width <= NARROW_LANES * LANE) {
-    for (i = 0; i < width; i += LANE) {
-      const int64_t at = i < s.n - LANE ? i : s.n - LANE;
-      load(&x, t, s.first + at, type);
-      *(lane *)(out + at) = x * scale;
+  if (type == AMTL_FLOAT32 && s.n >= AMTL_LANE && width <= AMTL_NARROW_LANES * AMTL_LANE) {
+    for (i = 0; i < width; i += AMTL_LANE) {
+      const int64_t at = i < s.n - AMTL_LANE ? i : s.n - AMTL_LANE;
+      amtl_load(&x, t, s.first + at, type);
+      *(amtl_lane *)(out + at) = x * scale;
     }
-  } else if (s.n >= LANE) {
-    for (i = 0; i + LANE < s.n; i += LANE) {
-      load(&x, t, s.first + i, type);
-      *(lane *)(out + i) = x * scale;
+  } else if (s.n >= AMTL_LANE) {
+    for (i = 0; i + AMTL_LANE < s.n; i += AMTL_LANE) {
+      amtl_load(&x, t, s.first + i, type);
+      *(amtl_lane *)(out + i) = x * scale;
     }
-    load(&x, t, s.first + s.n - LANE, type);
-    *(lane *)(out + s.n - LANE) = x * scale;
+    amtl_load(&x, t, s.first + s.n - AMTL_LANE, type);
+    *(amtl_lane *)(out + s.n - AMTL_LANE) = x * scale;
   } else {
-    for (i = 0; i < s.n; i++) out[i] = number(t, s.first + i, type) * scale;
+    for (i = 0; i < s.n; i++) out[i] = amtl_number_at(t, s.first + i, type) * scale;
   }
 }
 
 /* out += the row's numbers times its scale. */
-INLINE void add_row(float *restrict out, const amtl_table *t, span s, float scale, enum amtl_value type) {
-  const lane_bits places = {0, 1, 2, 3, 4, 5, 6, 7};
+AMTL_INLINE void amtl_add_row(float *restrict out, const amtl_table *t, amtl_span s, float scale, enum amtl_value type) {
+  const amtl_lane_bits positions = {0, 1, 2, 3, 4, 5, 6, 7};
   int64_t i = 0;
-  lane x;
-  for (; i + LANE <= s.n; i += LANE) {
-    load(&x, t, s.first + i, type);
-    *(lane *)(out + i) += x * scale;
+  amtl_lane x;
+  for (; i + AMTL_LANE <= s.n; i += AMTL_LANE) {
+    amtl_load(&x, t, s.first + i, type);
+    *(amtl_lane *)(out + i) += x * scale;
   }
-  if (i < s.n && s.n >= LANE) { /* what is left, at the end of a lane whose first numbers were added already */
-    load(&x, t, s.first + s.n - LANE, type);
-    *(lane *)(out + s.n - LANE) += (lane)((lane_bits)(x * scale) & (places >= (int32_t)(LANE - (s.n - i))));
+  if (i < s.n && s.n >= AMTL_LANE) { /* what is left, at the end of a lane whose first numbers were added already */
+    amtl_load(&x, t, s.first + s.n - AMTL_LANE, type);
+    *(amtl_lane *)(out + s.n - AMTL_LANE) +=
+        (amtl_lane)((amtl_lane_bits)(x * scale) & (positions >= (int32_t)(AMTL_LANE - (s.n - i))));
   } else {
-    for (; i < s.n; i++) out[i] += number(t, s.first + i, type) * scale;
+    for (; i < s.n; i++) out[i] += amtl_number_at(t, s.first + i, type) * scale;
   }
 }
 

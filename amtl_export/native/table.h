@@ -8,33 +8,33 @@
 #include <stdint.h>
 
 enum amtl_value { AMTL_FLOAT32, AMTL_FLOAT16, AMTL_INT8 };
-enum amtl_place { AMTL_UINT16, AMTL_INT32, AMTL_INT64 };
+enum amtl_offset { AMTL_UINT16, AMTL_INT32, AMTL_INT64 };
 
 /* A table of rows back to back, and the ids to look up in it.
  *
  * values   [count]             numbers
- * starts   [rows >> block_bits, + 1] where the rows of each block of 2^block_bits begin in `values`
- * places   [rows + 1, columns] row r begins at starts[r >> block_bits] + places[r, 0] and ends where row r + 1 begins;
- *                              its numbers are multiplied by scale_base + scale_step * places[r, columns - 1]
+ * block_offsets [rows >> block_bits, + 1] where the rows of each block of 2^block_bits begin in `values`
+ * row_offsets [rows + 1, columns] row r begins at block_offsets[r >> block_bits] + row_offsets[r, 0] and ends where row r + 1
+ *                              begins; its numbers are multiplied by scale_base + scale_unit * row_offsets[r, columns - 1]
  * ids      [lookups] int64, any values; the last axis goes through the fields
  * sizes    [fields]            an id outside [0, size) is taken as id 0
  * shifts   [fields]            row = id + shift
  * dim                          floats of a full row; past its own end a row is zero
  */
 typedef struct amtl_table {
-  const void *values, *places;
-  const int64_t *starts, *ids, *sizes, *shifts;
+  const void *values, *row_offsets;
+  const int64_t *block_offsets, *ids, *sizes, *shifts;
   int64_t count, rows, columns, lookups, fields, dim, block_bits;
-  float scale_base, scale_step;
+  float scale_base, scale_unit;
   enum amtl_value value;
-  enum amtl_place place;
+  enum amtl_offset offset;
 } amtl_table;
 
 /* What the rows of all fields, side by side, are multiplied by.
  *
  * weights  [ceil(outputs / 16), fields * dim, 16] float32: columns in panels of 16, the last one filled up with zeros;
- *          or of an int8 table [ceil(outputs / 16), fields * ceil(dim / 4), 16, 4] codes 0..255, four rows of a field
- *          together, which mean (code - 128) * scale of the column
+ *          or of an int8 table [ceil(outputs / 16), fields * ceil(dim / 4), 16, 4] quantized, 0..255, four rows of a field
+ *          together, which mean (quantized - 128) * scale of the column
  * scales   [outputs]       float32, or NULL if weights are float32
  * bias     [outputs]       float32
  * least                    results below it are raised to it: 0 for ReLU, -FLT_MAX for none

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
-from amtl_export.errors import InputError
-from amtl_export.files import read_json
+from amtl_export.data.vocabulary import FIRST_VALUE
+from amtl_export.files import producer
 
 #: Frequency groups of the paper's Figure 3.
 GROUPS = 7
@@ -53,7 +52,7 @@ class Inspection:
 
     Attributes:
         kind: run, frozen or bundle.
-        made_by: tool and version.
+        producer: tool and version.
         origin: method, backbone, data, seed.
         fields: one each, in table order.
         layout: of a bundle, and its value type.
@@ -64,7 +63,7 @@ class Inspection:
 
     path: str
     kind: str
-    made_by: dict[str, str]
+    producer: dict[str, str]
     origin: dict[str, Any]
     fields: tuple[FieldInspection, ...]
     layout: str | None
@@ -77,19 +76,15 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(path: Path) -> Inspection:
-    """Open a run, a frozen model or a bundle and sum it up.
+def inspect(path: Path | str) -> Inspection:
+    """Open a run, a frozen model, a bundle or `my_model.py:build` and sum it up.
 
     Raises:
-        InputError: the folder is none of these, or cannot be read.
+        InputError: it is none of these, or cannot be read.
     """
-    if not path.is_dir():
-        raise InputError("no such folder", where=path, allowed="a run, a frozen model or a bundle")
-    if (path / "signature.json").is_file():
-        return _bundle(path)
-    if (path / "config.json").is_file():
-        return _trained(path)
-    raise InputError("neither a run nor a bundle", where=path, fix="give a folder made by train, freeze or export")
+    if (Path(path) / "signature.json").is_file():
+        return _bundle(Path(path))
+    return _source(path)
 
 
 def _bundle(path: Path) -> Inspection:
@@ -97,88 +92,106 @@ def _bundle(path: Path) -> Inspection:
     from amtl_export.tables.cost import ITEM_BYTES
 
     bundle = open_bundle(path)
-    report = bundle.report()
-    governed = {f.name: f.governed for f in bundle.schema.embedded}
-    vocabularies = bundle.vocabularies()
+    report, signature = bundle.report(), bundle.signature
     fields = tuple(
         inspect_field(
-            name,
-            governed[name],
-            vocabularies[name],
-            bundle.dims(name),
-            bundle.signature.dim,
-            ITEM_BYTES[bundle.signature.dtype],
+            own.name,
+            own.governed,
+            bundle.counts(own.name),
+            bundle.dims(own.name),
+            signature.tables[own.table].dim,
+            ITEM_BYTES[signature.tables[own.table].dtype],
+            FIRST_VALUE if signature.source == "run" else 0,
         )
-        for name in bundle.fields
+        for own in signature.fields
     )
     return Inspection(
         str(path),
         "bundle",
-        bundle.signature.made_by,
+        signature.producer,
         report["origin"],
         fields,
-        f"{bundle.signature.layout}, values {bundle.signature.dtype}",
+        f"{signature.layout}, values {signature.dtype}",
         report["bytes_dense"],
-        bundle.signature.table_bytes,
+        signature.table_bytes,
         report["ops"],
     )
 
 
-def _trained(path: Path) -> Inspection:
-    from amtl_export.bundle.export import open_exportable
+def _source(path: Path | str) -> Inspection:
+    from amtl_export.freezing.frozen import freeze
 
-    frozen = open_exportable(path)
-    config = read_json(path / "config.json")
+    frozen = freeze(path)
+    kind = "module" if frozen.data is None else "run" if frozen.trained is not None else "frozen"
     fields = tuple(
         inspect_field(
-            f.name,
-            f.governed,
-            frozen.vocabularies[f.name],
-            frozen.field_dims(f.name).numpy(),
-            frozen.config.dim,
+            own.name,
+            own.governed,
+            frozen.field_counts(own),
+            frozen.field_dims(own.name).numpy(),
+            frozen.tables[own.table].rows.shape[1],
+            reserved=0 if frozen.data is None else FIRST_VALUE,
         )
-        for f in frozen.config.embedded
+        for own in frozen.fields
+        if own.table in frozen.tables
     )
-    dims = frozen.table.dims
-    dense, kept = 4 * len(dims) * frozen.config.dim, 4 * int(dims.sum()) + frozen.projection_bytes
-    return Inspection(str(path), config["kind"], config["made_by"], frozen.origin, fields, None, dense, kept, {})
+    # Of the tables whose dims are chosen; a wide part of one dim is as it is.
+    tables = [frozen.table] if frozen.data is not None else list(frozen.tables.values())
+    dense = sum(table.rows.numel() * 4 for table in tables)
+    kept = sum(4 * int(table.dims.sum()) for table in tables) + frozen.projection_bytes
+    return Inspection(str(path), kind, producer(), frozen.origin, fields, None, dense, kept, {})
 
 
 def inspect_field(
-    name: str, governed: bool, vocabulary: Vocabulary, dims: npt.NDArray[np.int64], D: int, item: int = 4
+    name: str,
+    governed: bool,
+    counts: npt.NDArray[np.int64] | None,
+    dims: npt.NDArray[np.int64],
+    D: int,
+    item: int = 4,
+    reserved: int = FIRST_VALUE,
 ) -> FieldInspection:
     """Sum up one field.
 
     Args:
         name: of the field.
         governed: whether the method chose its dims.
-        vocabulary: of the field.
-        dims: int64 `[V]`.
+        counts: int64 `[V]`, training occurrences of every id; None where they are not known.
+        dims: int64 `[V]`, 0 for padding.
         D: floats of a full row.
         item: bytes of a stored number.
+        reserved: ids in front that stand for no value.
     """
-    own = dims[dims > 0]
-    groups = frequency_groups(vocabulary)
+    kept = dims[dims > 0]
+    groups = [] if counts is None else frequency_groups(counts, dims, reserved)
     return FieldInspection(
         name=name,
         governed=governed,
         vocab=len(dims),
         dim=D,
-        avg_dim=float(own.mean()),
+        avg_dim=float(kept.mean()) if len(kept) else 0.0,
         params_dense=len(dims) * D,
         params_kept=int(dims.sum()),
         bytes_dense=4 * len(dims) * D,
         bytes_kept=item * int(dims.sum()),
         histogram=tuple(int(n) for n in np.bincount(dims, minlength=D + 1)),
         group_dims=tuple(float(dims[ids].mean()) for ids in groups),
-        group_counts=tuple(float(vocabulary.counts[ids].mean()) for ids in groups),
+        group_counts=tuple(float(counts[ids].mean()) for ids in groups) if counts is not None else (),
     )
 
 
-def frequency_groups(vocabulary: Vocabulary) -> list[npt.NDArray[np.int64]]:
-    """Ids of the known values in seven groups of equal size by training count, rarest first."""
-    known = len(vocabulary.values)
-    if known < GROUPS:
+def frequency_groups(
+    counts: npt.NDArray[np.int64], dims: npt.NDArray[np.int64], reserved: int = 0
+) -> list[npt.NDArray[np.int64]]:
+    """Ids in seven groups of equal size by training count, rarest first.
+
+    Args:
+        counts: int64 `[V]`.
+        dims: int64 `[V]`; ids of no dims are padding, and in no group.
+        reserved: ids in front that stand for no value.
+    """
+    ids = np.flatnonzero(dims > 0)
+    ids = ids[ids >= reserved][::-1]
+    if len(ids) < GROUPS:
         return []
-    ids = np.arange(FIRST_VALUE + known - 1, FIRST_VALUE - 1, -1, dtype=np.int64)  # ids fall with the count
-    return list(np.array_split(ids, GROUPS))
+    return list(np.array_split(ids[np.argsort(counts[ids], kind="stable")], GROUPS))

@@ -65,10 +65,10 @@ def plot_load(result: Mapping[str, Any], path: Path) -> None:
         EnvironmentLacks: matplotlib is missing.
         InputError: the file is not a .png.
     """
-    cases = sorted((case for case in result["cases"] if case["asked_qps"]), key=lambda case: float(case["asked_qps"]))
+    cases = sorted((case for case in result["cases"] if case["target_qps"]), key=lambda case: float(case["target_qps"]))
     figure, (axes,) = new_figure(1)
     for key in ("p50_ms", "p90_ms", "p99_ms"):
-        axes.plot([case["asked_qps"] for case in cases], [case[key] for case in cases], marker="o", label=key[:3])
+        axes.plot([case["target_qps"] for case in cases], [case[key] for case in cases], marker="o", label=key[:3])
     axes.axhline(result["settings"]["slo_ms"], linestyle="--", color="grey", label="to hold")
     axes.set(xlabel="requests a second", ylabel="ms from the scheduled time", yscale="log")
     axes.grid(alpha=0.3)
@@ -77,22 +77,24 @@ def plot_load(result: Mapping[str, Any], path: Path) -> None:
 
 
 def plot_inference(result: Mapping[str, Any], path: Path) -> None:
-    """p50 latency over batch size, one panel for each id law.
+    """p50 latency over batch size, one panel for each id distribution.
 
     Raises:
         EnvironmentLacks: matplotlib is missing.
         InputError: the file is not a .png.
     """
     cases = result["cases"]
-    laws = list(dict.fromkeys(case["ids"] for case in cases))
-    figure, panels = new_figure(len(laws))
-    for axes, law in zip(panels, laws, strict=True):
+    distributions = list(dict.fromkeys(case["ids"] for case in cases))
+    figure, panels = new_figure(len(distributions))
+    for axes, distribution in zip(panels, distributions, strict=True):
         for subject in dict.fromkeys(case["subject"] for case in cases):
-            own = [c for c in cases if c["ids"] == law and c["subject"] == subject]
-            batches, p50 = [c["batch"] for c in own], [c["p50_us"] for c in own]
+            timed = [c for c in cases if c["ids"] == distribution and c["subject"] == subject]
+            batches, p50 = [c["batch"] for c in timed], [c["p50_us"] for c in timed]
             axes.plot(batches, p50, marker="o", label=subject)
-            axes.fill_between(batches, p50, [c["p99_us"] for c in own], alpha=0.12)
-        axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="µs: p50, shaded to p99", title=f"{law} ids")
+            axes.fill_between(batches, p50, [c["p99_us"] for c in timed], alpha=0.12)
+        axes.set(
+            xscale="log", yscale="log", xlabel="batch", ylabel="µs: p50, shaded to p99", title=f"{distribution} ids"
+        )
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     save_figure(figure, path)

@@ -19,12 +19,12 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> Table:
     """A table whose first `left` columns are texts and the others numbers."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    drawn = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index < left else "right")
+        drawn.add_column(column, justify="left" if index < left else "right")
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
-    return made
+        drawn.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    return drawn
 
 
 def size(count: float) -> str:
@@ -100,7 +100,7 @@ def load_report(result: Mapping[str, Any]) -> RenderableType:
     rows = [
         (
             case["scenario"],
-            "-" if case["asked_qps"] is None else f"{case['asked_qps']:,.0f}",
+            "-" if case["target_qps"] is None else f"{case['target_qps']:,.0f}",
             f"{case['qps']:,.0f}",
             *(f"{case[key]:.2f}" for key in ("p50_ms", "p90_ms", "p99_ms")),
             f"{case['requests']:,}",
@@ -109,7 +109,7 @@ def load_report(result: Mapping[str, Any]) -> RenderableType:
         )
         for case in result["cases"]
     ]
-    columns = ("scenario", "asked/s", "answered/s", "p50 ms", "p90 ms", "p99 ms", "requests", "processors", "memory")
+    columns = ("scenario", "target/s", "answered/s", "p50 ms", "p90 ms", "p99 ms", "requests", "processors", "memory")
     settings, best = result["settings"], result["max_qps"]
     rate = f"{best or settings['qps'] or 0:,.0f} requests of {settings['batch']} rows a second"
     level = f"p99 of {settings['slo_ms']:g} ms"
@@ -129,11 +129,11 @@ def _soak(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def packaged(made: Mapping[str, Any], backend: str) -> RenderableType:
+def packaged(version: Mapping[str, Any], backend: str) -> RenderableType:
     """For `package`: where the version is, and how a server is started on it."""
-    repository = Path(made["model"]).parent
+    repository = Path(version["model"]).parent
     return Text(
-        f"{made['path']}: version {made['version']} of {Path(made['model']).name}, backend {backend}\n"
+        f"{version['path']}: version {version['version']} of {Path(version['model']).name}, backend {backend}\n"
         f"tritonserver --model-repository={repository}"
     )
 
@@ -145,7 +145,7 @@ def plan_report(plans: Mapping[str, Mapping[str, Any]]) -> RenderableType:
             path,
             f"{plan['layout']}{' of ' + str(plan['page_width']) if plan['page_width'] else ''}",
             plan["dtype"],
-            f"joined ({plan['multiplied']:.2f}x)" if plan["joined"] else "plain",
+            f"fused ({plan['multiplied']:.2f}x)" if plan["fused"] else "plain",
             f"{plan['rows']:,} × {plan['dim']}",
             f"{plan['avg_dim']:.1f} ({plan['looked_up_dim']:.1f})",
             f"{size(plan['bytes'])} ({plan['bytes'] / max(plan['bytes_dense'], 1):.2f}x)",
@@ -177,7 +177,7 @@ def verdict(values: Mapping[str, Any]) -> RenderableType:
 
     rows = [
         ("rows bit-equal", f"{shown('rows_bit_equal', ',')} of {shown('rows_checked', ',')}"),
-        ("hostile ids", shown("hostile_ids_checked", ",")),
+        ("out-of-range ids", shown("hostile_ids_checked", ",")),
         ("AUC PyTorch", shown("auc_torch", ".6f")),
         ("AUC ONNX Runtime", shown("auc_onnx", ".6f")),
         ("|ΔAUC|", shown("abs_delta_auc", ".1e")),
@@ -247,14 +247,14 @@ def training(result: Mapping[str, Any]) -> RenderableType:
     return table(title, columns, rows)
 
 
-def inspection(found: Inspection) -> RenderableType:
+def inspection(inspected: Inspection) -> RenderableType:
     """For `inspect`."""
-    origin = " ".join(f"{key}={value}" for key, value in found.origin.items())
-    ratio = found.bytes_table / max(found.bytes_dense, 1)
-    layout = f", layout {found.layout}" if found.layout else ""
+    origin = " ".join(f"{key}={value}" for key, value in inspected.origin.items())
+    ratio = inspected.bytes_table / max(inspected.bytes_dense, 1)
+    layout = f", layout {inspected.layout}" if inspected.layout else ""
     head = Text(
-        f"{found.kind} {found.path}, by {found.made_by['tool']} {found.made_by['version']}: {origin}{layout}\n"
-        f"tables {size(found.bytes_table)} of {size(found.bytes_dense)} dense ({ratio:.2f}x)"
+        f"{inspected.kind} {inspected.path}, by {' '.join(inspected.producer.values())}: {origin}{layout}\n"
+        f"tables {size(inspected.bytes_table)} of {size(inspected.bytes_dense)} dense ({ratio:.2f}x)"
     )
     rows = [
         (
@@ -269,15 +269,15 @@ def inspection(found: Inspection) -> RenderableType:
             size(f.bytes_dense),
             size(f.bytes_kept),
         )
-        for f in found.fields
+        for f in inspected.fields
     ]
     columns = ("field", "governed", "dims 1..D", "vocab", "D", "mean dims", "params", "kept", "bytes", "kept")
     parts: list[RenderableType] = [head, table("Fields", columns, rows, left=3)]
-    governed = [f for f in found.fields if f.governed and f.group_dims]
+    governed = [f for f in inspected.fields if f.governed and f.group_dims]
     if governed:
         parts.append(_groups(governed))
-    if found.ops:
-        parts.append(table("Nodes", ("operator", "count"), list(found.ops.items())))
+    if inspected.ops:
+        parts.append(table("Nodes", ("operator", "count"), list(inspected.ops.items())))
     return Group(*parts)
 
 

@@ -61,7 +61,7 @@ class Bound:
         self._binding = predictor.session.io_binding()
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
-        batch = next(size for own in predictor.inputs for size in _batch(own.shape, self._shapes[own.name]))
+        batch = next(size for tensor in predictor.inputs for size in _batch(tensor.shape, self._shapes[tensor.name]))
         for spec in predictor.outputs:
             if outputs is None or spec.name in outputs:
                 shape = [batch if isinstance(size, str) else size for size in spec.shape]
@@ -101,6 +101,6 @@ class Bound:
         return {name: value.numpy().copy() for name, value in self._outputs.items()}
 
 
-def _batch(shape: Sequence[str | int], found: Sequence[int]) -> list[int]:
+def _batch(shape: Sequence[str | int], sizes: Sequence[int]) -> list[int]:
     """The dynamic first dimension, if there is one."""
-    return [found[0]] if isinstance(shape[0], str) else []
+    return [sizes[0]] if isinstance(shape[0], str) else []

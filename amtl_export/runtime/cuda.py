@@ -68,11 +68,11 @@ def check_device(ort: Any) -> None:
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    found = ort.InferenceSession(ONE_NODE, options, providers=[CUDA]).get_providers()
-    if found[0] != CUDA:
+    providers = ort.InferenceSession(ONE_NODE, options, providers=[CUDA]).get_providers()
+    if providers[0] != CUDA:
         raise EnvironmentLacks(
             "CUDA cannot be used",
-            found=", ".join(found),
+            found=", ".join(providers),
             fix="an NVIDIA driver, CUDA 13 and cuDNN 9 (pip install 'onnxruntime-gpu[cuda,cudnn]' brings these two)",
         )
 
@@ -83,8 +83,8 @@ def check_alone(session: Any) -> None:
     Raises:
         InputError: it has.
     """
-    if found := Counter(kind for _, kind in _on_cpu(session)):
-        nodes = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+    if counts := Counter(kind for _, kind in _on_cpu(session)):
+        nodes = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
         raise InputError("nodes of the graph would run on the CPU", found=nodes, fix="export it again; or provider cpu")
 
 
@@ -94,9 +94,9 @@ def check_tables_on_cpu(session: Any) -> None:
     Raises:
         InputError: the CPU has other nodes, or none.
     """
-    found = _on_cpu(session)
-    others = sorted({kind for domain, kind in found if domain != DOMAIN})
-    if others or not found:
+    on_cpu = _on_cpu(session)
+    others = sorted({kind for domain, kind in on_cpu if domain != DOMAIN})
+    if others or not on_cpu:
         raise InputError(
             "the tables alone cannot be kept on the CPU",
             found=f"{', '.join(others)} there" if others else "no native operator",

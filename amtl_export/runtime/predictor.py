@@ -71,20 +71,20 @@ class Predictor:
         self.outputs = tuple(_spec(value) for value in self.session.get_outputs())
         self._given = [spec.name for spec in self.outputs]
 
-    def check_vocabulary(self, found: str) -> None:
+    def check_vocabulary(self, vocabulary_hash: str) -> None:
         """Refuse ids of other vocabularies than the bundle's.
 
         Args:
-            found: hash of the vocabularies that a request was encoded with.
+            vocabulary_hash: of the vocabularies that a request was encoded with.
 
         Raises:
             InputError: another hash than the bundle's.
         """
-        if found != (allowed := self.metadata.get("amtl.vocabulary_hash")):
+        if vocabulary_hash != (allowed := self.metadata.get("amtl.vocabulary_hash")):
             raise InputError(
                 "ids of another vocabulary",
                 where="request",
-                found=found,
+                found=vocabulary_hash,
                 allowed=allowed,
                 fix="encode with encoder/ of the version that answers",
             )
@@ -112,8 +112,8 @@ class Predictor:
     def prepare(self, inputs: Mapping[str, npt.ArrayLike]) -> Arrays:
         """A request as the graph takes it.
 
-        C-contiguous arrays of the input's own dtype are not copied; other integers are widened to int64, other numbers
-        rounded to float32. Texts may be str or UTF-8.
+        C-contiguous arrays of the input's own dtype are not copied; other integers are cast to int64, other numbers
+        to float32. Texts may be str or UTF-8.
 
         Raises:
             InputError: an input is missing, unknown, of another kind of number or of a shape that does not fit.

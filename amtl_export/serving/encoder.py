@@ -1,10 +1,10 @@
-"""Values to ids, where requests are made; needs Python alone, and the files beside it.
+"""Values to ids, where requests are encoded_rows; needs Python alone, and the files beside it.
 
     encoder = Encoder("models/ctr/1/encoder")
     encoder.encode([{"user": 17, "tags": ["a", "b"], "price": 3.5}])     # input -> rows of ids or numbers
     encoder.request([...])                                               # a request, ready for json.dumps
 
-It is short so that it can be written again in another language: `encoder.json` says what each input is made of,
+It is short so that it can be written again in another language: `encoder.json` says what each input is encoded_rows of,
 `<field>.jsonl` has a line `[value, count]` for each id from 0 on, and `golden.json` rows with what they must become.
 """
 
@@ -45,23 +45,24 @@ class Encoder:
                 f"{folder}: files of hash {found.hexdigest()}, and not {self.vocabulary_hash}: copy it again"
             )
         self._ids = {
-            file: {value: i for i, (value, _) in enumerate(own) if value is not None} for file, own in lines.items()
+            file: {value: i for i, (value, _) in enumerate(lines_) if value is not None}
+            for file, lines_ in lines.items()
         }
 
     def encode(self, rows: Sequence[Row]) -> dict[str, list[list[Any]]]:
         """Input → a list for each row: ids, or numbers (NaN is a missing one).
 
         A value of a row is a text or a whole number as the field's type says, a list of them for a multi-valued field,
-        a number for a numeric one; None, or no such key, is missing. Inputs given once per request have one row.
+        a number for a numeric one; None, or no such key, is missing. Inputs of the request have one row.
 
         Raises:
-            ValueError: a value is of another kind; rows differ in what is given once; a row has an unknown field.
+            ValueError: a value is of another kind; rows differ in an input of the request; a row has an unknown field.
         """
-        known = {name for own in self._inputs for name in own["fields"]}
+        known = {name for spec in self._inputs for name in spec["fields"]}
         for i, row in enumerate(rows):
             if unknown := sorted(set(row) - known):
                 raise ValueError(f"row {i}: unknown fields {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-        return {own["name"]: self._input(own, rows) for own in self._inputs}
+        return {spec["name"]: self._input(spec, rows) for spec in self._inputs}
 
     def request(self, rows: Sequence[Row]) -> dict[str, Any]:
         """The rows as a request of the Open Inference Protocol v2, which says the hash of the vocabularies.
@@ -72,30 +73,30 @@ class Encoder:
             ValueError: as `encode`.
         """
         inputs, encoded = [], self.encode(rows)
-        for own in self._inputs:
-            values = encoded[own["name"]]
+        for spec in self._inputs:
+            values = encoded[spec["name"]]
             data = [value for row in values for value in row]
-            shape = [len(values), len(values[0]) if values else len(own["fields"])]
-            inputs.append({"name": own["name"], "datatype": own["datatype"], "shape": shape, "data": data})
+            shape = [len(values), len(values[0]) if values else len(spec["fields"])]
+            inputs.append({"name": spec["name"], "datatype": spec["datatype"], "shape": shape, "data": data})
         return {"parameters": {"vocabulary_hash": self.vocabulary_hash}, "inputs": inputs}
 
-    def _input(self, own: dict[str, Any], rows: Sequence[Row]) -> list[list[Any]]:
-        made = [self._row(own, row, i) for i, row in enumerate(rows)]
-        if own["once"]:
-            if any(row != made[0] for row in made):
-                raise ValueError(f"{own['name']}: rows of one request differ in {', '.join(own['fields'])}")
-            made = made[:1]
-        if own["kind"] == "list":
-            padding, width = self._fields[own["fields"][0]]["padding"], max(map(len, made), default=1)
-            return [row + [padding] * (width - len(row)) for row in made]
-        return made
+    def _input(self, spec: dict[str, Any], rows: Sequence[Row]) -> list[list[Any]]:
+        encoded_rows = [self._row(spec, row, i) for i, row in enumerate(rows)]
+        if spec["request"]:
+            if any(row != encoded_rows[0] for row in encoded_rows):
+                raise ValueError(f"{spec['name']}: rows of one request differ in {', '.join(spec['fields'])}")
+            encoded_rows = encoded_rows[:1]
+        if spec["kind"] == "list":
+            padding, width = self._fields[spec["fields"][0]]["padding"], max(map(len, encoded_rows), default=1)
+            return [row + [padding] * (width - len(row)) for row in encoded_rows]
+        return encoded_rows
 
-    def _row(self, own: dict[str, Any], row: Row, i: int) -> list[Any]:
-        if own["kind"] == "list":
-            (name,) = own["fields"]
+    def _row(self, spec: dict[str, Any], row: Row, i: int) -> list[Any]:
+        if spec["kind"] == "list":
+            (name,) = spec["fields"]
             return self._list(name, row.get(name), i)
-        take = self._id if own["kind"] == "ids" else _number
-        return [take(name, row.get(name), i) for name in own["fields"]]
+        take = self._id if spec["kind"] == "ids" else _number
+        return [take(name, row.get(name), i) for name in spec["fields"]]
 
     def _id(self, name: str, value: Any, i: int) -> int:
         field = self._fields[name]

@@ -17,8 +17,8 @@ from amtl_export.bundle.raw import raw_fields, unknown_value
 from amtl_export.data.encode import padded_ids
 from amtl_export.data.schema import FieldSchema
 from amtl_export.files import write_json
-from amtl_export.graph.inputs import Input
-from amtl_export.graph.raw_ids import RawField
+from amtl_export.graph.raw_features import RawField
+from amtl_export.spec import TensorSpec
 
 
 def write_encoder(bundle: Bundle, folder: Path) -> None:
@@ -29,13 +29,13 @@ def write_encoder(bundle: Bundle, folder: Path) -> None:
     """
     folder.mkdir()
     fields = raw_fields(bundle)
-    schemas = {field.name: field for field in bundle.schema.fields}
+    schemas = {field.name: field for field in bundle.run_schema.fields}
     files = {field.shares: f"{field.shares}.jsonl" for field in fields.values()}
     for owner, file in files.items():
         _write_vocabulary(fields[owner], folder / file)
     description = {
         "vocabulary_hash": bundle.signature.vocabulary_hash,
-        "inputs": [_described(own) for own in bundle.inputs],
+        "inputs": [_described(spec) for spec in bundle.inputs],
         "fields": {
             name: {
                 "type": field.vocabulary.type,
@@ -55,10 +55,10 @@ def write_encoder(bundle: Bundle, folder: Path) -> None:
     shutil.copyfile(Path(__file__).with_name("encoder.py"), folder / "encoder.py")
 
 
-def _described(own: Input) -> dict[str, Any]:
-    kind = "numeric" if own.source == "numeric" else "ids" if own.places else "list"
+def _described(spec: TensorSpec) -> dict[str, Any]:
+    kind = "numeric" if spec.source == "numeric" else "ids" if spec.packed else "list"
     datatype = "FP32" if kind == "numeric" else "INT64"
-    return {"name": own.name, "kind": kind, "datatype": datatype, "fields": list(own.fields), "once": own.once}
+    return {"name": spec.name, "kind": kind, "datatype": datatype, "fields": list(spec.fields), "request": spec.request}
 
 
 def _write_vocabulary(field: RawField, path: Path) -> None:
@@ -72,14 +72,15 @@ def _write_vocabulary(field: RawField, path: Path) -> None:
 class _Golden:
     """Rows that try each field's values, and what the encoder of the training makes of them."""
 
-    inputs: Sequence[Input]
+    inputs: Sequence[TensorSpec]
     fields: Mapping[str, RawField]
     schemas: Mapping[str, FieldSchema]
 
     def rows(self) -> list[dict[str, Any]]:
         """Each of a field's cases in some row."""
         cases = {name: self._cases(schema) for name, schema in self.schemas.items()}
-        return [{name: own[i % len(own)] for name, own in cases.items()} for i in range(max(map(len, cases.values())))]
+        longest = max(map(len, cases.values()))
+        return [{name: values[i % len(values)] for name, values in cases.items()} for i in range(longest)]
 
     def _cases(self, schema: FieldSchema) -> list[Any]:
         if schema.kind == "numeric":
@@ -93,16 +94,16 @@ class _Golden:
 
     def encoded(self, row: dict[str, Any]) -> dict[str, list[list[Any]]]:
         """Input → its only row; null is a missing number."""
-        return {own.name: [self._row(own, row)] for own in self.inputs}
+        return {spec.name: [self._row(spec, row)] for spec in self.inputs}
 
-    def _row(self, own: Input, row: dict[str, Any]) -> list[Any]:
-        if own.source == "numeric":
-            return [None if row[name] is None else float(np.float32(row[name])) for name in own.fields]
-        if own.places:
-            return [self._id(self.fields[name], row[name]) for name in own.fields]
-        vocabulary, missing = self.fields[own.name].vocabulary, self.fields[own.name].missing
-        present = [value for value in row[own.name] or [] if value not in (None, *missing)]
-        present = present[: self.schemas[own.name].max_length]
+    def _row(self, spec: TensorSpec, row: dict[str, Any]) -> list[Any]:
+        if spec.source == "numeric":
+            return [None if row[name] is None else float(np.float32(row[name])) for name in spec.fields]
+        if spec.packed:
+            return [self._id(self.fields[name], row[name]) for name in spec.fields]
+        vocabulary, missing = self.fields[spec.name].vocabulary, self.fields[spec.name].missing
+        present = [value for value in row[spec.name] or [] if value not in (None, *missing)]
+        present = present[: self.schemas[spec.name].max_length]
         lists = pl.Series([present], dtype=pl.List(vocabulary.values.dtype))
         return [int(i) for i in padded_ids(lists, vocabulary, max(len(present), 1))[0]]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from amtl_export.files import whole_folder, write_json
-from amtl_export.graph.raw_ids import encoded_name
+from amtl_export.files import atomic_folder, write_json
+from amtl_export.graph.raw_features import encoded_name
 from amtl_export.serving.model_folder import ModelFolder, Packaged, next_version, write_client, write_mark
 from amtl_export.serving.triton_config import Step, ensemble_config
 
@@ -46,11 +46,11 @@ class Ensemble:
             InputError: what is there is configured otherwise, or was not made by this tool.
             EnvironmentLacks: no disk space; no permission.
         """
-        made = next_version(self.model, self.files, ENSEMBLE)
-        draft = drafts.enter_context(whole_folder(self.model if made.version == 1 else made.path))
+        version = next_version(self.model, self.files, ENSEMBLE)
+        draft = drafts.enter_context(atomic_folder(self.model if version.version == 1 else version.path))
         self._steps = self._asked(self.encoder.add(drafts), self.scorer.add(drafts))
         versions = {step.name: step.version for step in self._steps}
-        if made.version == 1:
+        if version.version == 1:
             for file, text in {**self.files, "config.pbtxt": self._config()}.items():
                 (draft / file).write_text(text, encoding="utf-8")
             self._write_client(draft)
@@ -59,7 +59,7 @@ class Ensemble:
             write_json(draft / "1" / "steps.json", versions)
         else:
             write_json(draft / "steps.json", versions)
-        return made
+        return version
 
     def point_to_latest(self) -> None:
         """Replace the configuration by one that names the versions of the last `add`."""

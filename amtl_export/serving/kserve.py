@@ -74,6 +74,6 @@ def inference_service(name: str, storage_uri: str) -> str:
             allowed="a letter first, at most 63 letters, digits, -",
         )
     model = _Model(storage_uri=storage_uri, args=[f"--load-model={name}", "--model-control-mode=explicit"])
-    made = InferenceService(metadata=_Metadata(name=label), spec=_Spec(predictor=_Predictor(model=model)))
-    values: dict[str, Any] = made.model_dump(by_alias=True)
+    service = InferenceService(metadata=_Metadata(name=label), spec=_Spec(predictor=_Predictor(model=model)))
+    values: dict[str, Any] = service.model_dump(by_alias=True)
     return str(yaml.safe_dump(values, sort_keys=False))

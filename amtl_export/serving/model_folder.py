@@ -15,7 +15,7 @@ import amtl_export
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.samples import write_messages
 from amtl_export.errors import InputError, os_errors
-from amtl_export.files import copy_folder, made_by, read_json, whole_folder, write_json
+from amtl_export.files import atomic_folder, copy_folder, producer, read_json, write_json
 from amtl_export.native import library_path, needed_library
 from amtl_export.runtime.predictor import Arrays, Predictor
 from amtl_export.serving.encoder_files import write_encoder
@@ -57,7 +57,7 @@ class Packaged:
 
 def write_mark(folder: Path, kind: str) -> None:
     """Say who made a model's folder, and what it is."""
-    write_json(folder / _MARK, {"made_by": made_by(), "kind": kind})
+    write_json(folder / _MARK, {"producer": producer(), "kind": kind})
 
 
 def next_version(model: Path, configs: Mapping[str, str], kind: str) -> Packaged:
@@ -84,7 +84,7 @@ def _check_alike(model: Path, configs: Mapping[str, str], kind: str) -> None:
             where=model,
             found=found,
             allowed=kind,
-            fix="give the same --raw-ids and --graph-keys, or choose another --name",
+            fix="give the same --raw-features and --graph-keys, or choose another --name",
         )
     for file, text in configs.items():
         there = (model / file).read_text(encoding="utf-8") if (model / file).is_file() else ""
@@ -138,13 +138,13 @@ class ModelFolder:
             EnvironmentLacks: no disk space; no permission.
         """
         configs = self._configs()
-        made = next_version(self.model, configs, MODEL)
-        draft = drafts.enter_context(whole_folder(made.model if made.version == 1 else made.path))
-        if made.version == 1:
+        version = next_version(self.model, configs, MODEL)
+        draft = drafts.enter_context(atomic_folder(version.model if version.version == 1 else version.path))
+        if version.version == 1:
             self._write_model(draft, configs)
             draft = draft / "1"
         self._write_version(draft)
-        return made
+        return version
 
     def _configs(self) -> dict[str, str]:
         """File → text: `config.pbtxt`, and all variants, for `tritonserver --model-config-name`."""

@@ -32,13 +32,17 @@ def answer(name: str, model: Predictor, body: bytes) -> dict[str, Any]:
             `vocabulary_hash` is that of other vocabularies than the model's.
     """
     request = _parsed(body)
-    if found := request.get("parameters", {}).get("vocabulary_hash"):
-        model.check_vocabulary(str(found))
+    if vocabulary_hash := request.get("parameters", {}).get("vocabulary_hash"):
+        model.check_vocabulary(str(vocabulary_hash))
     answers = model.predict(_inputs(request))
     wanted = [output.get("name") for output in request.get("outputs", [])] or list(answers)
     if unknown := sorted(str(output) for output in set(wanted) - set(answers)):
         raise InputError("an output is unknown", found=", ".join(unknown), allowed=", ".join(answers))
-    return {"model_name": name, "model_version": "1", "outputs": [_tensor(own, answers[own]) for own in wanted]}
+    return {
+        "model_name": name,
+        "model_version": "1",
+        "outputs": [_tensor(output, answers[output]) for output in wanted],
+    }
 
 
 def _described(spec: TensorSpec) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.raw import key_count, raw_fields, write_encoder_bundle, write_raw_bundle
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.errors import InputError, ValidationFailed, os_errors
-from amtl_export.files import read_json, wrong_sums
+from amtl_export.files import checksum_mismatches, read_json
 from amtl_export.runtime.predictor import Arrays, Predictor, load
 from amtl_export.serving.ensemble import Ensemble
 from amtl_export.serving.kserve import MOUNT, inference_service
@@ -38,7 +38,7 @@ class PackageConfig:
         mounted_at: where the server will see the model repository, for the native library's path; None: where it is, or
             where KServe puts it.
         storage_uri: where KServe will fetch the model repository; then `kserve.yaml` is written.
-        raw_ids: the server takes values, and encodes them itself.
+        raw_features: the server takes values, and encodes them itself.
         graph_keys: values that the graph may hold for that; with more of them the
             encoder is a model of its own, `NAME_encoder`, and NAME an ensemble of it and `NAME_scorer`.
     """
@@ -50,7 +50,7 @@ class PackageConfig:
     threads: int = 1
     mounted_at: str | None = None
     storage_uri: str | None = None
-    raw_ids: bool = False
+    raw_features: bool = False
     graph_keys: int = 1_000_000
 
     @property
@@ -77,16 +77,16 @@ def package(bundle: Path, repository: Path, name: str, config: PackageConfig | N
     config = config or PackageConfig()
     if not _NAME.fullmatch(name):
         raise InputError("a model cannot have this name", found=repr(name), allowed="letters, digits, _ . -")
-    if wrong := wrong_sums(bundle):
+    if wrong := checksum_mismatches(bundle):
         raise InputError("files of the bundle changed", where=bundle, found=", ".join(wrong), fix="export it again")
     service = {"kserve.yaml": inference_service(name, config.storage_uri)} if config.storage_uri else {}
     maker = _Maker(repository, config)
     source = _with_vocabularies(bundle)
-    if not config.raw_ids:
+    if not config.raw_features:
         with ExitStack() as drafts:
             return maker.folder(bundle, name, source, files=service).add(drafts)
     if source is None:
-        raise InputError("--raw-ids: the bundle has no vocabularies", where=bundle, fix="leave --raw-ids out")
+        raise InputError("--raw-features: the bundle has no vocabularies", where=bundle, fix="leave --raw-features out")
     with os_errors("writing the encoder", repository), ExitStack() as drafts:
         repository.mkdir(parents=True, exist_ok=True)
         scratch = Path(drafts.enter_context(tempfile.TemporaryDirectory(prefix=f".{name}.", dir=repository)))
@@ -97,9 +97,9 @@ def package(bundle: Path, repository: Path, name: str, config: PackageConfig | N
         scorer = maker.folder(bundle, f"{name}_scorer", source, versions=2)
         encoder = maker.folder(scratch, f"{name}_encoder", None, versions=2, batched=scorer.server.max_batch > 0)
         ensemble = Ensemble(repository / name, encoder, scorer, service)
-        made = ensemble.add(drafts)
+        version = ensemble.add(drafts)
     ensemble.point_to_latest()
-    return made
+    return version
 
 
 @dataclass(frozen=True)

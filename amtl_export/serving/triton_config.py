@@ -79,31 +79,31 @@ def model_config(name: str, model: Predictor, config: ServerConfig, warm_up: Seq
         EnvironmentLacks: tritonclient is not installed.
     """
     messages, text_format = protobuf()
-    made = messages.ModelConfig(name=name, backend=config.backend, max_batch_size=config.max_batch)
-    made.version_policy.latest.num_versions = config.versions
-    for taken, tensors in ((made.input, model.inputs), (made.output, model.outputs)):
+    proto = messages.ModelConfig(name=name, backend=config.backend, max_batch_size=config.max_batch)
+    proto.version_policy.latest.num_versions = config.versions
+    for entries, tensors in ((proto.input, model.inputs), (proto.output, model.outputs)):
         for tensor in tensors:
-            _add_tensor(messages, taken, tensor, batched=config.max_batch > 0)
-    group = made.instance_group.add(count=config.instances)
+            _add_tensor(messages, entries, tensor, batched=config.max_batch > 0)
+    group = proto.instance_group.add(count=config.instances)
     group.kind = (
         messages.ModelInstanceGroup.KIND_GPU if config.device == "gpu" else messages.ModelInstanceGroup.KIND_CPU
     )
     if config.device == "gpu":
         group.gpus.append(0)  # unsaid, every GPU of the machine would get a copy
     if config.max_batch:
-        made.dynamic_batching.max_queue_delay_microseconds = config.queue_us
+        proto.dynamic_batching.max_queue_delay_microseconds = config.queue_us
     for key, value in _parameters(config).items():
-        made.parameters[key].string_value = value
+        proto.parameters[key].string_value = value
     if config.library and config.backend == "onnxruntime":
-        made.model_operations.op_library_filename.append(config.library)
+        proto.model_operations.op_library_filename.append(config.library)
     types = {tensor.name: _TYPES[tensor.dtype] for tensor in model.inputs}
     for sample in warm_up:
-        own = made.model_warmup.add(name=sample.name, batch_size=sample.batch)
+        entry = proto.model_warmup.add(name=sample.name, batch_size=sample.batch)
         for input_name, (file, shape) in sample.files.items():
-            own.inputs[input_name].data_type = messages.DataType.Value(types[input_name])
-            own.inputs[input_name].dims.extend(shape)
-            own.inputs[input_name].input_data_file = file
-    return str(text_format.MessageToString(made))
+            entry.inputs[input_name].data_type = messages.DataType.Value(types[input_name])
+            entry.inputs[input_name].dims.extend(shape)
+            entry.inputs[input_name].input_data_file = file
+    return str(text_format.MessageToString(proto))
 
 
 @dataclass(frozen=True)
@@ -132,18 +132,18 @@ def ensemble_config(
         EnvironmentLacks: tritonclient is not installed.
     """
     messages, text_format = protobuf()
-    made = messages.ModelConfig(name=name, platform="ensemble", max_batch_size=max_batch)
-    made.version_policy.latest.num_versions = 1
-    for taken, tensors in ((made.input, inputs), (made.output, outputs)):
+    proto = messages.ModelConfig(name=name, platform="ensemble", max_batch_size=max_batch)
+    proto.version_policy.latest.num_versions = 1
+    for entries, tensors in ((proto.input, inputs), (proto.output, outputs)):
         for tensor in tensors:
-            _add_tensor(messages, taken, tensor, batched=max_batch > 0)
-    for tensor in (*made.input, *made.output):
+            _add_tensor(messages, entries, tensor, batched=max_batch > 0)
+    for tensor in (*proto.input, *proto.output):
         tensor.ClearField("reshape")  # its models do that
     for step in steps:
-        own = made.ensemble_scheduling.step.add(model_name=step.name, model_version=step.version)
-        own.input_map.update(step.inputs)
-        own.output_map.update(step.outputs)
-    return str(text_format.MessageToString(made))
+        entry = proto.ensemble_scheduling.step.add(model_name=step.name, model_version=step.version)
+        entry.input_map.update(step.inputs)
+        entry.output_map.update(step.outputs)
+    return str(text_format.MessageToString(proto))
 
 
 def _parameters(config: ServerConfig) -> dict[str, str]:
@@ -154,13 +154,13 @@ def _parameters(config: ServerConfig) -> dict[str, str]:
     return common | {"provider": provider, "native": "true" if config.library else "false"}
 
 
-def _add_tensor(messages: Any, taken: Any, tensor: TensorSpec, *, batched: bool) -> None:
-    made = taken.add(name=tensor.name, data_type=messages.DataType.Value(_TYPES[tensor.dtype]))
+def _add_tensor(messages: Any, tensors: Any, tensor: TensorSpec, *, batched: bool) -> None:
+    added = tensors.add(name=tensor.name, data_type=messages.DataType.Value(_TYPES[tensor.dtype]))
     sizes = [-1 if isinstance(size, str) else size for size in tensor.shape]
     if not batched:
-        made.dims.extend(sizes)
+        added.dims.extend(sizes)
     elif sizes[1:]:
-        made.dims.extend(sizes[1:])
+        added.dims.extend(sizes[1:])
     else:  # Triton has no output without a dimension: it says [batch, 1], the graph [batch]
-        made.dims.append(1)
-        made.reshape.SetInParent()
+        added.dims.append(1)
+        added.reshape.SetInParent()

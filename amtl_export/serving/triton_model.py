@@ -58,8 +58,10 @@ class TritonPythonModel:
     def _answer(self, feeds: list[dict[str, np.ndarray[Any, Any]]]) -> list[Any]:
         if len(feeds) > 1 and not self._batched:
             raise ValueError("requests of this model are answered one by one")
-        joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]} if feeds[1:] else feeds[0]
-        answers = self._predictor.predict(joined)
+        together = (
+            {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]} if feeds[1:] else feeds[0]
+        )
+        answers = self._predictor.predict(together)
         ends = np.cumsum([len(next(iter(feed.values()))) for feed in feeds[:-1]])
         parts = {name: np.split(values, ends) for name, values in answers.items()}
         return [

@@ -58,7 +58,7 @@ def paged_cost(dims: npt.NDArray[np.int64], D: int, width: int, dtype: ValueType
 
 
 def scale_bytes(V: int, dtype: ValueType) -> int:
-    """Bytes of the codes of V rows' scales."""
+    """Bytes of the quantized scales of V rows."""
     return 2 * V if dtype == "int8" else 0
 
 
@@ -68,7 +68,7 @@ def dense_bytes(V: int, D: int, dtype: ValueType = "fp32") -> int:
 
 
 def ragged_bytes(dims: npt.NDArray[np.int64], D: int, dtype: ValueType = "fp32") -> int:
-    """Bytes of the ragged layout: values, two for each row's place and two for its scale, eight for each block."""
+    """Bytes of the ragged layout: values, two for each row's offset and two for its scale, eight for each block."""
     values = ITEM_BYTES[dtype] * max(int(dims.sum()), 1)
     blocks = (len(dims) >> block_bits(D)) + 1
     return values + (2 * (len(dims) + 1)) * (2 if dtype == "int8" else 1) + 8 * blocks

@@ -1,7 +1,7 @@
 """Layouts of a table of constants. Each is a value: the arrays that the graph holds, and how to read them back.
 
 A layout is one function from stored rows and their dims to a `LaidOut`; `graph/lower.py` has the matching nodes.
-Codes of scales lie beside the table, uint16 `[V]`; in the ragged layout beside each row's place.
+Quantized scales lie beside the table, uint16 `[V]`; in the ragged layout beside each row's offset.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from amtl_export.tables.values import Floats, Numbers, Scales, Stored, widened
+from amtl_export.tables.values import Floats, Numbers, Scales, Stored, dequantize
 
 #: Names of the arrays of a `Blocks`.
 BLOCK_NAME = re.compile(r"block_\d+")
@@ -61,12 +61,12 @@ class Dense:
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """`rows`, and `scale_codes` if there are any."""
+        """`rows`, and `quantized_scales` if there are any."""
         return {"rows": self.rows} | _scale_array(self.scales)
 
     def read(self, rows: Ints) -> Floats:
         """Rows."""
-        return widened(self.rows[rows], self.scales, rows)
+        return dequantize(self.rows[rows], self.scales, rows)
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,13 @@ class Paged:
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """`pages`, `page_table`, and `scale_codes` if there are any."""
+        """`pages`, `page_table`, and `quantized_scales` if there are any."""
         return {"pages": self.pages, "page_table": self.page_table} | _scale_array(self.scales)
 
     def read(self, rows: Ints) -> Floats:
         """Rows, put together from their pages."""
-        joined = self.pages[self.page_table[rows]].reshape(len(rows), self.page_table.shape[1] * self.width)
-        return widened(joined[:, : self.dim], self.scales, rows)
+        padded = self.pages[self.page_table[rows]].reshape(len(rows), self.page_table.shape[1] * self.width)
+        return dequantize(padded[:, : self.dim], self.scales, rows)
 
 
 @dataclass(frozen=True)
@@ -135,40 +135,40 @@ class Blocks:
 class Ragged:
     """Values back to back; the zeros past dims are not stored.
 
-    Row r is `values[begin(r) : begin(r + 1)]` with `begin(r) = starts[r >> block_bits] + places[r, 0]`: where a block
-    of rows begins is said once for all of them, so that two bytes a row say the rest, in tables of any size. The code
-    of a row's scale is beside it.
+    Row r is `values[begin(r) : begin(r + 1)]` with `begin(r) = block_offsets[r >> block_bits] + row_offsets[r, 0]`:
+    where a block of rows begins is said once for all of them, so that two bytes a row say the rest, in tables of any
+    size. The quantized scale of a row is beside it.
 
     Attributes:
         values: `[sum of dims]` in the value type, at least one number.
-        starts: int64 `[(V >> block_bits) + 1]`.
-        places: uint16, int32 or int64 `[V + 1, 1]`, or `[V + 1, 2]` with codes of scales.
+        block_offsets: int64 `[(V >> block_bits) + 1]`.
+        row_offsets: uint16, int32 or int64 `[V + 1, 1]`, or `[V + 1, 2]` with quantized scales.
         block_bits: rows of a block are `2 ** block_bits`.
         dim: D.
-        step: of the scales, 0 without.
+        scale_unit: what quantized scales are multiples of, 0 without.
     """
 
     values: Numbers
-    starts: Ints
-    places: npt.NDArray[Any]
+    block_offsets: Ints
+    row_offsets: npt.NDArray[Any]
     block_bits: int
     dim: int
-    step: float = 0.0
+    scale_unit: float = 0.0
     layout: str = "ragged"
 
     @property
     def scales(self) -> Scales | None:
         """What rows are multiplied by, or None."""
-        return Scales(self.places[:-1, 1], self.step) if self.places.shape[1] == 2 else None
+        return Scales(self.row_offsets[:-1, 1], self.scale_unit) if self.row_offsets.shape[1] == 2 else None
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """`values`, `starts`, `places`."""
-        return {"values": self.values, "starts": self.starts, "places": self.places}
+        """`values`, `block_offsets`, `row_offsets`."""
+        return {"values": self.values, "block_offsets": self.block_offsets, "row_offsets": self.row_offsets}
 
     def begin(self, rows: Ints) -> Ints:
         """Where rows begin in `values`."""
-        begin: Ints = self.starts[rows >> self.block_bits] + self.places[rows, 0].astype(np.int64)
+        begin: Ints = self.block_offsets[rows >> self.block_bits] + self.row_offsets[rows, 0].astype(np.int64)
         return begin
 
     def read(self, rows: Ints) -> Floats:
@@ -176,12 +176,16 @@ class Ragged:
         begin, end = self.begin(rows), self.begin(rows + 1)
         lane = np.arange(self.dim)
         kept = lane < (end - begin)[:, None]
-        found = self.values[np.where(kept, begin[:, None] + lane, 0)]
-        return np.where(kept, widened(found, self.scales, rows), np.float32(0))
+        values = self.values[np.where(kept, begin[:, None] + lane, 0)]
+        return np.where(kept, dequantize(values, self.scales, rows), np.float32(0))
 
 
 def _scale_array(scales: Scales | None) -> dict[str, npt.NDArray[Any]]:
-    return {} if scales is None else {"scale_codes": scales.codes, "scale_step": np.array(scales.step, np.float32)}
+    return (
+        {}
+        if scales is None
+        else {"quantized_scales": scales.quantized, "scale_unit": np.array(scales.unit, np.float32)}
+    )
 
 
 def block_name(start: int | np.int64) -> str:
@@ -221,10 +225,10 @@ def paged(rows: Stored, dims: Ints, width: int) -> Paged:
     page_table[kept] = np.arange(1, count, dtype=np.int32)
     pages = np.zeros((count, width), dtype=numbers.dtype)
     for start in range(0, V, 1 << 18):  # bounds the padded copy
-        part = slice(start, start + (1 << 18))
-        padded = np.zeros((len(numbers[part]), parts * width), dtype=numbers.dtype)
-        padded[:, :D] = numbers[part]
-        pages[page_table[part][kept[part]]] = padded.reshape(-1, parts, width)[kept[part]]
+        chunk = slice(start, start + (1 << 18))
+        padded = np.zeros((len(numbers[chunk]), parts * width), dtype=numbers.dtype)
+        padded[:, :D] = numbers[chunk]
+        pages[page_table[chunk][kept[chunk]]] = padded.reshape(-1, parts, width)[kept[chunk]]
     return Paged(pages, page_table, D, rows.scales)
 
 
@@ -276,16 +280,16 @@ def ragged(rows: Stored, dims: Ints) -> Ragged:
     D = numbers.shape[1]
     begin = np.concatenate([[0], np.cumsum(dims, dtype=np.int64)])
     bits = block_bits(D)
-    starts = begin[:: 1 << bits].copy()
-    local = (begin - np.repeat(starts, 1 << bits)[: len(begin)]).astype(np.uint16)
-    codes = [] if rows.scales is None else [np.append(rows.scales.codes, 0).astype(np.uint16)]
-    step = 0.0 if rows.scales is None else rows.scales.step
+    block_offsets = begin[:: 1 << bits].copy()
+    local = (begin - np.repeat(block_offsets, 1 << bits)[: len(begin)]).astype(np.uint16)
+    quantized_scales = [] if rows.scales is None else [np.append(rows.scales.quantized, 0).astype(np.uint16)]
+    scale_unit = 0.0 if rows.scales is None else rows.scales.unit
     values = np.zeros(max(int(begin[-1]), 1), dtype=numbers.dtype)
     for start in range(0, len(dims), 1 << 18):  # bounds the mask
-        part = slice(start, start + (1 << 18))
-        kept = np.arange(D) < dims[part][:, None]
-        values[begin[start] : begin[start] + int(dims[part].sum())] = numbers[part][kept]
-    return Ragged(values, starts, np.stack([local, *codes], axis=1), bits, D, step)
+        chunk = slice(start, start + (1 << 18))
+        kept = np.arange(D) < dims[chunk][:, None]
+        values[begin[start] : begin[start] + int(dims[chunk].sum())] = numbers[chunk][kept]
+    return Ragged(values, block_offsets, np.stack([local, *quantized_scales], axis=1), bits, D, scale_unit)
 
 
 def stored_bytes(table: LaidOut) -> int:
@@ -293,21 +297,23 @@ def stored_bytes(table: LaidOut) -> int:
     return sum(int(array.nbytes) for array in table.arrays.values())
 
 
-def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], dim: int, step: float = 0.0) -> LaidOut | None:
+def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], dim: int, scale_unit: float = 0.0) -> LaidOut | None:
     """The table that arrays of these names were written from; None if it is no layout's.
 
     Args:
         arrays: name → array.
         dim: D.
-        step: of a ragged table's scales, an attribute of its nodes.
+        scale_unit: of a ragged table's quantized scales, an attribute of its nodes.
     """
-    scales = Scales(arrays["scale_codes"], float(arrays["scale_step"])) if "scale_codes" in arrays else None
+    scales = Scales(arrays["quantized_scales"], float(arrays["scale_unit"])) if "quantized_scales" in arrays else None
     if "rows" in arrays:
         return Dense(arrays["rows"], scales)
     if {"pages", "page_table"} <= set(arrays):
         return Paged(arrays["pages"], arrays["page_table"], dim, scales)
-    if {"values", "starts", "places"} <= set(arrays):
-        return Ragged(arrays["values"], arrays["starts"], arrays["places"], block_bits(dim), dim, step)
+    if {"values", "block_offsets", "row_offsets"} <= set(arrays):
+        return Ragged(
+            arrays["values"], arrays["block_offsets"], arrays["row_offsets"], block_bits(dim), dim, scale_unit
+        )
     if runs := {int(name.removeprefix("block_")): name for name in arrays if BLOCK_NAME.fullmatch(name)}:
         return Blocks(np.array(sorted(runs)), tuple(arrays[name] for _, name in sorted(runs.items())), dim)
     return None

@@ -1,9 +1,10 @@
 """Value types: how each number of a table is stored, and what is read back.
 
 `fp32` keeps every bit. `fp16` rounds to half precision. `int8` stores row r as `scale[r] · q`, q in -127..127:
-symmetric quantisation by row, as in FBGEMM's and PyTorch's quantised embedding tables. A scale is two bytes as well,
-`step · code[r]` with one step for the table: the least multiple that reaches the row's largest magnitude. Integers, so
-that they can lie beside the row's place, where a lookup reads anyway: elsewhere they were one more cache miss.
+symmetric quantization by row, as in FBGEMM's and PyTorch's quantized embedding tables. A scale is quantized itself, to
+two bytes, `unit · quantized[r]` with one unit for the table: the least multiple that reaches the row's largest
+magnitude. Integers, so that they can lie beside the row's offset, where a lookup reads anyway: elsewhere they were one
+more cache miss.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from amtl_export.freezing.frozen import FrozenEmbedding, FrozenModel, with_tables
+from amtl_export.errors import InputError
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.table import FrozenEmbedding
 
 ValueType = Literal["fp32", "fp16", "int8"]
 VALUE_TYPES: tuple[ValueType, ...] = get_args(ValueType)
@@ -24,7 +27,7 @@ VALUE_TYPES: tuple[ValueType, ...] = get_args(ValueType)
 #: Tables of fewer floats a row (a wide part) are stored dense and in full: a page number alone is as large.
 NARROW = 4
 
-_STEPS = 127
+_MOST = 127
 _CHUNK = 1 << 18
 
 Floats = npt.NDArray[np.float32]
@@ -33,19 +36,19 @@ Numbers = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Scales:
-    """What each row's numbers are multiplied by: `step · code`.
+    """What each row's numbers are multiplied by: `unit · quantized`.
 
     Attributes:
-        codes: uint16 `[V]`.
-        step: a float32 number.
+        quantized: uint16 `[V]`.
+        unit: a float32 number, what all of them are multiples of.
     """
 
-    codes: npt.NDArray[np.uint16]
-    step: float
+    quantized: npt.NDArray[np.uint16]
+    unit: float
 
     def read(self, rows: npt.NDArray[Any]) -> Floats:
         """float32 `[n]` of rows `[n]`."""
-        scales: Floats = self.codes[rows].astype(np.float32) * np.float32(self.step)
+        scales: Floats = self.quantized[rows].astype(np.float32) * np.float32(self.unit)
         return scales
 
 
@@ -61,19 +64,24 @@ class Stored:
     numbers: Numbers
     scales: Scales | None = None
 
+    @property
+    def lossy(self) -> bool:
+        """Whether numbers are quantized."""
+        return self.numbers.dtype != np.float32
+
     def read(self) -> Floats:
         """float32 `[V, D]`: what every layout answers, bit for bit."""
-        return widened(self.numbers, self.scales, np.arange(len(self.numbers)))
+        return dequantize(self.numbers, self.scales, np.arange(len(self.numbers)))
 
 
-def widened(numbers: Numbers, scales: Scales | None, rows: npt.NDArray[Any]) -> Floats:
+def dequantize(numbers: Numbers, scales: Scales | None, rows: npt.NDArray[Any]) -> Floats:
     """Stored numbers `[n, D]` of table rows `[n]` as float32 `[n, D]`."""
     wide: Floats = numbers.astype(np.float32, copy=False)
     return wide if scales is None else wide * scales.read(rows)[:, None]
 
 
 def stored(rows: Floats, dtype: ValueType) -> Stored:
-    """Round rows to a value type.
+    """Quantize rows to a value type.
 
     Args:
         rows: float32 `[V, D]`.
@@ -97,18 +105,18 @@ def stored(rows: Floats, dtype: ValueType) -> Stored:
     scales = _scales(largest)
     numbers = np.empty(rows.shape, dtype=np.int8)
     for start in range(0, len(rows), _CHUNK):  # bounds the copies
-        part = np.arange(start, min(start + _CHUNK, len(rows)))
-        wide = np.maximum(scales.read(part), np.finfo(np.float32).tiny)[:, None]
-        numbers[part] = np.clip(np.rint(rows[part] / wide), -_STEPS, _STEPS)
+        chunk = np.arange(start, min(start + _CHUNK, len(rows)))
+        wide = np.maximum(scales.read(chunk), np.finfo(np.float32).tiny)[:, None]
+        numbers[chunk] = np.clip(np.rint(rows[chunk] / wide), -_MOST, _MOST)
     return Stored(numbers, scales)
 
 
 def _scales(largest: Floats) -> Scales:
-    """Scales that reach each row's largest magnitude in 127 steps; code 0 for a row of zeros."""
-    exact = largest.astype(np.float64) / _STEPS
+    """Scales that reach each row's largest magnitude at 127; 0 for a row of zeros."""
+    exact = largest.astype(np.float64) / _MOST
     most = float(exact.max(initial=0.0)) / np.iinfo(np.uint16).max
-    step = float(max(np.nextafter(np.float32(most), np.float32(np.inf)), np.finfo(np.float32).tiny))
-    return Scales(np.ceil(exact / step).astype(np.uint16), step)
+    unit = float(max(np.nextafter(np.float32(most), np.float32(np.inf)), np.finfo(np.float32).tiny))
+    return Scales(np.ceil(exact / unit).astype(np.uint16), unit)
 
 
 def value_type(frozen: FrozenEmbedding, dtype: ValueType) -> ValueType:
@@ -116,29 +124,48 @@ def value_type(frozen: FrozenEmbedding, dtype: ValueType) -> ValueType:
     return dtype if frozen.rows.shape[1] >= NARROW else "fp32"
 
 
-def rounded_tables(tables: Mapping[str, FrozenEmbedding], dtype: ValueType) -> dict[str, FrozenEmbedding]:
-    """Path of each table → the table after rounding: what a bundle must answer bit for bit.
+def value_types(frozen: FrozenModel, dtype: ValueType) -> dict[str, ValueType]:
+    """Path of each table → its value type in a model that is stored as `dtype`."""
+    return {path: value_type(table, dtype) for path, table in frozen.tables.items()}
+
+
+def quantize(frozen: FrozenModel, dtypes: Mapping[str, ValueType]) -> dict[str, Stored]:
+    """Path of each table → its rows as they are stored.
+
+    Args:
+        frozen: the model.
+        dtypes: path of each table → its value type.
 
     Raises:
-        ValueError: as `stored`.
+        InputError: a number is too large for its value type.
     """
-    return {
-        path: FrozenEmbedding(
-            torch.from_numpy(stored(table.rows.cpu().numpy(), value_type(table, dtype)).read()),
-            table.dims,
-            table.sizes,
-            table.offsets,
-        )
-        for path, table in tables.items()
-    }
+    rows = {}
+    for path, table in frozen.tables.items():
+        try:
+            rows[path] = stored(table.rows.cpu().numpy(), dtypes[path])
+        except ValueError as error:
+            raise InputError(
+                "a table cannot be stored so",
+                where=f"table {path}",
+                found=error,
+                fix="dtype='fp32', or scale the table",
+            ) from None
+    return rows
 
 
-def rounded(frozen: FrozenModel, dtype: ValueType) -> FrozenModel:
-    """The model with every table as it is after rounding to a value type; the model itself for fp32.
+def fake_quantized(frozen: FrozenModel, rows: Mapping[str, Stored]) -> FrozenModel:
+    """The model with the numbers that a bundle reads back; the model itself where none is quantized.
 
-    Raises:
-        ValueError: as `stored`.
+    Args:
+        frozen: the model.
+        rows: path of each table → its rows as they are stored.
     """
-    if dtype == "fp32":
+    lossy = {path: own for path, own in rows.items() if own.lossy}
+    if not lossy:
         return frozen
-    return replace(frozen, module=with_tables(frozen.module, rounded_tables(frozen.tables, dtype)))
+    tables = {path: _dequantized(frozen.tables[path], own) for path, own in lossy.items()}
+    return replace(frozen.with_tables(tables), trained=None)
+
+
+def _dequantized(table: FrozenEmbedding, rows: Stored) -> FrozenEmbedding:
+    return FrozenEmbedding(torch.from_numpy(rows.read()), table.dims, table.sizes, table.offsets)

@@ -38,8 +38,8 @@ class Progress:
 
 def latest(work: Path) -> Path | None:
     """The newest complete checkpoint of a training in progress."""
-    found = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    return found[-1] if found else None
+    checkpoints = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    return checkpoints[-1] if checkpoints else None
 
 
 def save_checkpoint(

@@ -86,8 +86,8 @@ class SelectionBudget:
         self.weight = next_weight(self.weight, float(ratio.detach()), self._ratio)
         return self.weight * ratio
 
-    def enforce(self) -> None:
-        """Take off what is above the budget."""
+    def project(self) -> None:
+        """Project the dims to the budget: take off what is above it."""
         allowed = self._ratio * self._model.config.dim
         try:
             project(self._method.last_biases(), lambda: average_dim(self._model), allowed)

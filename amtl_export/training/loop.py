@@ -19,7 +19,8 @@ from amtl_export.data.schema import Schema
 from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import read_vocabularies, vocabulary_hash, write_vocabularies
 from amtl_export.errors import InputError, os_errors
-from amtl_export.files import check_target, made_by, publish, read_json, write_json
+from amtl_export.files import check_target, producer, publish, read_json, write_json
+from amtl_export.metrics import auc, logloss
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.selection import SoftTwinSelector
@@ -27,7 +28,6 @@ from amtl_export.training.batches import predict
 from amtl_export.training.checkpoint import Progress, latest, save_checkpoint
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.dims import average_dim, prune_trained
-from amtl_export.training.metrics import auc, logloss
 from amtl_export.training.observer import Silent, TrainObserver
 from amtl_export.training.run import Run, build_model, load_run, model_config_for
 from amtl_export.training.state import TrainState
@@ -74,19 +74,21 @@ def train(config: TrainConfig, out: Path, *, overwrite: bool = False, observer: 
 def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
     """Make the working folder, or take over one with the same settings; whether it is taken over."""
     if work.exists():
-        found = read_json(work / "train.json") if (work / "train.json").is_file() else None
-        if found == config.to_json() and not overwrite and latest(work) is not None:
+        earlier = read_json(work / "train.json") if (work / "train.json").is_file() else None
+        if earlier == config.to_json() and not overwrite and latest(work) is not None:
             return True
-        if found is not None and found != config.to_json() and not overwrite:
-            asked = config.to_json()
-            differing = ", ".join(f"{k} {found.get(k)!r} → {asked[k]!r}" for k in asked if found.get(k) != asked[k])
+        if earlier is not None and earlier != config.to_json() and not overwrite:
+            wanted = config.to_json()
+            differing = ", ".join(
+                f"{k} {earlier.get(k)!r} → {wanted[k]!r}" for k in wanted if earlier.get(k) != wanted[k]
+            )
             raise InputError(
                 "an unfinished training with other settings is in the way",
                 where=work,
                 found=differing,
                 fix="repeat it with its settings to go on, or say --overwrite to discard it",
             )
-        if found is None and any(work.iterdir()):
+        if earlier is None and any(work.iterdir()):
             raise InputError("a folder is in the way", where=work, fix="choose another --out, or remove it yourself")
         shutil.rmtree(work)
     work.mkdir(parents=True)
@@ -200,7 +202,7 @@ def _finish(
     write_json(
         work / "config.json",
         {
-            "made_by": made_by(),
+            "producer": producer(),
             "kind": "run",
             "train": config.to_json(),
             "model": model_config.to_json(),

@@ -15,6 +15,7 @@ from torch.optim import Adam, Optimizer, SparseAdam
 
 from amtl_export.data.encode import Encoded, Rows
 from amtl_export.errors import InputError
+from amtl_export.metrics import auc, logloss
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.protocol import Searched
 from amtl_export.models.selection import Selector
@@ -22,7 +23,6 @@ from amtl_export.training.batches import Batch, device_of, predict, shuffled
 from amtl_export.training.checkpoint import Progress, load_checkpoint
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.dims import SelectionBudget, average_dim, open_budget
-from amtl_export.training.metrics import auc, logloss
 from amtl_export.training.observer import TrainObserver
 from amtl_export.training.search import ControllerSearch, open_search
 
@@ -75,7 +75,7 @@ class TrainState:
         started = time.perf_counter()
         loss = self.pass_over(rows, valid, epoch, observer)
         if self.budget is not None:
-            self.budget.enforce()
+            self.budget.project()
         seconds = time.perf_counter() - started
         logits = predict(self.model, valid)
         if not np.isfinite(logits).all():

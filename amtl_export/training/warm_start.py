@@ -18,7 +18,7 @@ def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], earlier: Pa
     """Copy what fits, by field name and value, so the earlier run's data may differ.
 
     Returns:
-        What was taken, a line each.
+        What was copied, a line each.
 
     Raises:
         InputError: the folder is no run, D differs, or no field is shared.
@@ -32,7 +32,7 @@ def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], earlier: Pa
             allowed=model.config.dim,
             fix=f"--dim {run.model_config.dim}",
         )
-    taken: list[str] = []
+    copied: list[str] = []
     tables, earlier_tables = _tables(model), _tables(run.model)
     if _row_width(tables) is None or _row_width(tables) != _row_width(earlier_tables):
         raise InputError(
@@ -43,15 +43,15 @@ def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], earlier: Pa
         )
     for path, table in tables.items():
         if path in earlier_tables:
-            taken += _rows(path, table, vocabularies, run, earlier_tables[path])
-    if not taken:
+            copied += _rows(path, table, vocabularies, run, earlier_tables[path])
+    if not copied:
         raise InputError("warm start from a run that shares no field", where=earlier, allowed=", ".join(vocabularies))
-    own, theirs = model.state_dict(), run.model.state_dict()
+    ours, theirs = model.state_dict(), run.model.state_dict()
     for name, tensor in theirs.items():
-        if name.startswith(("backbone.", "wide.numeric")) and name in own and own[name].shape == tensor.shape:
-            own[name].copy_(tensor)
-            taken.append(name)
-    return taken
+        if name.startswith(("backbone.", "wide.numeric")) and name in ours and ours[name].shape == tensor.shape:
+            ours[name].copy_(tensor)
+            copied.append(name)
+    return copied
 
 
 def _tables(model: CtrModel) -> dict[str, FieldTable]:
@@ -69,7 +69,7 @@ def _rows(
     path: str, table: FieldTable, vocabularies: dict[str, Vocabulary], run: Run, earlier: FieldTable
 ) -> list[str]:
     positions = {field.name: i for i, field in enumerate(run.model_config.embedded)}
-    taken = []
+    copied = []
     for i, (name, vocabulary) in enumerate(vocabularies.items()):
         if (
             table.fields[i].shares is not None
@@ -84,5 +84,5 @@ def _rows(
         target = table.part(table.weight, i)
         target[new[shared]] = earlier.weight[earlier.offsets[positions[name]] + old[shared]]
         where = "" if path == "embedding.table" else f" ({path})"
-        taken.append(f"{name}{where}: {int(shared.sum())} of {vocabulary.size} rows")
-    return taken
+        copied.append(f"{name}{where}: {int(shared.sum())} of {vocabulary.size} rows")
+    return copied

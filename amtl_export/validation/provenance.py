@@ -14,14 +14,13 @@ import onnx_ir as ir
 from torch import nn
 
 from amtl_export.errors import ValidationFailed
-from amtl_export.freezing.frozen import frozen_tables
-from amtl_export.graph.weights import WRAPPER, Part
+from amtl_export.freezing.frozen import FrozenModel, frozen_tables
+from amtl_export.freezing.swap import tables_of
+from amtl_export.graph.facts import CONSTANT, TABLE, WEIGHT, fact
+from amtl_export.graph.weights import Part
 
 #: Initializers up to this many numbers may be constants of the graph (shapes, axes, bounds).
 CONSTANT_SIZE = 16
-
-#: Where lowering puts its own initializers.
-_LAYOUT_SCOPES = ("table/", "ids/", "lookup/", "layer/")
 
 
 @dataclass(frozen=True)
@@ -43,70 +42,96 @@ class Provenance:
     missing: list[str]
 
 
-def trace_provenance(model: Path, trained: nn.Module, frozen: nn.Module) -> Provenance:
+def trace_provenance(model: Path, frozen: FrozenModel) -> Provenance:
     """Compare a graph with the model before and after freezing.
+
+    The weights of a user's module are judged by its answers: the exporter may fold a batch norm into them. Only what is
+    left of a selection network is looked for there.
 
     Args:
         model: `model.onnx`, its external data beside it.
-        trained: the model with its selection network.
-        frozen: the same model frozen.
+        frozen: the model, and the one that it was frozen from.
     """
-    graph = _load(model)
-    deleted_modules = _modules(trained) - _modules(frozen)
-    tables = tuple(f"{path}." for path in frozen_tables(frozen))
-    tensors = dict(frozen.named_buffers()) | frozen.state_dict()  # buffers that are not saved are in the graph too
-    kept = {name: value.numpy() for name, value in tensors.items() if not name.startswith(tables)}
-    own_tables = {f"{path}.{name}" for path in frozen_tables(frozen) for name in ("weight", "table.weight")}
-    deleted = {
-        name: value.detach().numpy()
-        for name, value in trained.named_parameters()
-        if name not in frozen.state_dict() and name not in own_tables
-    }
-    digests = {_digest(array): name for name, array in deleted.items() if array.size > 1}
-    # The exporter folds the transpose of a weight without bias into a constant of another name.
-    turned = {_digest(array.T): name for name, array in kept.items() if array.ndim == 2}
-    held = {name.removeprefix(WRAPPER) for name in graph.initializers}
+    graph = load_graph(model).graph
+    deleted_modules, deleted = _deleted(frozen)
+    digests = {_digest(array) for array in deleted.values() if array.size > 1}
     nodes = [node.name or node.op_type for node in graph if _scopes(node) & deleted_modules]
-    selectors, unexplained, changed = [], [], []
-    held_places: dict[str, set[int]] = {}
-    for name, value in graph.initializers.items():
-        tensor = value.const_value
-        assert tensor is not None
-        path = name.removeprefix(WRAPPER)
-        if path in deleted or (tensor.size > 1 and _digest(tensor.numpy()) in digests):
-            selectors.append(name)
-        elif name.startswith(_LAYOUT_SCOPES):
-            continue
-        elif path in kept:
-            if not same_bits(tensor.numpy(), kept[path]):
-                changed.append(name)
-        elif (part := Part.named(name)) and (whole := part.whole.removeprefix(WRAPPER)) in kept:
-            held_places.setdefault(whole, set()).update(part.places)
-            if not same_bits(tensor.numpy(), part.of(kept[whole])):
-                changed.append(name)
-        elif _digest(tensor.numpy()) in turned:
-            held.add(turned[_digest(tensor.numpy())])
-        elif tensor.size > CONSTANT_SIZE:
-            unexplained.append(name)
-    held |= {name for name, places in held_places.items() if len(places) == kept[name].shape[-1]}
-    missing = sorted(name for name, _ in frozen.named_parameters() if name in kept and name not in held)
+    selectors = [
+        name
+        for name, value in graph.initializers.items()
+        if fact(value, WEIGHT) in deleted or (_array(value).size > 1 and _digest(_array(value)) in digests)
+    ]
+    if frozen.data is None:
+        return Provenance(nodes, selectors, [], [], [])
+    unexplained, changed, missing = _weights(graph, frozen.module.model, set(selectors))
     return Provenance(nodes, selectors, unexplained, changed, missing)
 
 
-def _load(model: Path) -> ir.Graph:
+def _deleted(frozen: FrozenModel) -> tuple[set[str], dict[str, npt.NDArray[Any]]]:
+    """Modules and parameters of the trained model that freezing took out, its tables apart."""
+    if frozen.trained is None:
+        return set(), {}
+    trained, kept = frozen.trained.model, frozen.module.model
+    tables = {f"{path}.{name}" for path in frozen_tables(kept) for name in ("weight", "table.weight")}
+    tables |= {f"{h.path}.{h.name}" for table in tables_of(trained) for h in table.holders}
+    state = kept.state_dict()
+    gone = {
+        name: p.detach().numpy() for name, p in trained.named_parameters() if name not in state | dict.fromkeys(tables)
+    }
+    return _modules(trained) - _modules(kept), gone
+
+
+def _weights(graph: ir.Graph, model: nn.Module, selectors: set[str]) -> tuple[list[str], list[str], list[str]]:
+    """Initializers that nothing explains, those whose bits are not the model's, and parameters that are not there."""
+    tables = tuple(f"{path}." for path in frozen_tables(model))
+    tensors = dict(model.named_buffers()) | model.state_dict()  # buffers that are not saved are in the graph too
+    kept = {name: value.numpy() for name, value in tensors.items() if not name.startswith(tables)}
+    # The exporter folds the transpose of a weight without bias into a constant of another name.
+    turned = {_digest(array.T): name for name, array in kept.items() if array.ndim == 2}
+    held: set[str] = set()
+    columns: dict[str, set[int]] = {}
+    unexplained, changed = [], []
+    for name, value in graph.initializers.items():
+        array, weight, part = _array(value), fact(value, WEIGHT), Part.described(value)
+        if name in selectors or fact(value, TABLE) or fact(value, CONSTANT):
+            continue
+        if weight is not None and weight in kept:
+            columns.setdefault(weight, set()).update(part.columns if part else range(_width(kept[weight])))
+            if not same_bits(array, part.of(kept[weight]) if part else kept[weight]):
+                changed.append(name)
+        elif _digest(array) in turned:
+            held.add(turned[_digest(array)])
+        elif array.size > CONSTANT_SIZE:
+            unexplained.append(name)
+    held |= {name for name, own in columns.items() if len(own) == _width(kept[name])}
+    missing = sorted(name for name, _ in model.named_parameters() if name in kept and name not in held)
+    return unexplained, changed, missing
+
+
+def _width(array: npt.NDArray[Any]) -> int:
+    """Columns; one of a single number."""
+    return array.shape[-1] if array.ndim else 1
+
+
+def _array(value: ir.Value) -> npt.NDArray[Any]:
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def load_graph(model: Path) -> ir.Model:
     """The graph with every weight readable.
 
     Raises:
         ValidationFailed: graph or weights are truncated or corrupted.
     """
     try:
-        graph = ir.load(model).graph
-        for value in graph.initializers.values():
+        loaded = ir.load(model)
+        for value in loaded.graph.initializers.values():
             assert value.const_value is not None
             value.const_value.numpy()
     except Exception as error:  # protobuf, numpy and the file system each have their own
         raise ValidationFailed("graph or weights cannot be read", where=model, found=error) from None
-    return graph
+    return loaded
 
 
 def _modules(module: nn.Module) -> set[str]:
@@ -120,7 +145,7 @@ def _scopes(node: ir.Node) -> set[str]:
         scopes = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return {text}
-    return {str(scope).removeprefix(WRAPPER) for scope in scopes}
+    return {str(scope).removeprefix("model.") for scope in scopes}
 
 
 def _digest(array: npt.NDArray[Any]) -> bytes:

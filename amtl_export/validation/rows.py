@@ -1,9 +1,9 @@
-"""Every id of every field through the graph's own lookup, bit for bit, hostile ids included."""
+"""Every id of every lookup through the graph itself, bit for bit, ids outside the tables included."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.inputs import Feed
-from amtl_export.bundle.signature import LookupSite
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.graph.lower import Lookup
 from amtl_export.graph.ragged import GATHER
 from amtl_export.native import DOMAIN
 from amtl_export.runtime.session import Provider, open_session
@@ -33,31 +32,31 @@ class RowCheck:
 
     Attributes:
         rows: ids probed, each once.
-        equal: of them, answered with the run's bits.
-        hostile: out-of-range ids probed.
+        equal: of them, answered with the source's bits.
+        out_of_range: ids outside the tables that were probed.
         wrong: the first few differences, in words.
     """
 
     rows: int
     equal: int
-    hostile: int
+    out_of_range: int
     wrong: list[str]
 
 
-def hostile_ids(size: int) -> list[int]:
+def out_of_range_ids(size: int) -> list[int]:
     """Ids outside `[0, size)` that have broken lookups before."""
     low, high = np.iinfo(np.int64).min, np.iinfo(np.int64).max
     return [-1, -size, -size - 1, size, size + 1, 2**31, 2**32, -(2**31), 2**62, -(2**62), low, high]
 
 
 class Probe:
-    """The lookups of a bundle's graph, and nothing behind them: the same nodes and arrays, any number of rows.
+    """The lookups of a bundle's graph, and nothing before or behind them: the same nodes and arrays, any ids.
 
     Args:
         bundle: whose graph.
         provider: where it runs.
         optimized: all graph optimisations and the native operators, or neither; on CUDA the native operators always,
-            since parts of their bodies run on the CPU alone.
+            since parts of their functions run on the CPU alone.
 
     Raises:
         ValidationFailed: a lookup that the signature names is not in the graph.
@@ -66,7 +65,10 @@ class Probe:
 
     def __init__(self, bundle: Bundle, provider: Provider, *, optimized: bool) -> None:
         model = _lookups_alone(bundle)
-        self._taken = {value.name: value for value in model.graph.inputs}
+        self._shapes = {
+            str(value.name): tuple(size if isinstance(size, int) else 0 for size in value.shape or ())
+            for value in model.graph.inputs
+        }
         self._session = open_session(
             ir.to_proto(model).SerializeToString(),
             provider=provider,
@@ -75,15 +77,21 @@ class Probe:
             native=None if optimized or provider == "cuda" else False,
         )
 
-    def lookup(self, site: LookupSite, ids: Ids) -> Floats:
-        """float32 `[n, K, D]`: the graph's rows for ids `[n, K]` of one input."""
-        feed: Feed = {}
-        for name, value in self._taken.items():
-            assert name is not None
-            assert value.shape is not None
-            columns = value.shape[1]
-            feed[name] = np.zeros((len(ids), columns if isinstance(columns, int) else 1), dtype=np.int64)
-        feed[site.input] = ids
+    def lookup(self, site: Lookup, ids: Ids) -> Floats:
+        """float32 `[n, K, D]`: the graph's rows for ids `[n, K]`; for a table that is read whole, those of its ids."""
+        feed = {name: np.zeros(shape, dtype=np.int64) for name, shape in self._shapes.items()}
+        if not site.input:
+            return self._run(site, feed)[ids]
+        feed[site.input] = self._shaped(ids, len(self._shapes[site.input]))
+        rows = self._run(site, feed)
+        return rows.reshape(*ids.shape, rows.shape[-1])
+
+    @staticmethod
+    def _shaped(ids: Ids, rank: int) -> Ids:
+        """Ids `[n, K]` with as many axes as the graph has there: K last, ones between."""
+        return ids.reshape(-1) if rank == 1 else ids.reshape(len(ids), *[1] * (rank - 2), ids.shape[1])
+
+    def _run(self, site: Lookup, feed: dict[str, Ids]) -> Floats:
         try:
             rows: Floats = self._session.run([site.output], feed)[0]
         except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
@@ -94,32 +102,59 @@ class Probe:
 
 
 def _lookups_alone(bundle: Bundle) -> ir.Model:
-    """The graph cut off behind its lookups, its inputs with as many rows as one likes."""
+    """The graph between the ids of its lookups and their rows."""
     model = ir.from_proto(bundle.proto())
     graph = model.graph
-    made = {value.name: value for node in graph for value in node.outputs}
+    values = {value.name: value for node in graph for value in node.outputs} | dict(graph.initializers)
     wanted = []
     for site in bundle.signature.lookups:
-        layer = made.get(site.layer) if site.layer else None
+        layer = values.get(site.layer) if site.layer else None
         if layer is not None:
-            made[site.output] = _rows_of_layer(graph, layer, site)
-        elif site.output not in made:
+            values[site.output] = _rows_of_layer(graph, layer, site)
+        elif site.output not in values:
             raise ValidationFailed("the graph lacks a lookup that the signature names", found=site.output)
-        wanted.append(made[site.output])
-    graph.outputs[:] = wanted
+        wanted.append(values[site.output])
+    ids = {site.input: len(site.sizes) for site in bundle.signature.lookups if site.input}
+    known = {str(value.name): value for value in graph.inputs} | {str(n): v for n, v in values.items() if n in ids}
+    taken = [_free(known[name], name, columns) for name, columns in ids.items() if name in known]
+    graph.inputs[:] = taken
+    graph.outputs[:] = [_as_output(graph, value) for value in wanted]
     passes.RemoveUnusedNodesPass()(model)
     graph.inputs[:] = [value for value in graph.inputs if value.uses()]
-    for value in graph.inputs:
-        assert value.shape is not None
-        value.shape = ir.Shape(["rows", *value.shape.dims[1:]])
     for node in graph:
         for value in node.outputs:
             value.shape = None
     return model
 
 
-def _rows_of_layer(graph: ir.Graph, layer: ir.Value, site: LookupSite) -> ir.Value:
-    """The lookup that a joined layer makes, alone: the same arrays and ids."""
+def _free(value: ir.Value, name: str, columns: int) -> ir.Value:
+    """An input of int64 ids of any sizes in the place of a value; its columns stay as many as the lookup's fields."""
+    rank = max(1, len(value.shape or ()))
+    free = ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64))
+    last = [] if rank == 1 else [columns if columns > 1 else f"{name}_last"]
+    free.shape = ir.Shape([f"{name}_rows", *(f"{name}_{axis}" for axis in range(rank - len(last) - 1)), *last])
+    if value.producer() is not None:
+        value.name = f"{name}/computed"
+    ir.convenience.replace_all_uses_with(value, free)
+    return free
+
+
+def _as_output(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """A value that a graph may give: an initializer is copied by a node."""
+    if not value.is_initializer():
+        return value
+    name = str(value.name)
+    node = ir.node("Identity", [value])
+    graph.initializers.pop(name)
+    value.name = f"{name}/stored"
+    graph.initializers[value.name] = value
+    node.outputs[0].name, node.outputs[0].type = name, value.type
+    graph.append(node)
+    return node.outputs[0]
+
+
+def _rows_of_layer(graph: ir.Graph, layer: ir.Value, site: Lookup) -> ir.Value:
+    """The lookup that a fused layer makes, alone: the same arrays and ids."""
     node = layer.producer()
     assert node is not None
     attributes = [attribute for name, attribute in node.attributes.items() if name != "least"]
@@ -131,46 +166,62 @@ def _rows_of_layer(graph: ir.Graph, layer: ir.Value, site: LookupSite) -> ir.Val
 
 
 def check_rows(bundle: Bundle, frozen: FrozenModel, provider: Provider, *, optimized: bool) -> RowCheck:
-    """Probe every id of every field, then hostile ids unless the bundle trusts its ids.
+    """Probe every id of every lookup, then ids outside the tables unless the bundle trusts its ids.
+
+    Args:
+        bundle: whose graph.
+        frozen: the source, its rows quantized as the bundle's are.
+        provider: where the graph runs.
+        optimized: see `Probe`.
 
     Raises:
         ValidationFailed: the graph cannot be probed.
     """
     probe = Probe(bundle, provider, optimized=optimized)
-    positions = {field.name: i for i, field in enumerate(frozen.config.embedded)}
-    rows = equal = hostile = 0
-    wrong: list[str] = []
+    checked = _Checked()
     for site in bundle.signature.lookups:
-        fields = _fields_of(bundle, site)
         if site.table not in frozen.tables:
-            raise InputError("a lookup's table is not in the run", where=bundle.path, found=site.table)
-        own = frozen.tables[site.table]
-        table = own.rows.numpy()
-        sizes = np.array([own.sizes[positions[f]] for f in fields])
-        offsets = np.array([own.offsets[positions[f]] for f in fields])
+            raise InputError("a lookup's table is not in the source", where=bundle.path, found=site.table)
+        table = frozen.tables[site.table].rows.numpy()
+        sizes, offsets = np.array(site.sizes), np.array(site.offsets)
+        names = _field_names(bundle, site)
         for ids in _every_id(sizes, table.shape[1]):
-            answered = probe.lookup(site, np.minimum(ids, sizes - 1))
-            counts = ids < sizes
-            expected = table[np.minimum(ids, sizes - 1) + offsets]
-            same = _equal(answered, expected)
-            rows += int(counts.sum())
-            equal += int((same & counts).sum())
-            wrong += _describe(fields, ids, same | ~counts, answered, expected)
-        if bundle.signature.id_policy == "guard":
-            ids = np.array([hostile_ids(int(size)) for size in sizes], dtype=np.int64).T
-            answered = probe.lookup(site, ids)
-            expected = np.broadcast_to(table[offsets], answered.shape)
-            same = _equal(answered, expected)
-            hostile += ids.size
-            wrong += _describe(fields, ids, same, answered, expected)
-    return RowCheck(rows, equal, hostile, wrong[:5])
+            inside = np.minimum(ids, sizes - 1)
+            same = checked.hold(names, ids, probe.lookup(site, inside), table[inside + offsets], ids < sizes)
+            checked.rows += int((ids < sizes).sum())
+            checked.equal += int((same & (ids < sizes)).sum())
+        if bundle.signature.id_policy == "guard" and site.input:
+            ids = np.array([out_of_range_ids(int(size)) for size in sizes], dtype=np.int64).T
+            found = probe.lookup(site, ids)
+            checked.hold(names, ids, found, np.broadcast_to(table[offsets], found.shape), np.ones(ids.shape, bool))
+            checked.out_of_range += ids.size
+    return RowCheck(checked.rows, checked.equal, checked.out_of_range, checked.wrong[:5])
 
 
-def _fields_of(bundle: Bundle, site: LookupSite) -> list[str]:
-    for tensor in bundle.signature.inputs:
-        if tensor.name == site.input:
-            return [column.field for column in tensor.columns]
-    raise InputError("a lookup's input is not in the signature", where=bundle.path, found=site.input)
+@dataclass
+class _Checked:
+    rows: int = 0
+    equal: int = 0
+    out_of_range: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    def hold(
+        self, names: list[str], ids: Ids, found: Floats, expected: Any, counts: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.bool_]:
+        """Which rows have the bits that are expected, `[n, K]`; those that count and do not are noted."""
+        same: npt.NDArray[np.bool_] = (_bits(found) == _bits(expected)).all(axis=-1)
+        self.wrong += _describe(names, ids, same | ~counts, found, expected)
+        return same
+
+
+def _bits(rows: Any) -> npt.NDArray[np.uint32]:
+    return np.ascontiguousarray(rows, dtype=np.float32).view(np.uint32)
+
+
+def _field_names(bundle: Bundle, site: Lookup) -> list[str]:
+    """The field of each column of a lookup, by where its rows are."""
+    by_row = {(own.table, own.offset): own.name for own in reversed(bundle.signature.fields)}
+    return [by_row.get((site.table, offset), site.table) for offset in site.offsets]
 
 
 def _every_id(sizes: Ids, dim: int) -> Iterator[Ids]:
@@ -181,16 +232,11 @@ def _every_id(sizes: Ids, dim: int) -> Iterator[Ids]:
         yield np.repeat(ids[:, None], len(sizes), axis=1)
 
 
-def _equal(a: Floats, b: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """bool `[n, K]`: rows with the same bits."""
-    same: npt.NDArray[np.bool_] = (a.view(np.uint32) == np.ascontiguousarray(b).view(np.uint32)).all(axis=-1)
-    return same
-
-
-def _describe(fields: list[str], ids: Ids, good: npt.NDArray[np.bool_], found: Floats, expected: Any) -> list[str]:
+def _describe(names: list[str], ids: Ids, good: npt.NDArray[np.bool_], found: Floats, expected: Any) -> list[str]:
     lines = []
     for row, column in np.argwhere(~good)[:3]:
         a, b = found[row, column], expected[row, column]
-        at = int(np.flatnonzero(a.view(np.uint32) != np.ascontiguousarray(b).view(np.uint32))[0])
-        lines.append(f"field {fields[column]}, id {ids[row, column]}, dim {at}: found {a[at]!r}, the run has {b[at]!r}")
+        at = int(np.flatnonzero(_bits(a) != _bits(b))[0])
+        name = names[column % len(names)]
+        lines.append(f"field {name}, id {ids[row, column]}, dim {at}: found {a[at]!r}, the source has {b[at]!r}")
     return lines

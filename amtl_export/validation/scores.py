@@ -1,79 +1,62 @@
-"""Scores of a split: PyTorch with its selection network against the graph."""
+"""Scores of labelled examples from the graph."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.inputs import Feed, as_request, from_rows
-from amtl_export.data.encode import Rows
-from amtl_export.graph.inputs import Input
-from amtl_export.models.config import ModelConfig
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.scores import Scored, gathered, labelled
+from amtl_export.graph.inputs import as_request
 from amtl_export.runtime.session import Provider
-from amtl_export.training.metrics import auc, logloss
-
-_BATCH = 8192
+from amtl_export.spec import Feed, TensorSpec, rows_of
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Logits of one split and what they are worth."""
+def graph_answers(bundle: Bundle, frozen: FrozenModel, split: str, provider: Provider, *, optimized: bool) -> Scored:
+    """What the graph answers: optimised and with native operators, or neither; on CUDA always with them.
 
-    logits: npt.NDArray[np.float32]
-    auc: float
-    logloss: float
-
-    @classmethod
-    def of(cls, logits: npt.NDArray[np.float32], rows: Rows) -> Scores:
-        """From logits and labels; NaN logits have no AUC."""
-        if np.isnan(logits).any():
-            return cls(logits, float("nan"), float("nan"))
-        label = np.asarray(rows.label)
-        return cls(logits, auc(logits, label), logloss(logits, label))
-
-
-def graph_scores(bundle: Bundle, rows: Rows, config: ModelConfig, provider: Provider, *, optimized: bool) -> Scores:
-    """What the graph answers for a split: optimised and with native operators, or neither; on CUDA always with them.
-
-    Where fields are given once per request, rows that agree in them are the candidates of one.
+    Where fields are given once per request, examples that agree in them are the candidates of one.
     """
-    session = bundle.session(
-        provider=provider, optimized=optimized, native=None if optimized or provider == "cuda" else False
-    )
-    logits = np.empty(len(rows), dtype=np.float32)
-    feed = from_rows(rows, config)
-    for places in _requests(feed, bundle.inputs):
-        own = {name: values[places] for name, values in feed.items()}
-        logits[places] = session.run(["logit"], as_request(own, bundle.inputs))[0]
-    return Scores.of(logits, rows)
+    native = None if optimized or provider == "cuda" else False
+    session = bundle.session(provider=provider, optimized=optimized, native=native)
+    return gathered((_answered(session, feed, bundle, frozen), labels) for feed, labels in labelled(frozen, split))
 
 
-def _requests(feed: Feed, inputs: Sequence[Input]) -> Iterator[npt.NDArray[np.int64]]:
-    """Places of the rows of each request, at most `_BATCH` at a time."""
-    count = len(next(iter(feed.values())))
-    once = [feed[own.source][:, list(own.places) or slice(None)] for own in inputs if own.once]
-    if once:
-        keys = np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in once], axis=1)
-        order = np.lexsort(keys.T)
-        starts = np.flatnonzero((keys[order][1:] != keys[order][:-1]).any(axis=1)) + 1
-        groups = np.split(order, starts)
-    else:
-        groups = [np.arange(count)]
-    for group in groups:
-        yield from np.split(group, range(_BATCH, len(group), _BATCH))
+def _answered(session: Any, feed: Feed, bundle: Bundle, frozen: FrozenModel) -> npt.NDArray[Any]:
+    requests = list(_requests(feed, bundle.inputs, frozen.inputs))
+    if len(requests) == 1:
+        return np.asarray(session.run([frozen.score], as_request(feed, bundle.inputs))[0])
+    scores = np.empty(sum(map(len, requests)), dtype=np.float32)
+    for rows in requests:
+        request = as_request(rows_of(feed, frozen.inputs, rows), bundle.inputs)
+        scores[rows] = session.run([frozen.score], request)[0]
+    return scores
+
+
+def _requests(feed: Feed, inputs: Sequence[TensorSpec], own: Sequence[TensorSpec]) -> Iterator[npt.NDArray[np.int64]]:
+    """Rows of each request."""
+    count = next((len(feed[spec.name]) for spec in own if spec.batched), 1)
+    shared = [feed[s.source][:, list(s.positions)] if s.positions else feed[s.source] for s in inputs if s.shared]
+    if not shared:
+        yield np.arange(count)
+        return
+    keys = np.concatenate([np.ascontiguousarray(part).reshape(count, -1).view(np.uint8) for part in shared], axis=1)
+    order = np.lexsort(keys.T)
+    starts = np.flatnonzero((keys[order][1:] != keys[order][:-1]).any(axis=1)) + 1
+    yield from np.split(order, starts)
 
 
 def rank_flips(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> int:
     """Neighbours in the ranking by `a` that `b` ranks the other way round.
 
     Args:
-        a: `[N]` logits.
-        b: `[N]` logits of the same examples.
+        a: `[N]` scores.
+        b: `[N]` scores of the same examples.
     """
     order = np.argsort(a, kind="stable")
-    return int(((np.diff(a[order]) > 0) & (np.diff(b[order]) < 0)).sum())
+    with np.errstate(invalid="ignore"):
+        return int(((np.diff(a[order]) > 0) & (np.diff(b[order]) < 0)).sum())

@@ -4,266 +4,311 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import onnx
+from torch import nn
 
 from amtl_export.bundle.bundle import Bundle, open_bundle
-from amtl_export.bundle.export import as_stored
+from amtl_export.bundle.check import Trial
+from amtl_export.bundle.reference import reference_of
+from amtl_export.bundle.samples import read_test_data
+from amtl_export.compare import compare
 from amtl_export.data.schema import SplitName
 from amtl_export.errors import AmtlError, InputError, ValidationFailed
-from amtl_export.files import wrong_sums
-from amtl_export.freezing.frozen import EMBEDDING, FrozenModel, freeze
+from amtl_export.files import checksum_mismatches
+from amtl_export.freezing.frozen import FrozenModel, freeze
+from amtl_export.freezing.scores import Scores, torch_answers
+from amtl_export.graph.facts import TABLE, fact
 from amtl_export.native import library_path
 from amtl_export.runtime.session import Provider, nodes_by_provider, open_session
-from amtl_export.training.batches import predict
-from amtl_export.training.run import Run, load_run
-from amtl_export.validation.provenance import trace_provenance
+from amtl_export.source.binding import bind, nested, same_structure
+from amtl_export.source.call import ModuleCall
+from amtl_export.source.source import Source
+from amtl_export.spec import BATCH, Feed, mismatch
+from amtl_export.tables.values import quantize
+from amtl_export.training.run import Run
+from amtl_export.validation.provenance import load_graph, trace_provenance
 from amtl_export.validation.rows import check_rows
-from amtl_export.validation.scores import Scores, graph_scores, rank_flips
-
-
-@dataclass(frozen=True)
-class Tolerances:
-    """What may differ.
-
-    Attributes:
-        auc: |AUC difference| to the run; None for the value type's own, see `auc_for`.
-        logit: |logit difference|, any example; in fp16 and int8 to the run's model with its tables rounded.
-    """
-
-    auc: float | None = None
-    logit: float = 1e-4
-
-    def auc_for(self, dtype: str) -> float:
-        """What is allowed for a value type: 1e-6, or 1e-4 for one that rounds, unless it is given."""
-        return (1e-6 if dtype == "fp32" else 1e-4) if self.auc is None else self.auc
-
-
-@dataclass
-class Verdict:
-    """The outcome; `to_json` is the form that tools outside the project read.
-
-    Attributes:
-        problems: why it failed, a sentence each; empty means pass.
-        numbers: the measured values.
-    """
-
-    bundle: str
-    run: str
-    split: str
-    problems: list[str] = field(default_factory=list)
-    numbers: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def verdict(self) -> Literal["pass", "fail"]:
-        """pass or fail."""
-        return "fail" if self.problems else "pass"
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values; a number that could not be had is null."""
-        numbers = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in self.numbers.items()
-        }
-        where = {"bundle": self.bundle, "run": self.run, "split": self.split}
-        return {"verdict": self.verdict, **where, **_EMPTY, **numbers, "problems": self.problems}
-
-
-#: Every key of the contract, for verdicts that failed before a number could be had.
-_EMPTY: dict[str, Any] = dict.fromkeys(
-    (
-        "auc_torch", "auc_onnx", "abs_delta_auc", "logloss_torch", "logloss_onnx", "max_abs_logit_diff",
-        "rows_checked", "rows_bit_equal", "rank_flips", "selector_nodes", "selector_initializers",
-        "bytes_dense", "bytes_table", "bytes_ratio", "providers", "nodes_by_provider", "hostile_ids_checked",
-    )
-)  # fmt: skip
+from amtl_export.validation.scores import graph_answers, rank_flips
+from amtl_export.validation.verdict import Tolerances, Verdict
 
 
 def validate(
-    bundle: Path,
-    run: Path,
+    bundle: Path | str,
+    source: FrozenModel | Run | Source | nn.Module | Path | str,
+    inputs: Any = None,
     *,
     split: SplitName = "test",
     provider: Provider = "cpu",
     tolerances: Tolerances | None = None,
 ) -> Verdict:
-    """Compare a bundle with the run that it says it came from.
+    """Compare a bundle with the model that it says it came from.
 
-    Checks, in order: checksums; vocabularies; nothing of the selection network left and every weight
-    accounted for; every row of every field bit for bit and hostile ids, optimised and not; the
-    split's scores, optimised and not. In fp16 and int8 rows are compared with the run's rounded rows.
+    Checks, in order: checksums; vocabularies; nothing of the selection network left and every weight accounted for;
+    every row of every table bit for bit and ids outside them, optimised and not; answers to `inputs`, batches of none
+    and of one, examples alone, and ids outside the tables through the whole model; the labelled examples' scores,
+    optimised and not. The reference is the model itself, in evaluation mode, hooks and all; where values are quantized,
+    the frozen model with the same quantized values.
 
     Args:
         bundle: its folder.
-        run: the run's folder.
-        split: whose rows are scored; a run keeps `valid` and `test`.
+        source: the model: a run or its folder, any `nn.Module`, a `Source`, `my_model.py:build`.
+        inputs: what the model takes, as in `freeze`'s example; None takes the bundle's own samples.
+        split: whose labelled examples are scored; a run keeps `valid` and `test`.
         provider: where the graph runs.
         tolerances: what may differ.
 
     Raises:
-        InputError: bundle or run cannot be opened.
+        InputError: bundle or source cannot be opened.
         EnvironmentLacks: ONNX Runtime or the provider is missing.
     """
-    tolerances = tolerances or Tolerances()
-    opened, trained = open_bundle(bundle), load_run(run)
-    frozen = freeze(trained)
-    stored = as_stored(frozen, opened.signature.dtype, _initializers(opened))
-    verdict = Verdict(str(bundle), str(run), split)
-    steps: tuple[Callable[[], None], ...] = (
-        lambda: _check_files(opened, verdict),
-        lambda: _check_vocabularies(opened, trained, verdict),
-        lambda: _check_provenance(opened, trained, frozen, verdict),
-        lambda: _check_rows(opened, stored, provider, verdict),
-        lambda: _check_scores(opened, trained, stored, split, provider, tolerances, verdict),
+    opened = open_bundle(bundle)
+    frozen = _frozen(opened, source, inputs)
+    check = _Check(
+        opened,
+        frozen,
+        split,
+        provider,
+        tolerances or Tolerances(),
+        Verdict(str(bundle), str(frozen.origin["run"]), split),
     )
-    if _same_model(opened, trained, verdict):
+    if isinstance(source, (str, Path)):
+        check.verdict.run = str(source)
+    return check.run(inputs)
+
+
+def _frozen(bundle: Bundle, source: Any, inputs: Any) -> FrozenModel:
+    """The source frozen; a bare module is called with the inputs, or with the bundle's samples."""
+    if not isinstance(source, nn.Module):
+        return freeze(source)
+    whole = {spec.source: (BATCH, *spec.shape[1:]) if spec.shared else spec.shape for spec in bundle.inputs}
+    shapes = {
+        name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)} for name, shape in whole.items()
+    }
+    names = [spec.name for spec in bundle.signature.outputs]
+    given = read_test_data(bundle.path, "input") if inputs is None else inputs
+    example = _by_path(bundle, given)
+    try:
+        return freeze(source, example=example, outputs=names, dynamic_shapes=shapes)
+    except InputError:
+        return freeze(source, example=example, outputs=names)  # of another shape: that is said by the check of inputs
+
+
+def _by_path(bundle: Bundle, inputs: Any) -> Any:
+    """Inputs as forward takes them; those that are named as the graph names them are put in their places."""
+    if not isinstance(inputs, dict) or set(inputs) != {spec.name for spec in bundle.inputs}:
+        return inputs
+    rows = next((len(inputs[spec.name]) for spec in bundle.inputs if spec.batched), 1)
+    repeated = {
+        spec.name: np.repeat(inputs[spec.name], rows, axis=0)
+        for spec in bundle.inputs
+        if spec.shared and len(inputs[spec.name]) == 1
+    }
+    return nested(inputs | repeated, bundle.inputs)
+
+
+@dataclass(frozen=True)
+class _Check:
+    """One validation."""
+
+    bundle: Bundle
+    frozen: FrozenModel
+    split: SplitName
+    provider: Provider
+    tolerances: Tolerances
+    verdict: Verdict
+
+    def run(self, inputs: Any) -> Verdict:
+        """Every check; one that fails does not keep the others from running."""
+        if not self._same_model():
+            return self.verdict
+        steps: tuple[Callable[[], None], ...] = (
+            self._files,
+            self._vocabularies,
+            self._provenance,
+            self._rows,
+            lambda: self._answers(inputs),
+            self._scores,
+        )
         for step in steps:
             try:
                 step()
             except (ValidationFailed, InputError) as error:
-                verdict.problems.append(_one_line(error))
-    return verdict
+                self.verdict.problems.append(_one_line(error))
+        return self.verdict
 
+    def _files(self) -> None:
+        if wrong := checksum_mismatches(self.bundle.path):
+            self.verdict.problems.append(f"files differ from SHA256SUMS: {', '.join(wrong)}")
 
-def _initializers(bundle: Bundle) -> list[str]:
-    """Names of the graph's; none if it cannot be read, which the checks say."""
-    try:
-        return [tensor.name for tensor in bundle.proto().graph.initializer]
-    except (ValidationFailed, InputError):
-        return []
+    def _same_model(self) -> bool:
+        """Whether the bundle has the source's fields, sizes and D, so that comparing rows makes sense."""
+        theirs = {own.name: own.size for own in self.bundle.signature.fields}
+        ours = {own.name: own.size for own in self.frozen.fields if own.table in self.frozen.tables}
+        dims = self.bundle.signature.dim, self.frozen.table.rows.shape[1]
+        if list(theirs) != list(ours) or dims[0] != dims[1]:
+            self.verdict.problems.append(
+                f"the bundle is of another model: fields {list(theirs)} with D={dims[0]}, "
+                f"the source has {list(ours)} with D={dims[1]}"
+            )
+            return False
+        if theirs != ours:
+            self.verdict.problems.append(
+                f"another run's vocabulary: its fields have {list(theirs.values())} ids, the source's "
+                f"{list(ours.values())}; vocabulary hash {self.bundle.signature.vocabulary_hash}, the source's "
+                f"{self.frozen.vocabulary_hash}"
+            )
+            return False
+        return True
+
+    def _vocabularies(self) -> None:
+        if self.frozen.data is None:
+            return
+        expected, problems = self.frozen.vocabulary_hash, self.verdict.problems
+        found, ours = self.bundle.vocabularies(), self.frozen.data.vocabularies
+        differing = [name for name in self.bundle.fields if found[name].digest != ours[name].digest]
+        if differing:
+            problems.append(
+                f"another run's vocabulary: field(s) {', '.join(differing)} map values to other ids than the run does"
+            )
+        stated = {entry.key: entry.value for entry in self.bundle.proto().metadata_props}.get("amtl.vocabulary_hash")
+        for where, value in (("model.onnx", stated), ("signature.json", self.bundle.signature.vocabulary_hash)):
+            if value != expected:
+                problems.append(f"{where} states the vocabulary hash {value}, the run's is {expected}")
+
+    def _provenance(self) -> None:
+        found = trace_provenance(self.bundle.model, self.frozen)
+        self.verdict.selector_nodes = len(found.selector_nodes)
+        self.verdict.selector_initializers = len(found.selector_initializers)
+        for what, names in (
+            ("nodes of the selection network are left", found.selector_nodes),
+            ("parameters of the selection network are left", found.selector_initializers),
+            ("weights that neither table nor backbone explains", found.unexplained),
+            ("backbone parameters differ from the run's", found.changed),
+            ("backbone parameters are missing", found.missing),
+        ):
+            if names:
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                self.verdict.problems.append(f"{what}: {', '.join(names[:3])}{more}")
+
+    @cached_property
+    def _reference(self) -> FrozenModel:
+        """The source with the bundle's numbers where they are quantized."""
+        dtypes = {path: table.dtype for path, table in self.bundle.signature.tables.items()}
+        return reference_of(self.frozen, quantize(self.frozen, dtypes), load_graph(self.bundle.model))
+
+    def _rows(self) -> None:
+        verdict, frozen = self.verdict, self.frozen
+        for name in self.bundle.fields:
+            if not np.array_equal(self.bundle.dims(name), frozen.field_dims(name).numpy()):
+                verdict.problems.append(f"the dims in vocab/{name}.parquet are not the source's")
+        verdict.bytes_dense = frozen.dense_bytes
+        verdict.bytes_table = _table_bytes(self.bundle, frozen)
+        verdict.bytes_ratio = verdict.bytes_table / frozen.dense_bytes
+        reference = self._reference
+        for optimized in (True, False):
+            found = check_rows(self.bundle, reference, self.provider, optimized=optimized)
+            if optimized or found.wrong:
+                verdict.rows_checked, verdict.rows_bit_equal = found.rows, found.equal
+                verdict.hostile_ids_checked = found.out_of_range
+            level = "optimised" if optimized else "not optimised"
+            verdict.problems += [f"wrong row ({level}): {line}" for line in found.wrong]
+
+    def _answers(self, inputs: Any) -> None:
+        """The model's answers to some inputs, and what is tried around them."""
+        verdict, signature = self.verdict, self.bundle.signature
+        feed = self._feed(inputs)
+        if wrong := mismatch(feed, self._specs):
+            raise ValidationFailed(
+                "the inputs are not those that the bundle takes",
+                found=wrong,
+                fix="freeze(…, dynamic_shapes=…) lets more dimensions change",
+            )
+        trial = Trial(self.bundle.model, self._reference, self.bundle.inputs, self.tolerances.logit_atol, self.provider)
+        checked = trial.check(feed, guarded=signature.id_policy == "guard")
+        verdict.problems += checked.problems
+        verdict.batch_of_none, verdict.batch_of_one = checked.batches.none, checked.batches.single
+        verdict.examples_independent, verdict.out_of_range = checked.batches.independent, checked.out_of_range
+        verdict.hostile_ids_checked = (verdict.hostile_ids_checked or 0) + checked.ids_tried
+        verdict.max_relative_diff = max(checked.parity.values())
+        if signature.batches.independent and not checked.batches.independent:
+            verdict.problems.append(
+                "examples together are not answered as each alone, and the bundle says that they are"
+            )
+
+    @property
+    def _specs(self) -> Any:
+        """The model's inputs, with the dimensions that the bundle lets change."""
+        stated = {spec.source: spec for spec in self.bundle.inputs if not spec.positions}
+        return tuple(
+            replace(spec, shape=stated[spec.name].shape)
+            if spec.name in stated and not stated[spec.name].request
+            else spec
+            for spec in self.frozen.inputs
+        )
+
+    def _feed(self, inputs: Any) -> Feed:
+        if inputs is None or self.frozen.trained is None or not isinstance(self.frozen.trained.call, ModuleCall):
+            return self.frozen.example
+        binding = bind(self.frozen.trained.model, _by_path(self.bundle, inputs))
+        return same_structure(binding, self.frozen.inputs)
+
+    def _scores(self) -> None:
+        """The labelled examples, whole split, optimised and not."""
+        verdict, frozen = self.verdict, self.frozen
+        session = open_session(self.bundle.model, provider=self.provider, record_assignment=True)
+        verdict.providers = list(session.get_providers())
+        verdict.native_operator = library_path(self.provider) is not None
+        verdict.nodes_by_provider = nodes_by_provider(session)
+        if frozen.labelled is None:
+            return
+        reference = self._reference
+        expected = Scores.of(torch_answers(frozen, self.split, trained=True))
+        wanted = expected.logits
+        if reference.trained is None and frozen.trained is not None:
+            wanted = torch_answers(reference, self.split, trained=False)[0]
+            verdict.max_abs_logit_change_by_quantization = float(np.abs(wanted - expected.logits).max())
+        verdict.auc_torch, verdict.logloss_torch = expected.auc, expected.logloss
+        verdict.rows_scored = len(wanted)
+        for optimized in (True, False):
+            found = Scores.of(graph_answers(self.bundle, frozen, self.split, self.provider, optimized=optimized))
+            self._hold(expected, wanted, found, optimized=optimized)
+
+    def _hold(self, expected: Scores, wanted: Any, found: Scores, *, optimized: bool) -> None:
+        """Scores of the graph against those of the source."""
+        verdict = self.verdict
+        (difference,) = compare({self.frozen.score: wanted}, {self.frozen.score: found.logits})
+        delta = abs(found.auc - expected.auc)
+        verdict.max_abs_logit_diff = max(verdict.max_abs_logit_diff or 0.0, difference.absolute)
+        verdict.max_relative_diff = max(verdict.max_relative_diff or 0.0, difference.relative)
+        verdict.minimum_logit_atol, verdict.nan_answers = verdict.max_relative_diff, difference.nans
+        if optimized:
+            verdict.auc_onnx, verdict.logloss_onnx = found.auc, found.logloss
+            verdict.abs_delta_auc, verdict.rank_flips = delta, rank_flips(expected.logits, found.logits)
+        level = "optimised" if optimized else "not optimised"
+        allowed = self.tolerances.auc_for(self.bundle.signature.dtype)
+        if not delta <= allowed and not math.isnan(expected.auc):
+            verdict.problems.append(
+                f"AUC differs by {delta:.3g} ({level}); allowed {allowed:.3g}; "
+                f"auc_atol={delta * 1.01:.2g} would have passed"
+            )
+        if not difference.relative <= self.tolerances.logit_atol:
+            verdict.problems.append(
+                f"a logit differs by {difference.absolute:.3g} ({level}); allowed {self.tolerances.logit_atol:.3g}; "
+                f"logit_atol={difference.relative * 1.01:.2g} would have passed"
+            )
 
 
 def _one_line(error: AmtlError) -> str:
     return " ".join(str(error).split())
 
 
-def _check_files(bundle: Bundle, verdict: Verdict) -> None:
-    wrong = wrong_sums(bundle.path)
-    if wrong:
-        verdict.problems.append(f"files differ from SHA256SUMS: {', '.join(wrong)}")
-
-
-def _same_model(bundle: Bundle, run: Run, verdict: Verdict) -> bool:
-    """Whether the bundle has the run's fields, sizes and D, so that comparing rows makes sense."""
-    fields = [f.name for f in run.model_config.embedded]
-    if bundle.fields != fields or bundle.signature.dim != run.model_config.dim:
-        verdict.problems.append(
-            f"the bundle is of another model: fields {bundle.fields} with D={bundle.signature.dim}, "
-            f"the run has {fields} with D={run.model_config.dim}"
-        )
-        return False
-    sizes = bundle.sizes
-    if sizes != list(run.model.method.sizes):
-        verdict.problems.append(
-            f"another run's vocabulary: its fields have {sizes} ids, the run's {list(run.model.method.sizes)}; "
-            f"vocabulary hash {bundle.signature.vocabulary_hash}, the run's {run.vocabulary_hash}"
-        )
-        return False
-    return True
-
-
-def _check_vocabularies(bundle: Bundle, run: Run, verdict: Verdict) -> None:
-    found = bundle.vocabularies()
-    differing = [name for name in bundle.fields if found[name].digest != run.vocabularies[name].digest]
-    if differing:
-        verdict.problems.append(
-            f"another run's vocabulary: field(s) {', '.join(differing)} map values to other ids than the run does"
-        )
-    stated = {entry.key: entry.value for entry in bundle.proto().metadata_props}.get("amtl.vocabulary_hash")
-    for where, value in (("model.onnx", stated), ("signature.json", bundle.signature.vocabulary_hash)):
-        if value != run.vocabulary_hash:
-            verdict.problems.append(f"{where} states the vocabulary hash {value}, the run's is {run.vocabulary_hash}")
-
-
-def _check_provenance(bundle: Bundle, run: Run, frozen: FrozenModel, verdict: Verdict) -> None:
-    found = trace_provenance(bundle.model, run.model, frozen.module)
-    verdict.numbers["selector_nodes"] = len(found.selector_nodes)
-    verdict.numbers["selector_initializers"] = len(found.selector_initializers)
-    for what, names in (
-        ("nodes of the selection network are left", found.selector_nodes),
-        ("parameters of the selection network are left", found.selector_initializers),
-        ("weights that neither table nor backbone explains", found.unexplained),
-        ("backbone parameters differ from the run's", found.changed),
-        ("backbone parameters are missing", found.missing),
-    ):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            verdict.problems.append(f"{what}: {', '.join(names[:3])}{more}")
-
-
-def _check_rows(bundle: Bundle, frozen: FrozenModel, provider: Provider, verdict: Verdict) -> None:
-    for name in bundle.fields:
-        if not np.array_equal(bundle.dims(name), frozen.field_dims(name).numpy()):
-            verdict.problems.append(f"the dims in vocab/{name}.parquet are not the run's")
-    numbers = verdict.numbers
-    numbers["bytes_dense"] = frozen.dense_bytes
-    numbers["bytes_table"] = _table_bytes(bundle)
-    numbers["bytes_ratio"] = numbers["bytes_table"] / frozen.dense_bytes
-    for optimized in (True, False):
-        found = check_rows(bundle, frozen, provider, optimized=optimized)
-        if optimized or found.wrong:
-            numbers["rows_checked"], numbers["rows_bit_equal"] = found.rows, found.equal
-            numbers["hostile_ids_checked"] = found.hostile
-        level = "optimised" if optimized else "not optimised"
-        verdict.problems += [f"wrong row ({level}): {line}" for line in found.wrong]
-
-
-def _table_bytes(bundle: Bundle) -> int:
+def _table_bytes(bundle: Bundle, frozen: FrozenModel) -> int:
     """Bytes of the tables' arrays and projections, from the graph itself."""
-    total = 0
-    for tensor in bundle.proto().graph.initializer:
-        if tensor.name.startswith(("table/", f"model.{EMBEDDING}.")):
-            total += int(np.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return total
-
-
-def _check_scores(
-    bundle: Bundle,
-    run: Run,
-    stored: FrozenModel,
-    split: SplitName,
-    provider: Provider,
-    tolerances: Tolerances,
-    verdict: Verdict,
-) -> None:
-    rows = run.rows(split)
-    expected = Scores.of(predict(run.model, rows), rows)
-    rounds = bundle.signature.dtype != "fp32"
-    logits = predict(stored.module, rows) if rounds else expected.logits
-    allowed = tolerances.auc_for(bundle.signature.dtype)
-    session = open_session(bundle.model, provider=provider, record_assignment=True)
-    numbers = verdict.numbers
-    numbers["providers"] = list(session.get_providers())
-    numbers["native_operator"] = library_path(provider) is not None
-    numbers["nodes_by_provider"] = nodes_by_provider(session)
-    numbers["auc_torch"], numbers["logloss_torch"] = expected.auc, expected.logloss
-    if rounds:
-        numbers["max_abs_logit_change_by_rounding"] = float(np.abs(logits - expected.logits).max())
-    worst = 0.0
-    for optimized in (True, False):
-        found = graph_scores(bundle, rows, run.model_config, provider, optimized=optimized)
-        difference = float(np.abs(found.logits - logits).max())
-        delta = abs(found.auc - expected.auc)
-        worst = max(worst, difference) if not math.isnan(difference) else difference
-        if optimized:
-            numbers["auc_onnx"], numbers["logloss_onnx"] = found.auc, found.logloss
-            numbers["abs_delta_auc"] = delta
-            numbers["rank_flips"] = rank_flips(expected.logits, found.logits)
-        level = "optimised" if optimized else "not optimised"
-        if not delta <= allowed:
-            verdict.problems.append(
-                f"AUC differs by {delta:.3g} ({level}); allowed {allowed:.3g}; "
-                f"--auc-tolerance {delta * 1.01:.2g} would have passed"
-            )
-        if not difference <= tolerances.logit:
-            verdict.problems.append(
-                f"a logit differs by {difference:.3g} ({level}); allowed {tolerances.logit:.3g}; "
-                f"--logit-tolerance {difference * 1.01:.2g} would have passed"
-            )
-    numbers["max_abs_logit_diff"] = worst
-    numbers["minimum_logit_tolerance"] = worst
-    numbers["rows_scored"] = len(rows)
+    values = load_graph(bundle.model).graph.initializers.values()
+    tables = sum(value.const_value.nbytes for value in values if fact(value, TABLE) and value.const_value is not None)
+    return int(tables) + frozen.projection_bytes

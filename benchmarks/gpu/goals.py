@@ -18,13 +18,13 @@ def _lookups(stage: dict[str, Any]) -> dict[str, Any]:
     """At the largest batch: the part of a copy's rate; time and bytes against dense."""
     batch = max(case["batch"] for case in stage["cases"])
     found: dict[str, Any] = {}
-    for law in ("zipf", "uniform"):
-        own = {c["subject"]: c for c in stage["cases"] if c["batch"] == batch and c["ids"] == law}
+    for distribution in ("zipf", "uniform"):
+        own = {c["subject"]: c for c in stage["cases"] if c["batch"] == batch and c["ids"] == distribution}
         dense = own["onnx-dense"]
         for name in ("onnx-ragged", "onnx-paged"):
             found |= {
-                f"{name}, {batch} x 8 {law}, of copy": own[name]["of_copy"],
-                f"{name}, {batch} x 8 {law}, time of dense": own[name]["us"] / dense["us"],
+                f"{name}, {batch} x 8 {distribution}, of copy": own[name]["of_copy"],
+                f"{name}, {batch} x 8 {distribution}, time of dense": own[name]["us"] / dense["us"],
                 f"{name}, bytes of dense": own[name]["bytes"] / dense["bytes"],
             }
     return found

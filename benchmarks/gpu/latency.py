@@ -21,9 +21,9 @@ from torch.nn.functional import embedding
 
 from amtl_export.bench.subjects import OnnxSubject, dense_torch
 from amtl_export.bench.timing import Latency, Subject, interleave
-from amtl_export.bundle.inputs import draw
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.tables.plan import PlanConfig
+from amtl_export.traffic.draw import draw
 
 LAYOUTS = {
     "onnx-dense": PlanConfig("dense"),
@@ -57,8 +57,8 @@ def lookups(card: Card, rows: int, batches: tuple[int, ...], folder: Path) -> di
     copied = card.copied_bytes_per_second()
     cases = []
     for batch in batches:
-        for law in ("zipf", "uniform"):
-            feeds = make_feeds(point, batch, law)[:FEEDS]
+        for distribution in ("zipf", "uniform"):
+            feeds = make_feeds(point, batch, distribution)[:FEEDS]
             works: dict[str, list[Callable[[], object]]] = {}
             for name, own in ours.items():
                 bounds = [own.prepare(feed) for feed in feeds]
@@ -73,7 +73,7 @@ def lookups(card: Card, rows: int, batches: tuple[int, ...], folder: Path) -> di
                 width = {"fp16": 2, "int8": 1}.get(name.rpartition("-")[2], 4)
                 read = numbers if name in ("onnx-dense", "torch-embedding") else kept
                 rate = (read * width + numbers * 4) / seconds
-                about = {"batch": batch, "ids": law, "subject": name, "us": seconds * 1e6}
+                about = {"batch": batch, "ids": distribution, "subject": name, "us": seconds * 1e6}
                 cases.append(about | {"of_copy": rate / copied, "bytes": bytes_of.get(name, table.rows.numel() * 4)})
     return {"copied_bytes_per_second": copied, **asdict(point), "cases": cases}
 

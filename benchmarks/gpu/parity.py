@@ -1,8 +1,8 @@
-"""Does the device answer as PyTorch on the CPU did? Rows, hostile ids, AUC; tables past 2^31 numbers."""
+"""Does the device answer as PyTorch on the CPU did? Rows, out-of-range ids, AUC; tables past 2^31 numbers."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,17 @@ from lookup import FIELDS, write_layout
 from planted import BUNDLES, Planted
 
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import from_rows
-from amtl_export.freezing.frozen import FrozenEmbedding, freeze
+from amtl_export.freezing.frozen import freeze
+from amtl_export.freezing.table import FrozenEmbedding
+from amtl_export.metrics import auc
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.predictor import load
 from amtl_export.tables.plan import PlanConfig
-from amtl_export.tables.values import rounded
+from amtl_export.tables.values import quantized
+from amtl_export.traffic.draw import from_rows
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
-from amtl_export.training.metrics import auc
-from amtl_export.validation.rows import check_rows, hostile_ids
+from amtl_export.validation.rows import check_rows, out_of_range_ids
 from amtl_export.validation.validate import validate
 
 #: Of a trained model: a table with multi-valued and numeric fields beside it.
@@ -37,23 +38,23 @@ def trained(card: Card, folder: Path, data: str = DATA) -> dict[str, Any]:
     rows, frozen = run.rows("test"), freeze(run)
     found: dict[str, Any] = {"verdicts": {}, "auc_tf32": {}}
     for name, config in BUNDLES.items():
-        joined: ExportConfig = replace(config, first_layer="auto")
-        bundle = export(frozen, folder / f"trained-{name}", joined)
+        fused: ExportConfig = replace(config, first_layer="auto")
+        bundle = export(frozen, folder / f"trained-{name}", fused)
         verdict = validate(bundle.path, run.path, provider=card.kind)
         found["verdicts"][name] = verdict.to_json() | {"bundle": name, "run": ""}
         if card.kind == "cuda":
-            rounding = load(bundle.path, provider="cuda", cuda=Cuda(tf32=True))
-            logits = rounding.predict(from_rows(rows, run.model_config), ["logit"])["logit"]
+            tf32 = load(bundle.path, provider="cuda", cuda=Cuda(tf32=True))
+            logits = tf32.predict(from_rows(rows, run.model_config), ["logit"])["logit"]
             found["auc_tf32"][name] = auc(logits, rows.label)
     return found
 
 
 def every_row(card: Card, planted: Planted) -> dict[str, Any]:
-    """Every row of the planted table, bit for bit, and hostile ids."""
+    """Every row of the planted table, bit for bit, and out-of-range ids."""
     found = {}
     for name, bundle in planted.bundles.items():
-        check = check_rows(bundle, rounded(planted.frozen, BUNDLES[name].dtype), card.kind, optimized=True)
-        found[name] = {"rows": check.rows, "equal": check.equal, "hostile": check.hostile, "wrong": check.wrong}
+        check = check_rows(bundle, quantized(planted.frozen, BUNDLES[name].dtype), card.kind, optimized=True)
+        found[name] = asdict(check)
     return found
 
 
@@ -69,7 +70,7 @@ def mark(row: Any) -> Any:
 
 
 def past(card: Card, numbers: int, folder: Path) -> dict[str, Any]:
-    """Tables of more than `numbers` numbers: the last rows of the last field, and hostile ids, by layout.
+    """Tables of more than `numbers` numbers: the last rows of the last field, and out-of-range ids, by layout.
 
     Each number says which row it is of, so that one from elsewhere is seen.
     """
@@ -81,13 +82,13 @@ def past(card: Card, numbers: int, folder: Path) -> dict[str, Any]:
         table[start : start + (1 << 20)] = mark(part).unsqueeze(1).float()
     own = FrozenEmbedding(table, torch.full((rows,), D), [size] * FIELDS, [field * size for field in range(FIELDS)])
     last = np.arange(size - 1000, size)[:, None].repeat(FIELDS, axis=1)
-    hostile = np.array(hostile_ids(size))[:, None].repeat(FIELDS, axis=1)
+    out_of_range = np.array(out_of_range_ids(size))[:, None].repeat(FIELDS, axis=1)
     found: dict[str, Any] = {"numbers": rows * D}
     for name, config in {"dense": PlanConfig("dense"), "ragged-int8": PlanConfig("ragged", "int8")}.items():
         (folder / name).mkdir()
         write_layout(own, config, folder / name / "model.onnx")
         predictor = load(folder / name, provider=card.kind, native=config.layout == "ragged")
-        for what, ids in (("last", last), ("hostile", hostile)):
+        for what, ids in (("last", last), ("out_of_range", out_of_range)):
             answer = predictor.predict({"ids": ids})["rows"]
             legal = np.where((ids < 0) | (ids >= size), 0, ids) + np.array(own.offsets)
             expected = np.broadcast_to(mark(legal)[..., None], answer.shape)

@@ -10,10 +10,10 @@ import torch
 from card import Card
 from torch import Tensor
 
-from amtl_export.bundle.inputs import Feed
 from amtl_export.models.ctr import CtrModel
 from amtl_export.runtime.bound import Bound
 from amtl_export.runtime.predictor import load
+from amtl_export.spec import Feed
 
 _numbers = itertools.count(1)  # of CUDA graphs
 

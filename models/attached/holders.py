@@ -95,8 +95,6 @@ def _members(plain: type[nn.Module], names: tuple[str, ...]) -> dict[str, Any]:
     members: dict[str, Any] = {name: _masked(name) for name in names}
     if _is_table(plain, names) and plain.forward in _FORWARDS:
         members["forward"] = _FORWARDS[plain.forward]
-    if _is_table(plain, names) and plain is nn.Embedding:  # a `Freezable` of one field
-        members |= {"sizes": property(lambda self: (len(self.table),)), "offsets": (0,)}
     return members | {
         "plain_class": plain,
         "table_names": names,

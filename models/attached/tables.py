@@ -133,7 +133,7 @@ def refuse_crowded(name: str, module: nn.Module, names: tuple[str, ...]) -> None
         raise ValueError(f"{where} has attributes that attaching adds: {', '.join(clashes)}; rename them")
 
 
-def is_attached(module: nn.Module) -> bool:
+def is_attached(module: object) -> bool:
     """Whether a module's weight is read masked."""
     return isinstance(module, Attached)
 

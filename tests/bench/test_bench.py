@@ -30,14 +30,14 @@ def test_inference_results_keep_the_contract(paged_bundle: Bundle, run: Run) -> 
     assert all(keys <= set(case) for case in result["cases"])
     seen = Counter((case["subject"], case["ids"], case["batch"]) for case in result["cases"])
     subjects = {"torch-eager", "torch-masked", "onnx-dense", "onnx-paged"}
-    assert set(seen) == {(s, law, b) for s in subjects for law in ("zipf", "uniform", "replay") for b in (1, 8)}
+    assert set(seen) == {(s, ids, b) for s in subjects for ids in ("zipf", "uniform", "replay") for b in (1, 8)}
     assert all(case["p50_us"] <= case["p95_us"] <= case["p99_us"] for case in result["cases"])
     json.dumps(result, allow_nan=False)
 
 
 def test_a_dense_bundle_is_its_own_baseline(tmp_path: Any, frozen: FrozenModel, run: Run) -> None:
     bundle = export(frozen, tmp_path / "b", ExportConfig(layout="dense"))
-    result = bench_infer(bundle.path, run.path, InferConfig(batches=(1,), laws=("replay",), seconds=0.01))
+    result = bench_infer(bundle.path, run.path, InferConfig(batches=(1,), distributions=("replay",), seconds=0.01))
     assert [c["subject"] for c in result["cases"]] == ["torch-eager", "torch-masked", "onnx-dense"]
 
 
@@ -101,7 +101,9 @@ def test_rotating_inputs_outgrow_the_caches_and_replay_real_rows(frozen: FrozenM
     assert np.array_equal(replayed[1]["ids"], np.asarray(run.rows("test").ids[16:32]))
 
 
-@pytest.mark.parametrize("changes", [{"batches": ()}, {"batches": (0,)}, {"threads": 0}, {"laws": ("normal",)}])
+@pytest.mark.parametrize(
+    "changes", [{"batches": ()}, {"batches": (0,)}, {"threads": 0}, {"distributions": ("normal",)}]
+)
 def test_config_refuses_bad_values(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="bench"):
         InferConfig(**changes)

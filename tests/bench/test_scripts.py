@@ -32,7 +32,8 @@ def test_the_planted_table(tmp_path: Path) -> None:
     values = json.loads(file.read_text())
     ratios = {table["subject"]: table["bytes_ratio"] for table in values["tables"]}
     assert ratios["onnx-ragged-int8"] < 0.12 < ratios["onnx-ragged"] < 0.42 < ratios["onnx-paged"] < 0.6
-    subjects = {"torch-eager", "torch-masked", "onnx-dense", "onnx-ragged-body", "onnx-ragged-joined-body", *ratios}
+    fallbacks = {"onnx-ragged-fallback", "onnx-ragged-fused-fallback"}
+    subjects = {"torch-eager", "torch-masked", "onnx-dense", *fallbacks, *ratios}
     assert {case["subject"] for case in values["cases"]} == subjects
 
 
@@ -41,7 +42,7 @@ def test_candidates_of_a_request(tmp_path: Path) -> None:
     assert "4 of 8 fields" in script("candidates.py", *words)
     (file,) = tmp_path.glob("*-candidates-*.json")
     cases = json.loads(file.read_text())["cases"]
-    layouts = {f"onnx-{layout}" for layout in ("dense", "paged", "ragged", "ragged-joined", "ragged-layer-int8")}
+    layouts = {f"onnx-{layout}" for layout in ("dense", "paged", "ragged", "ragged-fused", "ragged-layer-int8")}
     assert {case["subject"] for case in cases} == {"torch-eager", *layouts, *(f"{name}-request" for name in layouts)}
     assert {case["request_fields"] for case in cases} == {4, 6}
 
@@ -110,7 +111,7 @@ def test_whole_models_beside_their_peers(tmp_path: Path) -> None:
     assert "against it" in script("peers.py", *words)
     (file,) = tmp_path.glob("*-peers-*.json")
     values = json.loads(file.read_text())
-    assert {"torch-eager", "onnx-dense", "onnx-ragged-joined"} <= {case["subject"] for case in values["cases"]}
+    assert {"torch-eager", "onnx-dense", "onnx-ragged-fused"} <= {case["subject"] for case in values["cases"]}
     assert all(process["load_to_first_answer_s"] > 0 for process in values["processes"].values())
 
 

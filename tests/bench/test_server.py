@@ -19,9 +19,9 @@ from amtl_export.bench.load import Answer, Request, Scenario, Scores, drive
 from amtl_export.bench.process import Samples, watched
 from amtl_export.bench.server import ServerBenchConfig, bench_server
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.inputs import Feed
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.report.tables import load_report
+from amtl_export.spec import Feed
 from amtl_export.training.run import Run
 
 PATIENT = ServerBenchConfig(batch=8, slo_ms=60_000, seconds=0.2, workers=2)
@@ -35,7 +35,7 @@ def test_in_this_process(paged_bundle: Bundle, run: Run) -> None:
     assert set(scenarios[2:]) == {"server"}
     assert len(notes) == len(scenarios)
     assert found["met"]
-    assert found["max_qps"] == max(case["asked_qps"] for case in found["cases"] if case["asked_qps"])
+    assert found["max_qps"] == max(case["target_qps"] for case in found["cases"] if case["target_qps"])
     for case in found["cases"]:
         assert 0 < case["p50_ms"] <= case["p90_ms"] <= case["p99_ms"]
         assert case["requests"] > 0
@@ -50,7 +50,7 @@ def test_a_soak_samples_memory(paged_bundle: Bundle, run: Run) -> None:
     notes: list[str] = []
     found = bench_server(paged_bundle.path, run.path, config, note=notes.append)
     soak = found["soak"]
-    assert soak["asked_qps"] == 0.8 * 50
+    assert soak["target_qps"] == 0.8 * 50
     assert soak["requests"] >= 20
     assert len(soak["seconds"]) == len(soak["pss_bytes"]) > 5
     assert min(soak["pss_bytes"]) > 1_000_000

@@ -12,10 +12,11 @@ import pytest
 from amtl_export.bundle import export as export_module
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.export import ExportConfig, export, open_exportable
-from amtl_export.bundle.inputs import draw
 from amtl_export.errors import InputError
-from amtl_export.files import SUMS, wrong_sums
-from amtl_export.freezing.frozen import FrozenModel, save_frozen
+from amtl_export.files import SUMS, checksum_mismatches
+from amtl_export.freezing.folder import save_frozen
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.traffic.draw import draw
 from amtl_export.training.run import Run
 
 
@@ -31,7 +32,7 @@ def test_holds_what_the_design_fixes(bundle: Bundle, frozen: FrozenModel) -> Non
 
 
 def test_checksums_hold_for_everybody(bundle: Bundle) -> None:
-    assert wrong_sums(bundle.path) == []
+    assert checksum_mismatches(bundle.path) == []
     subprocess.run(["sha256sum", "-c", "--quiet", SUMS], cwd=bundle.path, check=True)
 
 
@@ -133,15 +134,15 @@ def test_config_refuses_contradictions() -> None:
         ExportConfig(layout="dense", page_width=4)
 
 
-@pytest.mark.parametrize("law", ["zipf", "uniform"])
-def test_drawn_ids_are_legal_and_follow_their_law(frozen: FrozenModel, law: Any) -> None:
-    feed = draw(frozen.config, frozen.vocabularies, 20_000, np.random.default_rng(0), law)
+@pytest.mark.parametrize("distribution", ["zipf", "uniform"])
+def test_drawn_ids_are_legal_and_follow_their_distribution(frozen: FrozenModel, distribution: Any) -> None:
+    feed = draw(frozen.config, frozen.vocabularies, 20_000, np.random.default_rng(0), distribution)
     user = feed["ids"][:, 0]
     size = frozen.vocabularies["user"].size
     assert user.min() >= 0
     assert user.max() < size
     often = np.bincount(user, minlength=size)[2:12].sum() / len(user)
-    assert (often > 0.3) == (law == "zipf")
+    assert (often > 0.3) == (distribution == "zipf")
     tags = feed["tags"]
     assert tags.max() == frozen.vocabularies["tags"].padding
     assert (np.diff((tags == tags.max()).astype(int), axis=1) >= 0).all()  # padding stays at the end

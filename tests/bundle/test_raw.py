@@ -28,7 +28,7 @@ from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.inputs import inputs_of
-from amtl_export.graph.raw_ids import MISSING_VALUES, RawField, encoded_name, encoder_model
+from amtl_export.graph.raw_features import MISSING_VALUES, RawField, encoded_name, encoder_model
 from amtl_export.runtime.predictor import load
 from amtl_export.runtime.session import open_session
 
@@ -96,13 +96,13 @@ def test_the_encoder_alone(paged_bundle: Bundle, tmp_path: Path) -> None:
     assert load(tmp_path).metadata["amtl.vocabulary_hash"] == paged_bundle.signature.vocabulary_hash
 
 
-@pytest.mark.parametrize("once", [("user",), ("tags", "age"), ("item", "segment", "tags")])
-def test_fields_given_once(frozen: FrozenModel, tmp_path: Path, once: tuple[str, ...]) -> None:
-    bundle = export(frozen, tmp_path / "bundle", ExportConfig("ragged", request_fields=once))
+@pytest.mark.parametrize("request_fields", [("user",), ("tags", "age"), ("item", "segment", "tags")])
+def test_request_fields(frozen: FrozenModel, tmp_path: Path, request_fields: tuple[str, ...]) -> None:
+    bundle = export(frozen, tmp_path / "bundle", ExportConfig("ragged", request_fields=request_fields))
     (tmp_path / "raw").mkdir()
     write_raw_bundle(bundle, tmp_path / "raw")
     predictor = load(tmp_path / "raw")
-    assert {spec.name for spec in predictor.inputs if spec.shape[0] == 1} >= set(once) - {"age"}
+    assert {spec.name for spec in predictor.inputs if spec.shape[0] == 1} >= set(request_fields) - {"age"}
     raw = read_test_data(tmp_path / "raw", "input")
     expected = load(bundle.path).predict(encoded(raw, bundle.inputs, raw_fields(bundle)))
     np.testing.assert_allclose(predictor.predict(raw)["logit"], expected["logit"], rtol=1e-6)
@@ -121,22 +121,22 @@ def shared(kind: str, given: list[Any], padded: bool = True) -> dict[str, RawFie
 
 
 @pytest.mark.parametrize(("kind", "given"), [("int64", [10, 20, -30]), ("string", ["a", "b", "c"])])
-@pytest.mark.parametrize("once", [(), ("seen",)])
-def test_fields_that_share_a_vocabulary(kind: str, given: list[Any], once: tuple[str, ...]) -> None:
-    fields, inputs = shared(kind, given), inputs_of(["item"], [], ["seen"], once)
+@pytest.mark.parametrize("request_fields", [(), ("seen",)])
+def test_fields_that_share_a_vocabulary(kind: str, given: list[Any], request_fields: tuple[str, ...]) -> None:
+    fields, inputs = shared(kind, given), inputs_of(["item"], [], ["seen"], request_fields)
     model = encoder_model(inputs, fields)
     assert [node.op_type for node in model.graph].count("LabelEncoder") == 1
     assert key_count(fields) == 3
     _, b, c = given
     unknown, nothing = unknown_value(fields["item"]), fields["item"].missing[0]
-    seen = [[c, unknown, nothing], [nothing, nothing, nothing]][: 1 if once else 2]
+    seen = [[c, unknown, nothing], [nothing, nothing, nothing]][: 1 if request_fields else 2]
     session = open_session(ir.to_proto(model).SerializeToString())
     feed = {"item": np.array([[b], [nothing]]), "seen": np.array(seen)}
     feed = {name: array if kind == "int64" else array.astype(object) for name, array in feed.items()}
     names = [encoded_name(own.name) for own in inputs]
     found = dict(zip(names, session.run(names, feed), strict=True))
     assert found["encoded_ids"].tolist() == [[3], [1]]
-    assert found["encoded_seen"].tolist() == [[4, 0, 5], [1, 5, 5]][: 1 if once else 2]
+    assert found["encoded_seen"].tolist() == [[4, 0, 5], [1, 5, 5]][: 1 if request_fields else 2]
 
 
 @pytest.mark.parametrize(("kind", "given"), [("int64", [1, NOTHING]), ("string", ["", "NA"])])

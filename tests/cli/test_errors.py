@@ -349,7 +349,7 @@ def bench_of_no_numbers(p: Place) -> list[object]:
     return ["bench", "infer", p.bundle, "--vs", p.run, "--batch", "1,x"]
 
 
-@case(2, "unknown id laws", "normal")
+@case(2, "unknown id distributions", "normal")
 def bench_of_unknown_ids(p: Place) -> list[object]:
     return ["bench", "infer", p.bundle, "--vs", p.run, "--ids", "normal"]
 

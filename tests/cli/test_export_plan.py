@@ -1,4 +1,4 @@
-"""`export --dry-run`, `--dtype`, `--auc-tolerance` and `--request-fields`, as commands."""
+"""`export --dry-run`, `--dtype`, `--max-auc-drop` and `--request-fields`, as commands."""
 
 import json
 import subprocess
@@ -26,13 +26,13 @@ def command(amtl: Command) -> Call:
 
 def test_a_dry_run_writes_nothing_and_says_why(command: Call, run: Run, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
-    code, said = command("export", run.path, "--out", out, "--dry-run", "--native")
+    code, said = command("export", run.path, "--out", out, "--dry-run", "--target", "native")
     assert code == 0, said
     assert not out.exists()
     assert "ragged" in said
-    code, said = command("export", run.path, "--dry-run", "--native", "--json", "-")
+    code, said = command("export", run.path, "--dry-run", "--target", "native", "--json", "-")
     plan = json.loads(said)["plan"]["embedding"]
-    assert {"layout", "page_width", "dtype", "joined", "bytes", "bytes_dense", "relative_time", "reason"} <= set(plan)
+    assert {"layout", "page_width", "dtype", "fused", "bytes", "bytes_dense", "relative_time", "reason"} <= set(plan)
     assert plan["bytes"] < plan["bytes_dense"]
 
 
@@ -42,18 +42,18 @@ def test_without_out_it_must_be_a_dry_run(command: Call, run: Run) -> None:
     assert "--out" in said
 
 
-@pytest.mark.parametrize(("tolerance", "dtype"), [(0, "fp32"), (1, "int8")])
-def test_the_tolerance_chooses_the_value_type(
-    command: Call, run: Run, tmp_path: Path, tolerance: float, dtype: str
+@pytest.mark.parametrize(("drop", "dtype"), [(0, "fp32"), (1, "int8")])
+def test_the_largest_drop_chooses_the_value_type(
+    command: Call, run: Run, tmp_path: Path, drop: float, dtype: str
 ) -> None:
-    words = ["export", run.path, "--out", tmp_path / "bundle", "--auc-tolerance", tolerance, "--json", "-"]
+    words = ["export", run.path, "--out", tmp_path / "bundle", "--max-auc-drop", drop, "--json", "-"]
     code, said = command(*words)
     assert code == 0, said
-    assert json.loads(said)["dtype"] in ("fp32", "fp16") if tolerance == 0 else json.loads(said)["dtype"] == dtype
+    assert json.loads(said)["dtype"] in ("fp32", "fp16") if drop == 0 else json.loads(said)["dtype"] == dtype
 
 
-def test_a_tolerance_and_a_value_type_contradict_each_other(command: Call, run: Run, tmp_path: Path) -> None:
-    code, said = command("export", run.path, "--out", tmp_path / "b", "--auc-tolerance", 1, "--dtype", "int8")
+def test_a_largest_drop_and_a_value_type_contradict_each_other(command: Call, run: Run, tmp_path: Path) -> None:
+    code, said = command("export", run.path, "--out", tmp_path / "b", "--max-auc-drop", 1, "--dtype", "int8")
     assert code == 2, said
     assert "--dtype int8 as well" in said
 
@@ -61,11 +61,11 @@ def test_a_tolerance_and_a_value_type_contradict_each_other(command: Call, run: 
 def test_int8_is_judged_by_auc(command: Call, run: Run, tmp_path: Path) -> None:
     code, said = command("export", run.path, "--out", tmp_path / "b", "--layout", "ragged", "--dtype", "int8")
     assert code == 0, said
-    strict = command("validate", tmp_path / "b", "--run", run.path, "--auc-tolerance", 0, "--json", "-")
-    verdict = json.loads(command("validate", tmp_path / "b", "--run", run.path, "--auc-tolerance", 1, "--json", "-")[1])
+    strict = command("validate", tmp_path / "b", "--run", run.path, "--auc-atol", 0, "--json", "-")
+    verdict = json.loads(command("validate", tmp_path / "b", "--run", run.path, "--auc-atol", 1, "--json", "-")[1])
     assert verdict["verdict"] == "pass"
     assert verdict["rows_bit_equal"] == verdict["rows_checked"]
-    assert verdict["max_abs_logit_change_by_rounding"] > 0
+    assert verdict["max_abs_logit_change_by_quantization"] > 0
     assert strict[0] == (3 if verdict["abs_delta_auc"] > 0 else 0)
 
 

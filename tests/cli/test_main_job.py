@@ -13,7 +13,7 @@ import pytest
 
 from amtl_export.bundle.bundle import open_bundle
 from amtl_export.cli import main as main_module
-from amtl_export.files import wrong_sums
+from amtl_export.files import checksum_mismatches
 from amtl_export.training.run import Run
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -174,7 +174,7 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path, run: Run, delay: f
     left = [p.name for p in tmp_path.iterdir()]
     assert left in ([], ["b"])
     if left:  # it was done before the signal came
-        assert wrong_sums(open_bundle(tmp_path / "b").path) == []
+        assert checksum_mismatches(open_bundle(tmp_path / "b").path) == []
     else:
         assert process.returncode in (130, -signal.SIGTERM)
 

@@ -41,7 +41,7 @@ def test_what_is_refused(amtl: Command, paged_bundle: Bundle, tmp_path: Path) ->
 
 
 def test_values_instead_of_ids(amtl: Command, paged_bundle: Bundle, tmp_path: Path) -> None:
-    words = ("package", paged_bundle.path, "--triton", tmp_path / "models", "--backend", "python", "--raw-ids")
+    words = ("package", paged_bundle.path, "--triton", tmp_path / "models", "--backend", "python", "--raw-features")
     assert amtl(*words, "--name", "graph").returncode == 0
     assert amtl(*words, "--name", "many", "--graph-keys", 10).returncode == 0
     made = sorted(p.name for p in (tmp_path / "models").iterdir())

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from amtl_export.bundle.check import torch_logits
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import draw
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import (
     FrozenEmbedding,
@@ -21,6 +20,7 @@ from amtl_export.freezing.frozen import (
     save_frozen,
 )
 from amtl_export.report.inspection import inspect
+from amtl_export.traffic.draw import draw
 from amtl_export.training.batches import predict
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
@@ -60,7 +60,7 @@ def test_freezing_leaves_the_trained_model_alone(fresh_run: Run) -> None:
     assert all(torch.equal(value, before[name]) for name, value in fresh_run.model.state_dict().items())
 
 
-def test_hostile_ids_read_the_out_of_vocabulary_row(frozen: FrozenModel) -> None:
+def test_out_of_range_ids_read_the_out_of_vocabulary_row(frozen: FrozenModel) -> None:
     low, high = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
     ids = torch.tensor([[-1], [10**6], [2**62], [-(2**62)], [low], [high], [0]])
     for field in range(len(frozen.config.embedded)):

@@ -1,4 +1,4 @@
-"""Lookups joined with the layer that reads them."""
+"""Lookups fused with the layer that reads them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +22,11 @@ from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.validation.validate import Tolerances, validate
 
-JOINED = ExportConfig("ragged", first_layer="joined")
+FUSED = ExportConfig("ragged", first_layer="fused")
 
 
 @pytest.mark.parametrize(
-    ("backbone", "data", "joined", "rows_stay"),
+    ("backbone", "data", "fused", "rows_stay"),
     [
         ("dnn", "synthetic:rows=2000,values=60", 1, False),
         ("dnn", "synthetic:rows=2000,values=60,rank=4,tags=12", 1, False),
@@ -36,25 +36,25 @@ JOINED = ExportConfig("ragged", first_layer="joined")
     ],
 )
 @pytest.mark.parametrize(("dtype", "layer_dtype"), [("fp32", "fp32"), ("int8", "fp32"), ("int8", "int8")])
-def test_every_layer_over_looked_up_rows_is_joined(
+def is_fused(
     tmp_path: Path,
     tiny_train: Callable[..., TrainConfig],
     backbone: str,
     data: str,
-    joined: int,
+    fused: int,
     rows_stay: bool,
     dtype: ValueType,
     layer_dtype: LayerDtype,
 ) -> None:
     run = train(tiny_train(data=data, backbone=backbone, epochs=1), tmp_path / "run")
-    config = ExportConfig("ragged", dtype, first_layer="joined", layer_dtype=layer_dtype)
+    config = ExportConfig("ragged", dtype, first_layer="fused", layer_dtype=layer_dtype)
     bundle = export(freeze(run), tmp_path / "bundle", config)
     report = bundle.report()
-    assert report["ops"].get("RaggedLinear" if layer_dtype == "fp32" else "RaggedLinearInt8", 0) == joined
+    assert report["ops"].get("RaggedLinear" if layer_dtype == "fp32" else "RaggedLinearInt8", 0) == fused
     assert bundle.signature.layer_dtype == layer_dtype
     lookups = [site for site in bundle.signature.lookups if site.input == "ids" and site.table == "embedding"]
     assert [bool(site.layer) for site in lookups] == [not rows_stay]
-    verdict = validate(bundle.path, run.path, tolerances=Tolerances(auc=0.01))
+    verdict = validate(bundle.path, run.path, tolerances=Tolerances(auc_atol=0.01))
     assert verdict.problems == []
     assert verdict.numbers["rows_bit_equal"] == verdict.numbers["rows_checked"] > 0
 
@@ -62,8 +62,8 @@ def test_every_layer_over_looked_up_rows_is_joined(
 @pytest.mark.parametrize(
     ("config", "parts"),
     [
-        (JOINED, ("panels/", "columns/")),
-        (ExportConfig("ragged", "int8", layer_dtype="int8"), ("codes_12/", "columns/")),
+        (FUSED, ("panels/", "columns/")),
+        (ExportConfig("ragged", "int8", layer_dtype="int8"), ("quantized_12/", "columns/")),
     ],
 )
 def test_a_weight_that_was_changed_is_found(
@@ -75,11 +75,11 @@ def test_a_weight_that_was_changed_is_found(
     for part in parts:
         assert part.rstrip("/") in names
         tensor = next(t for t in bundle.proto().graph.initializer if t.name.startswith(part))
-        place = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key in ("offset", "length")}
+        location = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key in ("offset", "length")}
         data = bundle.path / "model.onnx.data"
         whole = data.read_bytes()
-        spoilt = bytes([whole[place["offset"]] ^ 1])
-        data.write_bytes(whole[: place["offset"]] + spoilt + whole[place["offset"] + 1 :])
+        spoilt = bytes([whole[location["offset"]] ^ 1])
+        data.write_bytes(whole[: location["offset"]] + spoilt + whole[location["offset"] + 1 :])
         write_sums(bundle.path)
         problems = validate(bundle.path, run.path).problems
         assert any("differ from the run's" in problem and part in problem for problem in problems), problems
@@ -108,7 +108,7 @@ def test_a_module_of_ones_own(tmp_path: Path) -> None:
     )
     model.eval()
     example = {"items": torch.randint(0, 300, (64, 2)), "user": torch.randint(0, 200, (64,))}
-    configs = [ExportConfig("ragged", dtype, first_layer="joined") for dtype in VALUE_TYPES]
+    configs = [ExportConfig("ragged", dtype, first_layer="fused") for dtype in VALUE_TYPES]
     for i, config in enumerate([*configs, ExportConfig("ragged", "int8", layer_dtype="int8")]):
         bundle = export_module(model, example, tmp_path / str(i), outputs=["logit"], config=config)
         assert validate_module(bundle, model, example) == []
@@ -129,7 +129,7 @@ def test_a_relu_behind_it_is_part_of_it(tmp_path: Path) -> None:
     attach(model, {"0": torch.arange(50, 0, -1)}, SelectionConfig(initial_ratio=0.5))
     model.eval()
     example = {"ids": torch.randint(0, 50, (32, 3))}
-    bundle = export_module(model, example, tmp_path / "bundle", outputs=["out"], config=JOINED)
+    bundle = export_module(model, example, tmp_path / "bundle", outputs=["out"], config=FUSED)
     assert validate_module(bundle, model, example) == []
     assert operators(bundle) == ["RaggedLinear", "Gemm", "Reshape"]
 
@@ -146,7 +146,7 @@ class Bare(nn.Module):
         return rows, torch.relu(self.up(rows.flatten(1)))
 
 
-@pytest.mark.parametrize("config", [ExportConfig("dense"), ExportConfig("paged"), JOINED])
+@pytest.mark.parametrize("config", [ExportConfig("dense"), ExportConfig("paged"), FUSED])
 def test_outputs_that_are_replaced_keep_their_names(tmp_path: Path, config: ExportConfig) -> None:
     torch.manual_seed(0)
     model = Bare()
@@ -155,7 +155,7 @@ def test_outputs_that_are_replaced_keep_their_names(tmp_path: Path, config: Expo
     example = {"items": torch.randint(0, 60, (16, 2))}
     bundle = export_module(model, example, tmp_path / "bundle", outputs=["rows", "hidden"], config=config)
     assert validate_module(bundle, model, example) == []
-    assert ("RaggedLinear" in operators(bundle)) == (config is JOINED)
+    assert ("RaggedLinear" in operators(bundle)) == (config is FUSED)
 
 
 class NoLayer(nn.Module):
@@ -176,23 +176,23 @@ def test_a_layer_that_is_not_there_cannot_be_joined(tmp_path: Path) -> None:
     model.eval()
     example = {"items": torch.randint(0, 60, (16, 2))}
     with pytest.raises(InputError, match="no linear layer"):
-        export_module(model, example, tmp_path / "bundle", outputs=["logit"], config=JOINED)
+        export_module(model, example, tmp_path / "bundle", outputs=["logit"], config=FUSED)
     assert not (tmp_path / "bundle").exists()
 
 
 def test_the_weight_is_stored_once(tmp_path: Path, tiny_train: Callable[..., TrainConfig]) -> None:
     run = train(tiny_train(epochs=1), tmp_path / "run")
     plain = export(freeze(run), tmp_path / "plain", ExportConfig("ragged", first_layer="plain"))
-    joined = export(freeze(run), tmp_path / "joined", JOINED)
-    names = {tensor.name for tensor in joined.proto().graph.initializer}
+    fused = export(freeze(run), tmp_path / "fused", FUSED)
+    names = {tensor.name for tensor in fused.proto().graph.initializer}
     assert "model.backbone.layers.1.weight" not in names
-    assert joined.bytes() <= plain.bytes() + 8192  # pages that external data begins on
+    assert fused.bytes() <= plain.bytes() + 8192  # pages that external data begins on
 
 
 def test_the_bundle_says_what_it_was(tmp_path: Path, tiny_train: Callable[..., TrainConfig]) -> None:
     run = train(tiny_train(epochs=1), tmp_path / "run")
-    export(freeze(run), tmp_path / "bundle", JOINED)
+    export(freeze(run), tmp_path / "bundle", FUSED)
     bundle = open_bundle(tmp_path / "bundle")
     plan = bundle.report()["plan"]["embedding"]
-    assert (plan["layout"], plan["joined"], plan["dtype"]) == ("ragged", True, "fp32")
+    assert (plan["layout"], plan["fused"], plan["dtype"]) == ("ragged", True, "fp32")
     assert plan["bytes"] == bundle.report()["bytes_table"]

@@ -14,22 +14,24 @@ from torch import Tensor, nn
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.check import torch_logits
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import Feed, draw
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import FrozenModel, freeze_module
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.swap import freeze_module
 from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericField
 from amtl_export.models import ctr as ctr_module
+from amtl_export.spec import Feed
+from amtl_export.traffic.draw import draw
 
 
-def feed_of(frozen: FrozenModel, batch: int, length: int = 4, law: Any = "zipf") -> Feed:
-    return draw(frozen.config, frozen.vocabularies, batch, np.random.default_rng(batch), law, length)
+def feed_of(frozen: FrozenModel, batch: int, length: int = 4, distribution: Any = "zipf") -> Feed:
+    return draw(frozen.config, frozen.vocabularies, batch, np.random.default_rng(batch), distribution, length)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2, 7, 1000])
 @pytest.mark.parametrize("optimized", [True, False])
 def test_any_batch(bundle: Bundle, frozen: FrozenModel, batch: int, optimized: bool) -> None:
     session = bundle.session(optimized=optimized)
-    feed = feed_of(frozen, batch, law="uniform")
+    feed = feed_of(frozen, batch, distribution="uniform")
     logit, probability = session.run(["logit", "probability"], feed)
     assert logit.shape == probability.shape == (batch,)
     np.testing.assert_allclose(logit, torch_logits(frozen, feed), atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""Fields that are given once per request."""
+"""Request and candidate inputs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +11,17 @@ import torch
 from amtl_export.bundle.bundle import open_bundle
 from amtl_export.bundle.check import LOGIT_TOLERANCE
 from amtl_export.bundle.export import ExportConfig, export, lower
-from amtl_export.bundle.inputs import Feed, as_request, one_request, without_candidates
 from amtl_export.errors import InputError
 from amtl_export.files import write_sums
-from amtl_export.freezing.frozen import freeze, freeze_module, frozen_tables
-from amtl_export.graph.inputs import model_inputs
-from amtl_export.graph.request import compute_once
+from amtl_export.freezing.frozen import freeze, frozen_tables
+from amtl_export.freezing.swap import freeze_module
+from amtl_export.graph.inputs import as_request, model_inputs, one_request, without_candidates
+from amtl_export.graph.request import hoist_request
 from amtl_export.graph.trace import trace
 from amtl_export.models.config import EmbeddedField, ModelConfig, NumericField
 from amtl_export.models.ctr import BACKBONES, CtrModel
 from amtl_export.runtime.session import open_session
+from amtl_export.spec import Feed
 from amtl_export.tables.plan import lay_out_all, plan_table
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
@@ -36,7 +37,7 @@ FIELDS = (
 )
 NUMBERS = (NumericField("age", 30.0, 9.0), NumericField("price", 2.0, 1.5, "log1p"), NumericField("stars", 3.0, 1.0))
 
-#: What may be given once: columns between others, sequences, numbers, all but one field, one field alone.
+#: What may be the request's: columns between others, sequences, numbers, all but one field, one field alone.
 REQUESTS = (
     ("user",),
     ("user", "hour"),
@@ -72,7 +73,7 @@ def some_rows(batch: int) -> Feed:
 def lowered(model: CtrModel, fields: tuple[str, ...], config: ExportConfig, folder: Path) -> Path:
     inputs = model_inputs(model.config, fields)
     graph, tables = trace(model, inputs), frozen_tables(model)
-    compute_once(graph, [own.name for own in inputs if own.once])
+    hoist_request(graph, [spec.name for spec in inputs if spec.request])
     plans = {path: plan_table(table, config) for path, table in tables.items()}
     lower(graph, plans, lay_out_all(tables, plans), config)
     ir.save(graph, folder / "model.onnx")
@@ -84,11 +85,11 @@ def lowered(model: CtrModel, fields: tuple[str, ...], config: ExportConfig, fold
 def test_candidates_of_a_request_score_as_rows_do(tmp_path: Path, backbone: str, fields: tuple[str, ...]) -> None:
     model = small_model(backbone)
     inputs = model_inputs(model.config, fields)
-    config = ExportConfig("ragged", first_layer="joined") if "item" not in fields else ExportConfig("dense")
+    config = ExportConfig("ragged", first_layer="fused") if "item" not in fields else ExportConfig("dense")
     path = lowered(model, fields, config, tmp_path)
     rows = one_request(some_rows(7), inputs)
     request = as_request(rows, inputs)
-    assert {name for name, values in request.items() if len(values) == 1} == {i.name for i in inputs if i.once}
+    assert {name for name, values in request.items() if len(values) == 1} == {i.name for i in inputs if i.request}
     tensors = {name: torch.from_numpy(values) for name, values in rows.items()}
     with torch.inference_mode():
         expected = model(tensors["ids"], tensors["numeric"], [tensors["tags"], tensors["history"]]).numpy()
@@ -106,7 +107,7 @@ def test_nothing_of_the_request_is_repeated_where_the_algebra_allows(backbone: s
     model = small_model(backbone)
     inputs = model_inputs(model.config, ("user", "hour", "history", "age"))
     graph = trace(model, inputs)
-    compute_once(graph, [own.name for own in inputs if own.once])
+    hoist_request(graph, [spec.name for spec in inputs if spec.request])
     kinds = [node.op_type for node in graph.graph]
     assert kinds.count("Expand") == repeats
     assert kinds.count("Gemm") == gemms
@@ -133,7 +134,7 @@ def test_a_bundle_of_candidates_is_proven_like_any_other(
     assert verdict.problems == []
     assert verdict.numbers["rows_bit_equal"] == verdict.numbers["rows_checked"] > 0
     assert verdict.numbers["hostile_ids_checked"] > 0
-    assert "once per request" in (bundle.path / "README.md").read_text(encoding="utf-8")
+    assert "are the request's" in (bundle.path / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_half_of_a_weight_that_was_changed_is_found(tmp_path: Path, tiny_train: Callable[..., TrainConfig]) -> None:
@@ -145,11 +146,11 @@ def test_a_half_of_a_weight_that_was_changed_is_found(tmp_path: Path, tiny_train
     data = bundle.path / "model.onnx.data"
     whole = data.read_bytes()
     for half in halves:
-        place = next(int(entry.value) for entry in half.external_data if entry.key == "offset")
-        spoilt = np.frombuffer(whole[place : place + 4], np.float32) + np.float32(1e-6)
-        data.write_bytes(whole[:place] + spoilt.tobytes() + whole[place + 4 :])
+        offset = next(int(entry.value) for entry in half.external_data if entry.key == "offset")
+        spoilt = np.frombuffer(whole[offset : offset + 4], np.float32) + np.float32(1e-6)
+        data.write_bytes(whole[:offset] + spoilt.tobytes() + whole[offset + 4 :])
         write_sums(bundle.path)
-        problems = validate(bundle.path, run.path, tolerances=Tolerances(auc=1.0, logit=1.0)).problems
+        problems = validate(bundle.path, run.path, tolerances=Tolerances(auc_atol=1.0, logit_atol=1.0)).problems
         assert any("differ from the run's" in problem and "columns/" in problem for problem in problems), problems
 
 

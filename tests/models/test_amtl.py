@@ -71,7 +71,7 @@ def test_gradient_is_that_of_the_soft_selection() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_one_branch_scores_from_one_perceptron() -> None:
+def test_one_branch_scores_from_one_mlp() -> None:
     torch.manual_seed(0)
     layer = OneBranchSelector(torch.tensor([5, 0, 900, 400]), D, SelectionConfig(hidden=(8,)))
     ids = torch.arange(4)

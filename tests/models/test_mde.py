@@ -5,7 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amtl_export.freezing.frozen import FrozenEmbedding, freeze_module, frozen_tables
+from amtl_export.freezing.frozen import frozen_tables
+from amtl_export.freezing.swap import freeze_module
+from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.models import CtrModel, EmbeddedField, ModelConfig
 from amtl_export.models.config import MixedConfig
 from amtl_export.models.mde import MixedEmbedding, block_widths, frequency_blocks
@@ -103,6 +105,6 @@ def test_frozen_it_holds_rows_and_projections_and_sends_hostile_ids_to_id_0(rati
     assert kept == {f"embedding.projections.{i}" for i in (0, 2, 3)}
     every = torch.arange(400).unsqueeze(1)
     torch.testing.assert_close(frozen.method.lookup(every, (0,)), model.method.lookup(every, (0,)))
-    hostile = torch.tensor([[-1], [400], [2**62], [-(2**63)]])
-    answer = frozen.method.lookup(hostile, (0,))
-    assert torch.equal(answer, frozen.method.lookup(torch.zeros_like(hostile), (0,)))
+    out_of_range = torch.tensor([[-1], [400], [2**62], [-(2**63)]])
+    answer = frozen.method.lookup(out_of_range, (0,))
+    assert torch.equal(answer, frozen.method.lookup(torch.zeros_like(out_of_range), (0,)))

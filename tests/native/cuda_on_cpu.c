@@ -2,17 +2,19 @@
 #include "cuda_threads.h"
 #include "kernels_for.h"
 
-INLINE enum amtl_fault gather(const amtl_table *t, float *out, int64_t begin, int64_t end, enum amtl_value value,
-                              enum amtl_place place) {
-  for (int64_t group = (end - begin + ROWS) / ROWS; group >= 0; group--) /* in no order that they rely on; one too many */
-    for (int lane = LANES - 1; lane >= 0; lane--) gather_thread(t, out, begin, end, group, lane, value, place);
+AMTL_INLINE enum amtl_fault gather(const amtl_table *t, float *out, int64_t begin, int64_t end, enum amtl_value value,
+                                   enum amtl_offset offset) {
+  for (int64_t group = (end - begin + AMTL_ROWS) / AMTL_ROWS; group >= 0;
+       group--) /* in no order that they rely on; one too many */
+    for (int lane = AMTL_LANES - 1; lane >= 0; lane--) amtl_gather_thread(t, out, begin, end, group, lane, value, offset);
   return AMTL_FINE;
 }
 
-INLINE enum amtl_fault sum(const amtl_table *t, int64_t length, float *out, int64_t begin, int64_t end,
-                           enum amtl_value value, enum amtl_place place) {
+AMTL_INLINE enum amtl_fault sum(const amtl_table *t, int64_t length, float *out, int64_t begin, int64_t end,
+                                enum amtl_value value, enum amtl_offset offset) {
   for (int64_t group = end - begin; group >= 0; group--)
-    for (int lane = LANES - 1; lane >= 0; lane--) sum_thread(t, length, out, begin, end, group, lane, value, place);
+    for (int lane = AMTL_LANES - 1; lane >= 0; lane--)
+      amtl_sum_thread(t, length, out, begin, end, group, lane, value, offset);
   return AMTL_FINE;
 }
 
@@ -20,9 +22,9 @@ enum amtl_fault amtl_gather_cuda(const amtl_table *t, float *out, int64_t begin,
 enum amtl_fault amtl_sum_cuda(const amtl_table *t, int64_t length, float *out, int64_t begin, int64_t end);
 
 enum amtl_fault amtl_gather_cuda(const amtl_table *t, float *out, int64_t begin, int64_t end) {
-  return WITH_TYPES(t, gather, t, out, begin, end);
+  return AMTL_WITH_TYPES(t, gather, t, out, begin, end);
 }
 
 enum amtl_fault amtl_sum_cuda(const amtl_table *t, int64_t length, float *out, int64_t begin, int64_t end) {
-  return WITH_TYPES(t, sum, t, length, out, begin, end);
+  return AMTL_WITH_TYPES(t, sum, t, length, out, begin, end);
 }

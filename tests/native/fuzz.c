@@ -18,7 +18,7 @@ static uint64_t draw(void) {
 }
 static int64_t below(int64_t n) { return (int64_t)(draw() % (uint64_t)n); }
 
-static int64_t hostile(int64_t size) {
+static int64_t out_of_range(int64_t size) {
   switch (below(8)) {
     case 0: return INT64_MIN;
     case 1: return INT64_MAX;
@@ -30,7 +30,7 @@ static int64_t hostile(int64_t size) {
   }
 }
 
-static void *taken(size_t bytes) {
+static void *allocated(size_t bytes) {
   void *p = malloc(bytes ? bytes : 1);
   if (p == NULL) abort();
   return p;
@@ -51,8 +51,8 @@ AMTL_DECLARE(cuda)
 
 static size_t available(loops *out) {
   size_t n = 0;
-  out[n++] = (loops){amtl_gather_cuda, amtl_sum_cuda, amtl_linear_plain};
-  out[n++] = (loops){amtl_gather_plain, amtl_sum_plain, amtl_linear_plain};
+  out[n++] = (loops){amtl_gather_cuda, amtl_sum_cuda, amtl_linear_scalar};
+  out[n++] = (loops){amtl_gather_scalar, amtl_sum_scalar, amtl_linear_scalar};
   out[n++] = (loops){amtl_ragged_gather, amtl_ragged_sum, amtl_ragged_linear};
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
@@ -64,9 +64,9 @@ static size_t available(loops *out) {
   return n;
 }
 
-static const int64_t place_bytes[] = {2, 4, 8}, value_bytes[] = {4, 2, 1};
+static const int64_t offset_bytes[] = {2, 4, 8}, value_bytes[] = {4, 2, 1};
 
-static void put(void *to, enum amtl_place type, int64_t i, int64_t value) {
+static void put(void *to, enum amtl_offset type, int64_t i, int64_t value) {
   if (type == AMTL_UINT16) ((uint16_t *)to)[i] = (uint16_t)value;
   else if (type == AMTL_INT32) ((int32_t *)to)[i] = (int32_t)value;
   else ((int64_t *)to)[i] = value;
@@ -81,43 +81,45 @@ static float number(const amtl_table *t, int64_t i) {
   return half & 0x8000 ? -size : size;
 }
 
-/* The same, the plain way. */
-static void reference(const amtl_table *t, const int64_t *begin, const int64_t *codes, int64_t lookups, float *out) {
+/* The same, number by number. */
+static void reference(const amtl_table *t, const int64_t *begin, const int64_t *quantized_scales, int64_t lookups,
+                      float *out) {
   for (int64_t i = 0; i < lookups; i++) {
     int64_t field = i % t->fields, id = t->ids[i];
     int64_t row = (id < 0 || id >= t->sizes[field] ? 0 : id) + t->shifts[field];
-    float scale = t->scale_base + t->scale_step * (float)codes[row];
+    float scale = t->scale_base + t->scale_unit * (float)quantized_scales[row];
     for (int64_t j = 0; j < t->dim; j++)
       out[i * t->dim + j] = begin[row] + j < begin[row + 1] ? number(t, begin[row] + j) * scale : 0.0f;
   }
 }
 
-/* Columns of floats, or of an int8 table, drawn by itself, of codes: `weights`, `scales` and what they mean, `plain`. */
-static amtl_linear draw_layer(const amtl_table *t, int64_t outputs, double *plain, int codes) {
+/* Columns of floats, or of an int8 table, drawn by itself, of quantized values: `weights`, `scales` and what they mean,
+ * `meant`. */
+static amtl_linear draw_layer(const amtl_table *t, int64_t outputs, double *meant, int quantized_scales) {
   int64_t panels = (outputs + 15) / 16, inputs = t->fields * t->dim, quads = (t->dim + 3) / 4;
-  float *scales = codes ? taken((size_t)outputs * 4) : NULL, *bias = taken((size_t)outputs * 4);
+  float *scales = quantized_scales ? allocated((size_t)outputs * 4) : NULL, *bias = allocated((size_t)outputs * 4);
   for (int64_t o = 0; o < outputs; o++) bias[o] = (float)below(9);
-  for (int64_t o = 0; o < outputs && codes; o++) scales[o] = (float)(1 + below(3)) / 4;
-  float *floats = taken(codes ? 0 : (size_t)(panels * inputs * 16) * 4);
-  uint8_t *bytes = taken(codes ? (size_t)(panels * t->fields * quads * 64) : 0);
-  for (int64_t i = 0; i < panels * t->fields * quads * 64 && codes; i++) bytes[i] = (uint8_t)draw();
+  for (int64_t o = 0; o < outputs && quantized_scales; o++) scales[o] = (float)(1 + below(3)) / 4;
+  float *floats = allocated(quantized_scales ? 0 : (size_t)(panels * inputs * 16) * 4);
+  uint8_t *bytes = allocated(quantized_scales ? (size_t)(panels * t->fields * quads * 64) : 0);
+  for (int64_t i = 0; i < panels * t->fields * quads * 64 && quantized_scales; i++) bytes[i] = (uint8_t)draw();
   for (int64_t o = 0; o < panels * 16; o++)
     for (int64_t i = 0; i < inputs; i++) {
       int64_t quad = i / t->dim * quads + i % t->dim / 4, code = below(255);
       double weight = (double)below(9) - 4;
-      if (codes) bytes[((o / 16 * t->fields * quads + quad) * 16 + o % 16) * 4 + i % t->dim % 4] = (uint8_t)code;
+      if (quantized_scales) bytes[((o / 16 * t->fields * quads + quad) * 16 + o % 16) * 4 + i % t->dim % 4] = (uint8_t)code;
       else floats[(o / 16 * inputs + i) * 16 + o % 16] = (float)weight;
-      if (o < outputs) plain[o * inputs + i] = codes ? (double)(code - 128) * scales[o] : weight;
+      if (o < outputs) meant[o * inputs + i] = quantized_scales ? (double)(code - 128) * scales[o] : weight;
     }
-  free(codes ? (void *)floats : (void *)bytes);
-  return (amtl_linear){codes ? (void *)bytes : (void *)floats, scales, bias, outputs, below(2) ? 0.0f : -FLT_MAX};
+  free(quantized_scales ? (void *)floats : (void *)bytes);
+  return (amtl_linear){quantized_scales ? (void *)bytes : (void *)floats, scales, bias, outputs, below(2) ? 0.0f : -FLT_MAX};
 }
 
 static void check_linear(const amtl_table *t, const loops *l, const float *rows, int64_t examples) {
   int64_t inputs = t->fields * t->dim, outputs = 1 + below(90);
-  float *out = taken((size_t)(examples * outputs) * 4);
-  double *plain = taken((size_t)(outputs * inputs) * 8);
-  const amtl_linear layer = draw_layer(t, outputs, plain, t->value == AMTL_INT8 && below(2));
+  float *out = allocated((size_t)(examples * outputs) * 4);
+  double *meant = allocated((size_t)(outputs * inputs) * 8);
+  const amtl_linear layer = draw_layer(t, outputs, meant, t->value == AMTL_INT8 && below(2));
   int64_t middle = examples ? below(examples + 1) : 0;
   if (l->linear(t, &layer, out, 0, middle) != AMTL_FINE || l->linear(t, &layer, out, middle, examples) != AMTL_FINE)
     fail("a layer was refused");
@@ -125,13 +127,13 @@ static void check_linear(const amtl_table *t, const loops *l, const float *rows,
     for (int64_t o = 0; o < outputs; o++) {
       double sum = layer.bias[o], size = fabs(sum) + 1;
       for (int64_t k = 0; k < inputs; k++) {
-        double term = (double)rows[b * inputs + k] * plain[o * inputs + k];
+        double term = (double)rows[b * inputs + k] * meant[o * inputs + k];
         sum += term, size += fabs(term);
       }
       if (sum < layer.least) sum = layer.least;
       if (!(fabs(out[b * outputs + o] - sum) <= 1e-5 * size)) fail("a layer differs");
     }
-  free((void *)layer.weights), free((void *)layer.scales), free((void *)layer.bias), free(out), free(plain);
+  free((void *)layer.weights), free((void *)layer.scales), free((void *)layer.bias), free(out), free(meant);
 }
 
 /* The first field's ids, in examples of any length. */
@@ -139,10 +141,10 @@ static void check_sum(const amtl_table *t, const loops *l, const float *rows, in
   amtl_table one = *t;
   one.fields = 1;
   int64_t length = below(7), examples = length ? lookups / t->fields / length : below(5), used = examples * length;
-  int64_t *ids = taken((size_t)used * 8);
+  int64_t *ids = allocated((size_t)used * 8);
   for (int64_t i = 0; i < used; i++) ids[i] = t->ids[i * t->fields];
   one.ids = ids;
-  float *out = taken((size_t)(examples * t->dim) * 4);
+  float *out = allocated((size_t)(examples * t->dim) * 4);
   int64_t middle = examples ? below(examples + 1) : 0;
   if (l->sum(&one, length, out, 0, middle) != AMTL_FINE || l->sum(&one, length, out, middle, examples) != AMTL_FINE)
     fail("a sum was refused");
@@ -158,42 +160,57 @@ static void check_sum(const amtl_table *t, const loops *l, const float *rows, in
   free(ids), free(out);
 }
 
-static int64_t once(const loops *all, size_t sets) {
+static int64_t check_one(const loops *all, size_t sets) {
   const loops *l = &all[below((int64_t)sets)];
   enum amtl_value value = (enum amtl_value)below(3);
-  enum amtl_place place = (enum amtl_place)below(3);
+  enum amtl_offset offset = (enum amtl_offset)below(3);
   int64_t fields = 1 + below(4), dim = 1 + below(below(20) == 0 ? 3000 : 70), rows = 0, count = 0, columns = 1 + below(2);
-  int64_t *sizes = taken((size_t)fields * 8), *shifts = taken((size_t)fields * 8);
+  int64_t *sizes = allocated((size_t)fields * 8), *shifts = allocated((size_t)fields * 8);
   for (int64_t f = 0; f < fields; f++) sizes[f] = 1 + below(30), shifts[f] = rows, rows += sizes[f];
-  int64_t bits = below(5), starts_count = (rows >> bits) + 1;
-  int64_t *begin = taken((size_t)(rows + 1) * 8), *codes = taken((size_t)(rows + 1) * 8);
+  int64_t bits = below(5), blocks = (rows >> bits) + 1;
+  int64_t *begin = allocated((size_t)(rows + 1) * 8), *quantized_scales = allocated((size_t)(rows + 1) * 8);
   for (int64_t r = 0; r <= rows; r++) {
     begin[r] = count;
     count += r == rows || below(4) == 0 ? 0 : below(dim + 1);
   }
-  int64_t *starts = taken((size_t)starts_count * 8);
-  void *places = taken((size_t)((rows + 1) * columns * place_bytes[place]));
+  int64_t *block_offsets = allocated((size_t)blocks * 8);
+  void *row_offsets = allocated((size_t)((rows + 1) * columns * offset_bytes[offset]));
   for (int64_t r = 0; r <= rows; r++) {
-    if ((r & ((1 << bits) - 1)) == 0) starts[r >> bits] = begin[r];
-    put(places, place, r * columns, begin[r] - starts[r >> bits]);
-    codes[r] = columns == 2 ? below(1000) : begin[r] - starts[r >> bits];
-    if (columns == 2) put(places, place, r * columns + 1, codes[r]);
+    if ((r & ((1 << bits) - 1)) == 0) block_offsets[r >> bits] = begin[r];
+    put(row_offsets, offset, r * columns, begin[r] - block_offsets[r >> bits]);
+    quantized_scales[r] = columns == 2 ? below(1000) : begin[r] - block_offsets[r >> bits];
+    if (columns == 2) put(row_offsets, offset, r * columns + 1, quantized_scales[r]);
   }
-  unsigned char *values = taken((size_t)(count * value_bytes[value]));
+  unsigned char *values = allocated((size_t)(count * value_bytes[value]));
   for (int64_t i = 0; i < count; i++) {
     if (value == AMTL_FLOAT32) ((float *)values)[i] = (float)below(1000) - 500.0f;
     else if (value == AMTL_FLOAT16) ((uint16_t *)values)[i] = (uint16_t)(below(0x5000) | (draw() & 0x8000));
     else ((int8_t *)values)[i] = (int8_t)(below(255) - 127);
   }
   int64_t examples = below(below(10) == 0 ? 300 : 40), lookups = fields * examples;
-  int64_t *ids = taken((size_t)lookups * 8);
-  for (int64_t i = 0; i < lookups; i++) ids[i] = hostile(sizes[i % fields]);
+  int64_t *ids = allocated((size_t)lookups * 8);
+  for (int64_t i = 0; i < lookups; i++) ids[i] = out_of_range(sizes[i % fields]);
   size_t bytes = (size_t)(lookups * dim) * 4;
-  float *out = taken(bytes), *expected = taken(bytes);
+  float *out = allocated(bytes), *expected = allocated(bytes);
   memset(out, 0xff, bytes);
-  amtl_table t = {values, places, starts, ids, sizes, shifts, count, rows, columns,
-                  below(2) ? lookups : 1 << 20, fields, dim, bits, columns == 2 ? 0.0f : 1.0f, columns == 2 ? 0.125f : 0.0f, value, place};
-  reference(&t, begin, codes, lookups, expected);
+  amtl_table t = {values,
+                  row_offsets,
+                  block_offsets,
+                  ids,
+                  sizes,
+                  shifts,
+                  count,
+                  rows,
+                  columns,
+                  below(2) ? lookups : 1 << 20,
+                  fields,
+                  dim,
+                  bits,
+                  columns == 2 ? 0.0f : 1.0f,
+                  columns == 2 ? 0.125f : 0.0f,
+                  value,
+                  offset};
+  reference(&t, begin, quantized_scales, lookups, expected);
   int64_t middle = lookups ? below(lookups + 1) : 0; /* as two threads would */
   if (l->gather(&t, out, 0, middle) != AMTL_FINE || l->gather(&t, out, middle, lookups) != AMTL_FINE ||
       memcmp(out, expected, bytes) != 0)
@@ -201,18 +218,19 @@ static int64_t once(const loops *all, size_t sets) {
   check_linear(&t, l, expected, examples);
   check_sum(&t, l, expected, lookups);
   /* A table that contradicts itself must be refused, not followed. */
-  float *nothing = taken((size_t)(16 * fields * dim) * 4);
+  float *nothing = allocated((size_t)(16 * fields * dim) * 4);
   memset(nothing, 0, (size_t)(16 * fields * dim) * 4);
   const amtl_linear layer = {nothing, value == AMTL_INT8 && below(2) ? nothing : NULL, nothing, 1, 0.0f};
   int64_t to = below(2) ? (int64_t)(int32_t)draw() : below(count + dim + 2) - 1;
-  if (below(2)) starts[below(starts_count)] = below(2) ? (int64_t)draw() : to;
-  put(places, place, below(rows + 1) * columns, place == AMTL_INT64 && below(2) ? (int64_t)draw() : to);
+  if (below(2)) block_offsets[below(blocks)] = below(2) ? (int64_t)draw() : to;
+  put(row_offsets, offset, below(rows + 1) * columns, offset == AMTL_INT64 && below(2) ? (int64_t)draw() : to);
   (void)l->gather(&t, out, 0, lookups), (void)l->linear(&t, &layer, out, 0, examples);
-  sizes[below(fields)] = hostile(30), shifts[below(fields)] = hostile(30);
+  sizes[below(fields)] = out_of_range(30), shifts[below(fields)] = out_of_range(30);
   (void)l->gather(&t, out, 0, lookups), (void)l->linear(&t, &layer, out, 0, examples);
   t.fields = 1;
   (void)l->sum(&t, fields, out, 0, examples);
-  free(sizes), free(shifts), free(begin), free(codes), free(starts), free(places), free(values), free(ids), free(out);
+  free(sizes), free(shifts), free(begin), free(quantized_scales), free(block_offsets), free(row_offsets), free(values),
+      free(ids), free(out);
   free(expected), free(nothing);
   return lookups;
 }
@@ -222,7 +240,7 @@ int main(int argc, char **argv) {
   state = argc > 2 ? (uint64_t)atoll(argv[2]) : 1;
   loops all[6];
   size_t sets = available(all);
-  while (tables-- > 0) checked += once(all, sets);
+  while (tables-- > 0) checked += check_one(all, sets);
   printf("%lld\n", (long long)checked);
   return 0;
 }

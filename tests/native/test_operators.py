@@ -1,4 +1,4 @@
-"""The native operators against their bodies of standard operators, and their loops under sanitizers."""
+"""The native operators against their function bodies of standard operators, and their loops under sanitizers."""
 
 import os
 import shutil
@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from amtl_export import native
+from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import EnvironmentLacks
+from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.ragged import (
     GATHER,
     LINEAR,
@@ -29,10 +31,10 @@ from amtl_export.graph.ragged import (
     RaggedLinear,
     RaggedLinearInt8,
     RaggedSum,
-    code_panels,
-    code_scales,
+    fake_quantized_weight,
     panels,
-    rounded_weight,
+    quantized_panels,
+    scales_of,
 )
 from amtl_export.native import DOMAIN, library_path, needed_library
 from amtl_export.runtime.session import open_session
@@ -49,7 +51,7 @@ needs_library = pytest.mark.skipif(library_path() is None, reason="the native op
 
 
 @needs_compiler
-def test_hostile_ids_and_tables_under_sanitizers(tmp_path: Path) -> None:
+def test_out_of_range_ids_and_tables_under_sanitizers(tmp_path: Path) -> None:
     assert CC is not None
     program = tmp_path / "fuzz"
     flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}"]
@@ -96,32 +98,32 @@ def model_of(
     layer: tuple[Any, Any, float] | None = None,
     *,
     summed: bool = False,
-    codes: bool = False,
+    quantized: bool = False,
 ) -> bytes:
-    """A lookup, one that is summed up, or with `layer` (weight `[outputs, inputs]`, bias, least) a joined layer.
+    """A lookup, one that is summed up, or with `layer` (weight `[outputs, inputs]`, bias, least) a fused layer.
 
-    With `codes` the layer's weights are rounded to int8.
+    With `quantized` the layer's weights are int8.
     """
     arrays = {
         **table.arrays,
         "sizes": np.array(sizes, dtype=np.int64),
         "shifts": np.array(shifts, dtype=np.int64),
     }
-    scale = {"scale_base": 1.0 if table.scales is None else 0.0, "scale_step": table.step}
+    scale = {"scale_base": 1.0 if table.scales is None else 0.0, "scale_unit": table.scale_unit}
     attributes: dict[str, Any] = {"dim": table.dim, "block_bits": table.block_bits, **scale}
-    inputs = ["values", "starts", "places", "ids", "sizes", "shifts"]
+    inputs = ["values", "block_offsets", "row_offsets", "ids", "sizes", "shifts"]
     axes: list[Any] = [f"n{i}" for i in range(rank)]
     shape = [*axes, table.dim]
     if layer is not None:
         weight, bias, least = layer
-        arrays |= {"weights": code_panels(weight, table.dim) if codes else panels(weight), "bias": bias}
-        arrays |= {"scales": code_scales(weight)} if codes else {}
-        inputs += ["weights", "bias", "scales"][: 3 if codes else 2]
+        arrays |= {"weights": quantized_panels(weight, table.dim) if quantized else panels(weight), "bias": bias}
+        arrays |= {"scales": scales_of(weight)} if quantized else {}
+        inputs += ["weights", "bias", "scales"][: 3 if quantized else 2]
         attributes["least"] = least
         shape = [axes[0], len(bias)]
     elif summed:
         shape = [axes[0], table.dim]
-    kind = SUM if summed else GATHER if layer is None else LINEAR_INT8 if codes else LINEAR
+    kind = SUM if summed else GATHER if layer is None else LINEAR_INT8 if quantized else LINEAR
     node = helper.make_node(kind, inputs, ["rows"], domain=DOMAIN, **attributes)
     graph = helper.make_graph(
         [node],
@@ -157,15 +159,17 @@ def drawn(V: int, D: int, seed: int = 0) -> tuple[Any, Any]:
     st.sampled_from(VALUE_TYPES),
     st.sampled_from([np.uint16, np.int32, np.int64]),
 )
-def test_kernel_and_body_agree_bit_for_bit(V: int, D: int, ids: list[int], dtype: ValueType, places: Any) -> None:
+def test_kernel_and_function_body_agree_bit_for_bit(
+    V: int, D: int, ids: list[int], dtype: ValueType, offset_type: Any
+) -> None:
     rows, dims = drawn(V, D)
     numbers = stored(rows, dtype)
     table = ragged(numbers, dims)
-    table = replace(table, places=table.places.astype(places))
+    table = replace(table, row_offsets=table.row_offsets.astype(offset_type))
     column = np.array(ids, dtype=np.int64).reshape(-1, 1)
-    kernel, body = answers(model_of(table, [V], [0]), column)
+    kernel, fallback = answers(model_of(table, [V], [0]), column)
     expected = numbers.read()[np.where((column >= 0) & (column < V), column, 0)]
-    assert kernel.tobytes() == body.tobytes() == expected.tobytes()
+    assert kernel.tobytes() == fallback.tobytes() == expected.tobytes()
     assert kernel.shape == (len(ids), 1, D)
 
 
@@ -176,9 +180,9 @@ def test_fields_shapes_and_threads(shape: tuple[int, ...], threads: int) -> None
     rows, dims = drawn(60, 24)
     sizes, shifts = [10, 20, 30], [0, 10, 30]
     ids = np.random.default_rng(1).integers(-5, 40, shape)
-    kernel, body = answers(model_of(ragged(Stored(rows), dims), sizes, shifts, len(shape)), ids, threads=threads)
+    kernel, fallback = answers(model_of(ragged(Stored(rows), dims), sizes, shifts, len(shape)), ids, threads=threads)
     expected = rows[np.where((ids >= 0) & (ids < sizes), ids, 0) + shifts]
-    assert kernel.tobytes() == body.tobytes() == expected.astype(np.float32).tobytes()
+    assert kernel.tobytes() == fallback.tobytes() == expected.astype(np.float32).tobytes()
     assert kernel.shape == (*shape, 24)
 
 
@@ -215,7 +219,7 @@ def test_a_sum_takes_examples_by_values(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("dtype", VALUE_TYPES)
 @pytest.mark.parametrize("outputs", [1, 16, 70])
 @pytest.mark.parametrize("examples", [0, 1, 5, 300])
-def test_a_joined_layer_multiplies_as_a_plain_one(dtype: ValueType, outputs: int, examples: int) -> None:
+def test_a_fused_layer_multiplies_as_a_plain_one(dtype: ValueType, outputs: int, examples: int) -> None:
     rows, dims = drawn(60, 24)
     rng = np.random.default_rng(2)
     weight, bias = rng.normal(size=(outputs, 72)).astype(np.float32), rng.normal(size=outputs).astype(np.float32)
@@ -236,19 +240,19 @@ def test_a_joined_layer_multiplies_as_a_plain_one(dtype: ValueType, outputs: int
 @pytest.mark.parametrize("width", [1, 3, 24, 66])
 @pytest.mark.parametrize("outputs", [1, 16, 70])
 @pytest.mark.parametrize("examples", [0, 1, 5, 300])
-def test_a_layer_of_codes_multiplies_as_its_rounded_weight(width: int, outputs: int, examples: int) -> None:
+def test_a_quantized_layer_multiplies_as_its_fake_quantized_weight(width: int, outputs: int, examples: int) -> None:
     rows, dims = drawn(60, width)
     rng = np.random.default_rng(2)
     weight, bias = rng.normal(size=(outputs, 3 * width)).astype(np.float32), rng.normal(size=outputs).astype(np.float32)
     weight[1:2] = 0  # an output that reads nothing, beside others
-    assert np.abs(rounded_weight(weight) - weight).max() <= np.abs(weight).max() / 254 * 1.001
+    assert np.abs(fake_quantized_weight(weight) - weight).max() <= np.abs(weight).max() / 254 * 1.001
     numbers = stored(rows, "int8")
     sizes, shifts = [10, 20, 30], [0, 10, 30]
     ids = rng.integers(-5, 40, (examples, 3))
     looked_up = numbers.read()[np.where((ids >= 0) & (ids < sizes), ids, 0) + shifts].reshape(examples, 3 * width)
-    product = looked_up.astype(np.float64) @ rounded_weight(weight).T.astype(np.float64) + bias
+    product = looked_up.astype(np.float64) @ fake_quantized_weight(weight).T.astype(np.float64) + bias
     for least, expected in ((NO_LEAST, product), (0.0, np.maximum(product, 0))):
-        model = model_of(ragged(numbers, dims), sizes, shifts, layer=(weight, bias, least), codes=True)
+        model = model_of(ragged(numbers, dims), sizes, shifts, layer=(weight, bias, least), quantized=True)
         for threads in (1, 2):
             for found in answers(model, ids, threads=threads):
                 assert found.shape == (examples, outputs)
@@ -263,7 +267,7 @@ def test_a_score_does_not_depend_on_the_other_examples(dtype: ValueType) -> None
     rng = np.random.default_rng(3)
     layer = (rng.normal(size=(70, 80)).astype(np.float32), rng.normal(size=70).astype(np.float32), NO_LEAST)
     table = ragged(stored(rows, dtype), dims)
-    session = open_session(model_of(table, [200, 300], [0, 200], layer=layer, codes=dtype == "int8"), native=True)
+    session = open_session(model_of(table, [200, 300], [0, 200], layer=layer, quantized=dtype == "int8"), native=True)
     few = np.stack([rng.integers(0, 3, 1000), rng.integers(0, 300, 1000)], axis=1)  # one field of three rows
     together = session.run(["rows"], {"ids": few})[0]
     alone = [session.run(["rows"], {"ids": few[i : i + 1]})[0] for i in range(1000)]
@@ -281,14 +285,14 @@ def test_a_score_does_not_depend_on_the_other_examples(dtype: ValueType) -> None
         (lambda t: (t, (4,)), None),
     ],
 )
-@pytest.mark.parametrize("codes", [False, True])
-def test_a_joined_layer_refuses_what_does_not_fit(spoil: Any, says: str | None, codes: bool) -> None:
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_fused_layer_refuses_what_does_not_fit(spoil: Any, says: str | None, quantized: bool) -> None:
     rows, _ = drawn(6, 4)
-    table, shape = spoil(ragged(stored(rows, "int8" if codes else "fp32"), np.full(6, 4)))
-    layer = (np.ones((5, 12 if codes else 4), np.float32), np.zeros(5, np.float32), 0.0)
-    if codes and table.dim == 4:
+    table, shape = spoil(ragged(stored(rows, "int8" if quantized else "fp32"), np.full(6, 4)))
+    layer = (np.ones((5, 12 if quantized else 4), np.float32), np.zeros(5, np.float32), 0.0)
+    if quantized and table.dim == 4:
         layer = (layer[0][:, :4], *layer[1:])
-    session = open_session(model_of(table, [6], [0], len(shape) + 1, layer, codes=codes), native=True)
+    session = open_session(model_of(table, [6], [0], len(shape) + 1, layer, quantized=quantized), native=True)
     ids = {"ids": np.zeros((*shape, 1), np.int64)}
     if says is None:
         assert session.run(["rows"], ids)[0].shape == (4, 5)
@@ -301,10 +305,10 @@ def test_a_joined_layer_refuses_what_does_not_fit(spoil: Any, says: str | None, 
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda t: (replace(t, places=t.places[::-1].copy()), [6], [0]), "places fall"),
+        (lambda t: (replace(t, row_offsets=t.row_offsets[::-1].copy()), [6], [0]), "row_offsets fall"),
         (lambda t: (replace(t, values=t.values[:3]), [6], [0]), "leave the values"),
         (lambda t: (replace(t, dim=2), [6], [0]), "longer than dim"),
-        (lambda t: (replace(t, starts=np.zeros(2, np.int64)), [6], [0]), "one for each block"),
+        (lambda t: (replace(t, block_offsets=np.zeros(2, np.int64)), [6], [0]), "one for each block"),
         (lambda t: (t, [7], [0]), "rows that the table does not have"),
         (lambda t: (t, [6], [-1]), "rows that the table does not have"),
         (lambda t: (t, [6, 6], [0, 0]), "last dimension of ids"),
@@ -345,6 +349,15 @@ def test_an_operator_that_is_not_built_is_an_error_that_names_the_fix(monkeypatc
         open_session(model, native=True)
     found = open_session(model).run(["rows"], {"ids": np.array([[3]])})[0]
     assert found.tobytes() == rows[[[3]]].tobytes()
+
+
+def test_an_export_for_a_library_that_is_not_built_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, frozen: FrozenModel, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(native, "EXTENSION_SUFFIXES", [".nothing"])
+    with pytest.raises(EnvironmentLacks, match="install a C compiler"):
+        export(frozen, tmp_path / "bundle", ExportConfig(target="native"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_compiler_the_package_installs_without_the_operator(tmp_path: Path) -> None:

@@ -12,18 +12,18 @@ import pytest
 
 from amtl_export import ExportConfig, export
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.inputs import draw
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.native import needed_library
 from amtl_export.runtime.session import open_session
+from amtl_export.traffic.draw import draw
 
 #: The oldest and the newest of those that are checked; AMTL_EXPORT_ORT_VERSIONS names others, as 1.23.2,1.24.4.
 VERSIONS = os.environ.get("AMTL_EXPORT_ORT_VERSIONS", "1.20.1,1.26.0").split(",")
 
 CONFIGS = {
     "ragged": ExportConfig("ragged", first_layer="plain"),
-    "joined": ExportConfig("ragged", first_layer="joined"),
-    "joined-int8": ExportConfig("ragged", "int8", first_layer="joined"),
+    "fused": ExportConfig("ragged", first_layer="fused"),
+    "fused-int8": ExportConfig("ragged", "int8", first_layer="fused"),
     "layer-int8": ExportConfig("ragged", "int8", layer_dtype="int8"),
     "paged": ExportConfig("paged"),
     "dense-int8": ExportConfig("dense", "int8"),

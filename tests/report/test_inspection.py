@@ -7,7 +7,8 @@ from rich.console import Console
 
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.doctor import Check, examine
-from amtl_export.freezing.frozen import FrozenModel, save_frozen
+from amtl_export.freezing.folder import save_frozen
+from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.report import tables
 from amtl_export.report.inspection import GROUPS, frequency_groups, inspect
 from amtl_export.report.plots import plot_dims, plot_inference

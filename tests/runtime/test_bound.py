@@ -7,10 +7,11 @@ import pytest
 
 import amtl_export
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.inputs import Feed, draw
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.runtime.bound import Bound
+from amtl_export.spec import Feed
+from amtl_export.traffic.draw import draw
 
 
 def feeds(frozen: FrozenModel, count: int, batch: int = 9) -> list[Feed]:

@@ -16,13 +16,13 @@ import torch
 import amtl_export
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import draw
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.native import library_path
 from amtl_export.runtime.bound import Bound
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.session import open_session
+from amtl_export.traffic.draw import draw
 from amtl_export.training.run import Run
 
 
@@ -41,7 +41,7 @@ def test_options_of_cuda_are_for_cuda(paged_bundle: Bundle) -> None:
 
 
 def test_no_node_is_one_that_cuda_leaves_to_the_cpu(bundle: Bundle) -> None:
-    """Shapes are computed on the CPU, CUDA graphs hold no branches: no bundle has them, nor have operators' bodies."""
+    """Shapes are computed on the CPU, CUDA graphs hold no branches: no bundle nor function body has them."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -118,7 +118,7 @@ def test_tables_stay_on_the_cpu(bundle: Bundle, frozen: FrozenModel, tmp_path: P
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("gpu")
-def test_hostile_ids_answer_as_on_the_cpu(bundle: Bundle, frozen: FrozenModel) -> None:
+def test_out_of_range_ids_answer_as_on_the_cpu(bundle: Bundle, frozen: FrozenModel) -> None:
     feed = draw(frozen.config, frozen.vocabularies, 40, np.random.default_rng(0))
     feed["ids"] = np.random.default_rng(1).integers(-(2**63), 2**63 - 1, feed["ids"].shape)
     there, here = (amtl_export.load(bundle.path, provider=p).predict(feed)["logit"] for p in ("cuda", "cpu"))

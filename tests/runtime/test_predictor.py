@@ -14,9 +14,10 @@ import pytest
 
 import amtl_export
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.inputs import Feed, draw
 from amtl_export.errors import EnvironmentLacks, InputError
 from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.spec import Feed
+from amtl_export.traffic.draw import draw
 
 
 @pytest.fixture

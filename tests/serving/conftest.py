@@ -11,9 +11,10 @@ from triton_server import Server, serving
 
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import Feed, draw
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.serving.package import PackageConfig, package
+from amtl_export.spec import Feed
+from amtl_export.traffic.draw import draw
 from amtl_export.training.run import Run
 
 INSTALLED = Path(__file__).resolve().parents[2] / ".triton"
@@ -36,14 +37,14 @@ def settings() -> PackageConfig:
 @pytest.fixture(scope="session")
 def served_bundle(tmp_path_factory: pytest.TempPathFactory, frozen: FrozenModel) -> Bundle:
     """A bundle with all native operators."""
-    return export(frozen, tmp_path_factory.mktemp("served") / "amtl", ExportConfig("ragged", first_layer="joined"))
+    return export(frozen, tmp_path_factory.mktemp("served") / "amtl", ExportConfig("ragged", first_layer="fused"))
 
 
 @pytest.fixture(scope="session")
 def other_bundle(tmp_path_factory: pytest.TempPathFactory, fbe_run: Run) -> Bundle:
     """Another model of the same inputs."""
     return export(
-        freeze(fbe_run), tmp_path_factory.mktemp("served") / "fbe", ExportConfig("ragged", first_layer="joined")
+        freeze(fbe_run), tmp_path_factory.mktemp("served") / "fbe", ExportConfig("ragged", first_layer="fused")
     )
 
 

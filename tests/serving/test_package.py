@@ -184,10 +184,10 @@ def test_kserve_gets_its_resource(tmp_path: Path, served_bundle: Bundle) -> None
     assert not (tmp_path / "1st").exists()
 
 
-RAW, ENSEMBLE = PackageConfig("python", raw_ids=True), PackageConfig("python", raw_ids=True, graph_keys=10)
+RAW, ENSEMBLE = PackageConfig("python", raw_features=True), PackageConfig("python", raw_features=True, graph_keys=10)
 
 
-def test_raw_ids_in_the_graph(tmp_path: Path, served_bundle: Bundle) -> None:
+def test_raw_features_in_the_graph(tmp_path: Path, served_bundle: Bundle) -> None:
     made = package(served_bundle.path, tmp_path, "ctr", RAW)
     config = parsed(made.model / "config.pbtxt")
     assert {tensor.name: list(tensor.dims) for tensor in config.input} == {
@@ -201,7 +201,7 @@ def test_raw_ids_in_the_graph(tmp_path: Path, served_bundle: Bundle) -> None:
     assert package(served_bundle.path, tmp_path, "ctr", RAW).version == 2
 
 
-def test_raw_ids_by_an_ensemble(tmp_path: Path, served_bundle: Bundle, other_bundle: Bundle) -> None:
+def test_raw_features_by_an_ensemble(tmp_path: Path, served_bundle: Bundle, other_bundle: Bundle) -> None:
     first = package(served_bundle.path, tmp_path, "ctr", ENSEMBLE)
     before = fingerprints(tmp_path)
     second = package(other_bundle.path, tmp_path, "ctr", ENSEMBLE)
@@ -218,7 +218,7 @@ def test_raw_ids_by_an_ensemble(tmp_path: Path, served_bundle: Bundle, other_bun
     assert not any(output.HasField("reshape") for output in config.output)
 
 
-def test_raw_ids_and_what_is_there(tmp_path: Path, served_bundle: Bundle) -> None:
+def test_raw_features_and_what_is_there(tmp_path: Path, served_bundle: Bundle) -> None:
     """A model that takes ids does not begin to take values, nor becomes an ensemble, nor the other way round."""
     package(served_bundle.path, tmp_path, "ids", PackageConfig("python"))
     package(served_bundle.path, tmp_path, "graph", RAW)
@@ -230,14 +230,14 @@ def test_raw_ids_and_what_is_there(tmp_path: Path, served_bundle: Bundle) -> Non
         ("graph", ENSEMBLE, "of another kind"),
         ("many", RAW, "of another kind"),
         ("many", PackageConfig("python"), "of another kind"),
-        ("many", PackageConfig("python", raw_ids=True, graph_keys=10, threads=2), "configured otherwise"),
+        ("many", PackageConfig("python", raw_features=True, graph_keys=10, threads=2), "configured otherwise"),
     ):
         with pytest.raises(InputError, match=says):
             package(served_bundle.path, tmp_path, name, config)
     assert fingerprints(tmp_path) == before
 
 
-def test_raw_ids_of_a_request_and_its_candidates(tmp_path: Path, frozen: FrozenModel) -> None:
+def test_raw_features_of_a_request_and_its_candidates(tmp_path: Path, frozen: FrozenModel) -> None:
     bundle = export(frozen, tmp_path / "bundle", ExportConfig("dense", request_fields=("user", "age")))
     package(bundle.path, tmp_path / "models", "ctr", ENSEMBLE)
     sizes = {m.name: parsed(m / "config.pbtxt").max_batch_size for m in (tmp_path / "models").iterdir()}

@@ -24,12 +24,12 @@ import yaml
 from triton_server import free_ports, post
 
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.inputs import Feed
 from amtl_export.errors import InputError
 from amtl_export.files import read_json
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.open_inference import DATATYPES, metadata
 from amtl_export.serving.ray_serve import app
+from amtl_export.spec import Feed
 
 
 @dataclass

@@ -13,11 +13,11 @@ from triton_server import Server, post, serving, tensors
 
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import Feed
 from amtl_export.bundle.raw import encoded, raw_fields, values_of
 from amtl_export.freezing.frozen import freeze
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.package import PackageConfig, package
+from amtl_export.spec import Feed
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 
@@ -51,10 +51,10 @@ def test_versions_switch_under_load(
     taken: str,
     switches: int,
 ) -> None:
-    config = PackageConfig("python", raw_ids=taken != "ids", graph_keys=0 if "ensemble" in taken else 10**6)
+    config = PackageConfig("python", raw_features=taken != "ids", graph_keys=0 if "ensemble" in taken else 10**6)
     bundles, feed = (served_bundle, other_bundle), requests[4]
     expected = [load(bundle.path).predict(feed)["logit"] for bundle in bundles]
-    if config.raw_ids:
+    if config.raw_features:
         bundles, feed = (served_bundle, retrained), raw(served_bundle, feed)
         feeds = [encoded(feed, bundle.inputs, raw_fields(bundle)) for bundle in bundles]
         assert (feeds[0]["ids"] != feeds[1]["ids"]).mean() > 0.2

@@ -22,7 +22,6 @@ from triton_server import Server, post, serving, tensors
 from amtl_export.bench.server import ServerBenchConfig, bench_server
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.inputs import Feed
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.errors import InputError
 from amtl_export.files import read_json
@@ -31,10 +30,11 @@ from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.models.attach import attach
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.package import PackageConfig, package
+from amtl_export.spec import Feed
 from amtl_export.training.run import Run
 
 
-def asked(server: Server, feed: Feed, *, binary: bool = True) -> Feed:
+def scores_of(server: Server, feed: Feed, *, binary: bool = True) -> Feed:
     """The answers over HTTP."""
     with http_client.InferenceServerClient(f"127.0.0.1:{server.http}") as client:
         wanted = [http_client.InferRequestedOutput(name, binary_data=binary) for name in ("logit", "probability")]
@@ -95,18 +95,18 @@ def test_every_score_is_the_bundles(server: Server, served_bundle: Bundle, reque
             expected = predictor.predict(feed)
             answer = client.infer("ctr", tensors(grpc_client, feed))
             for name, values in expected.items():
-                assert np.array_equal(asked(server, feed)[name], values), name
+                assert np.array_equal(scores_of(server, feed)[name], values), name
                 assert np.array_equal(answer.as_numpy(name)[:, 0], values), name
             present = without_nan(feed)
             for name, values in predictor.predict(present).items():
-                assert np.array_equal(asked(server, present, binary=False)[name], values), name
+                assert np.array_equal(scores_of(server, present, binary=False)[name], values), name
 
 
-def test_hostile_ids_are_answered(server: Server, served_bundle: Bundle, requests: list[Feed]) -> None:
-    for hostile in (-1, 10**9, np.iinfo(np.int64).max, np.iinfo(np.int64).min):
-        feed = requests[2] | {"ids": np.full_like(requests[2]["ids"], hostile)}
+def test_out_of_range_ids_are_answered(server: Server, served_bundle: Bundle, requests: list[Feed]) -> None:
+    for out_of_range in (-1, 10**9, np.iinfo(np.int64).max, np.iinfo(np.int64).min):
+        feed = requests[2] | {"ids": np.full_like(requests[2]["ids"], out_of_range)}
         known = requests[2] | {"ids": np.zeros_like(requests[2]["ids"])}
-        assert np.array_equal(asked(server, feed)["logit"], load(served_bundle.path).predict(known)["logit"])
+        assert np.array_equal(scores_of(server, feed)["logit"], load(served_bundle.path).predict(known)["logit"])
 
 
 def test_concurrent_requests_are_batched_and_kept_apart(
@@ -122,7 +122,7 @@ def test_concurrent_requests_are_batched_and_kept_apart(
 
     def ask(number: int) -> float:
         which = number % len(requests)
-        return float(np.abs(asked(server, requests[which])["logit"] - expected[which]).max())
+        return float(np.abs(scores_of(server, requests[which])["logit"] - expected[which]).max())
 
     before = runs()
     with ThreadPoolExecutor(8) as pool:
@@ -143,7 +143,7 @@ def longer(tensor: dict[str, Any], batch: int) -> dict[str, Any]:
     return tensor | {"shape": shape, "data": [0] * int(np.prod(shape))}
 
 
-HOSTILE: dict[str, Callable[[dict[str, Any]], bytes]] = {
+MALFORMED: dict[str, Callable[[dict[str, Any]], bytes]] = {
     "an unknown name": lambda r: spoilt(r, name="idz"),
     "an input left out": lambda r: json.dumps({"inputs": r["inputs"][1:]}).encode(),
     "an input twice": lambda r: json.dumps({"inputs": [*r["inputs"], r["inputs"][0]]}).encode(),
@@ -160,9 +160,9 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], bytes]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_requests_get_an_error_each(server: Server, served_bundle: Bundle, kind: str) -> None:
-    status, answer = post(server, HOSTILE[kind](sample_request(served_bundle)))
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_malformed_requests_get_an_error_each(server: Server, served_bundle: Bundle, kind: str) -> None:
+    status, answer = post(server, MALFORMED[kind](sample_request(served_bundle)))
     assert 400 <= status <= 500, answer  # for what it cannot parse the server says 500
     assert answer["error"]
     still_right(server, served_bundle)
@@ -203,7 +203,7 @@ def test_values_instead_of_ids(
     triton: Path, tmp_path: Path, frozen: FrozenModel, graph_keys: int, request_fields: tuple[str, ...]
 ) -> None:
     bundle = export(frozen, tmp_path / "bundle", ExportConfig("ragged", request_fields=request_fields))
-    config = PackageConfig("python", raw_ids=True, graph_keys=graph_keys)
+    config = PackageConfig("python", raw_features=True, graph_keys=graph_keys)
     made = package(bundle.path, tmp_path / "models", "ctr", config)
     with serving(triton, tmp_path / "models", tmp_path / "log") as running:
         agrees(running, made.model)
@@ -235,7 +235,7 @@ def test_a_module_of_ones_own(triton: Path, tmp_path: Path) -> None:
     bundle = export_module(model.eval(), {"item": torch.arange(2)}, tmp_path / "mine", outputs=["probability"])
     made = package(bundle, tmp_path / "models", "mine", PackageConfig(backend="python"))
     with pytest.raises(InputError, match="no vocabularies"):
-        package(bundle, tmp_path / "models", "values", PackageConfig(backend="python", raw_ids=True))
+        package(bundle, tmp_path / "models", "values", PackageConfig(backend="python", raw_features=True))
     with serving(triton, tmp_path / "models", tmp_path / "log") as running:
         agrees(running, made.model)
 

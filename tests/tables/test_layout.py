@@ -45,7 +45,7 @@ def test_ragged_stores_what_survives_and_gives_it_back(table: tuple[Floats, Ints
 
 
 @given(tables(), st.sampled_from(["fp16", "int8"]))
-def test_every_layout_gives_rounded_rows_back(table: tuple[Floats, Ints, int], dtype: ValueType) -> None:
+def test_every_layout_gives_fake_quantized_rows_back(table: tuple[Floats, Ints, int], dtype: ValueType) -> None:
     rows, dims, width = table
     rows = np.clip(np.nan_to_num(rows), -6e4, 6e4)
     numbers = stored(rows, dtype)
@@ -54,7 +54,7 @@ def test_every_layout_gives_rounded_rows_back(table: tuple[Floats, Ints, int], d
     V, D = rows.shape
     sizes = [dense_bytes(V, D, dtype), paged_cost(dims, D, width, dtype).bytes, ragged_bytes(dims, D, dtype)]
     for laid_out, size in zip(made, sizes, strict=True):
-        read_back = from_arrays(laid_out.arrays, D, laid_out.step if isinstance(laid_out, Ragged) else 0)
+        read_back = from_arrays(laid_out.arrays, D, laid_out.scale_unit if isinstance(laid_out, Ragged) else 0)
         assert read_back is not None
         assert read_back.read(np.arange(V)).tobytes() == laid_out.read(np.arange(V)).tobytes() == expected.tobytes()
         step = 4 if dtype == "int8" and not isinstance(laid_out, Ragged) else 0
@@ -62,10 +62,10 @@ def test_every_layout_gives_rounded_rows_back(table: tuple[Floats, Ints, int], d
 
 
 @pytest.mark.parametrize("D", [1, 64, 300, 65535])
-def test_places_of_ragged_rows_fit_two_bytes(D: int) -> None:
+def test_offsets_of_ragged_rows_fit_two_bytes(D: int) -> None:
     full = np.ones((5000 if D < 1000 else 5, D), np.float32)
     laid_out = ragged(Stored(full), np.full(len(full), D))
-    assert laid_out.places.dtype == np.uint16
+    assert laid_out.row_offsets.dtype == np.uint16
     assert laid_out.begin(np.arange(len(full) + 1)).tolist() == [r * D for r in range(len(full) + 1)]
     with pytest.raises(ValueError, match="got 65536"):
         ragged(Stored(np.ones((1, 65536), np.float32)), np.array([1]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import FrozenEmbedding
+from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.tables.layout import stored_bytes
 from amtl_export.tables.plan import BLOCK, PlanConfig, lay_out, plan_table
 
@@ -27,13 +27,13 @@ def table(dims: Any, D: int = 64) -> FrozenEmbedding:
     [
         (np.full(1000, 64), {}, False, "dense"),
         (RNG.integers(60, 65, 1000), {}, False, "dense"),
-        (RNG.integers(60, 65, 1000), {"native": True}, False, "dense"),
+        (RNG.integers(60, 65, 1000), {"target": "native"}, False, "dense"),
         (LOW, {}, False, "paged"),
-        (LOW, {"native": True}, False, "ragged"),
-        (LOW, {"native": True, "dtype": "int8"}, False, "ragged"),
-        (LOW, {"first_layer": "joined"}, False, "ragged"),
+        (LOW, {"target": "native"}, False, "ragged"),
+        (LOW, {"target": "native", "dtype": "int8"}, False, "ragged"),
+        (LOW, {"first_layer": "fused"}, False, "ragged"),
         (LOW, {"dtype": "int8", "layer_dtype": "int8"}, False, "ragged"),
-        (LOW, {"layout": "dense", "native": True}, False, "dense"),
+        (LOW, {"layout": "dense", "target": "native"}, False, "dense"),
         (FEW, {}, False, "paged"),
         (FEW, {}, True, "blocks"),
         (FEW, {"dtype": "int8"}, True, "paged"),
@@ -55,35 +55,35 @@ def test_the_bytes_are_known_beforehand(layout: Any, dtype: Any) -> None:
     plan = plan_table(frozen, PlanConfig(layout, dtype))
     laid_out = lay_out(frozen, plan)
     assert laid_out.layout == plan.layout == layout
-    assert stored_bytes(laid_out) - plan.bytes in (0, 4)  # the step of the scales
+    assert stored_bytes(laid_out) - plan.bytes in (0, 4)  # the unit of the scales
     assert plan.bytes_dense == 4 * 1000 * 64
 
 
-def test_a_layer_is_joined_where_that_multiplies_less() -> None:
+def test_a_layer_is_fused_where_that_multiplies_less() -> None:
     frozen = table(np.repeat([64, 8], [20_000, 180_000]))
     rare, frequent = np.repeat([1, 1], [20_000, 180_000]), np.repeat([1000, 1], [20_000, 180_000])
-    config = PlanConfig(native=True)
-    assert plan_table(frozen, config, rare).joined
+    config = PlanConfig(target="native")
+    assert plan_table(frozen, config, rare).fused
     assert plan_table(frozen, config, rare).looked_up_dim == pytest.approx(13.6)
-    assert not plan_table(frozen, config, frequent).joined
-    assert not plan_table(frozen, PlanConfig(layout="ragged"), rare).joined
-    assert plan_table(frozen, PlanConfig(layout="ragged", first_layer="joined"), frequent).joined
+    assert not plan_table(frozen, config, frequent).fused
+    assert not plan_table(frozen, PlanConfig(layout="ragged"), rare).fused
+    assert plan_table(frozen, PlanConfig(layout="ragged", first_layer="fused"), frequent).fused
 
 
 def test_rows_that_examples_share_are_multiplied_once() -> None:
     counts = np.repeat([1000, 1], [20, 180_000])  # nearly all lookups are of twenty long rows
     frozen = table(np.repeat([64, 8], [20, 180_000]))
-    plan = plan_table(frozen, PlanConfig(native=True), counts)
+    plan = plan_table(frozen, PlanConfig(target="native"), counts)
     drawn = RNG.choice(180_020, (200, BLOCK), p=counts / counts.sum())
     dims = frozen.dims.numpy()
     measured = np.mean([dims[np.unique(block)].sum() for block in drawn]) / (BLOCK * 64)
     assert plan.multiplied == pytest.approx(measured, rel=0.05)
-    assert plan.joined
+    assert plan.fused
 
 
 def test_narrow_tables_stay_dense_and_in_full() -> None:
-    plan = plan_table(table(np.full(50, 1), D=1), PlanConfig("ragged", "int8", first_layer="joined"))
-    assert (plan.layout, plan.dtype, plan.joined) == ("dense", "fp32", False)
+    plan = plan_table(table(np.full(50, 1), D=1), PlanConfig("ragged", "int8", first_layer="fused"))
+    assert (plan.layout, plan.dtype, plan.fused) == ("dense", "fp32", False)
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,9 @@ def test_narrow_tables_stay_dense_and_in_full() -> None:
         ({"layout": "folded"}, "unknown layout"),
         ({"dtype": "int4"}, "unknown value type"),
         ({"first_layer": "both"}, "unknown first layer"),
+        ({"target": "gpu"}, "unknown target"),
         ({"layout": "ragged", "page_width": 4}, "page width goes with"),
-        ({"layout": "paged", "first_layer": "joined"}, "reads ragged tables"),
+        ({"layout": "paged", "first_layer": "fused"}, "reads ragged tables"),
         ({"layout": "paged", "dtype": "int8", "layer_dtype": "int8"}, "reads ragged tables"),
         ({"layer_dtype": "fp16"}, "unknown value type of layers"),
         ({"layer_dtype": "int8"}, r"(?s)reads int8 rows.*--dtype int8"),

@@ -20,7 +20,7 @@ def test_full_precision_keeps_every_bit() -> None:
 
 
 @given(st.integers(0, 1000))
-def test_int8_is_off_by_half_a_step_of_its_row_at_most(seed: int) -> None:
+def test_int8_is_off_by_half_a_scale_of_its_row_at_most(seed: int) -> None:
     rows = drawn(seed)
     kept = stored(rows, "int8")
     assert kept.numbers.dtype == np.int8
@@ -30,7 +30,7 @@ def test_int8_is_off_by_half_a_step_of_its_row_at_most(seed: int) -> None:
     # The scale is the least that reaches the row's largest number, to one code.
     largest = np.abs(rows).max(axis=1)
     assert (127 * scales >= largest * (1 - 1e-6)).all()
-    assert (127 * (scales - kept.scales.step) <= largest * (1 + 1e-6)).all()
+    assert (127 * (scales - kept.scales.unit) <= largest * (1 + 1e-6)).all()
 
 
 def test_rows_of_zeros_and_tables_of_nothing() -> None:

@@ -21,7 +21,7 @@ from amtl_export.graph.trace import trace
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.training.run import Run
-from amtl_export.validation.rows import hostile_ids
+from amtl_export.validation.rows import out_of_range_ids
 from amtl_export.validation.scores import rank_flips
 from amtl_export.validation.validate import Tolerances, Verdict, validate
 
@@ -32,7 +32,7 @@ def test_a_sound_bundle_passes(bundle: Bundle, run: Run) -> None:
     assert verdict.problems == []
     assert values["verdict"] == "pass"
     assert values["rows_checked"] == values["rows_bit_equal"] == sum(run.model.method.sizes)
-    assert values["hostile_ids_checked"] == len(hostile_ids(5)) * len(run.model.method.sizes)
+    assert values["hostile_ids_checked"] == len(out_of_range_ids(5)) * len(run.model.method.sizes)
     assert values["selector_nodes"] == values["selector_initializers"] == 0
     assert values["abs_delta_auc"] <= 1e-6
     assert values["providers"] == ["CPUExecutionProvider"]
@@ -60,7 +60,7 @@ def test_an_fbe_bundle_passes(tmp_path: Path, fbe_run: Run, layout: Any) -> None
     assert validate(bundle.path, fbe_run.path).problems == []
 
 
-def test_a_trusting_bundle_passes_without_hostile_ids(tmp_path: Path, frozen: FrozenModel, run: Run) -> None:
+def test_a_trusting_bundle_passes_without_out_of_range_ids(tmp_path: Path, frozen: FrozenModel, run: Run) -> None:
     bundle = export(frozen, tmp_path / "b", ExportConfig(layout="paged", id_policy="trust"))
     verdict = validate(bundle.path, run.path)
     assert verdict.problems == []
@@ -142,7 +142,7 @@ def test_a_changed_backbone(bundle_copy: Path, run: Run) -> None:
     rewrite(bundle_copy, edit("model.backbone.layers.1.bias", change))
     problems = " ".join(failed(bundle_copy, run.path).problems)
     assert "backbone parameters differ from the run's: model.backbone.layers.1.bias" in problems
-    assert "--logit-tolerance" in problems
+    assert "logit_atol=" in problems
 
 
 def test_a_bundle_with_the_selector_left_in(bundle_copy: Path, run: Run) -> None:
@@ -228,12 +228,12 @@ def test_wrong_dims_beside_the_vocabulary(bundle_copy: Path, run: Run) -> None:
 
 
 def test_tolerances_are_what_decides(bundle_copy: Path, run: Run) -> None:
-    verdict = validate(bundle_copy, run.path, tolerances=Tolerances(logit=0.0))
-    needed = verdict.to_json()["minimum_logit_tolerance"]
+    verdict = validate(bundle_copy, run.path, tolerances=Tolerances(logit_atol=0.0))
+    needed = verdict.to_json()["minimum_logit_atol"]
     if needed == 0:
         pytest.skip("this machine's ONNX Runtime rounds exactly as PyTorch does")
     assert verdict.verdict == "fail"
-    assert validate(bundle_copy, run.path, tolerances=Tolerances(logit=needed)).verdict == "pass"
+    assert validate(bundle_copy, run.path, tolerances=Tolerances(logit_atol=needed)).verdict == "pass"
 
 
 def test_rank_flips_counts_neighbours_that_change_places() -> None:

@@ -1,4 +1,4 @@
-"""A graph that turns values into ids (`ai.onnx.ml::LabelEncoder`), alone or in front of a bundle's.
+"""A graph that turns values into ids (`ai.onnx.ml::LabelEncoder`), alone or prepended to a bundle's.
 
 Each field has an input of its own, `[n, 1]`, or `[n, L]` if it is multi-valued: texts (string), or int64. A value that
 the vocabulary does not know is out of vocabulary; the empty text, the field's other texts for "missing", and the least
@@ -17,8 +17,8 @@ from onnx_ir.tape import Tape
 
 from amtl_export.data.vocabulary import FIRST_VALUE, MISSING, OOV, Vocabulary
 from amtl_export.errors import InputError
-from amtl_export.graph.inputs import Input
 from amtl_export.graph.trace import IR_VERSION, OPSET
+from amtl_export.spec import TensorSpec
 
 #: Type → the value that says "missing".
 MISSING_VALUES: dict[str, Any] = {"string": "", "int64": int(np.iinfo(np.int64).min)}
@@ -59,7 +59,7 @@ def encoded_name(name: str) -> str:
     return f"encoded_{name}"
 
 
-def encoder_model(inputs: Sequence[Input], fields: Mapping[str, RawField]) -> ir.Model:
+def encoder_model(inputs: Sequence[TensorSpec], fields: Mapping[str, RawField]) -> ir.Model:
     """The model that gives each of a graph's inputs of ids, as `encoded_<input>`, for the values of its fields.
 
     Args:
@@ -83,7 +83,7 @@ def encoder_model(inputs: Sequence[Input], fields: Mapping[str, RawField]) -> ir
     return ir.Model(graph, ir_version=IR_VERSION)
 
 
-def put_in_front(model: ir.Model, inputs: Sequence[Input], fields: Mapping[str, RawField]) -> None:
+def prepend_encoder(model: ir.Model, inputs: Sequence[TensorSpec], fields: Mapping[str, RawField]) -> None:
     """Let a bundle's graph take values where it took ids, in place; numbers stay behind them.
 
     Raises:
@@ -104,21 +104,24 @@ def put_in_front(model: ir.Model, inputs: Sequence[Input], fields: Mapping[str, 
 
 
 def _encoder(
-    inputs: Sequence[Input], fields: Mapping[str, RawField]
+    inputs: Sequence[TensorSpec], fields: Mapping[str, RawField]
 ) -> tuple[list[ir.Value], dict[str, ir.Value], Tape]:
     """What is taken; what each input of ids is; the nodes and initializers between, all named `encoder.…`."""
-    encoded = [own for own in inputs if own.source != "numeric"]
-    values = {name: _raw_input(own, fields[name]) for own in encoded for name in own.fields}
+    encoded = [spec for spec in inputs if spec.source != "numeric"]
+    values = {name: _raw_input(spec, fields[name]) for spec in encoded for name in spec.fields}
     tape = Tape()
-    found = _looked_up(tape, fields, values)
+    looked_up = _looked_up(tape, fields, values)
     ids: dict[str, ir.Value] = {}
-    for own in encoded:
-        if own.places:
-            made = tape.op("Concat", [found[name] for name in own.fields], {"axis": 1})
+    for spec in encoded:
+        if spec.packed:
+            encoded_ids = tape.op("Concat", [looked_up[name] for name in spec.fields], {"axis": 1})
         else:
-            made = _padded(tape, found[own.name], fields[own.name].vocabulary)
-        made.type, made.shape = ir.TensorType(ir.DataType.INT64), ir.Shape(_shape(own, len(own.places)))
-        ids[own.name] = made
+            encoded_ids = _padded(tape, looked_up[spec.name], fields[spec.name].vocabulary)
+        encoded_ids.type, encoded_ids.shape = (
+            ir.TensorType(ir.DataType.INT64),
+            ir.Shape(_shape(spec, len(spec.columns) if spec.packed else 0)),
+        )
+        ids[spec.name] = encoded_ids
     for i, node in enumerate(tape.nodes):
         node.name = f"encoder.{i}.{node.op_type}"
         for j, value in enumerate(node.outputs):
@@ -126,12 +129,12 @@ def _encoder(
     return list(values.values()), ids, tape
 
 
-def _shape(own: Input, width: int) -> list[int | str]:
-    return [1 if own.once else "batch", width or f"length_{own.name}"]
+def _shape(spec: TensorSpec, width: int) -> list[int | str]:
+    return [1 if spec.request else "batch", width or f"length_{spec.name}"]
 
 
-def _raw_input(own: Input, field: RawField) -> ir.Value:
-    shape = ir.Shape(_shape(own, 1 if own.places else 0))
+def _raw_input(spec: TensorSpec, field: RawField) -> ir.Value:
+    shape = ir.Shape(_shape(spec, 1 if spec.packed else 0))
     return ir.Value(name=field.name, type=ir.TensorType(field.type), shape=shape)
 
 
@@ -143,7 +146,7 @@ def _looked_up(tape: Tape, fields: Mapping[str, RawField], values: Mapping[str, 
     sizes = {owner: _bytes(fields[owner].vocabulary) for owner in groups}
     if sum(sizes.values()) > _MOST_BYTES:
         raise InputError(
-            "the vocabularies are too large for a model that encodes raw ids",
+            "the vocabularies are too large for a model that encodes raw features",
             where=max(sizes, key=lambda owner: sizes[owner]),
             found=f"{sum(sizes.values()):,} bytes",
             allowed=f"{_MOST_BYTES:,}",
@@ -156,9 +159,9 @@ def _looked_up(tape: Tape, fields: Mapping[str, RawField], values: Mapping[str, 
             ids[names[0]] = tape.op("LabelEncoder", [values[names[0]]], attributes, domain=_ML)
             continue
         flat = [tape.op("Reshape", [values[name], _constant(tape, "flat", [-1])]) for name in names]
-        found = tape.op("LabelEncoder", [tape.op("Concat", flat, {"axis": 0})], attributes, domain=_ML)
+        encoded = tape.op("LabelEncoder", [tape.op("Concat", flat, {"axis": 0})], attributes, domain=_ML)
         lengths = tape.op("Concat", [tape.op("Shape", [one]) for one in flat], {"axis": 0})
-        parts = tape.op_multi_out("Split", [found, lengths], {"axis": 0}, num_outputs=len(names))
+        parts = tape.op_multi_out("Split", [encoded, lengths], {"axis": 0}, num_outputs=len(names))
         for name, part in zip(names, parts, strict=True):
             ids[name] = tape.op("Reshape", [part, tape.op("Shape", [values[name]])])
     return ids
@@ -170,7 +173,7 @@ def _attributes(fields: Sequence[RawField]) -> dict[str, Any]:
     missing = sorted({value for field in fields for value in field.missing})
     if not missing:
         raise InputError(
-            "raw ids: the value that would say 'missing' is one of the field's own",
+            "raw features: the value that would say 'missing' is one of the field's own",
             where=vocabulary.field,
             found=repr(MISSING_VALUES[vocabulary.type]),
             fix='name texts that mean it under missing = [...] in the schema, with type = "string"',

@@ -1,10 +1,10 @@
-"""The value type that an AUC tolerance allows."""
+"""The value type that a largest AUC drop allows."""
 
 import math
 from pathlib import Path
 
 from amtl_export.bundle.export import ExportConfig
-from amtl_export.bundle.rounding import auc_changes, choose_dtype
+from amtl_export.bundle.value_types import auc_changes, choose_dtype
 from amtl_export.training.tensors import load_tensors, save_tensors
 
 
@@ -21,4 +21,4 @@ def test_a_type_that_cannot_hold_the_numbers_is_not_allowed(run_copy: Path) -> N
     assert changes["fp32"] == 0
     assert changes["fp16"] == math.inf
     assert math.isfinite(changes["int8"])
-    assert choose_dtype(run_copy, ExportConfig(), tolerance=0).dtype == ("int8" if changes["int8"] == 0 else "fp32")
+    assert choose_dtype(run_copy, ExportConfig(), max_auc_drop=0).dtype == ("int8" if changes["int8"] == 0 else "fp32")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from amtl_export.data.encode import Rows
 from amtl_export.data.vocabulary import MISSING, Vocabulary
-from amtl_export.graph.inputs import Input
 from amtl_export.models.config import EmbeddedField, ModelConfig
+from amtl_export.spec import Feed
 
-Feed = dict[str, npt.NDArray[Any]]
-IdLaw = Literal["zipf", "uniform"]
+IdDistribution = Literal["zipf", "uniform"]
 
 
 def from_rows(rows: Rows, config: ModelConfig) -> Feed:
@@ -32,29 +31,29 @@ def draw(
     vocabularies: Mapping[str, Vocabulary],
     batch: int,
     rng: np.random.Generator,
-    law: IdLaw = "zipf",
+    id_distribution: IdDistribution = "zipf",
     length: int = 4,
 ) -> Feed:
     """Inputs with legal ids.
 
     Args:
         config: of the model.
-        vocabularies: embedded field → vocabulary; their counts are the Zipf law that the data has.
+        vocabularies: embedded field → vocabulary; their counts are the Zipf distribution that the data has.
         batch: B.
         rng: what is drawn from.
-        law: `zipf` draws ids as often as training saw them, `uniform` every id alike.
+        id_distribution: `zipf` draws ids as often as training saw them, `uniform` every id alike.
         length: L of multi-valued fields.
     """
     single = [config.embedded[i] for i in config.single]
     feed: Feed = {}
     if single:
-        columns = [draw_ids(field, vocabularies[field.name], batch, rng, law) for field in single]
+        columns = [draw_ids(field, vocabularies[field.name], batch, rng, id_distribution) for field in single]
         feed["ids"] = np.stack(columns, axis=1)
     if config.numeric:
         feed["numeric"] = _numbers(config, batch, rng)
     for i in config.multi:
         field = config.embedded[i]
-        ids = draw_ids(field, vocabularies[field.name], batch * length, rng, law).reshape(batch, length)
+        ids = draw_ids(field, vocabularies[field.name], batch * length, rng, id_distribution).reshape(batch, length)
         used = rng.integers(1, length + 1, size=(batch, 1))
         assert field.padding is not None
         ids[np.arange(length) >= used] = field.padding
@@ -63,11 +62,11 @@ def draw(
 
 
 def draw_ids(
-    field: EmbeddedField, vocabulary: Vocabulary, n: int, rng: np.random.Generator, law: IdLaw
+    field: EmbeddedField, vocabulary: Vocabulary, n: int, rng: np.random.Generator, id_distribution: IdDistribution
 ) -> npt.NDArray[np.int64]:
     """int64 `[n]` legal ids of a field, padding left out; one in 64 is missing or out of vocabulary."""
     size = field.size - (field.padding is not None)
-    if law == "uniform":
+    if id_distribution == "uniform":
         return rng.integers(0, size, n)
     counts = vocabulary.counts[:size].astype(np.float64)
     counts[: MISSING + 1] = np.maximum(counts[: MISSING + 1], counts.sum() / 128)
@@ -86,39 +85,3 @@ def _numbers(config: ModelConfig, batch: int, rng: np.random.Generator) -> npt.N
         values[rng.random(batch) < 0.05] = np.nan
         columns.append(values)
     return np.stack(columns, axis=1).astype(np.float32)
-
-
-def one_request(feed: Feed, inputs: Sequence[Input]) -> Feed:
-    """The same rows as candidates of one request: what is given once is the first row's in all of them."""
-    rows = {name: values.copy() for name, values in feed.items()}
-    for own in inputs:
-        if own.once:
-            places = list(own.places) or slice(None)
-            rows[own.source][:, places] = rows[own.source][:1, places]
-    return rows
-
-
-def as_request(rows: Feed, inputs: Sequence[Input]) -> Feed:
-    """Rows of one request as a graph takes them; the very same where nothing is given once.
-
-    Args:
-        rows: the model's own inputs, at least one row if something is given once, which is taken from the first.
-        inputs: of the graph.
-    """
-    if not any(own.once for own in inputs):
-        return rows
-    request: Feed = {}
-    for own in inputs:
-        values = rows[own.source][:, list(own.places)] if own.places else rows[own.source]
-        request[own.name] = np.ascontiguousarray(values[:1] if own.once else values)
-    return request
-
-
-def without_candidates(request: Feed, inputs: Sequence[Input]) -> Feed:
-    """A request for no candidate at all."""
-    return {own.name: request[own.name] if own.once else request[own.name][:0] for own in inputs}
-
-
-def sliced(feed: Feed, place: slice) -> Feed:
-    """The same rows of every input."""
-    return {name: values[place] for name, values in feed.items()}

@@ -1,0 +1,49 @@
+"""The value type that an AUC drop allows, judged in PyTorch on labelled examples: a run's valid split."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from amtl_export.bundle.export import ExportConfig
+from amtl_export.errors import InputError
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.scores import Scores, torch_answers
+from amtl_export.tables.values import VALUE_TYPES, ValueType, fake_quantized, quantize, value_types
+
+
+def auc_changes(frozen: FrozenModel) -> dict[ValueType, float]:
+    """Value type → |ΔAUC| that quantizing a model's tables to it makes.
+
+    Infinite for a type that a number is too large for.
+
+    Raises:
+        InputError: the model comes without labelled examples.
+    """
+
+    def worth(model: FrozenModel) -> float:
+        return Scores.of(torch_answers(model, "valid", trained=False)).auc
+
+    exact = worth(frozen)
+    changes: dict[ValueType, float] = {}
+    for dtype in VALUE_TYPES:
+        try:
+            rows = quantize(frozen, value_types(frozen, dtype))
+        except InputError:
+            changes[dtype] = math.inf
+            continue
+        changes[dtype] = abs(worth(fake_quantized(frozen, rows)) - exact)
+    return changes
+
+
+def choose_dtype(frozen: FrozenModel, config: ExportConfig, max_auc_drop: float) -> ExportConfig:
+    """The config with the smallest value type whose |ΔAUC| is at most `max_auc_drop`.
+
+    Raises:
+        InputError: the model comes without labelled examples, or a value type was asked for as well.
+    """
+    if config.dtype != "fp32":
+        raise InputError("export: max_auc_drop chooses the value type", found=f"dtype={config.dtype!r} as well")
+    changes = auc_changes(frozen)
+    allowed: list[ValueType] = [dtype for dtype in VALUE_TYPES if changes[dtype] <= max_auc_drop]
+    return replace(config, dtype=allowed[-1])

@@ -1,0 +1,267 @@
+"""Freezing a user's module: a copy of it whose embedding tables are constants, and all else is as it was.
+
+No module is replaced. A module that holds a table gets a generated subclass of its own class, as
+`torch.nn.utils.parametrize` does it, in which `weight` is the frozen table: hooks, subclasses and whoever else reads
+`module.weight` keep working. A plain `nn.Embedding` or `nn.EmbeddingBag` reads the rows of its ids alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from amtl_export.errors import InputError
+from amtl_export.freezing.pooling import pool
+from amtl_export.freezing.table import FrozenEmbedding
+from amtl_export.models.attach import is_attached, release
+from amtl_export.models.protocol import Freezable
+
+#: The attribute of a module that holds its frozen table.
+TABLE = "frozen_table"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A module that holds a table, and the name that the table's parameter has there."""
+
+    path: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A weight that ids are looked up in.
+
+    Attributes:
+        path: of the first module that holds it.
+        weight: the parameter.
+        holders: every module that holds it.
+    """
+
+    path: str
+    weight: nn.Parameter
+    holders: tuple[Holder, ...]
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside DataParallel, DistributedDataParallel and torch.compile.
+
+    Raises:
+        InputError: a wrapper whose module cannot be reached so, or weights that are sharded.
+    """
+    inner = _INSIDE.get(type(module).__name__)
+    while inner is not None:
+        module = getattr(module, inner)
+        inner = _INSIDE.get(type(module).__name__)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError("a TorchScript module cannot be frozen", found=type(module).__name__, fix="give the nn.Module")
+    for name, parameter in module.named_parameters():
+        if type(parameter.data).__name__ == "DTensor" or type(parameter).__name__ == "DTensor":
+            raise InputError(
+                "a parameter is sharded (DTensor)", where=name, fix="gather the full state dict into a plain module"
+            )
+    return module
+
+
+#: Wrapper → the attribute with the module inside.
+_INSIDE = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+
+
+def tables_of(module: nn.Module) -> list[Table]:
+    """The tables of `nn.Embedding`s and `nn.EmbeddingBag`s, each weight once.
+
+    One with `max_norm`, a computed weight (a parametrization) or the mode `max` is none: it stays what it is.
+    """
+    first: dict[int, str] = {}
+    for path, part in module.named_modules():
+        if _is_table(part):
+            first.setdefault(id(_weight(part)), path)
+    holders: dict[int, list[Holder]] = {key: [] for key in first}
+    weights: dict[int, nn.Parameter] = {}
+    for path, part in module.named_modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None and id(parameter) in first and not _is_container(part):
+                holders[id(parameter)].append(Holder(path, name))
+                weights[id(parameter)] = parameter
+    return [Table(path, weights[key], tuple(holders[key])) for key, path in first.items()]
+
+
+def _weight(module: nn.Module) -> nn.Parameter | None:
+    return module._parameters.get("weight")
+
+
+def _is_table(module: nn.Module) -> bool:
+    if not isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or (
+        isinstance(module, Freezable) and not is_attached(module)
+    ):
+        return False
+    computed = parametrize.is_parametrized(module, "weight") or _weight(module) is None
+    return not computed and module.max_norm is None and getattr(module, "mode", "") != "max"
+
+
+def _is_container(module: nn.Module) -> bool:
+    return isinstance(module, (nn.ParameterList, nn.ParameterDict))
+
+
+def check_types(module: nn.Module) -> None:
+    """Refuse what graphs of this tool do not compute in.
+
+    Raises:
+        InputError: a parameter of another floating type than float32, or one without data.
+    """
+    for name, parameter in module.named_parameters():
+        if parameter.is_meta:
+            raise InputError("a parameter has no data (meta device)", where=name, fix="load the weights first")
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise InputError(
+                "a parameter is not float32",
+                where=name,
+                found=parameter.dtype,
+                allowed="torch.float32",
+                fix="module.float(); stored values can be fp16 or int8: ExportConfig(dtype=…)",
+            )
+
+
+@torch.no_grad()
+def freeze_module(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, its tables frozen, nothing left of selection networks.
+
+    Embedding methods of this project (`Freezable`) are replaced by a `FrozenEmbedding`.
+
+    Raises:
+        InputError: the module cannot be copied, a type is not float32, or rows and dims contradict each other.
+    """
+    module = unwrapped(module)
+    check_types(module)
+    tables = tables_of(module)
+    frozen = {table.path: _frozen(module.get_submodule(table.path)) for table in tables}
+    memo: dict[int, Any] = {id(table.weight): nn.Parameter(torch.empty(0)) for table in tables}
+    memo |= _methods(module) | _activations(module)
+    try:
+        made = copy.deepcopy(module, memo)
+    except Exception as error:  # whatever an attribute of the user's raises
+        raise InputError(
+            "the module cannot be copied", where=type(module).__name__, found=error, fix="remove what has no deepcopy"
+        ) from error
+    for table in tables:
+        for holder in table.holders:
+            _swap(made.get_submodule(holder.path), holder.name, frozen[table.path])
+    return made.eval().cpu().requires_grad_(False)
+
+
+def _frozen(module: nn.Module) -> FrozenEmbedding:
+    """The table of an embedding, attached or plain, as constants."""
+    weight = _weight(module)
+    assert weight is not None
+    V, D = weight.shape
+    if is_attached(module):
+        rows, dims = module.frozen_rows(), module.frozen_dims()  # type: ignore[operator]
+    else:
+        rows, dims = weight.detach(), torch.full((V,), D, dtype=torch.int64, device=weight.device)
+        padding = module.padding_idx
+        if isinstance(padding, int) and not bool(rows[padding].any()):
+            dims[padding] = 0
+    return FrozenEmbedding(rows.cpu(), dims.cpu(), (V,), (0,))
+
+
+def _methods(module: nn.Module) -> dict[int, Any]:
+    """This project's embedding methods → their constants."""
+    made: dict[int, Any] = {}
+    for name, part in module.named_modules():
+        if isinstance(part, Freezable) and not is_attached(part):
+            try:
+                rows, dims = part.frozen_rows().clone(), part.frozen_dims().clone()
+                made[id(part)] = FrozenEmbedding(rows, dims, part.sizes, part.offsets)
+            except ValueError as error:
+                raise InputError("an embedding method's rows and dims disagree", where=name, found=error) from None
+    return made
+
+
+def _activations(module: nn.Module) -> dict[int, Any]:
+    """Tensors that a module kept from its last forward, which `copy.deepcopy` refuses → the same without a history."""
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        for value in _tensors(vars(part)):
+            if value.grad_fn is not None:
+                memo[id(value)] = value.detach().clone()
+    return memo
+
+
+def _tensors(value: Any, depth: int = 4) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part, depth - 1)
+    elif depth and isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part, depth - 1)
+
+
+def _swap(module: nn.Module, name: str, table: FrozenEmbedding) -> None:
+    """Let a module read a frozen table where it had a parameter."""
+    if isinstance(module, FrozenEmbedding):
+        return
+    release(module)
+    cls: Any = type(module)
+    module.__class__ = _frozen_class(cls, name)
+    module._parameters.pop(name, None)
+    module._modules[TABLE] = table
+
+
+@torch.no_grad()
+def thawed(module: nn.Module) -> nn.Module:
+    """A copy of a frozen user's module with its rows in ordinary parameters again, every class the user's own."""
+    weights: dict[int, nn.Parameter] = {}
+    made = copy.deepcopy(module, {id(p.rows): p.rows for p in module.modules() if isinstance(p, FrozenEmbedding)})
+    for part in list(made.modules()):
+        table = part._modules.get(TABLE)
+        if isinstance(table, FrozenEmbedding):
+            name = type(part).__dict__["amtl_name"]
+            weight = weights.setdefault(id(table), nn.Parameter(table.rows, requires_grad=False))
+            part.__class__ = type(part).__bases__[0]
+            part._modules.pop(TABLE)
+            part._parameters[name] = weight
+    return made.eval()
+
+
+@functools.cache
+def _frozen_class(cls: Any, name: str) -> Any:
+    members: dict[str, Any] = {"amtl_name": name, name: property(lambda self: self._modules[TABLE].whole())}
+    forward: Callable[..., Any] | None = _FORWARD.get(cls.forward)
+    if forward is not None:
+        members["forward"] = forward
+    return type(f"Frozen{cls.__name__}", (cls,), members)
+
+
+def _embedding(self: Any, input: Tensor) -> Tensor:
+    """`nn.Embedding.forward` of a frozen table."""
+    rows: Tensor = self._modules[TABLE](input)
+    return rows
+
+
+def _bag(self: Any, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+    """`nn.EmbeddingBag.forward` of a frozen table."""
+    return pool(
+        self._modules[TABLE](input),
+        input,
+        offsets,
+        per_sample_weights,
+        mode=self.mode,
+        padding=self.padding_idx,
+        include_last_offset=self.include_last_offset,
+    )
+
+
+#: Forwards that are known → the same of a frozen table, which reads the rows of its ids alone.
+_FORWARD: dict[Callable[..., Any], Callable[..., Any]] = {
+    nn.Embedding.forward: _embedding,
+    nn.EmbeddingBag.forward: _bag,
+}

@@ -1,0 +1,76 @@
+"""A table of constants, and how modules of users read one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from amtl_export.freezing.op import lookup, whole_table
+
+
+class FrozenEmbedding(nn.Module):
+    """A table of constants; stands where an embedding method stood, or below a module that holds the table.
+
+    Args:
+        rows: float32 `[V_total, D]`, zero past `dims`.
+        dims: int64 `[V_total]`, 0..D.
+        sizes: V of each field.
+        offsets: first row of each field.
+
+    Raises:
+        ValueError: shapes do not fit, dims are out of range, or a row is not zero past its dims.
+    """
+
+    rows: Tensor
+    dims: Tensor
+
+    def __init__(self, rows: Tensor, dims: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes, self.offsets = tuple(sizes), tuple(offsets)
+        _check_table(rows, dims, self.sizes, self.offsets)
+        kept = torch.arange(rows.shape[1], device=rows.device) < dims.unsqueeze(1)
+        # Every zero +0, never -0: layouts store one zero for all past dims, and may add zeros to a row.
+        self.register_buffer("rows", torch.where(kept & (rows != 0), rows.detach(), 0.0))
+        self.register_buffer("dims", dims.detach())
+
+    def lookup(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
+        """Rows of ids `[B, K]` as `[B, K, D]`, any int64 ids."""
+        sizes, offsets = ([values[f] for f in fields] for values in (self.sizes, self.offsets))
+        rows: Tensor = lookup(self.rows, ids, sizes, offsets)
+        return rows
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows `[*ids.shape, D]` of a table of one field."""
+        rows: Tensor = lookup(self.rows, ids.long(), self.sizes, self.offsets)
+        return rows
+
+    def whole(self) -> Tensor:
+        """float32 `[V, D]`: what stands for the weight itself where a model reads that."""
+        rows: Tensor = whole_table(self.rows)
+        return rows
+
+    def frozen_rows(self) -> Tensor:
+        """float32 `[V_total, D]`."""
+        return self.rows
+
+    def frozen_dims(self) -> Tensor:
+        """int64 `[V_total]`."""
+        return self.dims
+
+
+def _check_table(rows: Tensor, dims: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> None:
+    V, D = rows.shape
+    needed = max((size + offset for size, offset in zip(sizes, offsets, strict=True)), default=0)
+    if needed != V or dims.shape != (V,):
+        raise ValueError(f"{V} rows and {len(dims)} dims for fields of {needed} ids")
+    if V and (int(dims.min()) < 0 or int(dims.max()) > D):
+        raise ValueError(f"dims must be within 0..{D}, got {int(dims.min())}..{int(dims.max())}")
+    for start in range(0, V, 1 << 18):
+        part = slice(start, start + (1 << 18))
+        past = torch.arange(D, device=rows.device) >= dims[part].unsqueeze(1)
+        wrong = ((rows[part] != 0) & past).any(dim=1)
+        if wrong.any():
+            row = start + int(wrong.int().argmax())
+            raise ValueError(f"row {row} is not zero past its {int(dims[row])} dims")

@@ -1,0 +1,106 @@
+"""Running a graph in a process of its own: some inputs end the process in ONNX Runtime itself.
+
+Run as a program it takes a graph and a folder of requests `<n>.npz`, and writes `<n>.answer.npz` for each, or
+`<n>.error` with the runtime's words. The first request that has neither ended the process.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amtl_export.runtime.session import open_session
+from amtl_export.spec import Feed
+
+_ANSWER, _ERROR = ".answer.npz", ".error"
+_SECONDS = 300
+
+
+def run_apart(model: Path, requests: Mapping[str, Feed], *, native: bool | None = None) -> dict[str, Feed | str]:
+    """What a graph answers to each request, on the CPU, optimised.
+
+    Args:
+        model: the .onnx file.
+        requests: name → inputs.
+        native: as in `open_session`.
+
+    Returns:
+        Name → answers; or why there are none, in words.
+    """
+    answers: dict[str, Feed | str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        waiting = list(requests)
+        for number, name in enumerate(requests):
+            _write(Path(folder) / f"{number}.npz", requests[name])
+        while waiting:
+            first = len(requests) - len(waiting)
+            ended = _run(model, Path(folder), first, len(requests), native)
+            found = [_read(Path(folder), number) for number in range(first, len(requests))]
+            done = next((i for i, answer in enumerate(found) if answer is None), len(found))
+            answers |= {name: answer for name, answer in zip(waiting, found[:done], strict=False) if answer is not None}
+            if done < len(waiting):
+                answers[waiting[done]] = ended
+                done += 1
+            waiting = waiting[done:]
+            for number in range(len(requests) - len(waiting)):
+                (Path(folder) / f"{number}.npz").unlink(missing_ok=True)
+    return answers
+
+
+def _write(path: Path, feed: Feed) -> None:
+    """Write arrays; names of inputs need not be names of files."""
+    named: dict[str, Any] = {f"{i}:{name}".replace("/", "\0"): values for i, (name, values) in enumerate(feed.items())}
+    with path.open("wb") as file:
+        np.savez(file, **named)
+
+
+def _plain(name: str) -> str:
+    return name.partition(":")[2].replace("\0", "/")
+
+
+def _run(model: Path, folder: Path, first: int, last: int, native: bool | None) -> str:
+    """Let a process answer requests; how it ended, in words."""
+    program = [sys.executable, "-m", "amtl_export.runtime.apart", str(model), str(folder), str(first), str(last)]
+    try:
+        done = subprocess.run([*program, str(native)], capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_SECONDS} s"
+    return f"ends the process (exit code {done.returncode})"
+
+
+def _read(folder: Path, number: int) -> Feed | str | None:
+    answer, error = folder / f"{number}{_ANSWER}", folder / f"{number}{_ERROR}"
+    if error.is_file():
+        return error.read_text(encoding="utf-8")
+    if not answer.is_file():
+        return None
+    with np.load(answer, allow_pickle=False) as arrays:
+        return {_plain(name): values for name, values in arrays.items()}
+
+
+def main(model: str, folder: str, first: str, last: str, native: str) -> None:
+    """Answer requests one after the other."""
+    choice = {"None": None, "True": True, "False": False}[native]
+    session = open_session(Path(model), native=choice)
+    names = [output.name for output in session.get_outputs()]
+    for number in range(int(first), int(last)):
+        with np.load(Path(folder) / f"{number}.npz", allow_pickle=False) as arrays:
+            feed = {_plain(name): values for name, values in arrays.items()}
+        try:
+            answers = dict(zip(names, session.run(names, feed), strict=True))
+        except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
+            (Path(folder) / f"{number}{_ERROR}").write_text(str(error).splitlines()[0], encoding="utf-8")
+            continue
+        draft = Path(folder) / f"{number}.part"
+        _write(draft, answers)
+        draft.rename(Path(folder) / f"{number}{_ANSWER}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

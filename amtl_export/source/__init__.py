@@ -1,0 +1,1 @@
+"""What is exported: a trained model, how it is called, and what is known of its data."""

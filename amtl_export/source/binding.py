@@ -1,0 +1,233 @@
+"""How a user's module is called: an example bound to forward's parameters, flattened to named tensors."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amtl_export.errors import InputError
+from amtl_export.source.tree import Leaves, Path, Rebuild, flatten, names_of, written
+from amtl_export.spec import BATCH, Feed, TensorSpec
+
+#: Input → axis → name of the dynamic dimension, as `freeze` takes it.
+DynamicShapes = Mapping[str, Mapping[int, Any]]
+
+#: What an input of a graph may hold.
+DTYPES = {
+    torch.int64: "int64", torch.int32: "int32", torch.int16: "int16", torch.int8: "int8", torch.uint8: "uint8",
+    torch.bool: "bool", torch.float32: "float32", torch.float64: "float64", torch.float16: "float16",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Binding:
+    """How tensors become a call.
+
+    Attributes:
+        arguments: rebuilds (args, kwargs) from one tensor for each of `paths`.
+        paths: forward's parameter, then keys and positions, of every tensor.
+        example: the tensors of the example, by name.
+        names: of the tensors.
+    """
+
+    arguments: Rebuild
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+    example: dict[str, Tensor]
+
+    def call(self, module: nn.Module, tensors: Sequence[Tensor]) -> Any:
+        """What the module answers to the tensors."""
+        arguments, keywords = self.arguments(iter(tensors))
+        return module(*arguments, **keywords)
+
+    @property
+    def feed(self) -> Feed:
+        """The example as arrays."""
+        return {name: tensor.cpu().numpy() for name, tensor in self.example.items()}
+
+
+def bind(module: nn.Module, example: Any) -> Binding:
+    """Bind an example to the parameters of `module.forward`.
+
+    Args:
+        module: whose forward.
+        example: a mapping of parameter names to values; a tuple of values in order; one tensor. A mapping that names no
+            parameter is taken in order, or as forward's only argument if that is one mapping. Values may be nested.
+
+    Raises:
+        InputError: some names are forward's and some are not, a required argument is missing, there are too many, or a
+            value is not made of tensors.
+    """
+    signature = inspect.signature(module.forward)
+    arguments, keywords = _arguments(signature, example, type(module).__name__)
+    leaves: Leaves = []
+    named = _parameter_names(signature, len(arguments))
+    positional = [flatten(value, (name,), leaves) for name, value in zip(named, arguments, strict=True)]
+    by_name = {name: flatten(value, (name,), leaves) for name, value in keywords.items()}
+    if not leaves:
+        raise InputError("the example has no tensor", found=type(example).__name__, fix="give what forward takes")
+    paths = tuple(path for path, _ in leaves)
+    names = tuple(names_of(list(paths)))
+    for name, (path, tensor) in zip(names, leaves, strict=True):
+        if tensor.dtype not in DTYPES:
+            raise InputError("an input has a type that graphs do not take", where=written(path), found=tensor.dtype)
+        if len(set(names)) != len(names):
+            raise InputError("two inputs have the same name", found=name, fix="rename the keys of the example")
+
+    def rebuild(tensors: Iterator[Tensor]) -> tuple[list[Any], dict[str, Any]]:
+        return [part(tensors) for part in positional], {name: part(tensors) for name, part in by_name.items()}
+
+    tensors = {name: tensor for name, (_, tensor) in zip(names, leaves, strict=True)}
+    return Binding(rebuild, paths, names, tensors)
+
+
+def _arguments(signature: inspect.Signature, example: Any, where: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The example as args and kwargs of forward."""
+    kinds = inspect.Parameter
+    parameters = list(signature.parameters.values())
+    anything = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
+    by_name = {p.name for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)}
+    if not isinstance(example, Mapping):
+        return _checked(signature, example if isinstance(example, tuple) else (example,), {}, where)
+    matching = [name for name in example if name in by_name]
+    if len(matching) == len(example) or anything:
+        return _checked(signature, (), dict(example), where)
+    if matching:
+        raise InputError(
+            "some names of the example are parameters of forward, and some are not",
+            where=where,
+            found=", ".join(str(name) for name in example if name not in by_name),
+            allowed=", ".join(sorted(by_name)),
+            fix="name the inputs as forward does",
+        )
+    needed = [p for p in parameters if p.kind is kinds.POSITIONAL_OR_KEYWORD]
+    if len(needed) == 1 and len(example) > 1:  # forward(features) and what it looks up in them
+        return (dict(example),), {}
+    return _checked(signature, tuple(example.values()), {}, where)
+
+
+def _checked(
+    signature: inspect.Signature, arguments: tuple[Any, ...], keywords: dict[str, Any], where: str
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    try:
+        signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        raise InputError(
+            "the example does not fit forward", where=where, found=error, allowed=f"forward{signature}"
+        ) from None
+    return arguments, keywords
+
+
+def _parameter_names(signature: inspect.Signature, count: int) -> list[str]:
+    """Names for `count` positional arguments; those behind `*args` are numbered."""
+    kinds = inspect.Parameter
+    plain = (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
+    named = [p.name for p in signature.parameters.values() if p.kind in plain]
+    rest = next((p.name for p in signature.parameters.values() if p.kind is kinds.VAR_POSITIONAL), "input")
+    return (named + [f"{rest}_{i}" for i in range(count)])[:count]
+
+
+def describe(binding: Binding, dynamic_shapes: DynamicShapes | None = None) -> tuple[TensorSpec, ...]:
+    """The inputs, with the dimensions that may change named.
+
+    Unless `dynamic_shapes` says otherwise, the first dimension of an input is the batch if it is as large as most
+    inputs', fixed if it is 1, and a dimension of its own if it is another size; all others are fixed.
+
+    Args:
+        binding: of the example.
+        dynamic_shapes: input → axis → name of the dimension; the same name is the same size.
+
+    Raises:
+        InputError: an unknown input or axis, a dimension of different sizes, or one of fewer than 2 in the example.
+    """
+    chosen = {name: dict(axes) for name, axes in (dynamic_shapes or {}).items()}
+    if unknown := sorted(set(chosen) - set(binding.names)):
+        raise InputError("dynamic_shapes: unknown inputs", found=unknown, allowed=", ".join(binding.names))
+    batch = _batch_of(binding)
+    specs = []
+    for name, path in zip(binding.names, binding.paths, strict=True):
+        tensor = binding.example[name]
+        axes = chosen[name] if name in chosen else _first_axis(name, tensor, batch)
+        if wrong := [axis for axis in axes if not 0 <= axis < tensor.ndim]:
+            raise InputError("dynamic_shapes: no such axis", where=name, found=wrong, allowed=f"0..{tensor.ndim - 1}")
+        shape = tuple(_dimension(axes[a]) if axes.get(a) else size for a, size in enumerate(tensor.shape))
+        specs.append(TensorSpec(name, DTYPES[tensor.dtype], shape, source=name, path=path))
+    _check_sizes(binding, specs)
+    return tuple(specs)
+
+
+def _batch_of(binding: Binding) -> int:
+    """The size that most inputs have in front, above 1; 0 if there is none."""
+    sizes = Counter(len(tensor) for tensor in binding.example.values() if tensor.ndim and len(tensor) > 1)
+    return max(sizes, key=lambda size: sizes[size]) if sizes else 0
+
+
+def _first_axis(name: str, tensor: Tensor, batch: int) -> dict[int, str]:
+    if not tensor.ndim or len(tensor) == 1:
+        return {}
+    return {0: BATCH if len(tensor) == batch else f"{name}_rows"}
+
+
+def _dimension(name: Any) -> str:
+    """A dimension's name as an identifier; torch.export's `Dim`s have one."""
+    return re.sub(r"\W", "_", name if isinstance(name, str) else name.__name__)
+
+
+def _check_sizes(binding: Binding, specs: Sequence[TensorSpec]) -> None:
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        for size, wanted in zip(binding.example[spec.name].shape, spec.shape, strict=True):
+            if isinstance(wanted, str) and sizes.setdefault(wanted, size) != size:
+                raise InputError(
+                    f"the example has two sizes of the dimension {wanted}",
+                    where=spec.name,
+                    found=size,
+                    allowed=sizes[wanted],
+                )
+    if not sizes or min(sizes.values()) < 2:
+        raise InputError(
+            "the example has fewer than 2 rows",
+            found=sizes or {spec.name: list(spec.shape) for spec in specs},
+            allowed="at least 2 of every dimension that may change",
+        )
+
+
+def same_structure(binding: Binding, specs: Sequence[TensorSpec]) -> Feed:
+    """The tensors of a bound example as a feed of inputs that were bound before.
+
+    Raises:
+        InputError: it has other tensors.
+    """
+    if (found := sorted(binding.names)) != (allowed := sorted(spec.source for spec in specs)):
+        raise InputError("inputs of another structure than the example's", found=found, allowed=allowed)
+    return binding.feed
+
+
+def nested(feed: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dict[str, Any]:
+    """Flat inputs as forward takes them, put together by their paths: dicts and lists alone.
+
+    Args:
+        feed: input → array.
+        specs: of the inputs.
+    """
+    root: dict[str | int, Any] = {}
+    for spec in specs:
+        node = root
+        for part in spec.path[:-1]:
+            node = node.setdefault(part, {})
+        node[spec.path[-1]] = feed[spec.name]
+    return {str(name): _listed(value) for name, value in root.items()}
+
+
+def _listed(node: Any) -> Any:
+    if not isinstance(node, dict):
+        return node
+    parts = {key: _listed(value) for key, value in node.items()}
+    return [parts[i] for i in range(len(parts))] if parts and all(isinstance(key, int) for key in parts) else parts

@@ -1,0 +1,153 @@
+"""A trained model of a user's, and what its factory may say of it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from amtl_export.errors import AmtlError, InputError
+from amtl_export.source.binding import DynamicShapes, bind, same_structure
+from amtl_export.spec import Feed, TensorSpec
+
+#: Inputs and their labels, batch by batch; of every split, or one for each.
+Batches = Iterable[tuple[Any, Any]] | Callable[[], Iterable[tuple[Any, Any]]]
+#: A split's name → its inputs as arrays, and labels float64 `[B]`, batch by batch.
+Labelled = Callable[[str], Iterator[tuple[Feed, npt.NDArray[np.float64]]]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained model, and how it is called.
+
+    Attributes:
+        module: any `nn.Module`.
+        example: what its forward takes, at least two rows: parameter name → value, or a tuple; values may be nested.
+        outputs: names of what it gives, in order; None takes a dict's keys, or `output`, `output_0`, ….
+        dynamic_shapes: input → axis → name of a dimension that may change; the batch is found without.
+        batches: (inputs, labels) of examples with known outcome, for AUC; a mapping has them by split.
+        counts: dotted name of an embedding → int64 `[V]`, training occurrences of every id.
+        score: the output that the labels judge; None takes the first.
+    """
+
+    module: nn.Module
+    example: Any
+    outputs: Sequence[str] | None = None
+    dynamic_shapes: DynamicShapes | None = None
+    batches: Batches | Mapping[str, Batches] | None = None
+    counts: Mapping[str, Any] | None = None
+    score: str | None = None
+
+    def labelled(self, inputs: Sequence[TensorSpec]) -> Labelled | None:
+        """The labelled batches as arrays; None where there are none.
+
+        Args:
+            inputs: of the model.
+        """
+        if self.batches is None:
+            return None
+        return lambda split: self._arrays(split, inputs)
+
+    def _arrays(self, split: str, inputs: Sequence[TensorSpec]) -> Iterator[tuple[Feed, npt.NDArray[np.float64]]]:
+        batches = self.batches
+        if isinstance(batches, Mapping):
+            if split not in batches:
+                raise InputError("the source has no such split", found=split, allowed=", ".join(batches))
+            batches = batches[split]
+        for given, labels in batches() if callable(batches) else batches or ():
+            feed = same_structure(bind(self.module, given), inputs)
+            known = labels.detach().cpu() if isinstance(labels, Tensor) else labels
+            yield feed, np.asarray(known, dtype=np.float64).reshape(-1)
+
+
+def source_of(value: Any, where: object) -> Source:
+    """What a factory gave: a `Source`, (module, example), (module, example, batches), or a dict of a `Source`'s fields.
+
+    Raises:
+        InputError: none of these.
+    """
+    if isinstance(value, Source):
+        return value
+    names = [field.name for field in fields(Source)]
+    if isinstance(value, tuple) and 2 <= len(value) <= 3:
+        value = dict(zip(("module", "example", "batches"), value, strict=False))
+    if isinstance(value, dict) and {"module", "example"} <= set(value) <= set(names):
+        value = Source(**value)
+    if not isinstance(value, Source) or not isinstance(value.module, nn.Module):
+        raise InputError(
+            "the factory gives no model",
+            where=where,
+            found=sorted(value) if isinstance(value, dict) else type(value).__name__,
+            allowed="amtl_export.Source(module=…, example=…), or the tuple (module, example)",
+        )
+    return value
+
+
+def is_factory(text: str) -> bool:
+    """Whether a text names a function: `my_model.py:build` or `package.module:build`."""
+    file, _, function = text.rpartition(":")
+    return bool(file) and function.isidentifier() and (file.endswith(".py") or "/" not in file)
+
+
+def build(text: str) -> Source:
+    """Call the factory that a text names.
+
+    Args:
+        text: `file.py:function`, or `package.module:function`.
+
+    Raises:
+        InputError: file, module or function are not there, the function fails, or it gives no model.
+    """
+    file, _, name = text.rpartition(":")
+    try:
+        module = _imported(file)
+        factory = getattr(module, name, None)
+        if not callable(factory):
+            raise InputError("the factory is not there", where=file, found=name, allowed=_functions(module))
+        return source_of(factory(), text)
+    except AmtlError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            "the factory failed",
+            where=f"{text} ({Path(last.filename).name}, line {last.lineno})",
+            found=f"{type(error).__name__}: {error}",
+        ) from error
+
+
+def _imported(file: str) -> Any:
+    if not file.endswith(".py"):
+        sys.path.insert(0, "")  # the current folder, as `python -m` has it
+        try:
+            return importlib.import_module(file)
+        finally:
+            sys.path.remove("")
+    path = Path(file)
+    if not path.is_file():
+        raise InputError("no such file", where=file, fix="give my_model.py:build, a file and a function in it")
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)  # so that it finds its neighbours
+    try:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+    finally:
+        sys.path.remove(folder)
+
+
+def _functions(module: Any) -> str:
+    return ", ".join(name for name, value in vars(module).items() if callable(value) and not name.startswith("_"))

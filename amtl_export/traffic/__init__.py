@@ -1,0 +1,1 @@
+"""Inputs as traffic has them: ids drawn as often as training saw them, or replayed from data."""

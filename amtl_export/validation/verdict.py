@@ -1,0 +1,95 @@
+"""What `validate` finds: typed numbers, and the reason for every failure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """What may differ.
+
+    Attributes:
+        auc_atol: |AUC difference| to the source; None for the value type's own, see `auc_for`.
+        logit_atol: largest difference of any answer, for scores up to 1; relative to the largest score above that. In
+            fp16 and int8 it is held against the model with its tables quantized.
+    """
+
+    auc_atol: float | None = None
+    logit_atol: float = 1e-4
+
+    def auc_for(self, dtype: str) -> float:
+        """What is allowed for a value type: 1e-6, or 1e-4 for one that is lossy, unless it is given."""
+        return (1e-6 if dtype == "fp32" else 1e-4) if self.auc_atol is None else self.auc_atol
+
+
+@dataclass
+class Verdict:
+    """The outcome; a number that could not be had is None. `to_json` is the form that tools outside the project read.
+
+    Attributes:
+        bundle: its folder.
+        run: the source that it was held against.
+        split: whose examples were scored.
+        problems: why it failed, a sentence each; empty means pass.
+        auc_torch: of the source on its labelled examples, and of the graph; None without labels.
+        max_abs_logit_diff: largest difference of any answer.
+        max_relative_diff: the same against the scale of the scores, what the tolerance is held against.
+        minimum_logit_atol: the tolerance that would just pass.
+        max_abs_logit_change_by_quantization: what quantized values change, in PyTorch.
+        rows_checked: ids of the tables that were looked up in the graph; rows_bit_equal of them have the source's bits.
+        hostile_ids_checked: ids outside the tables, tried at the lookups and through the whole model.
+        rank_flips: neighbours in the source's ranking that the graph ranks the other way.
+        nan_answers: numbers that are NaN in the module itself as in the graph.
+        batch_of_none: what happens to a batch of no example, and of one.
+        examples_independent: whether examples alone are answered as in a batch.
+        out_of_range: input → how ids outside the tables are taken.
+    """
+
+    bundle: str
+    run: str
+    split: str
+    problems: list[str] = field(default_factory=list)
+    auc_torch: float | None = None
+    auc_onnx: float | None = None
+    abs_delta_auc: float | None = None
+    logloss_torch: float | None = None
+    logloss_onnx: float | None = None
+    max_abs_logit_diff: float | None = None
+    max_relative_diff: float | None = None
+    minimum_logit_atol: float | None = None
+    max_abs_logit_change_by_quantization: float | None = None
+    rows_checked: int | None = None
+    rows_bit_equal: int | None = None
+    rows_scored: int | None = None
+    rank_flips: int | None = None
+    nan_answers: int | None = None
+    selector_nodes: int | None = None
+    selector_initializers: int | None = None
+    bytes_dense: int | None = None
+    bytes_table: int | None = None
+    bytes_ratio: float | None = None
+    providers: list[str] | None = None
+    native_operator: bool | None = None
+    nodes_by_provider: dict[str, int] | None = None
+    hostile_ids_checked: int | None = None
+    batch_of_none: str | None = None
+    batch_of_one: str | None = None
+    examples_independent: bool | None = None
+    out_of_range: dict[str, str] | None = None
+
+    @property
+    def verdict(self) -> Literal["pass", "fail"]:
+        """pass or fail."""
+        return "fail" if self.problems else "pass"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; NaN is null, too."""
+        values = {own.name: getattr(self, own.name) for own in fields(self) if own.name != "problems"}
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
+        return {"verdict": self.verdict, **finite, "problems": self.problems}

@@ -218,9 +218,8 @@ class FrozenModel:
 
 def frozen_tables(module: nn.Module) -> dict[str, FrozenEmbedding]:
     """Path in a module → frozen table; a table that a user's module holds has that module's path."""
-    suffix = f".{TABLE}"
     return {
-        (name.removesuffix(suffix) if name.endswith(suffix) else name): part
+        name.rpartition(".")[0] if name.rpartition(".")[2].startswith(TABLE) else name: part
         for name, part in module.named_modules()
         if isinstance(part, FrozenEmbedding)
     }

@@ -213,7 +213,12 @@ def _swap(module: nn.Module, name: str, table: FrozenEmbedding) -> None:
     cls: Any = type(module)
     module.__class__ = _frozen_class(cls, name)
     module._parameters.pop(name, None)
-    module._modules[TABLE] = table
+    module._modules[_attribute(name)] = table
+
+
+def _attribute(name: str) -> str:
+    """Where a module holds the table that stands for one of its parameters."""
+    return TABLE if name == "weight" else f"{TABLE}_{name}"
 
 
 @torch.no_grad()
@@ -222,19 +227,19 @@ def thawed(module: nn.Module) -> nn.Module:
     weights: dict[int, nn.Parameter] = {}
     made = copy.deepcopy(module, {id(p.rows): p.rows for p in module.modules() if isinstance(p, FrozenEmbedding)})
     for part in list(made.modules()):
-        table = part._modules.get(TABLE)
-        if isinstance(table, FrozenEmbedding):
-            name = type(part).__dict__["amtl_name"]
-            weight = weights.setdefault(id(table), nn.Parameter(table.rows, requires_grad=False))
+        while "amtl_name" in vars(type(part)):
+            name = vars(type(part))["amtl_name"]
+            table = part._modules.pop(_attribute(name))
+            assert isinstance(table, FrozenEmbedding)
             part.__class__ = type(part).__bases__[0]
-            part._modules.pop(TABLE)
+            weight = weights.setdefault(id(table), nn.Parameter(table.rows, requires_grad=False))
             part._parameters[name] = weight
     return made.eval()
 
 
 @functools.cache
 def _frozen_class(cls: Any, name: str) -> Any:
-    members: dict[str, Any] = {"amtl_name": name, name: property(lambda self: self._modules[TABLE].whole())}
+    members: dict[str, Any] = {"amtl_name": name, name: property(lambda self: self._modules[_attribute(name)].whole())}
     forward: Callable[..., Any] | None = _FORWARD.get(cls.forward)
     if forward is not None:
         members["forward"] = forward

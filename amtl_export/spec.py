@@ -12,6 +12,12 @@ import numpy.typing as npt
 #: Name of a tensor → array.
 Feed = dict[str, npt.NDArray[Any]]
 
+#: numpy's name of a type → that of the Open Inference Protocol v2.
+DATATYPES = {
+    "int64": "INT64", "int32": "INT32", "int16": "INT16", "int8": "INT8", "uint8": "UINT8", "bool": "BOOL",
+    "float32": "FP32", "float64": "FP64", "float16": "FP16", "object": "BYTES",
+}  # fmt: skip
+
 #: The dynamic dimension that all inputs with one row for each example share.
 BATCH = "batch"
 

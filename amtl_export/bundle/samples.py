@@ -15,17 +15,11 @@ from amtl_export.errors import InputError
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.inputs import as_request, one_request
-from amtl_export.spec import Feed, TensorSpec, rows_of
+from amtl_export.spec import DATATYPES, Feed, TensorSpec, rows_of
 from amtl_export.traffic.draw import draw
 
 #: Rows of the JSON request, and of the ONNX test data of a user's module.
 _ROWS, _TEST_ROWS = 4, 64
-
-#: numpy's types in the Open Inference Protocol.
-TYPES = {
-    "int64": "INT64", "int32": "INT32", "int16": "INT16", "int8": "INT8", "uint8": "UINT8", "bool": "BOOL",
-    "float32": "FP32", "float64": "FP64", "float16": "FP16", "object": "BYTES",
-}  # fmt: skip
 
 
 def write_samples(draft: Path, frozen: FrozenModel, inputs: Sequence[TensorSpec], session: Any) -> None:
@@ -95,7 +89,7 @@ def _tensor(name: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:
     data = array.ravel().tolist()
     if array.dtype.kind == "f":
         data = [value if math.isfinite(value) else None for value in data]  # JSON knows no NaN and no infinity
-    return {"name": name, "shape": list(array.shape), "datatype": TYPES[str(array.dtype)], "data": data}
+    return {"name": name, "shape": list(array.shape), "datatype": DATATYPES[str(array.dtype)], "data": data}
 
 
 def write_readme(draft: Path, frozen: FrozenModel, signature: Signature) -> None:
@@ -165,4 +159,4 @@ def _vocabulary_lines(signature: Signature) -> list[str]:
 
 def _types_of(signature: Signature) -> str:
     used = sorted({tensor.dtype for tensor in signature.inputs})
-    return "{" + ", ".join(f'"{TYPES[name]}": "{name}"' for name in used) + "}"
+    return "{" + ", ".join(f'"{DATATYPES[name]}": "{name}"' for name in used) + "}"

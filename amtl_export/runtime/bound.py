@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from amtl_export.errors import InputError
@@ -41,7 +42,7 @@ class Bound:
         *,
         graph: int | None = None,
     ) -> None:
-        if texts := [spec.name for spec in predictor.inputs if spec.dtype == object]:
+        if texts := [spec.name for spec in predictor.inputs if spec.dtype == "object"]:
             raise InputError("texts cannot be bound", where=", ".join(texts), fix="encode them first")
         cuda = predictor.cuda
         if (graph is not None) != (cuda is not None and cuda.graphs):
@@ -65,7 +66,7 @@ class Bound:
         for spec in predictor.outputs:
             if outputs is None or spec.name in outputs:
                 shape = [batch if isinstance(size, str) else size for size in spec.shape]
-                value = ort.OrtValue.ortvalue_from_shape_and_type(shape, spec.dtype, where, 0)
+                value = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(spec.dtype), where, 0)
                 self._outputs[spec.name] = value
                 self._binding.bind_ortvalue_output(spec.name, value)
         if unknown := sorted(set(outputs or ()) - set(self._outputs)):

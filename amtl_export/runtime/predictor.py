@@ -6,7 +6,6 @@ This file, and what it imports, needs numpy and ONNX Runtime and nothing else: i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,19 @@ from amtl_export.errors import EnvironmentLacks, InputError
 from amtl_export.native import HOW_TO_BUILD, library_path
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.session import Provider, open_session
+from amtl_export.spec import Feed, TensorSpec
 
-_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(string)": "object"}
+#: ONNX Runtime's name of a type → numpy's.
+_DTYPES = {
+    "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(int16)": "int16", "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8", "tensor(bool)": "bool", "tensor(float)": "float32", "tensor(double)": "float64",
+    "tensor(float16)": "float16", "tensor(string)": "object",
+}  # fmt: skip
 
-#: As people call them.
-_TYPES = {np.dtype(object): "texts"}
+#: What an input takes, by the kind of its type: other integers are widened or checked, other numbers rounded.
+_KINDS = {"i": "iu", "u": "iu", "f": "fiu", "b": "b", "O": "OUS"}
 
-Arrays = dict[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output; a text in `shape` is a dynamic dimension, the same size wherever it has the same name."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[str | int, ...]
+Arrays = Feed
 
 
 class Predictor:
@@ -169,7 +165,7 @@ def load(
 def _spec(value: Any) -> TensorSpec:
     """ONNX Runtime's description of an input or output."""
     shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
-    return TensorSpec(value.name, np.dtype(_DTYPES[value.type]), shape)
+    return TensorSpec(value.name, _DTYPES[value.type], shape)
 
 
 def _names(specs: tuple[TensorSpec, ...]) -> str:
@@ -190,16 +186,13 @@ def _text(value: Any, name: str) -> str:
 
 def _fitted(values: npt.ArrayLike, spec: TensorSpec, sizes: dict[str, int]) -> npt.NDArray[Any]:
     """The input as the graph takes it; `sizes` gathers the dynamic dimensions."""
-    array = np.asarray(values)
-    kinds = {"i": "iu", "f": "fiu", "O": "OUS"}[spec.dtype.kind]
-    if array.dtype.kind not in kinds and array.size:
-        raise InputError(
-            "an input has another type", where=spec.name, found=array.dtype, allowed=_TYPES.get(spec.dtype, spec.dtype)
-        )
-    if spec.dtype == object:
+    array, dtype = np.asarray(values), np.dtype(spec.dtype)
+    if array.dtype.kind not in _KINDS[dtype.kind] and array.size:
+        wanted = "texts" if spec.dtype == "object" else spec.dtype
+        raise InputError("an input has another type", where=spec.name, found=array.dtype, allowed=wanted)
+    if spec.dtype == "object":
         array = np.array([_text(value, spec.name) for value in array.flat], dtype=object).reshape(array.shape)
-    if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
-        raise InputError("an id is past int64", where=spec.name, found=int(array.max()), allowed="at most 2^63 - 1")
+    _check_range(array, dtype, spec.name)
     fits = array.ndim == len(spec.shape) and all(
         size == (sizes.setdefault(expected, size) if isinstance(expected, str) else expected)
         for size, expected in zip(array.shape, spec.shape, strict=True)
@@ -207,4 +200,19 @@ def _fitted(values: npt.ArrayLike, spec: TensorSpec, sizes: dict[str, int]) -> n
     if not fits:
         allowed = [sizes.get(size, size) if isinstance(size, str) else size for size in spec.shape]
         raise InputError("an input has a shape that does not fit", where=spec.name, found=array.shape, allowed=allowed)
-    return np.ascontiguousarray(array, dtype=spec.dtype)
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _check_range(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> None:
+    """Refuse whole numbers that a narrower type would change."""
+    if dtype.kind not in "iu" or not array.size or np.can_cast(array.dtype, dtype):
+        return
+    limits = np.iinfo(dtype)
+    low, high = int(array.min()), int(array.max())
+    if low < limits.min or high > limits.max:
+        raise InputError(
+            f"an id is past {dtype}",
+            where=name,
+            found=high if high > limits.max else low,
+            allowed=f"{limits.min}..{limits.max}",
+        )

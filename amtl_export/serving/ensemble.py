@@ -87,7 +87,7 @@ class Ensemble:
 
     def _config(self) -> str:
         raw, ids = self.encoder.opened, self.scorer.opened
-        inputs = [*raw.inputs, *(spec for spec in ids.inputs if spec.dtype == np.float32)]
+        inputs = [*raw.inputs, *(spec for spec in ids.inputs if spec.dtype == "float32")]
         return ensemble_config(self.model.name, inputs, ids.outputs, self._steps, self.scorer.server.max_batch)
 
     def _write_client(self, folder: Path) -> None:

@@ -23,7 +23,7 @@ from amtl_export.serving.triton_config import Backend, Device, ServerConfig, War
 
 #: Parts of this package that a version carries for the Python backend: what `runtime.predictor` imports.
 TRAVELS = (
-    "__init__.py", "errors.py", "files.py", "native/__init__.py",
+    "__init__.py", "errors.py", "files.py", "spec.py", "native/__init__.py",
     "runtime/__init__.py", "runtime/cuda.py", "runtime/predictor.py", "runtime/session.py",
 )  # fmt: skip
 
@@ -101,7 +101,8 @@ def _check_alike(model: Path, configs: Mapping[str, str], kind: str) -> None:
 def write_client(folder: Path, request: Arrays, answers: Arrays, *, batched: bool) -> None:
     """Write `samples/`, a request and its response as JSON, and a client that sends it."""
     if batched:
-        request, answers = ({n: v.reshape(len(v), -1) for n, v in own.items()} for own in (request, answers))
+        rows = [{n: v.reshape(len(v), *(v.shape[1:] or (1,))) for n, v in own.items()} for own in (request, answers)]
+        request, answers = rows
     write_messages(folder / "samples", request, answers)
     shutil.copyfile(_PACKAGE / "serving" / "triton_client.py", folder / "client.py")
 

@@ -9,13 +9,8 @@ from typing import Any
 import numpy as np
 
 from amtl_export.errors import InputError
-from amtl_export.runtime.predictor import Arrays, Predictor, TensorSpec
-
-DATATYPES: dict[np.dtype[Any], str] = {
-    np.dtype("int64"): "INT64",
-    np.dtype("float32"): "FP32",
-    np.dtype(object): "BYTES",
-}
+from amtl_export.runtime.predictor import Arrays, Predictor
+from amtl_export.spec import DATATYPES, TensorSpec
 
 
 def metadata(name: str, model: Predictor) -> dict[str, Any]:
@@ -82,5 +77,5 @@ def _inputs(request: Mapping[str, Any]) -> Arrays:
 
 
 def _tensor(name: str, values: np.ndarray[Any, Any]) -> dict[str, Any]:
-    datatype = DATATYPES[values.dtype]
+    datatype = DATATYPES[str(values.dtype)]
     return {"name": name, "datatype": datatype, "shape": list(values.shape), "data": values.ravel().tolist()}

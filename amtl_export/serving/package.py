@@ -15,7 +15,7 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.raw import key_count, raw_fields, write_encoder_bundle, write_raw_bundle
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.errors import InputError, ValidationFailed, os_errors
-from amtl_export.files import checksum_mismatches, read_json
+from amtl_export.files import checksum_mismatches
 from amtl_export.runtime.predictor import Arrays, Predictor, load
 from amtl_export.serving.ensemble import Ensemble
 from amtl_export.serving.kserve import MOUNT, inference_service
@@ -59,11 +59,11 @@ class PackageConfig:
         return self.mounted_at or (MOUNT if self.storage_uri else None)
 
 
-def package(bundle: Path, repository: Path, name: str, config: PackageConfig | None = None) -> Packaged:
+def package(bundle: Path | str, repository: Path | str, name: str, config: PackageConfig | None = None) -> Packaged:
     """Add a bundle to a model repository: as a new model, or as the next version of one that was packaged before.
 
     Args:
-        bundle: from `export` or `export_module`; its checksums and its sample's answers must hold.
+        bundle: from `export`; its checksums and its sample's answers must hold.
         repository: Triton's model repository, made if it is not there.
         name: of the model.
         config: how servers run it.
@@ -74,6 +74,7 @@ def package(bundle: Path, repository: Path, name: str, config: PackageConfig | N
         ValidationFailed: the bundle does not answer its sample as it did when it was exported.
         EnvironmentLacks: tritonclient or the native library is missing; no disk space; no permission.
     """
+    bundle, repository = Path(bundle), Path(repository)
     config = config or PackageConfig()
     if not _NAME.fullmatch(name):
         raise InputError("a model cannot have this name", found=repr(name), allowed="letters, digits, _ . -")
@@ -86,7 +87,7 @@ def package(bundle: Path, repository: Path, name: str, config: PackageConfig | N
         with ExitStack() as drafts:
             return maker.folder(bundle, name, source, files=service).add(drafts)
     if source is None:
-        raise InputError("--raw-features: the bundle has no vocabularies", where=bundle, fix="leave --raw-features out")
+        raise InputError("raw_features: the bundle has no vocabularies", where=bundle, fix="raw_features=False")
     with os_errors("writing the encoder", repository), ExitStack() as drafts:
         repository.mkdir(parents=True, exist_ok=True)
         scratch = Path(drafts.enter_context(tempfile.TemporaryDirectory(prefix=f".{name}.", dir=repository)))
@@ -121,15 +122,13 @@ class _Maker:
     ) -> ModelFolder:
         """The folder of a bundle's model, once its sample is answered as it should be."""
         opened = load(bundle)
-        once = any(
-            spec.shape[0] == 1 for spec in opened.inputs
-        )  # their first dimension is another than the candidates'
+        batched &= _may_be_batched(bundle, opened)
         config = self.config
         at = (config.seen_at or str(self.repository.resolve())).rstrip("/")
         server = ServerConfig(
             config.backend,
             "cpu",
-            config.max_batch if batched and not once else 0,
+            config.max_batch if batched else 0,
             config.queue_us,
             config.instances,
             config.threads,
@@ -141,8 +140,19 @@ class _Maker:
 
 
 def _with_vocabularies(bundle: Path) -> Bundle | None:
-    """The bundle, if it is one of `export`; those of modules have no vocabularies."""
-    return open_bundle(bundle) if read_json(bundle / "signature.json").get("kind") == "bundle" else None
+    """The bundle, if it is of a run; those of users' modules have no vocabularies."""
+    opened = open_bundle(bundle)
+    return None if opened.schema is None else opened
+
+
+def _may_be_batched(bundle: Path, opened: Predictor) -> bool:
+    """Whether a server may answer several requests in one run.
+
+    Every input and output has one row for each example, and examples alone are answered as together.
+    """
+    rows = all(spec.batched for spec in (*opened.inputs, *opened.outputs))
+    file = bundle / "signature.json"
+    return rows and (not file.is_file() or open_bundle(bundle).signature.batches.independent)
 
 
 def _answered(bundle: Path, opened: Predictor) -> Arrays:
@@ -150,7 +160,7 @@ def _answered(bundle: Path, opened: Predictor) -> Arrays:
     sample = read_test_data(bundle, "input")
     answers = opened.predict(sample)
     for name, expected in read_test_data(bundle, "output").items():
-        if not np.allclose(answers[name], expected, rtol=1e-5, atol=1e-6):
+        if not np.allclose(answers[name], expected, rtol=1e-5, atol=1e-6, equal_nan=True):
             raise ValidationFailed(
                 "the bundle does not answer its sample as it did when it was exported",
                 where=f"{bundle}, output {name}",

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from amtl_export.errors import EnvironmentLacks
-from amtl_export.runtime.predictor import Predictor, TensorSpec
+from amtl_export.runtime.predictor import Predictor
+from amtl_export.spec import DATATYPES, TensorSpec
 
 Backend = Literal["onnxruntime", "python"]
 Device = Literal["cpu", "gpu"]
 
-_TYPES = {np.dtype("int64"): "TYPE_INT64", np.dtype("float32"): "TYPE_FP32", np.dtype(object): "TYPE_STRING"}
+#: numpy's name of a type → Triton's.
+_TYPES = {name: f"TYPE_{own}" for name, own in DATATYPES.items()} | {"object": "TYPE_STRING"}
 
 
 @dataclass(frozen=True)

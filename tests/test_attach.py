@@ -11,11 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amtl_export import ExportConfig, attach, export_module, freeze_module, validate_module
+from amtl_export import ExportConfig, attach, export, freeze, validate
 from amtl_export.bundle.export import write_model
 from amtl_export.errors import InputError
 from amtl_export.files import write_sums
+from amtl_export.models.attach import AttachedTable, is_attached
 from amtl_export.models.config import SelectionConfig
+
+
+def exported(model: nn.Module, example: Any, out: Path, outputs: Any = None, **config: Any) -> Path:
+    return export(freeze(model, example=example, outputs=outputs), out, ExportConfig(**config)).path
+
+
+def problems(bundle: Path, model: nn.Module, feed: Any) -> list[str]:
+    return validate(bundle, model, feed).problems
 
 
 class TwoTower(nn.Module):
@@ -70,6 +79,12 @@ def train(
     model.eval()
 
 
+def table(model: nn.Module, name: str) -> AttachedTable:
+    module = model.get_submodule(name)
+    assert isinstance(module, AttachedTable)
+    return module
+
+
 @pytest.fixture
 def attached() -> nn.Module:
     """Trained, attached, fine-tuned."""
@@ -84,15 +99,46 @@ def attached() -> nn.Module:
 
 @pytest.mark.parametrize("layout", ["auto", "dense", "paged", "blocks", "ragged"])
 def test_frozen_exported_validated(tmp_path: Path, attached: nn.Module, layout: Any) -> None:
-    frozen = freeze_module(attached)
+    frozen = freeze(attached, example=inputs(16), outputs=["logit"])
     batch = inputs(200, seed=9)
-    torch.testing.assert_close(frozen(*batch.values()), attached(*batch.values()))
-    assert not [name for name, _ in frozen.named_parameters() if "selector" in name]
-    config = ExportConfig(layout=layout)
-    bundle = export_module(attached, inputs(16), tmp_path / "b", outputs=["logit"], config=config)
-    assert validate_module(bundle, attached, batch) == []
+    torch.testing.assert_close(frozen.module.model(*batch.values()), attached(*batch.values()))
+    assert not [name for name in frozen.module.state_dict() if "selector" in name]
+    assert not [part for part in frozen.module.modules() if is_attached(part)]
+    for field, size in (("user.emb", 50), ("item_emb", 30), ("words", 20)):
+        assert torch.equal(frozen.tables[field].dims, table(attached, field).frozen_dims())
+        assert frozen.counts[field].tolist() == counts(field.split(".")[0].removesuffix("_emb"), size).tolist()
+    bundle = export(frozen, tmp_path / "b", ExportConfig(layout=layout)).path
+    assert problems(bundle, attached, batch) == []
     names = {p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file()}
     assert {"model.onnx", "model.onnx.data", "signature.json", "SHA256SUMS"} <= names
+
+
+class Everywhere(nn.Module):
+    """An item table that two embeddings share, an output layer, and a product; a bag with a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.item, self.seen, self.bag = nn.Embedding(60, 8), nn.Embedding(60, 8), nn.EmbeddingBag(20, 8)
+        self.out = nn.Linear(8, 60)
+        self.seen.weight = self.item.weight
+        self.out.weight = self.item.weight
+        self.bag.register_forward_hook(lambda _, __, rows: rows * 2)
+
+    def forward(self, item: Tensor, tags: Tensor) -> Any:
+        hidden = self.item(input=item) + self.bag(tags) + self.seen(item)
+        return self.out(hidden) + hidden @ self.item.weight.T
+
+
+def test_tied_tables_and_bags_are_exported_as_they_answer(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Everywhere()
+    fields = {"item": torch.arange(60, 0, -1), "bag": torch.arange(20, 0, -1)}
+    attach(model, fields, SelectionConfig(initial_ratio=0.5)).eval()
+    feed = {"item": torch.randint(0, 60, (32,)), "tags": torch.randint(0, 20, (32, 3))}
+    frozen = freeze(model, example=feed)
+    assert set(frozen.tables) == {"item", "bag"}
+    assert not [part for part in frozen.module.modules() if "_selectors" in vars(part)]
+    assert problems(export(frozen, tmp_path / "b").path, model, feed) == []
 
 
 def spoil(bundle: Path, name: str) -> None:
@@ -109,25 +155,21 @@ def spoil(bundle: Path, name: str) -> None:
 
 
 def test_wrong_rows_weights_and_files_fail(tmp_path: Path, attached: nn.Module) -> None:
-    good = export_module(attached, inputs(16), tmp_path / "b", config=ExportConfig(layout="dense"))
+    good = exported(attached, inputs(16), tmp_path / "b", layout="dense")
     rows = Path(shutil.copytree(good, tmp_path / "rows"))
     spoil(rows, "table/item_emb/rows")
-    assert any(
-        "table item_emb: 1 rows differ, the first is 29" in p for p in validate_module(rows, attached, inputs(8))
-    )
+    assert any("field item_emb, id 29, dim 7" in p for p in problems(rows, attached, inputs(8)))
     weights = Path(shutil.copytree(good, tmp_path / "weights"))
     spoil(weights, "model.out.bias")
-    assert any("answers differently" in p for p in validate_module(weights, attached, inputs(8)))
+    assert any("answers differently" in p for p in problems(weights, attached, inputs(8)))
     with (good / "model.onnx.data").open("ab") as data:
         data.write(b"x")
-    assert validate_module(good, attached, inputs(8)) == ["model.onnx.data differs from SHA256SUMS"]
+    assert problems(good, attached, inputs(8)) == ["files differ from SHA256SUMS: model.onnx.data"]
 
 
 def test_other_peoples_mistakes_are_named(tmp_path: Path, attached: nn.Module) -> None:
-    with pytest.raises(InputError, match="nothing to freeze"):
-        export_module(TwoTower(), inputs(4), tmp_path / "b")
-    with pytest.raises(InputError, match="example batches"):
-        export_module(attached, inputs(4) | {"price": torch.rand(3, 1)}, tmp_path / "b")
+    with pytest.raises(InputError, match="the model fails on its example"):
+        exported(attached, inputs(4) | {"price": torch.rand(3, 1)}, tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -167,9 +209,8 @@ def test_a_third_partys_deepfm(tmp_path: Path) -> None:
         return {name: inputs(batch, seed)[name] for name in own}
 
     for layout in ("dense", "paged"):
-        config = ExportConfig(layout=layout)
-        bundle = export_module(model, feed(16, 0), tmp_path / layout, outputs=["probability"], config=config)
-        assert validate_module(bundle, model, feed(300, 7)) == []
+        bundle = exported(model, feed(16, 0), tmp_path / layout, outputs=["probability"], layout=layout)
+        assert problems(bundle, model, feed(300, 7)) == []
     graph = ir.load(tmp_path / "paged" / "model.onnx").graph
     gathers = [node for node in graph if node.op_type == "Gather"]
     assert len(gathers) == 4  # each table is looked up once, though the model asks twice

@@ -171,7 +171,8 @@ def _state_facts(model: ir.Model, frozen: FrozenModel) -> None:
     own = frozen.module.model
     weights = {name for name, _ in [*own.named_parameters(), *own.named_buffers()]}
     rows = {id(table.rows): path for path, table in frozen_tables(own).items()}
-    tables = {name: rows[id(buffer)] for name, buffer in own.named_buffers() if id(buffer) in rows}
+    buffers = own.named_buffers(remove_duplicate=False)  # a table that several modules hold has any of their names
+    tables = {name: rows[id(buffer)] for name, buffer in buffers if id(buffer) in rows}
     for name, value in model.graph.initializers.items():
         path = name.removeprefix(_MODEL)
         value.metadata_props.clear()

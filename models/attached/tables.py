@@ -100,13 +100,26 @@ def refuse_hidden(model: nn.Module, field: str, table: nn.Parameter) -> None:
     """Refuse a table that is kept where no mask reaches it, beside the parameters of a module.
 
     Raises:
-        ValueError: a plain attribute is the parameter, or a list, tuple or dict with it.
+        ValueError: a plain attribute is the parameter, a list, tuple or dict with it, or a method of its embedding: that
+            would run the plain forward past the attached one, and read the whole table at every call.
     """
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
-            if attribute not in ("_parameters", "_modules", "_buffers") and _contains(value, table):
-                where = f"{name}.{attribute}" if name else attribute
+            if attribute in ("_parameters", "_modules", "_buffers"):
+                continue
+            where = f"{name}.{attribute}" if name else attribute
+            if _contains(value, table):
                 raise ValueError(f"{field}: its weight is also kept in {where}, where it would be read unmasked")
+            if _is_method_of(value, table):
+                raise ValueError(
+                    f"{field}: a method of it is kept in {where}, which passes the attached layer by; call {field} itself there"
+                )
+
+
+def _is_method_of(value: Any, table: nn.Parameter) -> bool:
+    """Whether a value is a bound method of a module with the table, or a partial of one."""
+    owner = getattr(getattr(value, "func", value), "__self__", None)
+    return isinstance(owner, nn.Module) and any(p is table for p in owner._parameters.values())
 
 
 def _contains(value: Any, table: nn.Parameter) -> bool:

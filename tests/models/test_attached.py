@@ -427,6 +427,12 @@ def hidden(**attributes: Callable[[nn.Parameter], Any]) -> nn.Module:
     return model
 
 
+def bypassing() -> nn.Module:
+    model = nn.ModuleDict({"item": nn.Embedding(V, D), "fine": nn.Embedding(V, D), "reader": nn.Identity()})
+    object.__setattr__(model["reader"], "look_up", model["item"].forward)
+    return model
+
+
 def tied_to(other: nn.Module) -> nn.Module:
     model = nn.ModuleDict({"item": nn.Embedding(V, D), "fine": nn.Embedding(V, D), "other": other})
     other.weight = model["item"].weight
@@ -447,6 +453,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "float64": (lambda: changed(lambda e: e.double()), r"item: .*torch\.float64"),
     "attribute": (lambda: hidden(rows=lambda w: w), r"item: its weight is also kept in reader\.rows"),
     "list": (lambda: hidden(rows=lambda w: [1, w]), r"item: its weight is also kept in reader\.rows"),
+    "bound method": (bypassing, r"item: a method of it is kept in reader\.look_up"),
     "own selector": (
         lambda: nn.ModuleDict({"item": OwnSelector()}),
         r"item \(OwnSelector\) has attributes that attaching adds: selector",

@@ -48,16 +48,17 @@ class Model:
 
 def tables(module: nn.Module) -> dict[str, Any]:
     """Dotted name → embedding or bag of at least 50 rows of 4 floats. One table under two names is listed once."""
-    found = {name: part for name, part in module.named_modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)}
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    found = {name: part for name, part in module.named_modules() if isinstance(part, kinds)}
     return {name: part for name, part in found.items() if part.num_embeddings > 50 and part.embedding_dim >= 4}
 
 
 def zipf(size: int, *shape: int, first: int = 0) -> Tensor:
-    """Ids in `[first, size)`, int64: one e times larger is as likely as this one, as a Zipf law of exponent 1 has it."""
+    """Ids in `[first, size)`, int64, by a Zipf law of exponent 1: the log of an id is about uniform."""
     return ((size - first + 1) ** torch.rand(shape)).long().clamp(1, size - first) + first - 1
 
 
 def history(size: int, rows: int, length: int, *, least: int = 1) -> tuple[Tensor, Tensor]:
-    """Ids `[rows, length]` in `[1, size)`, zero past each example's length, and the lengths `[rows]`, `least` or more."""
+    """Ids `[rows, length]` in `[1, size)`, zero past each example's end, and the lengths `[rows]`, at least `least`."""
     lengths = torch.randint(least, length + 1, (rows,))
     return zipf(size, rows, length, first=1) * (torch.arange(length) < lengths[:, None]), lengths

@@ -1,4 +1,4 @@
-"""deepctr-torch: every model takes one float matrix of ids, values and padded histories, and reads its columns by place."""
+"""deepctr-torch: every model takes one float matrix of ids, values and padded histories, and knows columns by place."""
 
 from __future__ import annotations
 
@@ -74,6 +74,14 @@ def deep(kind: Any, *given: Any, **more: Any) -> Callable[[], nn.Module]:
     return lambda: kind(*given, **more, **DRAWN)
 
 
+def din() -> nn.Module:
+    """Its deep part does not get `init_std`."""
+    model = DIN(IN_ORDER, ["item"], dnn_hidden_units=SMALL, **DRAWN)
+    for layer in model.dnn.linears:
+        nn.init.normal_(layer.weight, std=0.3)
+    return model  # type: ignore[no-any-return]
+
+
 BAGS = [*FLAT, WORDS]
 MODELS = [
     of("WDL", pair(WDL, BAGS, dnn_hidden_units=SMALL), BAGS),
@@ -93,7 +101,7 @@ MODELS = [
     of("ONN", pair(ONN, dnn_hidden_units=SMALL)),
     of("PNN", deep(PNN, FLAT, dnn_hidden_units=SMALL)),
     of("PNN, outer", deep(PNN, FLAT, dnn_hidden_units=SMALL, use_inner=False, use_outter=True)),
-    of("DIN", deep(DIN, IN_ORDER, ["item"], dnn_hidden_units=SMALL), IN_ORDER),
+    of("DIN", din, IN_ORDER),
     of("DIEN", deep(DIEN, IN_ORDER, ["item"], dnn_hidden_units=SMALL), IN_ORDER),
     of("DIEN, AUGRU", deep(DIEN, IN_ORDER, ["item"], gru_type="AUGRU", dnn_hidden_units=SMALL), IN_ORDER),
     of("SharedBottom", deep(SharedBottom, FLAT, bottom_dnn_hidden_units=SMALL)),

@@ -54,7 +54,7 @@ class Next(Pair):
 class AllNext(Pair):
     """How likely every item comes next: the table is read as a whole."""
 
-    def forward(self, item_id_list: Tensor, item_length: Tensor) -> Any:  # type: ignore[override]
+    def forward(self, item_id_list: Tensor, item_length: Tensor) -> Any:
         """`[batch, items]`."""
         columns = {"item_id_list": item_id_list, "item_length": item_length}
         return self.model.full_sort_predict(Interaction(columns))  # type: ignore[operator]

@@ -62,7 +62,7 @@ class Sequences(nn.Module):
 
 
 class PlainDLRM(nn.Module):
-    """The DLRM of Naumov et al. (2019): dense features through an MLP, one EmbeddingBag a field, all pairs' products."""
+    """The DLRM of Naumov et al. (2019): an MLP of the dense features, an EmbeddingBag a field, all pairs' products."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class PlainDLRM(nn.Module):
         self.top_l = nn.Sequential(nn.Linear(D + pairs, 32), nn.ReLU(), nn.Linear(32, 1), nn.Sigmoid())
         self.register_buffer("pairs", torch.tril_indices(len(SIZES) + 1, len(SIZES) + 1, -1))
 
-    def forward(self, dense_x: Tensor, lS_o: Any, lS_i: list[Tensor]) -> Any:  # noqa: N803
+    def forward(self, dense_x: Tensor, lS_o: Any, lS_i: list[Tensor]) -> Any:
         """`[batch, 1]` of dense features, each field's bag starts `[fields, batch]` and each field's ids."""
         x = self.bot_l(dense_x)
         ly = [bag(ids, lS_o[field]) for field, (bag, ids) in enumerate(zip(self.emb_l, lS_i, strict=True))]

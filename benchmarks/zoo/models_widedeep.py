@@ -46,7 +46,7 @@ SIZES = {"user": 4000, "item": 6000, "category": 300}
 NUMBERS, D, LENGTH = ["price", "age"], 16, 8
 PLACES = {name: place for place, name in enumerate([*SIZES, *NUMBERS])}
 SIZED = [(name, size, D) for name, size in SIZES.items()]  # a table has one row more: 0 is for unseen values
-PLAIN = [(name, size) for name, size in SIZES.items()]
+PLAIN = list(SIZES.items())
 VISITS = [f"visit_{step}" for step in range(LENGTH)]
 VISIT_PLACES = {name: place for place, name in enumerate(["user", "target_item", *VISITS])}
 WORDS = 3000
@@ -80,7 +80,7 @@ def text(rows: int) -> Inputs:
     return {"X": {"deeptabular": matrix(rows), "deeptext": history(WORDS, rows, 12)[0]}}
 
 
-def deep(kind: Any, name: str, *, sized: bool = False, numbers: bool = True, **more: Any) -> Model:
+def deep(kind: Any, name: str, *, sized: Any = False, numbers: Any = True, **more: Any) -> Model:
     """A `WideDeep` of one tabular part."""
     continuous = {"continuous_cols": NUMBERS} if numbers else {}
 
@@ -140,7 +140,7 @@ MODELS = [
     deep(DeepCrossNetwork, "DCN", sized=True, **MLP),
     deep(GatedDeepCrossNetwork, "GDCN", sized=True, **MLP),
     deep(AutoInt, "AutoInt", input_dim=D, numbers=False),
-    deep(AutoIntPlus, "AutoInt+", input_dim=D, **MLP),
+    deep(AutoIntPlus, "AutoInt+", input_dim=D, embed_continuous_method="standard", **MLP),
     of("DIN", interest, visits),
     of("TabMlp and BasicRNN", with_text, text),
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import tempfile
@@ -79,6 +80,8 @@ def tried(key: str, limit: int) -> dict[str, Any]:
         case: dict[str, Any] = json.loads(note.read_text(encoding="utf-8")) if note.exists() else empty
     if case["stage"] != "done" and not case["error"]:
         case["error"] = end
+    if case["error"]:
+        case["error"] = re.sub(r"/\S*/(?=[^/\s]+)", "", case["error"])  # where this machine keeps its files
     return case | {"reason": None if case["right"] else REASONS.get(key)}
 
 

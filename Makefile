@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # ONNX Runtime for the machine at hand: cpu, or gpu on a CUDA machine. They exclude each other.
 RUNTIME ?= cpu
 
-.PHONY: venv demo test lint triton bench clean
+.PHONY: venv demo test lint triton bench zoo clean
 
 venv: $(VENV)/.made-$(RUNTIME)
 
@@ -45,6 +45,12 @@ bench: venv triton
 	$(BIN)/python benchmarks/infer_synthetic_1m.py --out benchmarks/results
 	$(BIN)/python benchmarks/infer_ml_1m.py --out benchmarks/results
 	$(BIN)/python benchmarks/serving.py --out benchmarks/results
+
+# Models of six libraries, exported and compared: docs/zoo.md. Four contradict the others' pins, so pip gets no say.
+zoo: venv
+	$(BIN)/python -m pip install --quiet --editable '.[zoo]'
+	$(BIN)/python -m pip install --quiet --no-deps recbole==1.2.1 fuxictr==2.3.10 pytorch-widedeep==1.7.0 torchrec==1.8.0
+	$(BIN)/python benchmarks/zoo/run.py --out benchmarks/results --docs docs/zoo.md
 
 clean:
 	rm -rf $(VENV) .triton build demo-out *.egg-info

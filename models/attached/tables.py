@@ -100,8 +100,7 @@ def refuse_hidden(model: nn.Module, field: str, table: nn.Parameter) -> None:
     """Refuse a table that is kept where no mask reaches it, beside the parameters of a module.
 
     Raises:
-        ValueError: a plain attribute is the parameter, a list, tuple or dict with it, or a method of its embedding: it
-            would run the plain forward past the attached one, and read the whole table at every call.
+        ValueError: a plain attribute is the parameter, a list, tuple or dict with it, or a method of its embedding.
     """
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
@@ -112,7 +111,7 @@ def refuse_hidden(model: nn.Module, field: str, table: nn.Parameter) -> None:
                 raise ValueError(f"{field}: its weight is also kept in {where}, where it would be read unmasked")
             if _is_method_of(value, table):
                 raise ValueError(
-                    f"{field}: a method of it is kept in {where}, which passes the attached layer by; call {field} itself"
+                    f"{field}: a method of it is kept in {where}, past the attached layer; call {field} itself"
                 )
 
 

@@ -40,3 +40,11 @@ def logloss(logits: Logits, label: npt.NDArray[Any]) -> float:
     """Mean binary cross entropy, log(1 + e^z) - y z, in float64."""
     z = logits.astype(np.float64)
     return float(np.mean(np.logaddexp(0.0, z) - label * z))
+
+
+def logit_of(probability: Logits) -> npt.NDArray[np.float64]:
+    """log(p / (1 - p)) in float64; 0 and 1 are taken for the nearest float32 to them."""
+    least = float(np.finfo(np.float32).eps)
+    p = np.clip(probability.astype(np.float64), least, 1 - least)
+    logits: npt.NDArray[np.float64] = np.log(p) - np.log1p(-p)
+    return logits

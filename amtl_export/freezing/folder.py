@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import read_vocabularies, write_vocabularies
@@ -72,10 +75,7 @@ def load_frozen(path: Path) -> FrozenModel:
     tensors = load_tensors(file)
     try:
         frozen = _rebuilt(path, config)
-        for name, table in frozen_tables(frozen.module.model).items():
-            prefix = next(key.removesuffix("rows") for key in _keys_of(frozen, table))
-            rows, dims = tensors[f"{prefix}rows"], tensors[f"{prefix}dims"]
-            frozen = frozen.with_tables({name: FrozenEmbedding(rows, dims, table.sizes, table.offsets)})
+        frozen = frozen.with_tables(_tables(frozen.module.model, tensors))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("a frozen model's settings do not fit", where=path, found=error) from None
     load_into(frozen.module.model, tensors, file)
@@ -83,10 +83,15 @@ def load_frozen(path: Path) -> FrozenModel:
     return replace(frozen, origin=config["origin"])
 
 
-def _keys_of(frozen: FrozenModel, table: FrozenEmbedding) -> list[str]:
-    """Names in the state dict of a table's rows."""
-    modules = frozen.module.model.named_modules(remove_duplicate=False)
-    return [f"{name}.rows" if name else "rows" for name, part in modules if part is table]
+def _tables(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, FrozenEmbedding]:
+    """Path of every table → the table, from the tensors of a state dict."""
+    names = {id(part): f"{name}." if name else "" for name, part in model.named_modules()}
+    return {
+        path: FrozenEmbedding(
+            tensors[f"{names[id(table)]}rows"], tensors[f"{names[id(table)]}dims"], table.sizes, table.offsets
+        )
+        for path, table in frozen_tables(model).items()
+    }
 
 
 def _rebuilt(path: Path, config: dict[str, Any]) -> FrozenModel:

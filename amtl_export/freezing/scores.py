@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.metrics import auc, logloss
+from amtl_export.metrics import auc, logit_of, logloss
 from amtl_export.spec import Feed
 
 Floats = npt.NDArray[np.float64]
@@ -19,21 +19,52 @@ Floats = npt.NDArray[np.float64]
 Scored = tuple[npt.NDArray[Any], Floats]
 
 
+ScoreKind = Literal["logit", "probability"]
+
+
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one split and what they are worth."""
+    """Scores of one split and what they are worth.
 
-    logits: npt.NDArray[Any]
+    Attributes:
+        values: `[N]`.
+        labels: `[N]`.
+        kind: what the values are, for the logloss.
+        auc: NaN where a score is NaN, or all labels are alike; logloss likewise.
+    """
+
+    values: npt.NDArray[Any]
+    labels: Floats
+    kind: ScoreKind
     auc: float
     logloss: float
 
     @classmethod
-    def of(cls, scored: Scored) -> Scores:
-        """From scores and labels; NaN scores, or labels of one kind alone, have no AUC."""
-        logits, labels = scored
-        if np.isnan(logits).any() or len(np.unique(labels)) < 2:
-            return cls(logits, float("nan"), float("nan"))
-        return cls(logits, auc(logits, labels), logloss(logits, labels))
+    def of(cls, scored: Scored, kind: ScoreKind | None = None) -> Scores:
+        """What scores are worth.
+
+        Args:
+            scored: scores and labels.
+            kind: what the scores are; None takes them for probabilities where all are within [0, 1].
+        """
+        values, labels = scored
+        if kind is None:
+            kind = "probability" if len(values) and 0 <= values.min() <= values.max() <= 1 else "logit"
+        if np.isnan(values).any() or len(np.unique(labels)) < 2:
+            return cls(values, labels, kind, float("nan"), float("nan"))
+        logits = values if kind == "logit" else logit_of(values)
+        return cls(values, labels, kind, auc(values, labels), logloss(logits, labels))
+
+    def resolution(self, difference: float) -> float:
+        """The most that the AUC can change when every score moves by at most `difference`.
+
+        Only a click and a non-click whose scores are within twice that can change places; a pair is worth 1 / (P·N).
+        """
+        clicks, others = (np.sort(self.values[self.labels == label].astype(np.float64)) for label in (1, 0))
+        near = np.searchsorted(others, clicks + 2 * difference, side="right") - np.searchsorted(
+            others, clicks - 2 * difference, side="left"
+        )
+        return float(near.sum() / max(1, len(clicks) * len(others)))
 
 
 def labelled(frozen: FrozenModel, split: str) -> Iterator[tuple[Feed, Floats]]:

@@ -16,7 +16,7 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.check import Trial
 from amtl_export.bundle.reference import reference_of
 from amtl_export.bundle.samples import read_test_data
-from amtl_export.compare import compare
+from amtl_export.compare import Difference, compare
 from amtl_export.data.schema import SplitName
 from amtl_export.errors import AmtlError, InputError, ValidationFailed
 from amtl_export.files import checksum_mismatches
@@ -35,6 +35,9 @@ from amtl_export.validation.provenance import load_graph, trace_provenance
 from amtl_export.validation.rows import check_rows
 from amtl_export.validation.scores import graph_answers, rank_flips
 from amtl_export.validation.verdict import Tolerances, Verdict
+
+#: Of float32, against the largest score: what a few of them come to.
+_ROUNDING = 1e-6
 
 
 def validate(
@@ -268,29 +271,29 @@ class _Check:
             return
         reference = self._reference
         expected = Scores.of(torch_answers(frozen, self.split, trained=True))
-        wanted = expected.logits
+        wanted = expected.values
         if reference.trained is None and frozen.trained is not None:
             wanted = torch_answers(reference, self.split, trained=False)[0]
-            verdict.max_abs_logit_change_by_quantization = float(np.abs(wanted - expected.logits).max())
+            verdict.max_abs_logit_change_by_quantization = float(np.abs(wanted - expected.values).max())
         verdict.auc_torch, verdict.logloss_torch = expected.auc, expected.logloss
-        verdict.rows_scored = len(wanted)
+        verdict.rows_scored, verdict.scores_are = len(wanted), expected.kind
         for optimized in (True, False):
-            found = Scores.of(graph_answers(self.bundle, frozen, self.split, self.provider, optimized=optimized))
-            self._hold(expected, wanted, found, optimized=optimized)
+            answers = graph_answers(self.bundle, frozen, self.split, self.provider, optimized=optimized)
+            self._hold(expected, wanted, Scores.of(answers, expected.kind), optimized=optimized)
 
     def _hold(self, expected: Scores, wanted: Any, found: Scores, *, optimized: bool) -> None:
         """Scores of the graph against those of the source."""
         verdict = self.verdict
-        (difference,) = compare({self.frozen.score: wanted}, {self.frozen.score: found.logits})
+        (difference,) = compare({self.frozen.score: wanted}, {self.frozen.score: found.values})
         delta = abs(found.auc - expected.auc)
         verdict.max_abs_logit_diff = max(verdict.max_abs_logit_diff or 0.0, difference.absolute)
         verdict.max_relative_diff = max(verdict.max_relative_diff or 0.0, difference.relative)
         verdict.minimum_logit_atol, verdict.nan_answers = verdict.max_relative_diff, difference.nans
         if optimized:
             verdict.auc_onnx, verdict.logloss_onnx = found.auc, found.logloss
-            verdict.abs_delta_auc, verdict.rank_flips = delta, rank_flips(expected.logits, found.logits)
+            verdict.abs_delta_auc, verdict.rank_flips = delta, rank_flips(expected.values, found.values)
         level = "optimised" if optimized else "not optimised"
-        allowed = self.tolerances.auc_for(self.bundle.signature.dtype)
+        allowed = self._auc_allowed(expected, difference)
         if not delta <= allowed and not math.isnan(expected.auc):
             verdict.problems.append(
                 f"AUC differs by {delta:.3g} ({level}); allowed {allowed:.3g}; "
@@ -301,6 +304,14 @@ class _Check:
                 f"a logit differs by {difference.absolute:.3g} ({level}); allowed {self.tolerances.logit_atol:.3g}; "
                 f"logit_atol={difference.relative * 1.01:.2g} would have passed"
             )
+
+    def _auc_allowed(self, expected: Scores, difference: Difference) -> float:
+        """What AUC may differ: unless it was given, not less than float32 roundings make of this split."""
+        allowed = self.tolerances.auc_for(self.bundle.signature.dtype)
+        if self.tolerances.auc_atol is not None:
+            return allowed
+        rounding = min(difference.absolute, _ROUNDING * difference.scale)
+        return max(allowed, expected.resolution(rounding))
 
 
 def _one_line(error: AmtlError) -> str:

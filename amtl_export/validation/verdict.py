@@ -41,6 +41,7 @@ class Verdict:
         max_abs_logit_change_by_quantization: what quantized values change, in PyTorch.
         rows_checked: ids of the tables that were looked up in the graph; rows_bit_equal of them have the source's bits.
         hostile_ids_checked: ids outside the tables, tried at the lookups and through the whole model.
+        scores_are: logits or probabilities, which the logloss needs to know.
         rank_flips: neighbours in the source's ranking that the graph ranks the other way.
         nan_answers: numbers that are NaN in the module itself as in the graph.
         batch_of_none: what happens to a batch of no example, and of one.
@@ -64,6 +65,7 @@ class Verdict:
     rows_checked: int | None = None
     rows_bit_equal: int | None = None
     rows_scored: int | None = None
+    scores_are: str | None = None
     rank_flips: int | None = None
     nan_answers: int | None = None
     selector_nodes: int | None = None

@@ -54,15 +54,17 @@ def command(
     logit_atol: float,
     common: Common,
 ) -> int:
-    """Prove that BUNDLE answers as RUN does: every row, ids out of range, the split's scores; exit code 3 if not."""
+    """Prove that BUNDLE answers as SOURCE does; exit code 3 if not.
+
+    Every row bit for bit, ids outside the tables, batches of none and of one, the labelled examples' scores.
+    """
     from amtl_export.report.tables import verdict
     from amtl_export.validation.validate import validate
     from amtl_export.validation.verdict import Tolerances
 
     tolerances = Tolerances(auc_atol, logit_atol)
     outcome = validate(bundle, source, split=split, provider=provider, tolerances=tolerances)
-    values = outcome.to_json()
-    common.result(values, lambda: verdict(values))
+    common.result(outcome.to_json(), lambda: verdict(outcome))
     if common.quiet and outcome.problems:
         click.echo("\n".join(["error: validation failed", *(f"  {p}" for p in outcome.problems)]), err=True)
     return VALIDATION_FAILED if outcome.problems else 0

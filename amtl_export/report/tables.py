@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -13,6 +13,9 @@ from rich.text import Text
 from amtl_export.data.describe import DataSummary
 from amtl_export.doctor import Check
 from amtl_export.report.inspection import FieldInspection, Inspection
+
+if TYPE_CHECKING:
+    from amtl_export.validation.verdict import Verdict
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -168,36 +171,38 @@ def plan_report(plans: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     return table("Plan; bytes, lookup time and products against dense fp32", columns, rows, left=4)
 
 
-def verdict(values: Mapping[str, Any]) -> RenderableType:
+def verdict(found: Verdict) -> RenderableType:
     """For `validate`."""
-
-    def shown(key: str, form: str = "") -> str:
-        value = values.get(key)
-        return "-" if value is None else format(value, form)
-
     rows = [
-        ("rows bit-equal", f"{shown('rows_bit_equal', ',')} of {shown('rows_checked', ',')}"),
-        ("out-of-range ids", shown("hostile_ids_checked", ",")),
-        ("AUC PyTorch", shown("auc_torch", ".6f")),
-        ("AUC ONNX Runtime", shown("auc_onnx", ".6f")),
-        ("|ΔAUC|", shown("abs_delta_auc", ".1e")),
-        ("logloss PyTorch / ONNX", f"{shown('logloss_torch', '.6f')} / {shown('logloss_onnx', '.6f')}"),
-        ("largest |Δlogit|", shown("max_abs_logit_diff", ".1e")),
-        ("rank flips", shown("rank_flips", ",")),
+        ("rows bit-equal", f"{_shown(found.rows_bit_equal, ',')} of {_shown(found.rows_checked, ',')}"),
+        ("out-of-range ids", _shown(found.hostile_ids_checked, ",")),
+        ("AUC PyTorch", _shown(found.auc_torch, ".6f")),
+        ("AUC ONNX Runtime", _shown(found.auc_onnx, ".6f")),
+        ("|ΔAUC|", _shown(found.abs_delta_auc, ".1e")),
+        ("logloss PyTorch / ONNX", f"{_shown(found.logloss_torch, '.6f')} / {_shown(found.logloss_onnx, '.6f')}"),
+        ("largest |Δlogit|", _shown(found.max_abs_logit_diff, ".1e")),
+        ("largest difference, relative", _shown(found.max_relative_diff, ".1e")),
+        ("rank flips", _shown(found.rank_flips, ",")),
+        ("a batch of none / of one", f"{_shown(found.batch_of_none)} / {_shown(found.batch_of_one)}"),
+        ("examples alone as together", {None: "-", True: "yes", False: "no"}[found.examples_independent]),
+        *((f"ids outside, {name}", how) for name, how in (found.out_of_range or {}).items()),
         (
             "selection nodes, initializers left",
-            f"{shown('selector_nodes')}, {shown('selector_initializers')}",
+            f"{_shown(found.selector_nodes)}, {_shown(found.selector_initializers)}",
         ),
-        ("table bytes against dense", shown("bytes_ratio", ".3f")),
-        ("nodes by provider", _counts(values.get("nodes_by_provider"))),
+        ("table bytes against dense", _shown(found.bytes_ratio, ".3f")),
+        ("nodes by provider", _counts(found.nodes_by_provider)),
     ]
-    good = values["verdict"] == "pass"
     parts: list[RenderableType] = [
-        table(f"{values['bundle']} against {values['run']}, {values['split']} split", ("check", "found"), rows),
-        Text(values["verdict"].upper(), style="bold green" if good else "bold red"),
+        table(f"{found.bundle} against {found.run}, {found.split} split", ("check", "found"), rows),
+        Text(found.verdict.upper(), style="bold red" if found.problems else "bold green"),
     ]
-    parts += [Text(f"  {problem}") for problem in values["problems"]]
+    parts += [Text(f"  {problem}") for problem in found.problems]
     return Group(*parts)
+
+
+def _shown(value: Any, form: str = "") -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _counts(values: Mapping[str, int] | None) -> str:

@@ -5,7 +5,8 @@ tracing knows nothing of layouts, and `lower.py` nothing of PyTorch.
 
 ensures: inputs and outputs have the names asked for; an initializer that is a parameter or buffer of the model says so
 in its metadata (`facts.WEIGHT`), one that is a frozen table's rows says which (`facts.TABLE`). Every other
-`aten.embedding` is a Lookup too, of a matrix that is no table: its ids are guarded like all others.
+`aten.embedding` of a float32 matrix of known size is a Lookup too, of a matrix that is no table: its ids are guarded
+like all others.
 """
 
 from __future__ import annotations
@@ -230,6 +231,8 @@ def _translations() -> dict[Any, Any]:
         return custom.WholeTable(rows)
 
     def embedding(weight: Any, indices: Any, *_: Any, **__: Any) -> Any:
+        if not isinstance(weight.shape[0], int) or weight.dtype != ir.DataType.FLOAT:
+            return op.Gather(weight, indices, axis=0)
         ids = op.Cast(indices, to=ir.DataType.INT64.value) if indices.dtype != ir.DataType.INT64 else indices
         return custom.Lookup(weight, ids, sizes=[int(weight.shape[0])], offsets=[0])
 

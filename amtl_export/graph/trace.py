@@ -170,17 +170,26 @@ def _rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
 def _state_facts(model: ir.Model, frozen: FrozenModel) -> None:
     """Say of every initializer which weight or table it is."""
     own = frozen.module.model
-    weights = {name for name, _ in [*own.named_parameters(), *own.named_buffers()]}
     rows = {id(table.rows): path for path, table in frozen_tables(own).items()}
-    buffers = own.named_buffers(remove_duplicate=False)  # a table that several modules hold has any of their names
-    tables = {name: rows[id(buffer)] for name, buffer in buffers if id(buffer) in rows}
+    tables, weights, first = dict[str, str](), dict[str, str](), dict[int, str]()
+    for name, tensor in _names_of_weights(own):  # the exporter may take any of a shared one's names
+        if id(tensor) in rows:
+            tables[name] = rows[id(tensor)]
+        else:
+            weights[name] = first.setdefault(id(tensor), name)
     for name, value in model.graph.initializers.items():
         path = name.removeprefix(_MODEL)
         value.metadata_props.clear()
         if path in tables:
             value.metadata_props[TABLE] = tables[path]
         elif path in weights:
-            value.metadata_props[WEIGHT] = path
+            value.metadata_props[WEIGHT] = weights[path]
+
+
+def _names_of_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every name of every parameter and buffer, a shared one's first name first."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
 
 
 def cleaned(model: ir.Model) -> ir.Model:

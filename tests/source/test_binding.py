@@ -118,7 +118,7 @@ def test_nested_values() -> None:
         (plain, (A, B, C), r"does not fit forward(?s:.*)too many"),
         (plain, {"ids": A, "age": 3.0, "more": B}, r"some are not(?s:.*)more"),
         (plain, {"ids": 1, "age": 3.0}, "has no tensor"),
-        (plain, {"ids": A, "age": torch.zeros(3, dtype=torch.complex64)}, r"graphs do not take(?s:.*)age(?s:.*)complex64"),
+        (plain, (A, torch.zeros(3, dtype=torch.complex64)), r"graphs do not take(?s:.*)age(?s:.*)complex64"),
         (plain, {"ids": A, "age": torch.zeros(3, dtype=torch.bfloat16)}, r"graphs do not take(?s:.*)bfloat16"),
         (lambda x: x, {"x": {"a": {"b_c": A}, "a_b": {"c": B}}}, "x"),
     ],

@@ -93,7 +93,7 @@ def test_names() -> None:
 
 
 def test_a_named_tuple_made_by_its_function() -> None:
-    point = namedtuple("point", "x y")  # noqa: PYI024 - the other way to make one
+    point = namedtuple("point", "x y")
     _, _, built = flat(point(torch.zeros(1), 3))
     assert built.y == 3
     assert float(built.x) == 1

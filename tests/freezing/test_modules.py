@@ -36,12 +36,14 @@ def _seeded() -> None:
 class Items(nn.Module):
     """A table, a layer, and what a test makes of them."""
 
-    def __init__(self, answer: Callable[[Any, Tensor], Tensor] = lambda self, x: self.out(self.items(x))) -> None:
+    def __init__(self, answer: Callable[[Any, Tensor], Any] = lambda self, x: self.out(self.items(x))) -> None:
         super().__init__()
         self.items, self.out = nn.Embedding(V, D), nn.Linear(D, 1)
         self._answer = answer
+        self.kept: Any = None
+        self.lock: Any = None
 
-    def forward(self, item: Tensor) -> Tensor:
+    def forward(self, item: Tensor) -> Any:
         return self._answer(self, item)
 
 
@@ -108,7 +110,7 @@ def test_two_modules_of_one_weight_store_it_once(tmp_path: Path) -> None:
             self.one, self.two = nn.Embedding(V, D), nn.Embedding(V, D)
             self.two.weight = self.one.weight
 
-        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        def forward(self, a: Tensor, b: Tensor) -> Any:
             return (self.one(a) * self.two(b)).sum(-1)
 
     module = Two()
@@ -155,7 +157,7 @@ def test_another_parameter_that_holds_the_weight(tmp_path: Path) -> None:
             self.items, self.out = nn.Embedding(V, D), nn.Linear(D, V)
             self.out.weight = self.items.weight
 
-        def forward(self, item: Tensor) -> Tensor:
+        def forward(self, item: Tensor) -> Any:
             return self.out(self.items(item))
 
     module = Tied()
@@ -246,7 +248,7 @@ def test_a_weight_that_is_computed(tmp_path: Path) -> None:
             self.items, self.users, self.out = nn.Embedding(V, D), nn.Embedding(V, D), nn.Linear(D, 1)
             parametrize.register_parametrization(self.items, "weight", Doubled())
 
-        def forward(self, item: Tensor, user: Tensor) -> Tensor:
+        def forward(self, item: Tensor, user: Tensor) -> Any:
             return self.out(self.items(item) * self.users(user))
 
     module = Two()
@@ -278,7 +280,8 @@ def test_weights_without_data_are_refused() -> None:
 def test_wrappers_are_taken_off() -> None:
     module = Items().eval()
     expected = freeze(module, example=ids(5))
-    for wrapper in (nn.DataParallel(module), torch.compile(module), nn.DataParallel(torch.compile(module))):
+    compiled: Any = torch.compile(module)
+    for wrapper in (nn.DataParallel(module), compiled, nn.DataParallel(compiled)):
         frozen = freeze(wrapper, example={"item": ids(5)})
         assert set(frozen.tables) == {"items"}
         assert frozen.origin["backbone"] == "Items"
@@ -290,7 +293,7 @@ def test_wrappers_are_taken_off() -> None:
 
 
 def test_a_model_that_keeps_its_last_activation() -> None:
-    def keeping(self: Any, x: Tensor) -> Tensor:
+    def keeping(self: Any, x: Tensor) -> Any:
         self.kept = {"rows": [self.items(x)]}
         return self.out(self.kept["rows"][0])
 

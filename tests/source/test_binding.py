@@ -15,7 +15,7 @@ from amtl_export.source.binding import bind, describe, nested, same_structure
 
 def module(forward: Callable[..., Any]) -> nn.Module:
     made = nn.Module()
-    made.forward = forward  # type: ignore[method-assign]
+    made.forward = forward
     return made
 
 

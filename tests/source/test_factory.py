@@ -157,7 +157,7 @@ def test_splits_of_labelled_batches() -> None:
             super().__init__()
             self.items = nn.Embedding(9, 4)
 
-        def forward(self, item: torch.Tensor) -> torch.Tensor:
+        def forward(self, item: torch.Tensor) -> Any:
             return self.items(item).sum(-1)
 
     def batches() -> Any:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from infer_synthetic_1m import FIELDS, HIDDEN, planted_run
 
 from amtl_export.bench.infer import InferConfig, report, summary, time_cases, torch_threads
@@ -23,10 +22,10 @@ from amtl_export.bench.subjects import OnnxSubject, TorchSubject, dense_torch
 from amtl_export.bench.timing import Subject
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.cli.options import IntList, TextList
-from amtl_export.data.encode import Rows
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import FrozenModel, freeze
-from amtl_export.graph.inputs import model_inputs
+from amtl_export.graph.inputs import graph_inputs
+from amtl_export.traffic.feeds import Traffic
 
 LAYOUTS = {
     "onnx-dense": ExportConfig("dense"),
@@ -39,7 +38,7 @@ LAYOUTS = {
 
 def build(frozen: FrozenModel, fields: tuple[str, ...], threads: int, folder: Path) -> list[Subject]:
     """Every layout fed rows, and fed requests."""
-    subjects: list[Subject] = [TorchSubject("torch-eager", dense_torch(frozen))]
+    subjects: list[Subject] = [TorchSubject("torch-eager", dense_torch(frozen), frozen.inputs)]
     for name, config in LAYOUTS.items():
         for suffix, request in (("", ()), ("-request", fields)):
             own = folder / f"{name}{suffix}-{len(fields)}"
@@ -70,7 +69,6 @@ def main(
     """Time every layout with and without request fields."""
     out.mkdir(parents=True, exist_ok=True)
     config = InferConfig(batches=batch, distributions=("zipf", "uniform"), threads=threads, seconds=seconds)
-    none = Rows(np.empty((0, FIELDS), np.int32), np.empty((0, 0), np.float32), {}, np.empty(0, np.uint8))
     cases: list[dict[str, Any]] = []
     for backbone in backbones:
         with tempfile.TemporaryDirectory() as name, torch_threads(threads):
@@ -80,8 +78,8 @@ def main(
                 click.echo(f"{backbone}, {count} of {FIELDS} fields once per request")
                 fields = tuple(field.name for field in frozen.config.embedded[:count])
                 subjects = build(frozen, fields, threads, folder)
-                inputs = model_inputs(frozen.config, fields)
-                timed = time_cases(subjects, frozen, none, config, click.echo, inputs=inputs)
+                inputs = graph_inputs(frozen.inputs, fields)
+                timed = time_cases(subjects, Traffic(frozen, frozen.example, {}), config, click.echo, inputs=inputs)
                 cases += [case | {"backbone": backbone, "request_fields": count} for case in timed]
                 model = summary(frozen)
     result = report(config, cases) | {"model": model, "settings": asdict(config)}

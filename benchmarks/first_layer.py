@@ -18,7 +18,7 @@ import click
 import numpy as np
 import onnx_ir as ir
 import torch
-from lookup import FIELDS, Point, make_feeds, planted_table
+from lookup import FIELDS, Point, laid_out_as, make_feeds, planted_table, traced
 from torch import Tensor, nn
 
 from amtl_export.bench.machine import describe_machine, today
@@ -28,10 +28,9 @@ from amtl_export.files import write_json
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.graph.first_layer import fuse_first_layers
 from amtl_export.graph.lower import lower_lookups
-from amtl_export.graph.trace import trace_module
 from amtl_export.runtime.session import open_session
 from amtl_export.spec import Feed
-from amtl_export.tables.plan import PlanConfig, lay_out, plan_table
+from amtl_export.tables.plan import PlanConfig, plan_table
 
 
 class Layer(nn.Module):
@@ -54,12 +53,11 @@ class Part:
     def __init__(self, name: str, module: Layer, config: PlanConfig, folder: Path, dim: int) -> None:
         self.name, self.rows, self.bytes = name, module.table is None, 0
         example = torch.zeros(3, FIELDS * dim) if self.rows else torch.zeros(3, FIELDS, dtype=torch.int64)
-        model = trace_module(module, {"x": example}, ["y"])
+        model = traced(module, example, "y")
         if module.table is not None:
-            plan = plan_table(module.table, config)
-            if plan.fused:
+            if plan_table(module.table, config).fused:
                 fuse_first_layers(model, ["table"], int8=config.layer_dtype == "int8")
-            lower_lookups(model, {"table": lay_out(module.table, plan)}, "guard")
+            lower_lookups(model, {"table": laid_out_as(module.table, config)}, "guard")
         ir.save(model, folder / f"{name}.onnx", external_data=f"{name}.data", size_threshold_bytes=128)
         self._session, self._dim = open_session(folder / f"{name}.onnx", native=True), dim
 

@@ -23,7 +23,6 @@ from amtl_export.bench.machine import today
 from amtl_export.bench.subjects import OnnxSubject, apart
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.cli.options import IntList
-from amtl_export.data.encode import Rows
 from amtl_export.data.schema import FieldSchema, Schema
 from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
 from amtl_export.files import write_json
@@ -32,6 +31,7 @@ from amtl_export.models.amtl import MaskedEmbedding
 from amtl_export.models.config import EmbeddedField, ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.selection import TwinSelector
+from amtl_export.traffic.feeds import Traffic
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.run import Run
 
@@ -109,7 +109,7 @@ def main(rows: int, out: Path, machine: str, seconds: float, threads: int, batch
         click.echo(f"mean dims {float(frozen.table.dims.double().mean()):.2f} of {D}")
         bundles = {name: export(frozen, Path(folder) / name, wanted) for name, wanted in SUBJECTS.items()}
         subjects = [
-            *build_subjects(bundles["onnx-paged"], run, frozen, config, Path(folder)),
+            *build_subjects(bundles["onnx-paged"], frozen, config, Path(folder)),
             *(
                 OnnxSubject(name, bundle, "cpu", threads, native=True)
                 for name, bundle in bundles.items()
@@ -126,8 +126,7 @@ def main(rows: int, out: Path, machine: str, seconds: float, threads: int, batch
                 for name in ("onnx-ragged", "onnx-ragged-fused")
             ),
         ]
-        none = Rows(np.empty((0, FIELDS), np.int32), np.empty((0, 0), np.float32), {}, np.empty(0, np.uint8))
-        cases = time_cases(subjects, frozen, none, config, click.echo)
+        cases = time_cases(subjects, Traffic(frozen, frozen.example, {}), config, click.echo)
         reports = {name: bundle.report() for name, bundle in bundles.items()}
     result = report(config, cases) | {"model": summary(frozen), "settings": asdict(config)}
     keys = ("layout", "page_width", "dtype", "bytes_dense", "bytes_table", "bytes_ratio", "ops_traced", "ops")

@@ -33,14 +33,16 @@ from amtl_export.bench.timing import Latency, Subject, interleave
 from amtl_export.cli.options import IntList
 from amtl_export.errors import EnvironmentLacks
 from amtl_export.files import write_json
+from amtl_export.freezing.frozen import freeze
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.graph.lower import lower_lookups
 from amtl_export.graph.rewrite import initializer, replace_value
-from amtl_export.graph.trace import trace_module
+from amtl_export.graph.trace import trace
 from amtl_export.runtime.session import open_session
 from amtl_export.spec import Feed
-from amtl_export.tables.layout import Ragged, stored_bytes
+from amtl_export.tables.layout import LaidOut, Ragged, stored_bytes
 from amtl_export.tables.plan import PlanConfig, lay_out, plan_table
+from amtl_export.tables.values import stored
 
 FIELDS = 8
 TOUCHED_BYTES = 256 << 20
@@ -100,10 +102,21 @@ def planted_table(point: Point) -> FrozenEmbedding:
     return FrozenEmbedding(rows, dims, [size] * FIELDS, [i * size for i in range(FIELDS)])
 
 
+def laid_out_as(table: FrozenEmbedding, config: PlanConfig) -> LaidOut:
+    """A table as a config has it."""
+    plan = plan_table(table, config)
+    return lay_out(stored(table.rows.numpy(), plan.dtype), table.dims.numpy(), plan)
+
+
+def traced(module: nn.Module, example: Tensor, output: str) -> ir.Model:
+    """The graph of a module of one input and one output."""
+    return trace(freeze(module, example=(example,), outputs=[output]))
+
+
 def write_layout(table: FrozenEmbedding, config: PlanConfig, path: Path) -> int:
     """A lookup in one layout as a model; bytes of its arrays."""
-    laid_out = lay_out(table, plan_table(table, config))
-    model = trace_module(Lookups(table), {"ids": torch.zeros(3, FIELDS, dtype=torch.int64)}, ["rows"])
+    laid_out = laid_out_as(table, config)
+    model = traced(Lookups(table), torch.zeros(3, FIELDS, dtype=torch.int64), "rows")
     lower_lookups(model, {"table": laid_out}, "guard")
     ir.save(model, path, external_data=f"{path.stem}.data", size_threshold_bytes=128)
     return stored_bytes(laid_out)
@@ -111,8 +124,8 @@ def write_layout(table: FrozenEmbedding, config: PlanConfig, path: Path) -> int:
 
 def write_block_quantized(table: FrozenEmbedding, path: Path) -> int:
     """The dense lookup with ONNX Runtime's own `GatherBlockQuantized` in its Gather's place; bytes of its arrays."""
-    model = trace_module(Lookups(table), {"ids": torch.zeros(3, FIELDS, dtype=torch.int64)}, ["rows"])
-    lower_lookups(model, {"table": lay_out(table, plan_table(table, PlanConfig("dense")))}, "guard")
+    model = traced(Lookups(table), torch.zeros(3, FIELDS, dtype=torch.int64), "rows")
+    lower_lookups(model, {"table": laid_out_as(table, PlanConfig("dense"))}, "guard")
     rows = table.rows.numpy()
     block = min(256, max(16, 1 << (rows.shape[1] - 1).bit_length()))
     starts = range(0, rows.shape[1], block)
@@ -188,7 +201,7 @@ class PlainLoop:
             raise EnvironmentLacks("the plain loop needs a C compiler", fix="install gcc or clang")
         library, source = folder / "plain_loop.so", Path(__file__).with_name("plain_loop.c")
         subprocess.run([compiler, "-O3", "-march=native", "-fPIC", "-shared", source, "-o", library], check=True)
-        laid_out = lay_out(table, plan_table(table, PlanConfig("ragged")))
+        laid_out = laid_out_as(table, PlanConfig("ragged"))
         assert isinstance(laid_out, Ragged)
         self._arrays, self.bytes = laid_out, stored_bytes(laid_out)
         self._sizes, self._shifts = (np.array(v, dtype=np.int64) for v in (table.sizes, table.offsets))

@@ -26,19 +26,19 @@ import torch
 from infer_synthetic_1m import FIELDS, HIDDEN, D, planted_run
 from torch import Tensor
 
-from amtl_export.bench.infer import InferConfig, make_feeds, report, summary, torch_threads
+from amtl_export.bench.infer import InferConfig, report, summary, torch_threads
 from amtl_export.bench.machine import today
 from amtl_export.bench.subjects import OnnxSubject, TorchSubject, apart, dense_torch
 from amtl_export.bench.timing import Latency, Subject, interleave
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.cli.options import IntList, TextList
-from amtl_export.data.encode import Rows
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.models.ctr import CtrModel
 from amtl_export.native import library_path
 from amtl_export.spec import Feed
+from amtl_export.traffic.feeds import Traffic
 
 BUNDLES = {
     "onnx-dense": ExportConfig("dense"),
@@ -50,7 +50,7 @@ BUNDLES = {
 }
 
 
-class Flat(torch.nn.Module):
+class Probability(torch.nn.Module):
     """The dense model called with ids alone; gives probabilities."""
 
     def __init__(self, model: CtrModel) -> None:
@@ -127,7 +127,7 @@ def quantised(bundle: Bundle, folder: Path) -> Path:
     return path
 
 
-def aot_compiled(model: Flat, folder: Path) -> Any:
+def aot_compiled(model: Probability, folder: Path) -> Any:
     """AOTInductor's package of the dense model, loaded."""
     shapes = {"ids": {0: torch.export.Dim("batch", min=1, max=8192)}}
     program = torch.export.export(model, (torch.zeros(4, FIELDS, dtype=torch.int64),), dynamic_shapes=shapes)
@@ -140,7 +140,9 @@ def subjects_of(
 ) -> list[Subject]:
     """Everyone who is timed."""
     dense = dense_torch(frozen)
-    eager, flat = TorchSubject("torch-eager", dense), Flat(dense).eval()
+    eager = TorchSubject("torch-eager", dense, frozen.inputs)
+    assert isinstance(dense.model, CtrModel)
+    flat = Probability(dense.model).eval()
     subjects: list[Subject] = [OnnxSubject(name, b, "cpu", threads, native=None) for name, b in bundles.items()]
     subjects.append(eager)
     if "torch-compile" in peers:
@@ -154,11 +156,17 @@ def subjects_of(
     return subjects
 
 
+def probabilities(subject: Subject, feed: Feed) -> Any:
+    """What a subject answers; of several outputs the last."""
+    answer = subject.run(subject.prepare(feed))
+    return np.asarray(answer[-1] if isinstance(answer, (list, tuple)) else answer).reshape(-1)
+
+
 def check(subjects: Sequence[Subject], feed: Feed) -> None:
     """Everyone answers alike: to float32 roundings, or to those of int8."""
-    expected = np.asarray(subjects[0].run(subjects[0].prepare(feed))).reshape(-1)
+    expected = probabilities(subjects[0], feed)
     for subject in subjects:
-        found = np.asarray(subject.run(subject.prepare(feed))).reshape(-1)
+        found = probabilities(subject, feed)
         allowed = 0.05 if "int8" in subject.name else 1e-4
         assert np.abs(found - expected).max() <= allowed, subject.name
 
@@ -220,7 +228,6 @@ def main(
     warnings.simplefilter("ignore")
     out.mkdir(parents=True, exist_ok=True)
     config = InferConfig(batches=batch, distributions=("zipf", "uniform"), threads=threads, seconds=seconds)
-    none = Rows(np.empty((0, FIELDS), np.int32), np.empty((0, 0), np.float32), {}, np.empty(0, np.uint8))
     cases: list[dict[str, Any]] = []
     models, processes = {}, {}
     for backbone in backbones:
@@ -229,10 +236,11 @@ def main(
             frozen = freeze(planted_run(rows, HIDDEN, folder, backbone))
             models[backbone] = summary(frozen)
             bundles = {subject: export(frozen, folder / subject, wanted) for subject, wanted in BUNDLES.items()}
+            traffic = Traffic(frozen, frozen.example, {})
             subjects = subjects_of(frozen, bundles, folder, threads, peers)
-            check(subjects, make_feeds(frozen, none, 64, "uniform", seed=5)[0])
+            check(subjects, traffic.feeds(64, "uniform", 5)[0])
             for size, distribution in itertools.product(batch, config.distributions):
-                times = interleave(subjects, make_feeds(frozen, none, size, distribution, config.seed), seconds=seconds)
+                times = interleave(subjects, traffic.feeds(size, distribution, config.seed), seconds=seconds)
                 found = {subject.name: Latency.of(times[subject.name], size) for subject in subjects}
                 about = {"backbone": backbone, "batch": size, "dim": D, "threads": threads, "ids": distribution}
                 cases += [about | {"subject": s.name, **asdict(found[s.name]), "bytes": s.bytes} for s in subjects]

@@ -15,7 +15,7 @@ import click
 import numpy as np
 import onnx_ir as ir
 import torch
-from lookup import Point, planted_table
+from lookup import Point, laid_out_as, planted_table, traced
 from torch import Tensor, nn
 
 from amtl_export.bench.infer import torch_threads
@@ -26,10 +26,9 @@ from amtl_export.files import write_json
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.graph.lower import lower_lookups
 from amtl_export.graph.pooling import fuse_sums
-from amtl_export.graph.trace import trace_module
 from amtl_export.runtime.session import open_session
 from amtl_export.spec import Feed
-from amtl_export.tables.plan import PlanConfig, lay_out, plan_table
+from amtl_export.tables.plan import PlanConfig
 
 SUBJECTS = {
     "onnx-dense": PlanConfig("dense"),
@@ -59,10 +58,10 @@ class Part:
 
     def __init__(self, name: str, table: FrozenEmbedding, folder: Path, length: int) -> None:
         self.name = name
-        model = trace_module(Pooled(table), {"ids": torch.zeros(3, length, dtype=torch.int64)}, ["total"])
+        model = traced(Pooled(table), torch.zeros(3, length, dtype=torch.int64), "total")
         if name.startswith("ragged-sum"):
             fuse_sums(model, ["table"])
-        lower_lookups(model, {"table": lay_out(table, plan_table(table, SUBJECTS[name]))}, "guard")
+        lower_lookups(model, {"table": laid_out_as(table, SUBJECTS[name])}, "guard")
         ir.save(model, folder / f"{name}.onnx", external_data=f"{name}.data", size_threshold_bytes=128)
         self._session = open_session(folder / f"{name}.onnx", native=True)
 

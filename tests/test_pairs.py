@@ -27,7 +27,7 @@ def test_pair(tmp_path: Path, method: str, backbone: str, tiny_train: Callable[.
     verdict = validate(bundle.path, run.path)
     assert verdict.problems == []
     tables = 2 if backbone in WIDE else 1
-    assert verdict.numbers["rows_checked"] == tables * sum(run.model.method.sizes)
+    assert verdict.rows_checked == tables * sum(run.model.method.sizes)
     assert {site.table for site in bundle.signature.lookups} == set(frozen.tables)
     assert len(frozen.tables) == tables
 

@@ -109,12 +109,17 @@ def open_bundle(path: Path | str) -> Bundle:
     path = Path(path)
     if not path.is_dir():
         raise InputError("no such bundle", where=path, fix="amtl-export export RUN --out BUNDLE")
-    for name in ("signature.json", "model.onnx", "model.onnx.data"):
+    _require(path, "signature.json", "model.onnx", "model.onnx.data")
+    signature = Signature.from_values(read_json(path / "signature.json"), path / "signature.json")
+    if signature.source == "module":
+        return Bundle(path, signature, None)
+    _require(path, "schema.json")
+    return Bundle(path, signature, Schema.from_values(read_json(path / "schema.json"), path / "schema.json"))
+
+
+def _require(path: Path, *names: str) -> None:
+    for name in names:
         if not (path / name).is_file():
             raise InputError(
                 "the folder is not a complete bundle", where=path, found=f"no {name}", fix="export it again"
             )
-    signature = Signature.from_values(read_json(path / "signature.json"), path / "signature.json")
-    if signature.source == "module":
-        return Bundle(path, signature, None)
-    return Bundle(path, signature, Schema.from_values(read_json(path / "schema.json"), path / "schema.json"))

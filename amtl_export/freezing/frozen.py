@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -382,7 +382,10 @@ def of_module(source: Source, name: str) -> FrozenModel:
         trained=Flat(trained, call),
         inputs=inputs,
         outputs=outputs,
-        fields=tuple(_field(t.path, trained, frozen_tables(frozen)[t.path], attached[t.path]) for t in tables),
+        fields=(
+            *(_field(t.path, trained, frozen_tables(frozen)[t.path], attached[t.path]) for t in tables),
+            *_fields_of_methods({p: t for p, t in frozen_tables(frozen).items() if p not in counts}),
+        ),
         example=binding.feed,
         score=source.score or outputs[0],
         origin={
@@ -415,6 +418,13 @@ def _device_of(module: nn.Module) -> torch.device:
 def _field(path: str, trained: nn.Module, table: FrozenEmbedding, attached: bool) -> FieldRows:
     padding = getattr(trained.get_submodule(path), "padding_idx", None)
     return FieldRows(path, path, 0, len(table.dims), attached, padding if isinstance(padding, int) else None)
+
+
+def _fields_of_methods(tables: Mapping[str, FrozenEmbedding]) -> Iterator[FieldRows]:
+    """Fields of embedding methods in a user's module: numbered where a table has several."""
+    for path, table in tables.items():
+        for i, (size, offset) in enumerate(zip(table.sizes, table.offsets, strict=True)):
+            yield FieldRows(f"{path}.{i}" if len(table.sizes) > 1 else path, path, offset, size, governed=True)
 
 
 def _counts(source: Source, path: str, holder: nn.Module, size: int) -> npt.NDArray[np.int64] | None:

@@ -5,7 +5,8 @@ tracing knows nothing of layouts, and `lower.py` nothing of PyTorch.
 
 ensures: inputs and outputs have the names asked for; an initializer that is a parameter or buffer of the model says so
 in its metadata (`facts.WEIGHT`), one that is a frozen table's rows says which (`facts.TABLE`). Every other
-`aten.embedding` is a Lookup too, of a matrix that is no table: its ids are guarded like all others.
+`aten.embedding` of a float32 matrix of known size is a Lookup too, of a matrix that is no table: its ids are guarded
+like all others.
 """
 
 from __future__ import annotations
@@ -169,17 +170,26 @@ def _rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
 def _state_facts(model: ir.Model, frozen: FrozenModel) -> None:
     """Say of every initializer which weight or table it is."""
     own = frozen.module.model
-    weights = {name for name, _ in [*own.named_parameters(), *own.named_buffers()]}
     rows = {id(table.rows): path for path, table in frozen_tables(own).items()}
-    buffers = own.named_buffers(remove_duplicate=False)  # a table that several modules hold has any of their names
-    tables = {name: rows[id(buffer)] for name, buffer in buffers if id(buffer) in rows}
+    tables, weights, first = dict[str, str](), dict[str, str](), dict[int, str]()
+    for name, tensor in _names_of_weights(own):  # the exporter may take any of a shared one's names
+        if id(tensor) in rows:
+            tables[name] = rows[id(tensor)]
+        else:
+            weights[name] = first.setdefault(id(tensor), name)
     for name, value in model.graph.initializers.items():
         path = name.removeprefix(_MODEL)
         value.metadata_props.clear()
         if path in tables:
             value.metadata_props[TABLE] = tables[path]
         elif path in weights:
-            value.metadata_props[WEIGHT] = path
+            value.metadata_props[WEIGHT] = weights[path]
+
+
+def _names_of_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every name of every parameter and buffer, a shared one's first name first."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
 
 
 def cleaned(model: ir.Model) -> ir.Model:
@@ -230,6 +240,8 @@ def _translations() -> dict[Any, Any]:
         return custom.WholeTable(rows)
 
     def embedding(weight: Any, indices: Any, *_: Any, **__: Any) -> Any:
+        if not isinstance(weight.shape[0], int) or weight.dtype != ir.DataType.FLOAT:
+            return op.Gather(weight, indices, axis=0)
         ids = op.Cast(indices, to=ir.DataType.INT64.value) if indices.dtype != ir.DataType.INT64 else indices
         return custom.Lookup(weight, ids, sizes=[int(weight.shape[0])], offsets=[0])
 

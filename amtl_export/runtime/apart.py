@@ -54,14 +54,15 @@ def run_apart(model: Path, requests: Mapping[str, Feed], *, native: bool | None 
 
 
 def _write(path: Path, feed: Feed) -> None:
-    """Write arrays; names of inputs need not be names of files."""
-    named: dict[str, Any] = {f"{i}:{name}".replace("/", "\0"): values for i, (name, values) in enumerate(feed.items())}
+    """Write arrays, and their names beside them: those need not be names of files."""
+    numbered: dict[str, Any] = {str(number): values for number, values in enumerate(feed.values())}
     with path.open("wb") as file:
-        np.savez(file, **named)
+        np.savez(file, names=np.array(list(feed), dtype=str), **numbered)
 
 
-def _plain(name: str) -> str:
-    return name.partition(":")[2].replace("\0", "/")
+def _arrays(path: Path) -> Feed:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {str(name): arrays[str(number)] for number, name in enumerate(arrays["names"])}
 
 
 def _run(model: Path, folder: Path, first: int, last: int, native: bool | None) -> str:
@@ -80,8 +81,7 @@ def _read(folder: Path, number: int) -> Feed | str | None:
         return error.read_text(encoding="utf-8")
     if not answer.is_file():
         return None
-    with np.load(answer, allow_pickle=False) as arrays:
-        return {_plain(name): values for name, values in arrays.items()}
+    return _arrays(answer)
 
 
 def main(model: str, folder: str, first: str, last: str, native: str) -> None:
@@ -90,8 +90,7 @@ def main(model: str, folder: str, first: str, last: str, native: str) -> None:
     session = open_session(Path(model), native=choice)
     names = [output.name for output in session.get_outputs()]
     for number in range(int(first), int(last)):
-        with np.load(Path(folder) / f"{number}.npz", allow_pickle=False) as arrays:
-            feed = {_plain(name): values for name, values in arrays.items()}
+        feed = _arrays(Path(folder) / f"{number}.npz")
         try:
             answers = dict(zip(names, session.run(names, feed), strict=True))
         except Exception as error:  # ONNX Runtime's own classes derive from Exception alone

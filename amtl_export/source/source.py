@@ -75,8 +75,6 @@ def source_of(value: Any, where: object) -> Source:
     Raises:
         InputError: none of these.
     """
-    if isinstance(value, Source):
-        return value
     names = [field.name for field in fields(Source)]
     if isinstance(value, tuple) and 2 <= len(value) <= 3:
         value = dict(zip(("module", "example", "batches"), value, strict=False))

@@ -233,11 +233,11 @@ class _Check:
             )
         trial = Trial(self.bundle.model, self._reference, self.bundle.inputs, self.tolerances.logit_atol, self.provider)
         checked = trial.check(feed, guarded=signature.id_policy == "guard")
-        verdict.problems += checked.problems
+        verdict.problems += [f"the graph answers differently from PyTorch: {line}" for line in checked.problems]
         verdict.batch_of_none, verdict.batch_of_one = checked.batches.none, checked.batches.single
         verdict.examples_independent, verdict.out_of_range = checked.batches.independent, checked.out_of_range
         verdict.hostile_ids_checked = (verdict.hostile_ids_checked or 0) + checked.ids_tried
-        verdict.max_relative_diff = max(checked.parity.values())
+        verdict.max_relative_diff = verdict.minimum_logit_atol = checked.largest
         if signature.batches.independent and not checked.batches.independent:
             verdict.problems.append(
                 "examples together are not answered as each alone, and the bundle says that they are"

@@ -119,9 +119,9 @@ def models(card: Card, planted: Planted, batches: tuple[int, ...], seconds: floa
     cases: list[dict[str, Any]] = []
     kernels: dict[str, Any] = {}
     for batch in batches:
-        eager = [Torch("torch-eager", dense_torch(frozen), card, copied=copied) for copied in (False, True)]
+        eager = [Torch("torch-eager", dense_torch(frozen).model, card, copied=copied) for copied in (False, True)]
         torch.compiler.reset()
-        both = [Torch("torch-compile", dense_torch(frozen), card, compiled=True, copied=c) for c in (False, True)]
+        both = [Torch("torch-compile", dense_torch(frozen).model, card, compiled=True, copied=c) for c in (False, True)]
         everyone = [*subjects, *eager, *(both if compiled else [])]
         times = interleave(everyone, feeds[batch], seconds=seconds)
         cases += [

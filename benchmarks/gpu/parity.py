@@ -19,7 +19,7 @@ from amtl_export.metrics import auc
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.predictor import load
 from amtl_export.tables.plan import PlanConfig
-from amtl_export.tables.values import quantized
+from amtl_export.tables.values import fake_quantized, quantize, value_types
 from amtl_export.traffic.draw import from_rows
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
@@ -53,7 +53,9 @@ def every_row(card: Card, planted: Planted) -> dict[str, Any]:
     """Every row of the planted table, bit for bit, and out-of-range ids."""
     found = {}
     for name, bundle in planted.bundles.items():
-        check = check_rows(bundle, quantized(planted.frozen, BUNDLES[name].dtype), card.kind, optimized=True)
+        rows = quantize(planted.frozen, value_types(planted.frozen, BUNDLES[name].dtype))
+        stored = fake_quantized(planted.frozen, rows)
+        check = check_rows(bundle, stored, card.kind, optimized=True)
         found[name] = asdict(check)
     return found
 

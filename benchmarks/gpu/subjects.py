@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from card import Card
-from torch import Tensor
+from torch import Tensor, nn
 
-from amtl_export.models.ctr import CtrModel
 from amtl_export.runtime.bound import Bound
 from amtl_export.runtime.predictor import load
 from amtl_export.spec import Feed
@@ -81,7 +80,9 @@ class Copied(Resident):
 class Torch:
     """PyTorch, eager or compiled with CUDA graphs; requests and answers stay on the device, or are copied too."""
 
-    def __init__(self, name: str, model: CtrModel, card: Card, *, compiled: bool = False, copied: bool = False) -> None:
+    def __init__(
+        self, name: str, model: nn.Module, card: Card, *, compiled: bool = False, copied: bool = False
+    ) -> None:
         self.name = f"{name}-copied" if copied else name
         self._card, self._copied = card, copied
         self._model: Any = model.eval().to(card.kind)

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from amtl_export.bench.infer import InferConfig, bench_infer, make_feeds
+from amtl_export.bench.infer import InferConfig, bench_infer
 from amtl_export.bench.subjects import TorchSubject, dense_torch
 from amtl_export.bench.timing import Latency, interleave
 from amtl_export.bench.train import bench_train
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import InputError
+from amtl_export.freezing.flat import Flat
 from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.traffic.feeds import Traffic
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.run import Run
 
@@ -86,18 +88,19 @@ def test_percentiles_and_rate() -> None:
 
 
 def test_dense_torch_answers_like_the_frozen_model(frozen: FrozenModel, run: Run) -> None:
-    feed = make_feeds(frozen, run.rows("test"), 64, "zipf", 0)[0]
+    feed = Traffic.of(frozen).feeds(64, "zipf", 0)[0]
     answers = []
-    for model in (dense_torch(frozen), run.model):
-        subject = TorchSubject("x", model)
+    for model in (dense_torch(frozen), Flat(run.model, frozen.module.call)):
+        subject = TorchSubject("x", model, frozen.inputs)
         answers.append(subject.run(subject.prepare(feed)))
     torch.testing.assert_close(answers[0], answers[1])
 
 
 def test_rotating_inputs_outgrow_the_caches_and_replay_real_rows(frozen: FrozenModel, run: Run) -> None:
-    feeds = make_feeds(frozen, run.rows("test"), 4096, "uniform", 0)
+    traffic = Traffic.of(frozen)
+    feeds = traffic.feeds(4096, "uniform", 0)
     assert len(feeds) * feeds[0]["ids"].size * 4 * 12 > 64 << 20
-    replayed = make_feeds(frozen, run.rows("test"), 16, "replay", 0)
+    replayed = traffic.feeds(16, "replay", 0)
     assert np.array_equal(replayed[1]["ids"], np.asarray(run.rows("test").ids[16:32]))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from amtl_export.bundle import export as export_module
 from amtl_export.bundle.bundle import Bundle, open_bundle
-from amtl_export.bundle.export import ExportConfig, export, open_exportable
+from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import InputError
 from amtl_export.files import SUMS, checksum_mismatches
 from amtl_export.freezing.folder import save_frozen
@@ -42,7 +42,7 @@ def test_metadata(bundle: Bundle, frozen: FrozenModel) -> None:
     assert props["amtl.vocabulary_hash"] == frozen.vocabulary_hash == bundle.signature.vocabulary_hash
     assert props["amtl.layout"] == bundle.signature.layout
     assert props["amtl.tool"].startswith("amtl-export ")
-    assert props["amtl.schema_version"] == "1"
+    assert props["amtl.schema_version"] == "2"
 
 
 def test_samples_are_what_the_graph_answers(bundle: Bundle) -> None:
@@ -94,8 +94,8 @@ def test_report_counts_parameters_and_bytes(bundle: Bundle, frozen: FrozenModel)
 def test_a_frozen_folder_exports_like_its_run(tmp_path: Path, frozen: FrozenModel, run: Run) -> None:
     save_frozen(frozen, tmp_path / "frozen")
     config = ExportConfig(layout="paged")
-    one = export(open_exportable(tmp_path / "frozen"), tmp_path / "one", config)
-    two = export(open_exportable(run.path), tmp_path / "two", config)
+    one = export(tmp_path / "frozen", tmp_path / "one", config)
+    two = export(run.path, tmp_path / "two", config)
     assert (one.path / "model.onnx.data").read_bytes() == (two.path / "model.onnx.data").read_bytes()
     assert one.model.read_bytes() == two.model.read_bytes()
 

@@ -27,10 +27,11 @@ from amtl_export.bundle.samples import read_test_data
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.graph.inputs import inputs_of
+from amtl_export.graph.inputs import graph_inputs
 from amtl_export.graph.raw_features import MISSING_VALUES, RawField, encoded_name, encoder_model
 from amtl_export.runtime.predictor import load
 from amtl_export.runtime.session import open_session
+from amtl_export.spec import BATCH, Column, TensorSpec
 
 NOTHING = MISSING_VALUES["int64"]
 
@@ -108,6 +109,13 @@ def test_request_fields(frozen: FrozenModel, tmp_path: Path, request_fields: tup
     np.testing.assert_allclose(predictor.predict(raw)["logit"], expected["logit"], rtol=1e-6)
 
 
+def inputs(request_fields: tuple[str, ...] = ()) -> tuple[TensorSpec, ...]:
+    """Of a graph of one item, and lists of items."""
+    item = TensorSpec("ids", "int64", (BATCH, 1), (Column("item", 6),), "ids")
+    seen = TensorSpec("seen", "int64", (BATCH, "length_seen"), (Column("seen", 6, 5),), "seen")
+    return graph_inputs((item, seen), request_fields)
+
+
 def shared(kind: str, given: list[Any], padded: bool = True) -> dict[str, RawField]:
     """An item, and lists of items."""
     values = pl.Series(given, dtype=pl.Int64 if kind == "int64" else pl.String)
@@ -123,8 +131,8 @@ def shared(kind: str, given: list[Any], padded: bool = True) -> dict[str, RawFie
 @pytest.mark.parametrize(("kind", "given"), [("int64", [10, 20, -30]), ("string", ["a", "b", "c"])])
 @pytest.mark.parametrize("request_fields", [(), ("seen",)])
 def test_fields_that_share_a_vocabulary(kind: str, given: list[Any], request_fields: tuple[str, ...]) -> None:
-    fields, inputs = shared(kind, given), inputs_of(["item"], [], ["seen"], request_fields)
-    model = encoder_model(inputs, fields)
+    fields = shared(kind, given)
+    model = encoder_model(inputs(request_fields), fields)
     assert [node.op_type for node in model.graph].count("LabelEncoder") == 1
     assert key_count(fields) == 3
     _, b, c = given
@@ -133,7 +141,7 @@ def test_fields_that_share_a_vocabulary(kind: str, given: list[Any], request_fie
     session = open_session(ir.to_proto(model).SerializeToString())
     feed = {"item": np.array([[b], [nothing]]), "seen": np.array(seen)}
     feed = {name: array if kind == "int64" else array.astype(object) for name, array in feed.items()}
-    names = [encoded_name(own.name) for own in inputs]
+    names = [encoded_name(own.name) for own in inputs(request_fields)]
     found = dict(zip(names, session.run(names, feed), strict=True))
     assert found["encoded_ids"].tolist() == [[3], [1]]
     assert found["encoded_seen"].tolist() == [[4, 0, 5], [1, 5, 5]][: 1 if request_fields else 2]
@@ -142,7 +150,7 @@ def test_fields_that_share_a_vocabulary(kind: str, given: list[Any], request_fie
 @pytest.mark.parametrize(("kind", "given"), [("int64", [1, NOTHING]), ("string", ["", "NA"])])
 def test_a_value_that_would_say_missing(kind: str, given: list[Any]) -> None:
     with pytest.raises(InputError, match="one of the field's own"):
-        encoder_model(inputs_of(["item"], [], ["seen"]), shared(kind, given))
+        encoder_model(inputs(), shared(kind, given))
 
 
 def test_values_have_the_ids_they_are_of(paged_bundle: Bundle) -> None:
@@ -167,4 +175,4 @@ def test_too_many_values_for_a_model() -> None:
     texts = pl.Series(["x" * 1000]).new_from_index(0, 2_000_000)
     vocabulary = Vocabulary("item", texts, np.ones(2_000_002, dtype=np.int64))
     with pytest.raises(InputError, match="too large"):
-        encoder_model(inputs_of(["item"], [], []), {"item": RawField(vocabulary, ("",), "item")})
+        encoder_model(inputs()[:1], {"item": RawField(vocabulary, ("",), "item")})

@@ -7,18 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amtl_export.bundle.check import torch_logits
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import (
-    FrozenEmbedding,
-    FrozenModel,
-    fold,
-    freeze,
-    freeze_module,
-    load_frozen,
-    save_frozen,
-)
+from amtl_export.freezing.folder import load_frozen, save_frozen
+from amtl_export.freezing.frozen import FrozenModel, fold, freeze
+from amtl_export.freezing.swap import freeze_module
+from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.report.inspection import inspect
 from amtl_export.traffic.draw import draw
 from amtl_export.training.batches import predict
@@ -31,14 +25,14 @@ from amtl_export.validation.validate import validate
 def test_answers_as_the_model_with_its_selection_network(run: Run, frozen: FrozenModel) -> None:
     rows = run.rows("test")
     torch.testing.assert_close(
-        torch.from_numpy(predict(frozen.module, rows)), torch.from_numpy(predict(run.model, rows)), rtol=0, atol=0
+        torch.from_numpy(predict(frozen.ctr, rows)), torch.from_numpy(predict(run.model, rows)), rtol=0, atol=0
     )
 
 
 def test_nothing_of_the_selection_network_is_left(run: Run, frozen: FrozenModel) -> None:
     assert any("selectors" in name for name, _ in run.model.named_parameters())
-    assert not [name for name, _ in frozen.module.named_modules() if "selector" in name]
-    assert set(frozen.module.state_dict()) - set(run.model.state_dict()) == {"embedding.rows", "embedding.dims"}
+    assert not [name for name, _ in frozen.ctr.named_modules() if "selector" in name]
+    assert set(frozen.ctr.state_dict()) - set(run.model.state_dict()) == {"embedding.rows", "embedding.dims"}
 
 
 def test_rows_are_zero_past_dims_and_bit_equal_before(run: Run, frozen: FrozenModel) -> None:
@@ -85,9 +79,9 @@ class Halves(nn.Module):
 
 def test_any_module_with_rows_and_dims_takes_part() -> None:
     model = nn.ModuleDict({"mine": Halves(), "rest": nn.Linear(4, 1)})
-    frozen = freeze_module(model)
-    assert isinstance(frozen["mine"], FrozenEmbedding)
-    assert torch.equal(frozen["mine"].rows[0], torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    table = freeze_module(model).get_submodule("mine")
+    assert isinstance(table, FrozenEmbedding)
+    assert torch.equal(table.rows[0], torch.tensor([1.0, 1.0, 0.0, 0.0]))
     assert isinstance(model["mine"], Halves)
 
 
@@ -105,9 +99,10 @@ def test_zeros_past_dims_are_plus_zero() -> None:
     assert table.rows.view(torch.int32).tolist() == [[0x3F800000, 0], [0, 0]]
 
 
-def test_a_model_without_embeddings_is_refused() -> None:
-    with pytest.raises(InputError, match="nothing to freeze"):
-        freeze_module(nn.Linear(2, 2))
+def test_a_model_without_embeddings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no embedding table"):
+        export(freeze(nn.Linear(2, 2), example=torch.zeros(3, 2)), tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -130,7 +125,7 @@ def test_survives_its_folder(tmp_path: Path, frozen: FrozenModel, run: Run) -> N
     assert torch.equal(loaded.table.dims, frozen.table.dims)
     assert loaded.origin == frozen.origin
     rows = run.rows("test")
-    assert (predict(loaded.module, rows) == predict(frozen.module, rows)).all()
+    assert (predict(loaded.ctr, rows) == predict(frozen.ctr, rows)).all()
 
 
 def test_a_corrupted_frozen_model_is_named(tmp_path: Path, frozen: FrozenModel) -> None:
@@ -151,7 +146,7 @@ def test_a_projected_table_is_stored_in_blocks_or_folded(
     assert folded.projection_bytes == 0
     assert set(folded.tables) == {"embedding"}
     feed = draw(frozen.config, frozen.vocabularies, 200, np.random.default_rng(0))
-    np.testing.assert_allclose(torch_logits(folded, feed), torch_logits(frozen, feed), atol=1e-5)
+    np.testing.assert_allclose(folded.answers(feed)["logit"], frozen.answers(feed)["logit"], atol=1e-5)
     in_blocks = export(frozen, tmp_path / "blocks")
     dense = export(folded, tmp_path / "dense", ExportConfig(layout="dense"))
     assert in_blocks.signature.layout == "blocks"

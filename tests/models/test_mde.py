@@ -99,6 +99,7 @@ def test_columns_of_a_batch_are_looked_up_alike() -> None:
 def test_frozen_it_holds_rows_and_projections_and_sends_hostile_ids_to_id_0(ratio: float) -> None:
     model = build(ratio)
     frozen = freeze_module(model)
+    assert isinstance(frozen, CtrModel)
     assert set(frozen_tables(frozen)) == {"embedding.rows"}
     assert isinstance(frozen.get_submodule("embedding.rows"), FrozenEmbedding)
     kept = {name for name, _ in frozen.named_parameters() if name.startswith("embedding.")}

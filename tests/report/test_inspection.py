@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from amtl_export.bundle.bundle import Bundle
+from amtl_export.data.vocabulary import FIRST_VALUE
 from amtl_export.doctor import Check, examine
 from amtl_export.freezing.folder import save_frozen
 from amtl_export.freezing.frozen import FrozenModel
@@ -41,9 +42,9 @@ def test_numbers_add_up(run: Run) -> None:
         assert field.avg_dim == pytest.approx(run.metrics["fields"][field.name]["avg_dim"])
 
 
-def test_groups_hold_every_value_once_rarest_first(run: Run) -> None:
+def test_groups_hold_every_value_once_rarest_first(run: Run, frozen: FrozenModel) -> None:
     vocabulary = run.vocabularies["user"]
-    groups = frequency_groups(vocabulary)
+    groups = frequency_groups(vocabulary.counts, frozen.field_dims("user").numpy(), FIRST_VALUE)
     assert len(groups) == GROUPS
     assert sorted(np.concatenate(groups).tolist()) == list(range(2, vocabulary.size))
     means = [vocabulary.counts[ids].mean() for ids in groups]

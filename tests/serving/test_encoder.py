@@ -50,7 +50,7 @@ def test_golden_rows_try_every_kind_of_value(folder: Path, served_bundle: Bundle
         assert {0, 1, 2, size - 1} <= set(column.tolist())
     lists = [case["inputs"]["tags"][0] for case in cases]
     assert [1] in lists
-    assert max(map(len, lists)) == served_bundle.schema.multi_valued[0].max_length
+    assert max(map(len, lists)) == served_bundle.run_schema.multi_valued[0].max_length
     assert any(0 in own and len(own) > 1 for own in lists)
 
 

@@ -62,7 +62,7 @@ def test_configurations_say_what_servers_need(repository: Path, served_bundle: B
 
 def test_warm_up_files_hold_legal_ids(repository: Path, served_bundle: Bundle, settings: PackageConfig) -> None:
     model = repository / "ctr"
-    sizes = dict(zip(served_bundle.fields, served_bundle.sizes, strict=True))
+    sizes = {own.name: own.size for own in served_bundle.signature.fields}
     inputs = {tensor.name: tensor for tensor in served_bundle.signature.inputs}
     warm_up = parsed(model / "config.pbtxt").model_warmup
     assert [sample.batch_size for sample in warm_up] == [1, 64, settings.max_batch]

@@ -25,8 +25,7 @@ from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.errors import InputError
 from amtl_export.files import read_json
-from amtl_export.foreign import export_module
-from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.models.attach import attach
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.package import PackageConfig, package
@@ -232,7 +231,8 @@ def test_a_module_of_ones_own(triton: Path, tmp_path: Path) -> None:
     """Its input has no second dimension, which Triton needs: it says [batch, 1]."""
     model = Mine()
     attach(model, {"items": torch.arange(50, 0, -1)})
-    bundle = export_module(model.eval(), {"item": torch.arange(2)}, tmp_path / "mine", outputs=["probability"])
+    frozen = freeze(model.eval(), example={"item": torch.arange(2)}, outputs=["probability"])
+    bundle = export(frozen, tmp_path / "mine").path
     made = package(bundle, tmp_path / "models", "mine", PackageConfig(backend="python"))
     with pytest.raises(InputError, match="no vocabularies"):
         package(bundle, tmp_path / "models", "values", PackageConfig(backend="python", raw_features=True))

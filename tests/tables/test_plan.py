@@ -10,6 +10,7 @@ from amtl_export.errors import InputError
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.tables.layout import stored_bytes
 from amtl_export.tables.plan import BLOCK, PlanConfig, lay_out, plan_table
+from amtl_export.tables.values import stored
 
 RNG = np.random.default_rng(0)
 LOW = RNG.integers(1, 20, 1000)
@@ -53,7 +54,7 @@ def test_the_bytes_are_known_beforehand(layout: Any, dtype: Any) -> None:
         return
     frozen = table(FEW)
     plan = plan_table(frozen, PlanConfig(layout, dtype))
-    laid_out = lay_out(frozen, plan)
+    laid_out = lay_out(stored(frozen.rows.numpy(), plan.dtype), frozen.dims.numpy(), plan)
     assert laid_out.layout == plan.layout == layout
     assert stored_bytes(laid_out) - plan.bytes in (0, 4)  # the unit of the scales
     assert plan.bytes_dense == 4 * 1000 * 64

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from amtl_export.bundle.export import ExportConfig, export, write_model
 from amtl_export.files import write_sums
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.graph.trace import trace
+from amtl_export.spec import rows_of
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.training.run import Run
 from amtl_export.validation.rows import out_of_range_ids
 from amtl_export.validation.scores import rank_flips
-from amtl_export.validation.validate import Tolerances, Verdict, validate
+from amtl_export.validation.validate import validate
+from amtl_export.validation.verdict import Tolerances, Verdict
 
 
 def test_a_sound_bundle_passes(bundle: Bundle, run: Run) -> None:
@@ -32,7 +35,12 @@ def test_a_sound_bundle_passes(bundle: Bundle, run: Run) -> None:
     assert verdict.problems == []
     assert values["verdict"] == "pass"
     assert values["rows_checked"] == values["rows_bit_equal"] == sum(run.model.method.sizes)
-    assert values["hostile_ids_checked"] == len(out_of_range_ids(5)) * len(run.model.method.sizes)
+    through_the_model = 2 * 6  # inputs of ids; ids in each of them
+    probed = len(out_of_range_ids(5)) * len(run.model.method.sizes)
+    assert values["hostile_ids_checked"] == probed + through_the_model
+    assert values["out_of_range"] == {"ids": "guarded", "tags": "guarded"}
+    assert (values["batch_of_none"], values["batch_of_one"]) == ("answered", "answered")
+    assert values["examples_independent"]
     assert values["selector_nodes"] == values["selector_initializers"] == 0
     assert values["abs_delta_auc"] <= 1e-6
     assert values["providers"] == ["CPUExecutionProvider"]
@@ -102,7 +110,7 @@ def test_one_wrong_row(bundle_copy: Path, run: Run) -> None:
 
     rewrite(bundle_copy, edit("table/embedding/pages", smallest_change))
     verdict = failed(bundle_copy, run.path)
-    assert verdict.numbers["rows_bit_equal"] == verdict.numbers["rows_checked"] - 1
+    assert verdict.to_json()["rows_bit_equal"] == verdict.to_json()["rows_checked"] - 1
     assert any(p.startswith("wrong row (optimised): field user, id ") for p in verdict.problems)
 
 
@@ -112,7 +120,7 @@ def test_a_wrong_page(bundle_copy: Path, run: Run) -> None:
 
     rewrite(bundle_copy, edit("table/embedding/page_table", swap))
     verdict = failed(bundle_copy, run.path)
-    assert verdict.numbers["rows_bit_equal"] == verdict.numbers["rows_checked"] - 2
+    assert verdict.to_json()["rows_bit_equal"] == verdict.to_json()["rows_checked"] - 2
 
 
 def test_a_wrong_offset(bundle_copy: Path, run: Run) -> None:
@@ -131,7 +139,7 @@ def test_a_wrong_guard(bundle_copy: Path, run: Run) -> None:
     rewrite(bundle_copy, edit("ids/ids/sizes", widen))
     verdict = failed(bundle_copy, run.path)
     size = run.model.method.sizes[0]
-    assert verdict.numbers["rows_bit_equal"] == verdict.numbers["rows_checked"]
+    assert verdict.to_json()["rows_bit_equal"] == verdict.to_json()["rows_checked"]
     assert any(f"field user, id {size}" in p for p in verdict.problems)
 
 
@@ -147,15 +155,18 @@ def test_a_changed_backbone(bundle_copy: Path, run: Run) -> None:
 
 def test_a_bundle_with_the_selector_left_in(bundle_copy: Path, run: Run) -> None:
     """The unfrozen model, traced as it is and put into an otherwise sound bundle."""
-    model = trace(run.model)
+    frozen = freeze(run)
+    assert frozen.trained is not None
+    few = rows_of(frozen.example, frozen.inputs, slice(3))  # of more rows than ids, masks are folded to constants
+    model = trace(replace(frozen, module=frozen.trained, example=few))
     model.metadata_props["amtl.vocabulary_hash"] = run.vocabulary_hash
     for file in ("model.onnx", "model.onnx.data"):
         (bundle_copy / file).unlink()
     write_model(model, bundle_copy)
     write_sums(bundle_copy)
     verdict = failed(bundle_copy, run.path)
-    assert verdict.numbers["selector_nodes"] > 10
-    assert verdict.numbers["selector_initializers"] >= 8
+    assert verdict.to_json()["selector_nodes"] > 10
+    assert verdict.to_json()["selector_initializers"] >= 8
     assert any("nodes of the selection network are left" in p for p in verdict.problems)
     assert any("lacks a lookup that the signature names" in p for p in verdict.problems)
 
@@ -170,7 +181,7 @@ def test_a_selector_parameter_under_another_name(bundle_copy: Path, run: Run) ->
 
     rewrite(bundle_copy, smuggle)
     verdict = failed(bundle_copy, run.path)
-    assert verdict.numbers["selector_initializers"] == 1
+    assert verdict.to_json()["selector_initializers"] == 1
     assert any("table/innocent" in p for p in verdict.problems)
 
 
@@ -205,7 +216,7 @@ def test_same_data_trained_anew(tmp_path: Path, paged_bundle: Bundle, tiny_train
     """Vocabularies agree, weights do not."""
     other = train(tiny_train(lr=0.01), tmp_path / "other")
     verdict = failed(paged_bundle.path, other.path)
-    assert verdict.numbers["rows_bit_equal"] < verdict.numbers["rows_checked"]
+    assert verdict.to_json()["rows_bit_equal"] < verdict.to_json()["rows_checked"]
     assert any("AUC differs" in p for p in verdict.problems)
 
 
@@ -224,7 +235,7 @@ def test_wrong_dims_beside_the_vocabulary(bundle_copy: Path, run: Run) -> None:
     file = bundle_copy / "vocab" / "user.parquet"
     pl.read_parquet(file).with_columns(pl.col("dims") + 1).write_parquet(file)
     write_sums(bundle_copy)
-    assert failed(bundle_copy, run.path).problems == ["the dims in vocab/user.parquet are not the run's"]
+    assert failed(bundle_copy, run.path).problems == ["the dims in vocab/user.parquet are not the source's"]
 
 
 def test_tolerances_are_what_decides(bundle_copy: Path, run: Run) -> None:

@@ -233,6 +233,7 @@ def _report(
         "fields": {own.name: _field_report(frozen, own) for own in frozen.fields if own.table in plans},
         "unread_tables": list(frozen.unread),
         "parity_on_samples": checked.parity,
+        "unoptimized": checked.unoptimized,
         "batches": checked.batches.model_dump(),
         "out_of_range": checked.out_of_range,
     }

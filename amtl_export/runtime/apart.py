@@ -22,17 +22,20 @@ _ANSWER, _ERROR = ".answer.npz", ".error"
 _SECONDS = 300
 
 
-def run_apart(model: Path, requests: Mapping[str, Feed], *, native: bool | None = None) -> dict[str, Feed | str]:
-    """What a graph answers to each request, on the CPU, optimised.
+def run_apart(
+    model: Path, requests: Mapping[str, Feed], *, plain: Mapping[str, Feed] | None = None
+) -> dict[str, Feed | str]:
+    """What a graph answers to each request, on the CPU.
 
     Args:
         model: the .onnx file.
-        requests: name → inputs.
-        native: as in `open_session`.
+        requests: name → inputs, answered with all optimisations and the native operators.
+        plain: name → inputs, answered with neither.
 
     Returns:
         Name → answers; or why there are none, in words.
     """
+    optimized, requests = len(requests), {**requests, **(plain or {})}
     answers: dict[str, Feed | str] = {}
     with tempfile.TemporaryDirectory() as folder:
         waiting = list(requests)
@@ -40,7 +43,7 @@ def run_apart(model: Path, requests: Mapping[str, Feed], *, native: bool | None 
             _write(Path(folder) / f"{number}.npz", requests[name])
         while waiting:
             first = len(requests) - len(waiting)
-            ended = _run(model, Path(folder), first, len(requests), native)
+            ended = _run(model, Path(folder), first, len(requests), optimized)
             found = [_read(Path(folder), number) for number in range(first, len(requests))]
             done = next((i for i, answer in enumerate(found) if answer is None), len(found))
             answers |= {name: answer for name, answer in zip(waiting, found[:done], strict=False) if answer is not None}
@@ -65,11 +68,11 @@ def _arrays(path: Path) -> Feed:
         return {str(name): arrays[str(number)] for number, name in enumerate(arrays["names"])}
 
 
-def _run(model: Path, folder: Path, first: int, last: int, native: bool | None) -> str:
+def _run(model: Path, folder: Path, first: int, last: int, optimized: int) -> str:
     """Let a process answer requests; how it ended, in words."""
     program = [sys.executable, "-m", "amtl_export.runtime.apart", str(model), str(folder), str(first), str(last)]
     try:
-        done = subprocess.run([*program, str(native)], capture_output=True, text=True, timeout=_SECONDS, check=False)
+        done = subprocess.run([*program, str(optimized)], capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return f"no answer within {_SECONDS} s"
     return f"ends the process (exit code {done.returncode})"
@@ -84,14 +87,17 @@ def _read(folder: Path, number: int) -> Feed | str | None:
     return _arrays(answer)
 
 
-def main(model: str, folder: str, first: str, last: str, native: str) -> None:
-    """Answer requests one after the other."""
-    choice = {"None": None, "True": True, "False": False}[native]
-    session = open_session(Path(model), native=choice)
-    names = [output.name for output in session.get_outputs()]
+def main(model: str, folder: str, first: str, last: str, optimized: str) -> None:
+    """Answer requests one after the other, the first `optimized` of all with optimisations and native operators."""
+    session, level = None, None
     for number in range(int(first), int(last)):
         feed = _arrays(Path(folder) / f"{number}.npz")
         try:
+            if level != (number < int(optimized)):
+                level = number < int(optimized)
+                session = open_session(Path(model), optimized=level, native=None if level else False)
+            assert session is not None
+            names = [output.name for output in session.get_outputs()]
             answers = dict(zip(names, session.run(names, feed), strict=True))
         except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
             (Path(folder) / f"{number}{_ERROR}").write_text(str(error).splitlines()[0], encoding="utf-8")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from amtl_export.errors import InputError
-from amtl_export.source.tree import Leaves, Path, Rebuild, flatten, names_of, written
+from amtl_export.source.tree import Flat, Leaves, Path, Rebuild, flatten, names_of, written
 from amtl_export.spec import BATCH, Feed, TensorSpec
 
 #: Input → axis → name of the dynamic dimension, as `freeze` takes it.
@@ -154,7 +154,7 @@ def describe(binding: Binding, dynamic_shapes: DynamicShapes | None = None) -> t
     specs = []
     for name, path in zip(binding.names, binding.paths, strict=True):
         tensor = binding.example[name]
-        axes = chosen[name] if name in chosen else _first_axis(name, tensor, batch)
+        axes = chosen[name] if name in chosen else _first_axis(name, path, tensor, batch)
         if wrong := [axis for axis in axes if not 0 <= axis < tensor.ndim]:
             raise InputError("dynamic_shapes: no such axis", where=name, found=wrong, allowed=f"0..{tensor.ndim - 1}")
         shape = tuple(_dimension(axes[a]) if axes.get(a) else size for a, size in enumerate(tensor.shape))
@@ -165,11 +165,14 @@ def describe(binding: Binding, dynamic_shapes: DynamicShapes | None = None) -> t
 
 def _batch_of(binding: Binding) -> int:
     """The size that most inputs have in front, above 1; 0 if there is none."""
-    sizes = Counter(len(tensor) for tensor in binding.example.values() if tensor.ndim and len(tensor) > 1)
+    own = [t for t, path in zip(binding.example.values(), binding.paths, strict=True) if not isinstance(path[-1], Flat)]
+    sizes = Counter(len(tensor) for tensor in own if tensor.ndim and len(tensor) > 1)
     return max(sizes, key=lambda size: sizes[size]) if sizes else 0
 
 
-def _first_axis(name: str, tensor: Tensor, batch: int) -> dict[int, str]:
+def _first_axis(name: str, path: Path, tensor: Tensor, batch: int) -> dict[int, str]:
+    if isinstance(path[-1], Flat):
+        return {0: f"{name}_rows"}
     if not tensor.ndim or len(tensor) == 1:
         return {}
     return {0: BATCH if len(tensor) == batch else f"{name}_rows"}

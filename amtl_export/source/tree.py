@@ -15,6 +15,14 @@ from torch import Tensor
 from amtl_export.errors import InputError
 
 Path = tuple[str | int, ...]
+
+
+class Flat(str):
+    """A key of values that belong to examples by lengths or offsets: they have no batch in front."""
+
+    __slots__ = ()
+
+
 Leaves = list[tuple[Path, Tensor]]
 #: Takes one tensor for each leaf, in order, and gives the structure.
 Rebuild = Callable[[Iterator[Tensor]], Any]
@@ -87,7 +95,7 @@ def _of_jagged(value: Any, path: Path, leaves: Leaves) -> Rebuild:
     """Values, lengths, and weights if there are any."""
     weights = value.weights_or_none()
     parts = {"values": value.values(), "lengths": value.lengths()} | ({} if weights is None else {"weights": weights})
-    builders = {name: flatten(part, (*path, name), leaves) for name, part in parts.items()}
+    builders = {name: flatten(part, (*path, Flat(name)), leaves) for name, part in parts.items()}
     keys = {"keys": list(value.keys())} if hasattr(value, "keys") else {}
     return lambda tensors: type(value)(**keys, **{name: part(tensors) for name, part in builders.items()})
 

@@ -234,6 +234,7 @@ class _Check:
         trial = Trial(self.bundle.model, self._reference, self.bundle.inputs, self.tolerances.logit_atol, self.provider)
         checked = trial.check(feed, guarded=signature.id_policy == "guard")
         verdict.problems += [f"the graph answers differently from PyTorch: {line}" for line in checked.problems]
+        verdict.unoptimized = checked.unoptimized
         verdict.batch_of_none, verdict.batch_of_one = checked.batches.none, checked.batches.single
         verdict.examples_independent, verdict.out_of_range = checked.batches.independent, checked.out_of_range
         verdict.hostile_ids_checked = (verdict.hostile_ids_checked or 0) + checked.ids_tried
@@ -277,7 +278,7 @@ class _Check:
             verdict.max_abs_logit_change_by_quantization = float(np.abs(wanted - expected.values).max())
         verdict.auc_torch, verdict.logloss_torch = expected.auc, expected.logloss
         verdict.rows_scored, verdict.scores_are = len(wanted), expected.kind
-        for optimized in (True, False):
+        for optimized in (True, False) if verdict.unoptimized in ("answered", None) else (True,):
             answers = graph_answers(self.bundle, frozen, self.split, self.provider, optimized=optimized)
             self._hold(expected, wanted, Scores.of(answers, expected.kind), optimized=optimized)
 

@@ -44,6 +44,7 @@ class Verdict:
         scores_are: logits or probabilities, which the logloss needs to know.
         rank_flips: neighbours in the source's ranking that the graph ranks the other way.
         nan_answers: numbers that are NaN in the module itself as in the graph.
+        unoptimized: whether ONNX Runtime answers without its optimisations, or why not.
         batch_of_none: what happens to a batch of no example, and of one.
         examples_independent: whether examples alone are answered as in a batch.
         out_of_range: input → how ids outside the tables are taken.
@@ -77,6 +78,7 @@ class Verdict:
     native_operator: bool | None = None
     nodes_by_provider: dict[str, int] | None = None
     hostile_ids_checked: int | None = None
+    unoptimized: str | None = None
     batch_of_none: str | None = None
     batch_of_one: str | None = None
     examples_independent: bool | None = None

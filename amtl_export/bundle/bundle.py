@@ -108,7 +108,7 @@ def open_bundle(path: Path | str) -> Bundle:
     """
     path = Path(path)
     if not path.is_dir():
-        raise InputError("no such bundle", where=path, fix="amtl-export export RUN --out BUNDLE")
+        raise InputError("no such bundle", where=path, fix="give a folder that export wrote")
     for name in ("signature.json", "model.onnx", "model.onnx.data"):
         if not (path / name).is_file():
             raise InputError(

@@ -32,7 +32,7 @@ def test_the_pages_commands_end_with_the_right_scores(triton: Path, real_data: P
         done = run(command)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
     program = shlex.split(serve.removesuffix(" &"))
-    assert program == ["python", "tests/serving/triton_server.py", "serve", ".triton", "models"]
+    assert program == ["python", "benchmarks/triton_server", "serve", ".triton", "models"]
     with serving(triton, tmp_path / "models", tmp_path / "log") as server:
         asked = run(f"{client} http://127.0.0.1:{server.http}")
         assert asked.returncode == 0, asked.stderr

@@ -1,11 +1,12 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+LOWEST := .venv-lowest
 
 # ONNX Runtime for the machine at hand: cpu, or gpu on a CUDA machine. They exclude each other.
 RUNTIME ?= cpu
 
-.PHONY: venv demo test lint triton bench zoo clean
+.PHONY: venv demo test lint lowest triton bench zoo clean
 
 venv: $(VENV)/.made-$(RUNTIME)
 
@@ -21,21 +22,31 @@ demo: venv
 # A real Triton Inference Server for tests and trials (Linux on x86-64). It has an interpreter of its own: it wants NumPy 1.
 triton: .triton/installed
 
-.triton/installed: tests/serving/triton_server.py | venv
-	$(BIN)/python tests/serving/triton_server.py install .triton
+.triton/installed: benchmarks/triton_server/__init__.py | venv
+	$(BIN)/python benchmarks/triton_server install .triton
 
-test: lint triton
+test: lint triton lowest
 	$(BIN)/python -m pytest -n 2
+
+# The lower bounds of pyproject.toml are true: a smoke test with the lowest direct version of everything, in a venv of its own.
+lowest: $(LOWEST)/.made
+	$(LOWEST)/bin/python -m pytest tests/cli/test_help.py tests/cli/test_smoke.py
+
+$(LOWEST)/.made: pyproject.toml tests/lowest.py
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet $$($(PYTHON) tests/lowest.py cpu) pytest hypothesis
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
 
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p amtl_export
-	MYPYPATH=tests/serving $(BIN)/mypy benchmarks
-	MYPYPATH=tests/serving $(BIN)/mypy --explicit-package-bases tests
+	$(BIN)/mypy benchmarks
+	$(BIN)/mypy --explicit-package-bases tests
 
 bench: venv triton
-	$(BIN)/python -m pip install --quiet '.[peers]'
+	$(BIN)/python -m pip install --quiet --editable '.[peers]'
 	$(BIN)/python benchmarks/lookup.py --out benchmarks/results
 	$(BIN)/python benchmarks/growth.py $$(ls benchmarks/results/*-lookup-*.json | tail -1)
 	$(BIN)/python benchmarks/first_layer.py --out benchmarks/results
@@ -53,4 +64,4 @@ zoo: venv
 	$(BIN)/python benchmarks/zoo/run.py --out benchmarks/results --docs docs/zoo.md
 
 clean:
-	rm -rf $(VENV) .triton build demo-out *.egg-info
+	rm -rf $(VENV) $(LOWEST) .triton build demo-out *.egg-info

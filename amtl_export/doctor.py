@@ -56,7 +56,7 @@ def examine() -> list[Check]:
         _one_runtime(),
         *_providers(),
         *_native(),
-        _module("matplotlib", "no --plot", "pip install 'amtl-export[plot]'"),
+        _module("matplotlib", "no plots", "pip install 'amtl-export[plot]'"),
         _module("tritonclient", "package does not run", "pip install 'amtl-export[serve]'"),
         _module("yaml", "no kserve.yaml", "pip install 'amtl-export[serve]'"),
         _module("mlperf_loadgen", "bench server does not run", "pip install 'amtl-export[serve]'"),
@@ -90,7 +90,7 @@ def _torch_threads() -> Check:
 
 
 def _torch_cuda() -> Check:
-    cost, fix = "bench train --device cuda is an error", "a CUDA build of torch and a GPU"
+    cost, fix = "training with device='cuda' is an error", "a CUDA build of torch and a GPU"
     try:
         import torch
     except ImportError:
@@ -122,7 +122,7 @@ def _providers() -> list[Check]:
     except ImportError:
         return []
     available = onnxruntime.get_available_providers()
-    cost, fix = "--provider cuda is an error", "pip uninstall onnxruntime, then pip install 'amtl-export[gpu]'"
+    cost, fix = "provider='cuda' is an error", "pip uninstall onnxruntime, then pip install 'amtl-export[gpu]'"
     there: str | None = None
     if CUDA in available:
         load_libraries(onnxruntime)
@@ -132,7 +132,7 @@ def _providers() -> list[Check]:
         except EnvironmentLacks as error:
             fix = error.fix or ""
     return [
-        Check(CPU, "available" if CPU in available else None, "--provider cpu is an error", fix),
+        Check(CPU, "available" if CPU in available else None, "provider='cpu' is an error", fix),
         Check(CUDA, there, cost, fix),
     ]
 

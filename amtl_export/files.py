@@ -73,12 +73,12 @@ def check_target(path: Path, overwrite: bool) -> None:
     if path.is_dir() and not any(path.iterdir()):
         return
     if not overwrite:
-        raise InputError("the output folder exists", where=path, fix="choose another --out, or say --overwrite")
+        raise InputError("the output folder exists", where=path, fix="choose another folder, or say overwrite=True")
     if not path.is_dir() or not is_ours(path):
         raise InputError(
             f"the output path exists and was not made by {TOOL}, so it is not replaced",
             where=path,
-            fix="choose another --out, or remove it yourself",
+            fix="choose another folder, or remove it yourself",
         )
 
 

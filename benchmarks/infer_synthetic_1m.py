@@ -21,6 +21,7 @@ import torch
 from amtl_export.bench.infer import InferConfig, build_subjects, report, summary, time_cases, torch_threads
 from amtl_export.bench.machine import today
 from amtl_export.bench.subjects import OnnxSubject, apart
+from amtl_export.bench.traffic import Traffic
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.cli.options import IntList
 from amtl_export.data.schema import FieldSchema, Schema
@@ -31,7 +32,6 @@ from amtl_export.models.amtl import MaskedEmbedding
 from amtl_export.models.config import EmbeddedField, ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.selection import TwinSelector
-from amtl_export.traffic.feeds import Traffic
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.run import Run
 

@@ -30,6 +30,7 @@ from amtl_export.bench.infer import InferConfig, report, summary, torch_threads
 from amtl_export.bench.machine import today
 from amtl_export.bench.subjects import OnnxSubject, TorchSubject, apart, dense_torch
 from amtl_export.bench.timing import Latency, Subject, interleave
+from amtl_export.bench.traffic import Traffic
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.cli.options import IntList, TextList
@@ -38,7 +39,6 @@ from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.models.ctr import CtrModel
 from amtl_export.native import library_path
 from amtl_export.spec import Feed
-from amtl_export.traffic.feeds import Traffic
 
 BUNDLES = {
     "onnx-dense": ExportConfig("dense"),

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
-import sys
 import sysconfig
 import tempfile
 import time
@@ -26,6 +25,7 @@ import click
 import numpy as np
 import torch
 from infer_synthetic_1m import HIDDEN, planted_run
+from triton_server import Server, serving
 
 from amtl_export.bench.load import LoadResult, Request, drive
 from amtl_export.bench.machine import describe_machine, today
@@ -40,8 +40,6 @@ from amtl_export.serving.package import PackageConfig, package
 from amtl_export.traffic.draw import draw
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests" / "serving"))
-from triton_server import Server, serving  # noqa: E402
 
 SUBJECTS = {
     "onnx-dense": ExportConfig("dense"),

@@ -100,6 +100,8 @@ def run(arguments: list[str]) -> int:
     try:
         result = cli.main(arguments, prog_name="amtl-export", standalone_mode=False)
     except click.ClickException as error:
+        if _signals:
+            return _say_interrupted()
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):

@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from amtl_export.cli.errors import speaking_in_flags
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    Numbers = click.ParamType[tuple[int, ...]]
+    Ratios = click.ParamType[tuple[float, ...]]
+    Texts = click.ParamType[tuple[str, ...]]
+else:  # before 8.4, click's types take no subscript
+    Numbers = Ratios = Texts = click.ParamType
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,12 +78,13 @@ def common(command: F) -> F:
     @click.option("--overwrite", is_flag=True, help="Replace an output folder that this tool made.")
     @wraps(command)
     def with_common(*args: Any, json_path: str | None, quiet: bool, seed: int, overwrite: bool, **kwargs: Any) -> Any:
-        return command(*args, common=Common(json_path, quiet, seed, overwrite), **kwargs)
+        with speaking_in_flags():
+            return command(*args, common=Common(json_path, quiet, seed, overwrite), **kwargs)
 
     return with_common  # type: ignore[return-value]  # `common` is filled in, the rest stays
 
 
-class IntList(click.ParamType[tuple[int, ...]]):
+class IntList(Numbers):
     """Whole numbers separated by commas: 1,64,1024."""
 
     name = "N,N,…"
@@ -93,7 +102,7 @@ class IntList(click.ParamType[tuple[int, ...]]):
         return numbers
 
 
-class RatioList(click.ParamType[tuple[float, ...]]):
+class RatioList(Ratios):
     """Numbers above 0, at most 1, separated by commas: 0.2,0.4."""
 
     name = "R,R,…"
@@ -111,7 +120,7 @@ class RatioList(click.ParamType[tuple[float, ...]]):
         return numbers
 
 
-class TextList(click.ParamType[tuple[str, ...]]):
+class TextList(Texts):
     """Names separated by commas."""
 
     name = "A,B,…"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -98,4 +102,60 @@ def real_data() -> Path:
     folder = Path(os.environ.get("AMTL_EXPORT_DATA", beside))
     if not folder.is_dir():
         pytest.skip(f"no public data sets at {folder}; set AMTL_EXPORT_DATA to a folder with ml-1m, taobao-ecomm, …")
+    return folder
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a user has who installed the wheel, and cloned the repository beside it.
+
+    Attributes:
+        wheel: built from a clone.
+        site: where it is installed.
+    """
+
+    wheel: Path
+    site: Path
+
+    def run(self, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """Run a command with the wheel first on the paths."""
+        path = os.pathsep.join([str(self.site / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+        environment = os.environ | {"PATH": path, "PYTHONPATH": str(self.site), "OMP_NUM_THREADS": "1"}
+        program = shutil.which(words[0], path=path)
+        assert program is not None, words[0]
+        return subprocess.run(
+            [program, *words[1:]], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        )
+
+
+@pytest.fixture(scope="session")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Outside:
+    """The wheel, built and installed once for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "wheel"
+    folder.mkdir(exist_ok=True)
+    made = Outside(folder / "wheel.whl", folder / "site")
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.wheel.exists():
+            source = cloned(folder / "source")
+            pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+            environment = os.environ | {"AMTL_EXPORT_CUDA": "0"}
+            wheels = ["wheel", "--no-deps", "--wheel-dir", str(folder / "built"), str(source)]
+            subprocess.run([*pip, *wheels], env=environment, check=True)
+            (built,) = (folder / "built").iterdir()
+            subprocess.run([*pip, "install", "--no-deps", "--target", str(made.site), str(built)], check=True)
+            built.rename(made.wheel)
+    return made
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A fresh clone of what is committed: nothing is built in it."""
+    return cloned(tmp_path / "clone")
+
+
+def cloned(folder: Path) -> Path:
+    root = Path(__file__).resolve().parents[1]
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", f"file://{root}", str(folder)], check=True)
     return folder

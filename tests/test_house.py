@@ -1,11 +1,24 @@
 """The house rules of the design, checked on the source."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
+
+from amtl_export.cli.main import cli
+
 ROOT = Path(__file__).resolve().parents[1]
+
+#: Rooms and single files of amtl_export/, each of which may import what stands above it. `models` knows none of them.
+ROOMS = [
+    *("errors", "spec", "files", "metrics", "compare", "native"),
+    *("models", "data", "training", "source", "traffic", "freezing", "tables", "graph", "runtime", "doctor"),
+    *("bundle", "validation", "bench", "serving", "report", "experiments"),
+]
 
 
 def imports(file: Path) -> set[str]:
@@ -29,6 +42,48 @@ def test_imports_point_one_way() -> None:
         assert all(name.startswith("amtl_export.models") for name in own), file
     for file in sources("amtl_export"):
         assert not [name for name in imports(file) if name.startswith("amtl_export.cli")], file
+
+
+def test_rooms_import_downwards() -> None:
+    for file in sources("amtl_export"):
+        room = file.relative_to(ROOT / "amtl_export").parts[0].removesuffix(".py")
+        if room in ("__init__", "cli", "models"):
+            continue
+        parts = [name.split(".") for name in imports(file) if name.startswith("amtl_export.")]
+        above = [".".join(part) for part in parts if ROOMS.index(part[1]) > ROOMS.index(room)]
+        assert not above, f"{file} imports {above}, which stand after {room}"
+
+
+def test_the_package_lists_its_rooms() -> None:
+    listed = re.findall(
+        r'^  "amtl_export\.(\w+)",$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    there = {path.parent.name for path in (ROOT / "amtl_export").glob("*/__init__.py")}
+    assert set(listed) == there
+    assert there - {"cli"} <= set(ROOMS)
+
+
+def options(command: click.Command, context: click.Context) -> Iterator[str]:
+    """Every long flag of a command and of the commands below it."""
+    yield from (name for parameter in command.params for name in parameter.opts if name.startswith("--"))
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from options(below, context)
+
+
+def test_only_the_command_line_names_flags() -> None:
+    """The library says `layout='paged'`; cli/errors.py makes that `--layout paged`. Other programs have flags too."""
+    ours = set(options(cli, click.Context(cli)))
+    assert {"--layout", "--overwrite", "--pid"} <= ours
+    for file in [*sources("amtl_export"), *sources("models")]:
+        if "cli" in file.relative_to(ROOT).parts:
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named = ours & set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", node.value))
+                assert not named, f"{file}, line {node.lineno}: {named}"
 
 
 def test_commands_are_thin() -> None:

@@ -4,45 +4,57 @@ import json
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
+
+from amtl_export.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", README, flags=re.DOTALL)
+def test_the_commands_and_the_code_run_in_a_clone_beside_the_wheel(outside: Any, clone: Path) -> None:
+    """In order, as a reader goes; a block that begins with a file's name is that file."""
+    kinds = re.findall(r"```(sh|python)\n(.*?)```", README, flags=re.DOTALL)
+    assert len(kinds) >= 5
+    for kind, block in kinds:
+        file = re.match(r"# (\w+\.py)\n", block)
+        if kind == "python" and file:
+            (clone / file[1]).write_text(block, encoding="utf-8")
+            continue
+        lines = block.replace("\\\n", "").splitlines()
+        for words in [["python", "-c", block]] if kind == "python" else [shlex.split(line) for line in lines]:
+            done = outside.run(*words, cwd=clone)
+            assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
+    changed = subprocess.run(["git", "status", "--short"], cwd=clone, capture_output=True, text=True, check=True)
+    assert changed.stdout.split() == ["??", "my_model.py", "??", "repository/"]
 
 
-def test_the_commands_run_in_order(tmp_path: Path) -> None:
-    commands = [
-        line
-        for block in blocks("sh")
-        for line in block.replace("\\\n", "").splitlines()
-        if line.startswith("amtl-export")
-    ]
-    assert len(commands) >= 5
-    for command in commands:
-        program, *words = shlex.split(command, comments=True)
-        done = subprocess.run(
-            [str(Path(sys.executable).with_name(program)), *words],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+#: Pages ahead of the code; strict, so that the mark goes when the command comes.
+AHEAD = {"own-model.md": pytest.mark.xfail(strict=True, reason="compress is not there yet")}
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_the_code_runs(tmp_path: Path, number: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", blocks("python")[number]], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name, marks=AHEAD.get(page.name, ())) for page in PAGES])
+def test_the_commands_of_every_page_are_commands(page: Path) -> None:
+    """Command and flags exist, and take such values; what needs data, servers or GPUs runs in the tests of those."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", "")
+    lines = re.findall(r"^(?: {4})?(amtl-export .*)$|`(amtl-export [^`]*)`", text, flags=re.MULTILINE)
+    for line in (block or span for block, span in lines):
+        line = re.sub(r"(--[a-z-]+) …", r"\1 something", line)
+        words = [word for word in shlex.split(line, comments=True)[1:] if word != "…"]
+        command: click.Command = cli
+        while isinstance(command, click.Group):
+            below = command.get_command(click.Context(command), words.pop(0))
+            assert below is not None, line
+            command = below
+        try:
+            command.make_context(line, [re.sub("^PID$", "1", word) for word in words])
+        except click.MissingParameter:  # a command's name alone, with the options that the text is about
+            continue
 
 
 def test_the_set_up_commands_are_the_makefiles() -> None:

@@ -14,6 +14,7 @@ import torch
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bench.subjects import OnnxSubject, TorchSubject, apart, check_torch, dense_torch
 from amtl_export.bench.timing import Latency, Subject, interleave
+from amtl_export.bench.traffic import DISTRIBUTIONS, Distribution, Traffic
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import InputError
@@ -22,7 +23,6 @@ from amtl_export.graph.inputs import one_request
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.session import Provider, check_provider
 from amtl_export.spec import TensorSpec
-from amtl_export.traffic.feeds import DISTRIBUTIONS, Distribution, Traffic
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def family(pid: int) -> list[Any]:
         server = psutil.Process(pid)
         return [server, *server.children(recursive=True)]
     except psutil.NoSuchProcess:
-        raise InputError("there is no such process", where="--pid", found=pid) from None
+        raise InputError("there is no such process", found=f"pid={pid}") from None
 
 
 def pss(pid: int) -> int:

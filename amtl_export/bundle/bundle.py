@@ -108,7 +108,7 @@ def open_bundle(path: Path | str) -> Bundle:
     """
     path = Path(path)
     if not path.is_dir():
-        raise InputError("no such bundle", where=path, fix="amtl-export export RUN --out BUNDLE")
+        raise InputError("no such bundle", where=path, fix="give a folder that export wrote")
     _require(path, "signature.json", "model.onnx", "model.onnx.data")
     signature = Signature.from_values(read_json(path / "signature.json"), path / "signature.json")
     if signature.source == "module":

@@ -21,7 +21,8 @@ from amtl_export.bundle.samples import write_readme, write_samples
 from amtl_export.data.vocabulary import write_frame
 from amtl_export.errors import InputError
 from amtl_export.files import atomic_folder, producer, write_json, write_sums
-from amtl_export.freezing.frozen import FieldRows, FrozenModel, freeze
+from amtl_export.freezing.fields import FieldRows
+from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.graph.inputs import graph_inputs
 from amtl_export.graph.lower import IdPolicy, Lookup
 from amtl_export.graph.pipeline import lower

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import FieldRows
+from amtl_export.freezing.fields import FieldRows
 from amtl_export.graph.lower import Lookup
 from amtl_export.spec import TensorSpec
 from amtl_export.tables.plan import LayerDtype, Layout

@@ -1,4 +1,4 @@
-"""What `--data` and `--path` mean: a named source, or somebody's own files."""
+"""What `data` and `path` mean: a named source, or somebody's own files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from amtl_export.errors import InputError
 
 
 def open_source(data: str, path: Path | None = None) -> Source:
-    """Find the source that `--data` and `--path` mean.
+    """Find the source that `data` and `path` mean.
 
     Args:
         data: a named source, or a folder or file with a `schema.toml` beside it.
@@ -24,12 +24,12 @@ def open_source(data: str, path: Path | None = None) -> Source:
         return synthetic.source(options)
     if name in NAMED:
         if path is None:
-            raise InputError(f"the source {name} needs --path", fix="--path FOLDER with the files as published")
+            raise InputError(f"the source {name} needs path=FOLDER", fix="path=FOLDER with the files as published")
         if not path.is_dir():
-            raise InputError("no such folder", where=path, fix=f"--path FOLDER with the files of {name}")
+            raise InputError("no such folder", where=path, fix=f"path=FOLDER with the files of {name}")
         return NAMED[name](path)
     if path is not None:
-        raise InputError("--path goes with a named source", found=data, allowed=", ".join(NAMED))
+        raise InputError(f"path={path} goes with a named source", found=data, allowed=", ".join(NAMED))
     place = Path(data)
     if not place.exists():
         raise InputError(

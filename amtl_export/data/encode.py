@@ -108,7 +108,7 @@ def _open_split(folder: Path, schema: Schema) -> Rows:
             loaded: Array = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise InputError(
-                "encoded rows cannot be read", where=file, found=error, fix="train anew with --overwrite"
+                "encoded rows cannot be read", where=file, found=error, fix="train anew with overwrite=True"
             ) from None
         return loaded
 
@@ -190,7 +190,7 @@ def _check_splits(summary: _Summary, source: Source) -> None:
                 f"the {split} split cannot be used: AUC needs clicks and non-clicks",
                 where=source.path or source.name,
                 found=f"{rows} rows, {positives} positive",
-                fix="more rows (--limit-rows), or another label, filter or [split] in schema.toml",
+                fix="more rows (limit_rows), or another label, filter or [split] in schema.toml",
             )
 
 

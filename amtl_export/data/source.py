@@ -30,7 +30,7 @@ class Source:
     """Rows and what they mean.
 
     Attributes:
-        name: as given to `--data`.
+        name: as given.
         schema: the meaning of the columns.
         chunks: opens a fresh pass over the rows; frames carry `__row` (from 0, within its file) and `__file`.
         path: where the files are, None for `synthetic`.

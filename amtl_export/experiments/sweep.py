@@ -80,7 +80,9 @@ def _run(arm: Arm, seed: int, folder: Path) -> Run:
     run = load_run(place)
     # Where the data lies may differ.
     if replace(run.train, path=config.path, warm_start=config.warm_start) != config:
-        raise InputError("a run of other settings is in the way", where=place, fix="another --out, or remove it")
+        raise InputError(
+            "a run of other settings is in the way", where=place, fix="choose another folder, or remove it"
+        )
     return run
 
 

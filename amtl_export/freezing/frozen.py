@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from amtl_export.data.encode import Rows
 from amtl_export.data.schema import Schema
-from amtl_export.data.vocabulary import Vocabulary, vocabulary_hash
+from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
+from amtl_export.freezing.fields import FieldRows, RunData, row_counts, run_inputs
 from amtl_export.freezing.flat import Flat, answers, evaluating
 from amtl_export.freezing.reads import tables_read
 from amtl_export.freezing.swap import TABLE, freeze_module, tables_of, unwrapped
@@ -28,7 +29,7 @@ from amtl_export.models.ctr import CtrModel
 from amtl_export.source.binding import DynamicShapes, bind, describe
 from amtl_export.source.call import ModuleCall, RunCall, name_outputs
 from amtl_export.source.source import Labelled, Source, build, is_factory
-from amtl_export.spec import BATCH, Column, Feed, TensorSpec
+from amtl_export.spec import Feed, TensorSpec
 from amtl_export.traffic.draw import draw, from_rows
 from amtl_export.training.run import Run, load_run
 
@@ -39,47 +40,6 @@ EMBEDDING = "embedding"
 _EXAMPLE_ROWS = 1000
 
 _BATCH = 8192
-
-
-@dataclass(frozen=True)
-class FieldRows:
-    """Where the rows of a field are.
-
-    Attributes:
-        name: of the field; the table's own for a user's module.
-        table: path of the table.
-        offset: first row.
-        size: V.
-        governed: whether a method chose the dims.
-        padding: the padding id, or None.
-    """
-
-    name: str
-    table: str
-    offset: int
-    size: int
-    governed: bool
-    padding: int | None = None
-
-
-@dataclass(frozen=True)
-class RunData:
-    """What is known of a run's model alone.
-
-    Attributes:
-        config: what the trained model was built from.
-        schema: what the columns mean.
-        vocabularies: embedded field → vocabulary.
-    """
-
-    config: ModelConfig
-    schema: Schema
-    vocabularies: dict[str, Vocabulary]
-
-    @property
-    def vocabulary_hash(self) -> str:
-        """Over all vocabularies."""
-        return vocabulary_hash(self.vocabularies)
 
 
 @dataclass(frozen=True)
@@ -273,22 +233,6 @@ def _opened(source: str) -> FrozenModel:
     return load_frozen(path) if is_frozen(path) else _of_run(load_run(path))
 
 
-def run_inputs(config: ModelConfig) -> tuple[TensorSpec, ...]:
-    """What a run's model takes: `ids`, `numeric`, and one input for each multi-valued field, whichever it has."""
-    specs = []
-    if config.single:
-        columns = tuple(Column(config.embedded[i].name, config.embedded[i].size) for i in config.single)
-        specs.append(TensorSpec("ids", "int64", (BATCH, len(columns)), columns, "ids"))
-    if config.numeric:
-        columns = tuple(Column(own.name) for own in config.numeric)
-        specs.append(TensorSpec("numeric", "float32", (BATCH, len(columns)), columns, "numeric"))
-    for i in config.multi:
-        own = config.embedded[i]
-        column = Column(own.name, own.size, own.padding)
-        specs.append(TensorSpec(own.name, "int64", (BATCH, f"length_{own.name}"), (column,), own.name))
-    return tuple(specs)
-
-
 def of_trained(
     model: CtrModel, config: ModelConfig, schema: Schema, vocabularies: dict[str, Vocabulary], origin: dict[str, Any]
 ) -> FrozenModel:
@@ -319,7 +263,7 @@ def of_trained(
         example=example,
         score="logit",
         origin=origin,
-        counts={path: _row_counts(fields, vocabularies, len(frozen_tables(frozen)[path].dims))},
+        counts={path: row_counts(fields, vocabularies, len(frozen_tables(frozen)[path].dims))},
         data=data,
     )
 
@@ -341,16 +285,6 @@ def _labelled_rows(run: Run, split: Any) -> Any:
     for start in range(0, len(rows), _BATCH):
         part = rows.take(slice(start, start + _BATCH))
         yield from_rows(part, run.model_config), np.asarray(part.label, dtype=np.float64)
-
-
-def _row_counts(
-    fields: Sequence[FieldRows], vocabularies: Mapping[str, Vocabulary], rows: int
-) -> npt.NDArray[np.int64]:
-    """int64 `[V_total]`: how often training saw each row, over all fields that read it."""
-    counts = np.zeros(rows, dtype=np.int64)
-    for own in fields:
-        counts[own.offset : own.offset + own.size] += vocabularies[own.name].counts
-    return counts
 
 
 def of_module(source: Source, name: str) -> FrozenModel:

@@ -57,7 +57,7 @@ def fuse_first_layers(model: ir.Model, tables: Collection[str], *, required: boo
             fused += _fuse(model.graph, node, tables, int8=int8)
     if required and not fused:
         raise InputError(
-            "no linear layer reads looked-up rows directly", where="--first-layer fused", fix="--first-layer plain"
+            "no linear layer reads looked-up rows directly", where="first_layer='fused'", fix="first_layer='plain'"
         )
     passes.RemoveUnusedNodesPass()(model)
     return fused

@@ -31,7 +31,7 @@ def save_figure(figure: Any, path: Path) -> None:
         InputError: the file is not a .png.
     """
     if path.suffix.lower() != ".png":
-        raise InputError("plots are PNG files", found=str(path), fix="--plot NAME.png")
+        raise InputError("plots are PNG files", found=str(path), fix="plot=NAME.png")
     with os_errors("writing the plot", path):
         figure.savefig(path, dpi=150)
 

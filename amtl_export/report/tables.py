@@ -142,7 +142,7 @@ def packaged(version: Mapping[str, Any], backend: str) -> RenderableType:
 
 
 def plan_report(plans: Mapping[str, Mapping[str, Any]]) -> RenderableType:
-    """For `export --dry-run`: what each table would become."""
+    """What each table would become."""
     rows = [
         (
             path,

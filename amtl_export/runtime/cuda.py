@@ -100,7 +100,7 @@ def check_tables_on_cpu(session: Any) -> None:
         raise InputError(
             "the tables alone cannot be kept on the CPU",
             found=f"{', '.join(others)} there" if others else "no native operator",
-            fix="amtl-export export --layout ragged",
+            fix="export with layout='ragged'",
         )
 
 

@@ -156,9 +156,7 @@ def load(
         InputError: not a bundle; see `runtime.session.open_session`.
     """
     if not (Path(bundle) / "model.onnx").is_file():
-        raise InputError(
-            "no such bundle", where=bundle, found="no model.onnx", fix="amtl-export export RUN --out BUNDLE"
-        )
+        raise InputError("no such bundle", where=bundle, found="no model.onnx", fix="give a folder that export wrote")
     return Predictor(Path(bundle), provider=provider, threads=threads, native=native, cuda=cuda)
 
 

@@ -76,7 +76,7 @@ def _check_alike(model: Path, configs: Mapping[str, str], kind: str) -> None:
     """A new version must fit the configuration that is there."""
     if not (model / _MARK).is_file():
         raise InputError(
-            "the model's folder was not made by this tool", where=model, fix="choose another --name, or move it away"
+            "the model's folder was not made by this tool", where=model, fix="choose another name, or move it away"
         )
     if (found := read_json(model / _MARK).get("kind")) != kind:
         raise InputError(
@@ -84,7 +84,7 @@ def _check_alike(model: Path, configs: Mapping[str, str], kind: str) -> None:
             where=model,
             found=found,
             allowed=kind,
-            fix="give the same --raw-features and --graph-keys, or choose another --name",
+            fix="give the same raw_features and graph_keys, or choose another name",
         )
     for file, text in configs.items():
         there = (model / file).read_text(encoding="utf-8") if (model / file).is_file() else ""
@@ -94,7 +94,7 @@ def _check_alike(model: Path, configs: Mapping[str, str], kind: str) -> None:
                 "the model that is there is configured otherwise, and its versions share the configuration",
                 where=model / file,
                 found=f"no {other.strip()}",
-                fix="give the same options and a bundle of the same inputs, or choose another --name",
+                fix="give the same options and a bundle of the same inputs, or choose another name",
             )
 
 

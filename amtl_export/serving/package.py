@@ -87,7 +87,9 @@ def package(bundle: Path | str, repository: Path | str, name: str, config: Packa
         with ExitStack() as drafts:
             return maker.folder(bundle, name, source, files=service).add(drafts)
     if source is None:
-        raise InputError("raw_features: the bundle has no vocabularies", where=bundle, fix="raw_features=False")
+        raise InputError(
+            "raw_features=True: the bundle has no vocabularies", where=bundle, fix="leave raw_features=True out"
+        )
     with os_errors("writing the encoder", repository), ExitStack() as drafts:
         repository.mkdir(parents=True, exist_ok=True)
         scratch = Path(drafts.enter_context(tempfile.TemporaryDirectory(prefix=f".{name}.", dir=repository)))
@@ -165,6 +167,6 @@ def _answered(bundle: Path, opened: Predictor) -> Arrays:
                 "the bundle does not answer its sample as it did when it was exported",
                 where=f"{bundle}, output {name}",
                 found=f"difference {float(np.abs(answers[name] - expected).max()):.3g}",
-                fix="amtl-export validate BUNDLE --run RUN says more",
+                fix="validate it against its run, which says more",
             )
     return sample

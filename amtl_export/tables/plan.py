@@ -1,7 +1,7 @@
-"""The layout planner: what `--layout auto` means for each table, with what it is expected to cost.
+"""The layout planner: what `layout="auto"` means for each table, with what it is expected to cost.
 
 A plan needs the dims and how often each row is looked up, no values, so it is made before anything is written
-(`export --dry-run`). Its rules; times are those of benchmarks/results/ (lookup, infer-1m, first-layer):
+(a dry run of `export`). Its rules; times are those of benchmarks/results/ (lookup, infer-1m, first-layer):
 
 - nothing is laid out anew unless that saves a tenth of the bytes; tables of fewer than four floats a row stay dense;
 - for the target native, `ragged` is the smallest and the fastest, so it is taken;
@@ -87,14 +87,16 @@ class PlanConfig:
             if found not in allowed:
                 raise InputError(f"export: unknown {what}", found=found, allowed=", ".join(allowed))
         if self.page_width is not None and self.layout != "paged":
-            raise InputError("export: a page width goes with --layout paged", found=self.layout)
+            raise InputError("export: a page width goes with layout='paged'", found=self.layout)
         if self.layer_dtype == "int8" and (self.dtype != "int8" or self.first_layer == "plain"):
-            asked, fix = f"--dtype {self.dtype}, --first-layer {self.first_layer}", "--dtype int8 --first-layer fused"
+            asked, fix = f"dtype={self.dtype!r}, first_layer={self.first_layer!r}", "dtype='int8', first_layer='fused'"
             raise InputError("export: a layer in int8 reads int8 rows", found=asked, fix=fix)
         if self.fuses and self.layout not in ("auto", "ragged"):
-            raise InputError("export: a fused first layer reads ragged tables", found=f"--layout {self.layout}")
+            raise InputError("export: a fused first layer reads ragged tables", found=f"layout={self.layout!r}")
         if self.layout == "blocks" and self.dtype != "fp32":
-            raise InputError("export: blocks hold fp32", found=self.dtype, fix="--layout ragged, paged or dense")
+            raise InputError(
+                "export: blocks hold fp32", found=self.dtype, fix="layout='ragged', layout='paged' or layout='dense'"
+            )
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ def _choose(
 def _width(dims: npt.NDArray[np.int64], D: int, dtype: ValueType, config: PlanConfig) -> int:
     width = config.page_width or best_width(dims, D, dtype).width
     if not 1 <= width <= D:
-        raise InputError("export: --page-width", found=width, allowed=f"1..{D}")
+        raise InputError("export: the width of a page", found=f"page_width={width}", allowed=f"1..{D}")
     return width
 
 

@@ -1,1 +1,1 @@
-"""Inputs as traffic has them: ids drawn as often as training saw them, or replayed from data."""
+"""Inputs of a run's model: ids drawn as often as training saw them, or taken from encoded rows."""

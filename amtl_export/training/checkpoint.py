@@ -92,7 +92,7 @@ def load_checkpoint(
             group["lr"] = rate
         optimizer.load_state_dict(state)
     if "rng" not in tensors:
-        raise InputError("a checkpoint lacks its random state", where=file, fix="train anew with --overwrite")
+        raise InputError("a checkpoint lacks its random state", where=file, fix="train anew with overwrite=True")
     torch.set_rng_state(tensors["rng"])
     return Progress(**values), _under(tensors, "best/")
 

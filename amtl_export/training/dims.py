@@ -50,7 +50,7 @@ def open_budget(ratio: float, model: CtrModel, *, trained: bool) -> SelectionBud
     if isinstance(model.embedding, MixedEmbedding):
         return None
     raise InputError(
-        "train: --dim-budget needs a method that selects dims",
+        f"train: dim_budget={ratio} needs a method that selects dims",
         found=model.config.method,
         allowed="amtl, aml, amtl_nste, mde, magprune",
     )

@@ -86,10 +86,10 @@ def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
                 "an unfinished training with other settings is in the way",
                 where=work,
                 found=differing,
-                fix="repeat it with its settings to go on, or say --overwrite to discard it",
+                fix="repeat it with its settings to go on, or say overwrite=True to discard it",
             )
         if earlier is None and any(work.iterdir()):
-            raise InputError("a folder is in the way", where=work, fix="choose another --out, or remove it yourself")
+            raise InputError("a folder is in the way", where=work, fix="choose another folder, or remove it yourself")
         shutil.rmtree(work)
     work.mkdir(parents=True)
     write_json(work / "train.json", config.to_json())

@@ -73,7 +73,7 @@ def load_run(path: Path) -> Run:
         InputError: not a run, or a file of it is missing, truncated, corrupted or of another run.
     """
     if not path.is_dir():
-        raise InputError("no such run", where=path, fix="amtl-export train … --out RUN")
+        raise InputError("no such run", where=path, fix="give a folder that train wrote")
     if not (path / "config.json").is_file():
         raise InputError(
             "the folder is not a run", where=path, found="no config.json", fix="give a folder made by train"
@@ -103,7 +103,7 @@ def model_config_for(train: TrainConfig, encoded: Encoded) -> ModelConfig:
         raise InputError(
             f"train: backbone {train.backbone} attends to a sequence, and the data has none",
             where=train.data,
-            fix='a field with kind = "sequence" and of = "…" in schema.toml, or another --backbone',
+            fix='a field with kind = "sequence" and of = "…" in schema.toml, or another backbone',
         )
     numeric = tuple(
         NumericField(f.name, encoded.stats[f.name].mean, encoded.stats[f.name].std, f.transform)

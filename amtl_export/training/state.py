@@ -79,7 +79,7 @@ class TrainState:
         seconds = time.perf_counter() - started
         logits = predict(self.model, valid)
         if not np.isfinite(logits).all():
-            raise InputError("training diverged: logits are not finite", where=f"epoch {epoch}", fix="a smaller --lr")
+            raise InputError("training diverged: logits are not finite", where=f"epoch {epoch}", fix="a smaller lr")
         auc_valid = auc(logits, valid.label)
         self.progress = replace(
             self.progress,

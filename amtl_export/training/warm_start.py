@@ -30,7 +30,7 @@ def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], earlier: Pa
             where=earlier,
             found=run.model_config.dim,
             allowed=model.config.dim,
-            fix=f"--dim {run.model_config.dim}",
+            fix=f"dim={run.model_config.dim}",
         )
     copied: list[str] = []
     tables, earlier_tables = _tables(model), _tables(run.model)

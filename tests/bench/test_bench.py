@@ -12,13 +12,13 @@ import torch
 from amtl_export.bench.infer import InferConfig, bench_infer
 from amtl_export.bench.subjects import TorchSubject, dense_torch
 from amtl_export.bench.timing import Latency, interleave
+from amtl_export.bench.traffic import Traffic
 from amtl_export.bench.train import bench_train
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import InputError
 from amtl_export.freezing.flat import Flat
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.traffic.feeds import Traffic
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.run import Run
 

@@ -130,7 +130,7 @@ def test_overwrite_replaces_only_what_is_ours(tmp_path: Path, frozen: FrozenMode
 def test_config_refuses_contradictions() -> None:
     with pytest.raises(InputError, match="unknown layout"):
         ExportConfig(layout="folded")  # type: ignore[arg-type]  # refused at run time, too
-    with pytest.raises(InputError, match="--layout paged"):
+    with pytest.raises(InputError, match="layout='paged'"):
         ExportConfig(layout="dense", page_width=4)
 
 

@@ -295,7 +295,7 @@ def unknown_layout(p: Place) -> list[object]:
     return p.export("--layout", "folded")
 
 
-@case(2, "--page-width", "99", "1..12")
+@case(2, "--page-width 99", "1..12")
 def page_wider_than_the_row(p: Place) -> list[object]:
     return p.export("--layout", "paged", "--page-width", 99)
 

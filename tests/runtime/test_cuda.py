@@ -112,7 +112,7 @@ def test_tables_stay_on_the_cpu(bundle: Bundle, frozen: FrozenModel, tmp_path: P
     found = amtl_export.load(kept.path, provider="cuda", cuda=options).predict(feed)["logit"]
     assert np.allclose(found, amtl_export.load(kept.path).predict(feed)["logit"], rtol=0, atol=1e-4)
     if bundle.signature.layout != "ragged":
-        with pytest.raises(InputError, match="--layout ragged"):
+        with pytest.raises(InputError, match="layout='ragged'"):
             amtl_export.load(bundle.path, provider="cuda", cuda=options)
 
 

@@ -32,12 +32,12 @@ def test_the_pages_commands_end_with_the_right_scores(triton: Path, real_data: P
         done = run(command)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
     program = shlex.split(serve.removesuffix(" &"))
-    assert program == ["python", "tests/serving/triton_server.py", "serve", ".triton", "models"]
-    with serving(triton, tmp_path / "models", tmp_path / "log") as server:
+    assert program == ["python", "benchmarks/triton_server", "serve", ".triton", "repository"]
+    with serving(triton, tmp_path / "repository", tmp_path / "log") as server:
         asked = run(f"{client} http://127.0.0.1:{server.http}")
         assert asked.returncode == 0, asked.stderr
         assert "probability [" in asked.stdout
-        spoil(tmp_path / "models" / "ml_1m" / "samples" / "response.json")
+        spoil(tmp_path / "repository" / "ml_1m" / "samples" / "response.json")
         assert run(f"{client} http://127.0.0.1:{server.http}").returncode == 1
     for code in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -153,7 +153,7 @@ def test_warm_start_takes_rows_by_value_and_hidden_layers(tmp_path: Path, fbe_ru
 
 
 def test_warm_start_needs_the_same_dim(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
-    with pytest.raises(InputError, match="--dim 12"):
+    with pytest.raises(InputError, match="dim=12"):
         train(tiny_train(dim=8, warm_start=str(fbe_run.path)), tmp_path / "warm")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from amtl_export.data.named import criteo, ijcai18, movielens, taobao
 from amtl_export.data.source import Source
 
-#: Name → opens the source in the folder given by `--path`. `synthetic` needs no folder and is not here.
+#: Name → opens the source in the folder given by `path`. `synthetic` needs no folder and is not here.
 NAMED: dict[str, Callable[[Path], Source]] = {
     "ml-1m": movielens.ml_1m,
     "ml-100k": movielens.ml_100k,

@@ -23,7 +23,12 @@ def find(folder: Path, *names: str) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise InputError("a published file is missing", where=folder, allowed=" or ".join(names), fix="check --path")
+    raise InputError(
+        "a published file is missing",
+        where=folder,
+        allowed=" or ".join(names),
+        fix="check path, the folder with the files as published",
+    )
 
 
 def table(

@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What `--data synthetic:rows=…,values=…` sets.
+    """What `synthetic:rows=…,values=…` sets.
 
     Attributes:
         rows: examples.

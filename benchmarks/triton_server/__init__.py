@@ -1,7 +1,7 @@
-"""A real Triton Inference Server, from the nvidia-pytriton wheel, for tests and trials on this machine.
+"""A real Triton Inference Server, from the nvidia-pytriton wheel, for tests, benchmarks and trials on this machine.
 
-python tests/serving/triton_server.py install .triton
-python tests/serving/triton_server.py serve .triton MODELS [options of tritonserver]
+python benchmarks/triton_server install .triton
+python benchmarks/triton_server serve .triton MODELS [options of tritonserver]
 """
 
 from __future__ import annotations
@@ -141,11 +141,3 @@ def tensors(kind: Any, feed: Mapping[str, Any], **how: bool) -> list[Any]:
     for tensor, values in zip(made, feed.values(), strict=True):
         tensor.set_data_from_numpy(values, **how)
     return made
-
-
-if __name__ == "__main__":
-    if sys.argv[1] == "install":
-        install(Path(sys.argv[2]))
-    else:
-        program, environment = command(Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])
-        os.execve(program[0], program, environment)

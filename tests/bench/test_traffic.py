@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from amtl_export.bench.infer import InferConfig, bench_infer, traffic_of
+from amtl_export.bench.traffic import DISTRIBUTIONS, Traffic
 from amtl_export.bundle.export import export
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.source.source import Source
 from amtl_export.spec import mismatch
-from amtl_export.traffic.feeds import DISTRIBUTIONS, Traffic
 from amtl_export.training.run import Run
 
 V, D = 50, 4

@@ -1,0 +1,79 @@
+"""What is known of a model's fields: where their rows are, and of a run's also what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from amtl_export.data.schema import Schema
+from amtl_export.data.vocabulary import Vocabulary, vocabulary_hash
+from amtl_export.models.config import ModelConfig
+from amtl_export.spec import BATCH, Column, TensorSpec
+
+
+@dataclass(frozen=True)
+class FieldRows:
+    """Where the rows of a field are.
+
+    Attributes:
+        name: of the field; the table's own for a user's module.
+        table: path of the table.
+        offset: first row.
+        size: V.
+        governed: whether a method chose the dims.
+        padding: the padding id, or None.
+    """
+
+    name: str
+    table: str
+    offset: int
+    size: int
+    governed: bool
+    padding: int | None = None
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What is known of a run's model alone.
+
+    Attributes:
+        config: what the trained model was built from.
+        schema: what the columns mean.
+        vocabularies: embedded field → vocabulary.
+    """
+
+    config: ModelConfig
+    schema: Schema
+    vocabularies: dict[str, Vocabulary]
+
+    @property
+    def vocabulary_hash(self) -> str:
+        """Over all vocabularies."""
+        return vocabulary_hash(self.vocabularies)
+
+
+def run_inputs(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """What a run's model takes: `ids`, `numeric`, and one input for each multi-valued field, whichever it has."""
+    specs = []
+    if config.single:
+        columns = tuple(Column(config.embedded[i].name, config.embedded[i].size) for i in config.single)
+        specs.append(TensorSpec("ids", "int64", (BATCH, len(columns)), columns, "ids"))
+    if config.numeric:
+        columns = tuple(Column(own.name) for own in config.numeric)
+        specs.append(TensorSpec("numeric", "float32", (BATCH, len(columns)), columns, "numeric"))
+    for i in config.multi:
+        own = config.embedded[i]
+        column = Column(own.name, own.size, own.padding)
+        specs.append(TensorSpec(own.name, "int64", (BATCH, f"length_{own.name}"), (column,), own.name))
+    return tuple(specs)
+
+
+def row_counts(fields: Sequence[FieldRows], vocabularies: Mapping[str, Vocabulary], rows: int) -> npt.NDArray[np.int64]:
+    """int64 `[rows]`: how often training saw each row, over all fields that read it."""
+    counts = np.zeros(rows, dtype=np.int64)
+    for own in fields:
+        counts[own.offset : own.offset + own.size] += vocabularies[own.name].counts
+    return counts

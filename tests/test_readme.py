@@ -34,11 +34,9 @@ def test_the_commands_and_the_code_run_in_a_clone_beside_the_wheel(outside: Any,
     assert changed.stdout.split() == ["??", "my_model.py", "??", "repository/"]
 
 
-#: Pages ahead of the code; strict, so that the mark goes when the command comes.
-AHEAD = {"own-model.md": pytest.mark.xfail(strict=True, reason="compress is not there yet")}
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=page.name, marks=AHEAD.get(page.name, ())) for page in PAGES])
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
 def test_the_commands_of_every_page_are_commands(page: Path) -> None:
     """Command and flags exist, and take such values; what needs data, servers or GPUs runs in the tests of those."""
     text = page.read_text(encoding="utf-8").replace("\\\n", "")

@@ -20,6 +20,7 @@ from amtl_export.bundle.bundle import Bundle
 from amtl_export.models.config import SelectionConfig
 from amtl_export.serving.package import PackageConfig
 from amtl_export.source.source import build
+from amtl_export.spec import Feed
 
 pytest.importorskip("torch_rechub", reason="torch-rechub is not installed: the extra thirdparty")
 
@@ -131,7 +132,7 @@ def test_the_commands_take_the_factory(folder: Path, bundle: Bundle) -> None:
 def test_a_server_answers_as_the_module(triton: Path, tmp_path: Path, bundle: Bundle, source: Source) -> None:
     made = package(bundle.path, tmp_path / "models", "deepfm", PackageConfig(backend="python", max_batch=64))
     rng = np.random.default_rng(3)
-    feed = {
+    feed: Feed = {
         "user": rng.integers(0, 300, 20),
         "item": rng.integers(0, 500, 20),
         "price": rng.random(20).astype(np.float32),

@@ -73,6 +73,7 @@ def replace_value(graph: ir.Graph, old: ir.Value, new: ir.Value, before: Sequenc
     node = old.producer()
     assert node is not None
     nodes = list(before)
+    new.type, new.shape = old.type, old.shape
     if old.is_graph_output():
         last = ir.node("Identity", [new])
         new, old.name, last.outputs[0].name = last.outputs[0], None, old.name

@@ -17,6 +17,7 @@ from collections.abc import Collection
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from amtl_export.graph.facts import table_of
 from amtl_export.graph.halves import Halves, Kept, Split
 from amtl_export.graph.passes.base import GraphPass, custom_nodes, ensure_none, is_op, require, require_unlowered
 from amtl_export.graph.rewrite import is_constant, rank, replace_value, sizes
@@ -25,14 +26,19 @@ from amtl_export.spec import BATCH
 
 #: Operators that compute each number from the numbers at its position.
 _ELEMENTWISE = frozenset(
-    {"Abs", "Add", "And", "Cast", "Clip", "Div", "Equal", "Exp", "Greater", "GreaterOrEqual", "IsNaN", "Less"}
-    | {"LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Relu", "Sigmoid", "Sign", "Sqrt"}
-    | {"Sub", "Tanh", "Where"}
+    {"Abs", "Add", "And", "Cast", "Ceil", "Clip", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater"}
+    | {"GreaterOrEqual", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mod", "Mul", "Neg", "Not"}
+    | {"Or", "Pow", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Softplus", "Sqrt", "Sub", "Tanh", "Where"}
 )
 #: Operators that move numbers and compute nothing.
 _MOVES = frozenset({"Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 #: Operators that compute each row of a batch from that row, if the result has a row for each.
-_ROWWISE = _ELEMENTWISE | _MOVES | {"Gemm", "Lookup", "MatMul", "ReduceMax", "ReduceMean", "ReduceSum", "Softmax"}
+_ROWWISE = (
+    _ELEMENTWISE
+    | _MOVES
+    | {"BatchNormalization", "Gemm", "LayerNormalization", "LogSoftmax", "Lookup", "MatMul", "ReduceMax", "ReduceMean"}
+    | {"ReduceMin", "ReduceProd", "ReduceSum", "Softmax"}
+)
 
 
 class HoistRequest(GraphPass):
@@ -40,7 +46,7 @@ class HoistRequest(GraphPass):
 
     requires: no lookup is lowered; the request's inputs are `[1, …]`, each repeated by an Expand to one row for each
     candidate; another input has a row for each.
-    ensures: the graph answers the same up to the order of sums; no Lookup reads ids of the request that are repeated,
+    ensures: the graph answers the same up to the order of sums; no Lookup in a table reads repeated ids of the request,
     unless its rows are an output.
 
     Args:
@@ -72,7 +78,7 @@ class HoistRequest(GraphPass):
         repeated = {
             node.outputs[0] for node in model.graph if is_op(node, "Expand") and node.inputs[0] in self._request(model)
         }
-        lookups = (node for node in custom_nodes(model) if repeated.intersection(node.inputs))
+        lookups = [node for node in custom_nodes(model) if repeated.intersection(node.inputs) and table_of(node)]
         ensure_none((node for node in lookups if not node.outputs[0].is_graph_output()), "lookups of repeated ids")
 
     def _request(self, model: ir.Model) -> list[ir.Value]:
@@ -99,6 +105,7 @@ class _Hoister:
     def __init__(self, graph: ir.Graph, request: Collection[ir.Value], batch: ir.Value, owner: HoistRequest) -> None:
         self._graph, self._request, self._owner = graph, set(request), owner
         self._halves = Halves(graph, batch)
+        self._fixed: set[ir.Value] = set(graph.initializers.values())
         self.once: list[ir.Node] = []
 
     def visit(self, node: ir.Node) -> None:
@@ -110,6 +117,8 @@ class _Hoister:
             self._halves.nodes = []
             self._replace(node, self._hoisted(node))
             self.once += [new for new in self._halves.nodes if sizes(new.outputs[0])[:1] == (1,)]
+        elif self._fixed.issuperset(value for value in node.inputs if value is not None):
+            self._fixed.update(node.outputs)
 
     def _replace(self, node: ir.Node, hoisted: Hoisted) -> None:
         if isinstance(hoisted, Split):
@@ -142,9 +151,9 @@ class _Hoister:
         return self._apart(node)
 
     def _is_requests(self, node: ir.Node) -> bool:
-        """Whether a node reads the request and constants alone."""
-        of = self._halves.of
-        return all(v is None or is_constant(v) or (v in of and of[v].candidates is None) for v in node.inputs)
+        """Whether a node reads the request and what depends on no input alone."""
+        of, values = self._halves.of, [value for value in node.inputs if value is not None]
+        return all(v in self._fixed or is_constant(v) or (v in of and of[v].candidates is None) for v in values)
 
     def _why_not_alone(self, node: ir.Node) -> str | None:
         """Why an operator cannot be computed for the request's one row; None if it can."""

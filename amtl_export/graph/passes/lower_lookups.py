@@ -67,7 +67,7 @@ class LowerLookups(GraphPass):
 
     def _keep(self, lookup: Lookup) -> None:
         """Once for each ids and table: the rows themselves, where they are there."""
-        key = (lookup.table, lookup.input, lookup.sizes, lookup.offsets)
+        key = (lookup.table, lookup.input, _fields(lookup.sizes, lookup.offsets))
         if key not in self._lookups or not lookup.layer:
             self._lookups[key] = lookup
 
@@ -90,6 +90,12 @@ class LowerLookups(GraphPass):
         names = {value.name for node in model.graph for value in node.outputs} | set(model.graph.initializers)
         lost = [lookup.output for lookup in self.lookups if (lookup.layer or lookup.output) not in names]
         ensure(not lost, f"lookups that are not in the graph: {', '.join(lost)}")
+
+
+def _fields(sizes: tuple[int, ...], offsets: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Size and offset of each column's field; once if they are alike, as one number serves all columns."""
+    fields = tuple(zip(sizes, offsets, strict=True))
+    return fields[:1] if len(set(fields)) == 1 else fields
 
 
 class _Lowering:
@@ -120,7 +126,7 @@ class _Lowering:
         ids = node.inputs[1]
         assert ids is not None
         sizes, offsets = (tuple(node.attributes[name].as_ints()) for name in ("sizes", "offsets"))
-        key = (path, ids, sizes, offsets)
+        key = (path, ids, _fields(sizes, offsets))
         if key not in self._scopes:
             self._scopes[key] = self._builder.scope(f"lookup/{path}/{ids.name}" if path else f"lookup/{ids.name}")
         return Site(ids, rank(ids), sizes, offsets, path, self._scopes[key])

@@ -178,7 +178,7 @@ def test_any_backbone_passes(tmp_path: Path, frozen: FrozenModel, monkeypatch: p
 def test_a_backbone_that_cannot_pass_is_named(
     tmp_path: Path, frozen: FrozenModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="backbone other") as caught:
+    with pytest.raises(InputError, match="where: other") as caught:
         export(small(monkeypatch, Counting, frozen), tmp_path / "b")
     assert "torch.export" in str(caught.value)
     assert list(tmp_path.iterdir()) == []

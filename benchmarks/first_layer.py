@@ -26,8 +26,8 @@ from amtl_export.bench.timing import Latency, interleave
 from amtl_export.cli.options import IntList
 from amtl_export.files import write_json
 from amtl_export.freezing.table import FrozenEmbedding
-from amtl_export.graph.first_layer import fuse_first_layers
-from amtl_export.graph.lower import lower_lookups
+from amtl_export.graph.passes.fuse_first_layers import FuseFirstLayers
+from amtl_export.graph.passes.lower_lookups import LowerLookups
 from amtl_export.runtime.session import open_session
 from amtl_export.spec import Feed
 from amtl_export.tables.plan import PlanConfig, plan_table
@@ -56,8 +56,8 @@ class Part:
         model = traced(module, example, "y")
         if module.table is not None:
             if plan_table(module.table, config).fused:
-                fuse_first_layers(model, ["table"], int8=config.layer_dtype == "int8")
-            lower_lookups(model, {"table": laid_out_as(module.table, config)}, "guard")
+                FuseFirstLayers(["table"], int8=config.layer_dtype == "int8")(model)
+            LowerLookups({"table": laid_out_as(module.table, config)}, "guard")(model)
         ir.save(model, folder / f"{name}.onnx", external_data=f"{name}.data", size_threshold_bytes=128)
         self._session, self._dim = open_session(folder / f"{name}.onnx", native=True), dim
 

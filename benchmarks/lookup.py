@@ -35,7 +35,7 @@ from amtl_export.errors import EnvironmentLacks
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import freeze
 from amtl_export.freezing.table import FrozenEmbedding
-from amtl_export.graph.lower import lower_lookups
+from amtl_export.graph.passes.lower_lookups import LowerLookups
 from amtl_export.graph.rewrite import initializer, replace_value
 from amtl_export.graph.trace import trace
 from amtl_export.runtime.session import open_session
@@ -117,7 +117,7 @@ def write_layout(table: FrozenEmbedding, config: PlanConfig, path: Path) -> int:
     """A lookup in one layout as a model; bytes of its arrays."""
     laid_out = laid_out_as(table, config)
     model = traced(Lookups(table), torch.zeros(3, FIELDS, dtype=torch.int64), "rows")
-    lower_lookups(model, {"table": laid_out}, "guard")
+    LowerLookups({"table": laid_out}, "guard")(model)
     ir.save(model, path, external_data=f"{path.stem}.data", size_threshold_bytes=128)
     return stored_bytes(laid_out)
 
@@ -125,7 +125,7 @@ def write_layout(table: FrozenEmbedding, config: PlanConfig, path: Path) -> int:
 def write_block_quantized(table: FrozenEmbedding, path: Path) -> int:
     """The dense lookup with ONNX Runtime's own `GatherBlockQuantized` in its Gather's place; bytes of its arrays."""
     model = traced(Lookups(table), torch.zeros(3, FIELDS, dtype=torch.int64), "rows")
-    lower_lookups(model, {"table": laid_out_as(table, PlanConfig("dense"))}, "guard")
+    LowerLookups({"table": laid_out_as(table, PlanConfig("dense"))}, "guard")(model)
     rows = table.rows.numpy()
     block = min(256, max(16, 1 << (rows.shape[1] - 1).bit_length()))
     starts = range(0, rows.shape[1], block)

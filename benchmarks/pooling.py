@@ -24,8 +24,8 @@ from amtl_export.bench.timing import Latency, Subject, interleave
 from amtl_export.cli.options import IntList
 from amtl_export.files import write_json
 from amtl_export.freezing.table import FrozenEmbedding
-from amtl_export.graph.lower import lower_lookups
-from amtl_export.graph.pooling import fuse_sums
+from amtl_export.graph.passes.fuse_sums import FuseSums
+from amtl_export.graph.passes.lower_lookups import LowerLookups
 from amtl_export.runtime.session import open_session
 from amtl_export.spec import Feed
 from amtl_export.tables.plan import PlanConfig
@@ -60,8 +60,8 @@ class Part:
         self.name = name
         model = traced(Pooled(table), torch.zeros(3, length, dtype=torch.int64), "total")
         if name.startswith("ragged-sum"):
-            fuse_sums(model, ["table"])
-        lower_lookups(model, {"table": laid_out_as(table, SUBJECTS[name])}, "guard")
+            FuseSums(["table"])(model)
+        LowerLookups({"table": laid_out_as(table, SUBJECTS[name])}, "guard")(model)
         ir.save(model, folder / f"{name}.onnx", external_data=f"{name}.data", size_threshold_bytes=128)
         self._session = open_session(folder / f"{name}.onnx", native=True)
 

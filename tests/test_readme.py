@@ -34,8 +34,6 @@ def test_the_commands_and_the_code_run_in_a_clone_beside_the_wheel(outside: Any,
     assert changed.stdout.split() == ["??", "my_model.py", "??", "repository/"]
 
 
-
-
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
 def test_the_commands_of_every_page_are_commands(page: Path) -> None:
     """Command and flags exist, and take such values; what needs data, servers or GPUs runs in the tests of those."""

@@ -24,7 +24,7 @@ from amtl_export.files import atomic_folder, producer, write_json, write_sums
 from amtl_export.freezing.fields import FieldRows
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.graph.inputs import graph_inputs
-from amtl_export.graph.lower import IdPolicy, Lookup
+from amtl_export.graph.lookups import IdPolicy, Lookup
 from amtl_export.graph.pipeline import lower
 from amtl_export.graph.trace import trace
 from amtl_export.native import DOMAIN, needed_library

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import onnx_ir as ir
 
-from amtl_export.graph.first_layer import fuse_first_layers
-from amtl_export.graph.lower import IdPolicy, Lookup, lower_lookups
-from amtl_export.graph.pooling import fuse_sums
-from amtl_export.graph.request import hoist_request
-from amtl_export.graph.whole import read_rows_alone
+from amtl_export.errors import InputError
+from amtl_export.graph.lookups import IdPolicy, Lookup
+from amtl_export.graph.passes.base import GraphPass
+from amtl_export.graph.passes.drop_idle_squeezes import DropIdleSqueezes
+from amtl_export.graph.passes.fuse_first_layers import FuseFirstLayers
+from amtl_export.graph.passes.fuse_sums import FuseSums
+from amtl_export.graph.passes.hoist_request import HoistRequest
+from amtl_export.graph.passes.lower_lookups import LowerLookups
+from amtl_export.graph.passes.read_rows_alone import ReadRowsAlone
+from amtl_export.graph.passes.state_linear_layers import StateLinearLayers
+from amtl_export.graph.passes.state_shapes import StateShapes
 from amtl_export.tables.layout import LaidOut
 from amtl_export.tables.plan import LayerDtype, TablePlan
 
@@ -32,6 +39,21 @@ class Wanted(Protocol):
         """Whether ids are guarded."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """A pass in its place.
+
+    Attributes:
+        rewrite: the pass.
+        asked: what asked for it, if it is an error that it changes nothing: the setting, and the fix.
+        purpose: what it was to do, in words.
+    """
+
+    rewrite: GraphPass
+    asked: tuple[str, str] | None = None
+    purpose: str = ""
+
+
 def lower(
     model: ir.Model,
     plans: Mapping[str, TablePlan],
@@ -49,11 +71,46 @@ def lower(
         shared: names of inputs that are given once per request.
 
     Raises:
-        InputError: a fused first layer was asked for, and no layer can be fused.
+        InputError: what was asked for changed nothing: no layer can be fused, or nothing depends on the request alone.
     """
-    read_rows_alone(model)
-    hoist_request(model, shared)
-    fuse_sums(model, [path for path, table in plans.items() if table.layout == "ragged"])
+    lowering = LowerLookups(tables, wanted.id_policy)
+    run([*_steps(plans, wanted, shared), Step(lowering)], model)
+    return lowering.lookups
+
+
+def _steps(plans: Mapping[str, TablePlan], wanted: Wanted, shared: Sequence[str]) -> Iterator[Step]:
+    """The rewrites before lookups are lowered."""
+    yield from (Step(DropIdleSqueezes()), Step(StateShapes()), Step(StateLinearLayers()), Step(ReadRowsAlone()))
+    if shared:
+        asked = (f"request_fields: {', '.join(shared)}", "leave request_fields out")
+        yield Step(HoistRequest(shared), asked, "nothing can be computed once per request")
+    yield Step(FuseSums([path for path, table in plans.items() if table.layout == "ragged"]))
     fusable = [path for path, table in plans.items() if table.fused]
-    fuse_first_layers(model, fusable, required=wanted.fuses, int8=wanted.layer_dtype == "int8")
-    return lower_lookups(model, tables, wanted.id_policy)
+    asked_layer = ("first_layer: fused", 'first_layer="plain"') if wanted.fuses else None
+    fuse = FuseFirstLayers(fusable, int8=wanted.layer_dtype == "int8")
+    yield Step(fuse, asked_layer, "no linear layer can be fused with a lookup")
+
+
+def run(steps: Sequence[Step], model: ir.Model) -> None:
+    """Run passes in order, in place.
+
+    Raises:
+        InputError: one that was asked for changed nothing; the nearest failed match is given.
+        ir.passes.InvariantError: what a pass requires or ensures does not hold; its notes name the passes before it.
+    """
+    done: list[str] = []
+    for step in steps:
+        try:
+            result = step.rewrite(model)
+        except ir.passes.InvariantError as error:
+            error.add_note(f"in {type(step.rewrite).__name__}, after {', '.join(done) or 'no other pass'}")
+            raise
+        if step.asked and not result.modified:
+            _refuse(step, step.asked)
+        done.append(type(step.rewrite).__name__)
+
+
+def _refuse(step: Step, asked: tuple[str, str]) -> None:
+    nearest = step.rewrite.nearest
+    found = f"nearest: {nearest}" if nearest else "no node that it could apply to"
+    raise InputError(step.purpose, where=asked[0], found=found, fix=asked[1])

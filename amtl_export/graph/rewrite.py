@@ -23,15 +23,46 @@ def initializer(
     return graph.initializers[name]
 
 
+def constant_ints(value: ir.Value | None) -> list[int] | None:
+    """The numbers of a constant vector, shape or axes; None if it is not constant."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None else [int(number) for number in np.atleast_1d(tensor.numpy())]
+
+
+def rank(value: ir.Value | None) -> int:
+    """Number of axes; -1 where it is not known."""
+    return -1 if value is None or value.shape is None else len(value.shape)
+
+
+def sizes(value: ir.Value) -> tuple[int, ...]:
+    """Of each axis; 0 where it is not known."""
+    return () if value.shape is None else tuple(s if isinstance(s, int) else 0 for s in value.shape.dims)
+
+
+def width(value: ir.Value) -> int:
+    """Of axis 1; 0 where it is not known."""
+    known = sizes(value)
+    return known[1] if len(known) > 1 else 0
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether a value is an initializer."""
+    return value is not None and value.is_initializer()
+
+
 def is_linear(node: ir.Node) -> bool:
-    """Whether a Gemm is x · Wᵀ + b with constant W, nothing scaled."""
+    """Whether a Gemm is x · Wᵀ or x · Wᵀ + b with constant W, nothing scaled."""
     unscaled = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
     given = {name: attribute.value for name, attribute in node.attributes.items()}
-    if node.op_type != "Gemm" or node.domain != "" or len(node.inputs) < 3:
+    if node.op_type != "Gemm" or node.domain != "":
         return False
-    weight, bias = node.inputs[1:]
-    constant = weight is not None and weight.is_initializer() and bias is not None
-    return constant and {"alpha": 1.0, "beta": 1.0, "transA": 0} | given == unscaled
+    return is_constant(node.inputs[1]) and {"alpha": 1.0, "beta": 1.0, "transA": 0} | given == unscaled
+
+
+def sole_user(value: ir.Value) -> ir.Node | None:
+    """The node that alone reads a value, once; None if others do, or the graph gives it."""
+    users = [use.node for use in value.uses()]
+    return users[0] if len(users) == 1 and not value.is_graph_output() else None
 
 
 def replace_value(graph: ir.Graph, old: ir.Value, new: ir.Value, before: Sequence[ir.Node]) -> None:
@@ -42,6 +73,7 @@ def replace_value(graph: ir.Graph, old: ir.Value, new: ir.Value, before: Sequenc
     node = old.producer()
     assert node is not None
     nodes = list(before)
+    new.type, new.shape = old.type, old.shape
     if old.is_graph_output():
         last = ir.node("Identity", [new])
         new, old.name, last.outputs[0].name = last.outputs[0], None, old.name

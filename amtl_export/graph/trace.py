@@ -1,7 +1,7 @@
 """`torch.onnx.export` of a frozen model, its lookups left as one custom node each.
 
 The nodes `ai.amtl::Lookup(rows, ids)` and `ai.amtl::WholeTable(rows)` are the seam between the model and the layout:
-tracing knows nothing of layouts, and `lower.py` nothing of PyTorch.
+tracing knows nothing of layouts, and lowering nothing of PyTorch.
 
 ensures: inputs and outputs have the names asked for; an initializer that is a parameter or buffer of the model says so
 in its metadata (`facts.WEIGHT`), one that is a frozen table's rows says which (`facts.TABLE`). Every other
@@ -11,6 +11,7 @@ like all others.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import warnings
@@ -18,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnxscript
@@ -28,8 +31,9 @@ from torch import Tensor, nn
 from amtl_export.errors import InputError
 from amtl_export.freezing.flat import Flat
 from amtl_export.freezing.frozen import FrozenModel, frozen_tables
-from amtl_export.graph.facts import PROVENANCE, TABLE, WEIGHT
+from amtl_export.graph.facts import CLASSES, NAMESPACE, SCOPES, TABLE, WEIGHT, listed, scopes_of
 from amtl_export.graph.inputs import as_request
+from amtl_export.graph.weights import Part
 from amtl_export.native import DOMAIN
 from amtl_export.spec import BATCH, TensorSpec
 
@@ -184,6 +188,7 @@ def _state_facts(model: ir.Model, frozen: FrozenModel) -> None:
             value.metadata_props[TABLE] = tables[path]
         elif path in weights:
             value.metadata_props[WEIGHT] = weights[path]
+    _state_transposed(model.graph, own)
 
 
 def _names_of_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -192,12 +197,25 @@ def _names_of_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers(remove_duplicate=False)
 
 
+def _state_transposed(graph: ir.Graph, own: nn.Module) -> None:
+    """Say of constants that the exporter folded the transpose of a weight into which weight it is."""
+    turned = {_digest(p.detach().numpy().T): (name, p.shape[0]) for name, p in own.named_parameters() if p.ndim == 2}
+    for value in graph.initializers.values():
+        if not value.metadata_props and len(value.shape or ()) == 2 and value.const_value is not None:
+            name, columns = turned.get(_digest(value.const_value.numpy()), ("", 0))
+            value.metadata_props.update(Part(name, tuple(range(columns)), transposed=True).facts if name else {})
+
+
+def _digest(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], str, bytes]:
+    return array.shape, array.dtype.name, hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
+
+
 def cleaned(model: ir.Model) -> ir.Model:
     """Drop what names the exporting machine; keep each node's module and operator."""
     for node in model.graph:
-        kept = {key: node.metadata_props[key] for key in PROVENANCE if key in node.metadata_props}
+        kept = _provenance(node)
         node.metadata_props.clear()
-        node.metadata_props.update({key: value.replace("__main__.", "") for key, value in kept.items()})
+        node.metadata_props.update(kept)
         for value in node.outputs:
             value.metadata_props.clear()
     for value in (*model.graph.inputs, *model.graph.outputs):
@@ -206,6 +224,18 @@ def cleaned(model: ir.Model) -> ir.Model:
     model.graph.metadata_props.clear()
     model.ir_version = IR_VERSION
     return model
+
+
+def _provenance(node: ir.Node) -> dict[str, str]:
+    """Where a node came from, modules by their paths in the user's model: the wrapper around it is left out."""
+    scopes = scopes_of(node)
+    if len(scopes) < 2:
+        return {}
+    paths = [scope.removeprefix(_MODEL) for scope in scopes[:-1] if scope.startswith(_MODEL)]
+    classes = listed(node.metadata_props.get(CLASSES, "[]"))[-1 - len(paths) :]
+    names = [*paths, scopes[-1]]
+    space = "/".join(f"{name}: {kind.replace('__main__.', '')}" for name, kind in zip(names, classes, strict=False))
+    return {NAMESPACE: space, CLASSES: repr(classes), SCOPES: repr(names)}
 
 
 def _root_cause(error: BaseException) -> str:

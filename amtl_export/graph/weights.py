@@ -2,6 +2,7 @@
 
 `facts.WEIGHT` names the weight, `COLUMNS` its columns in order (`0:64,128:192`), `FORM` how they lie: `columns`;
 `panels` of a RaggedLinear; `quantized_64`, as a RaggedLinearInt8 over rows of 64 numbers takes them, and `scales`.
+`TRANSPOSED` says that they are columns of the transposed weight.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import nn
 
 from amtl_export.freezing.frozen import frozen_tables
 from amtl_export.graph.facts import COLUMNS as COLUMNS_FACT
-from amtl_export.graph.facts import FORM, WEIGHT, fact
+from amtl_export.graph.facts import FORM, TRANSPOSED, WEIGHT, fact
 from amtl_export.graph.ragged import fake_quantized_weight, panels, quantized_panels, scales_of
 from amtl_export.graph.rewrite import initializer
 
@@ -41,16 +42,19 @@ class Part:
         weight: the weight's name in the model.
         columns: which, in order.
         form: how they lie: `columns`, `panels`, `quantized_D`, or `scales` of quantized ones.
+        transposed: whether they are columns of the transposed weight.
     """
 
     weight: str
     columns: tuple[int, ...]
     form: str = COLUMNS
+    transposed: bool = False
 
     @property
     def facts(self) -> dict[str, str]:
         """As metadata."""
-        return {WEIGHT: self.weight, COLUMNS_FACT: _written(self.columns), FORM: self.form}
+        turned = {TRANSPOSED: "yes"} if self.transposed else {}
+        return {WEIGHT: self.weight, COLUMNS_FACT: _written(self.columns), FORM: self.form} | turned
 
     @classmethod
     def described(cls, value: ir.Value) -> Part | None:
@@ -59,11 +63,13 @@ class Part:
         if weight is None or ranges is None or form is None:
             return None
         ends = [span.split(":") for span in ranges.split(",")]
-        return cls(weight, tuple(i for begin, end in ends for i in range(int(begin), int(end))), form)
+        columns = tuple(i for begin, end in ends for i in range(int(begin), int(end)))
+        return cls(weight, columns, form, fact(value, TRANSPOSED) is not None)
 
     def of(self, whole: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The part, from the whole array."""
-        return arranged(np.ascontiguousarray(whole[..., list(self.columns)]), self.form)
+        turned = whole.T if self.transposed else whole
+        return arranged(np.ascontiguousarray(turned[..., list(self.columns)]), self.form)
 
 
 def arranged(weight: npt.NDArray[Any], form: str) -> npt.NDArray[Any]:
@@ -77,15 +83,33 @@ def arranged(weight: npt.NDArray[Any], form: str) -> npt.NDArray[Any]:
 
 def part_of(graph: ir.Graph, value: ir.Value, columns: Sequence[int], form: str = COLUMNS) -> ir.Value:
     """An initializer with some columns of another one, which may be a part itself."""
-    tensor = ir.convenience.get_const_tensor(value)
-    assert tensor is not None
-    array, known, weight = tensor.numpy(), Part.described(value), fact(value, WEIGHT)
+    array, known, weight = _array(value), Part.described(value), fact(value, WEIGHT)
     if form == COLUMNS and list(columns) == list(range(array.shape[-1])):
         return value
     of_whole = tuple(known.columns[i] for i in columns) if known else tuple(columns)
-    name = f"{form}/{_written(of_whole)}/{weight or value.name}"
-    facts = Part(weight, of_whole, form).facts if weight is not None else {}
-    return initializer(graph, name, arranged(np.ascontiguousarray(array[..., list(columns)]), form), facts)
+    part = Part(str(weight or value.name), of_whole, form, known is not None and known.transposed)
+    turned = "transposed/" if part.transposed else ""
+    name = f"{form}/{_written(of_whole)}/{turned}{part.weight}"
+    chosen = np.ascontiguousarray(array[..., list(columns)])
+    return initializer(graph, name, arranged(chosen, form), part.facts if weight is not None else {})
+
+
+def transposed(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """An initializer with the transpose of another one; the weight itself where that is its transpose."""
+    array, known, weight = np.ascontiguousarray(_array(value).T), Part.described(value), fact(value, WEIGHT)
+    if weight is None:
+        return initializer(graph, f"transposed/{value.name}", array)
+    if known is not None and known.transposed:
+        same = (v for v in graph.initializers.values() if fact(v, WEIGHT) == weight and Part.described(v) is None)
+        return next(same, None) or initializer(graph, f"weight/{weight}", array, {WEIGHT: weight})
+    part = Part(weight, tuple(range(array.shape[-1])), transposed=True)
+    return initializer(graph, f"transposed/{weight}", array, part.facts)
+
+
+def _array(value: ir.Value) -> npt.NDArray[Any]:
+    tensor = ir.convenience.get_const_tensor(value)
+    assert tensor is not None
+    return tensor.numpy()
 
 
 def with_quantized_weights(module: M, graph: ir.Model) -> M:
@@ -102,9 +126,9 @@ def with_quantized_weights(module: M, graph: ir.Model) -> M:
         return module
     reference = copy.deepcopy(module, {id(table): table for table in frozen_tables(module).values()})
     for part in quantized:
-        columns = list(part.columns)
-        weight = reference.get_parameter(part.weight)
-        weight.data[:, columns] = torch.from_numpy(fake_quantized_weight(exact[part.weight][:, columns]))
+        columns, weight, whole = list(part.columns), reference.get_parameter(part.weight).data, exact[part.weight]
+        weight, whole = (weight.T, whole.T) if part.transposed else (weight, whole)
+        weight[:, columns] = torch.from_numpy(fake_quantized_weight(whole[:, columns]))
     return reference
 
 

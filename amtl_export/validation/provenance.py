@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import nn
 from amtl_export.errors import ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel, frozen_tables
 from amtl_export.freezing.swap import tables_of
-from amtl_export.graph.facts import CONSTANT, TABLE, WEIGHT, fact
+from amtl_export.graph.facts import CONSTANT, TABLE, WEIGHT, fact, scopes_of
 from amtl_export.graph.weights import Part
 
 #: Initializers up to this many numbers may be constants of the graph (shapes, axes, bounds).
@@ -55,7 +54,7 @@ def trace_provenance(model: Path, frozen: FrozenModel) -> Provenance:
     graph = load_graph(model).graph
     deleted_modules, deleted = _deleted(frozen)
     digests = {_digest(array) for array in deleted.values() if array.size > 1}
-    nodes = [node.name or node.op_type for node in graph if _scopes(node) & deleted_modules]
+    nodes = [node.name or node.op_type for node in graph if deleted_modules.intersection(scopes_of(node))]
     selectors = [
         name
         for name, value in graph.initializers.items()
@@ -86,24 +85,24 @@ def _weights(graph: ir.Graph, model: nn.Module, selectors: set[str]) -> tuple[li
     tables = tuple(f"{path}." for path in frozen_tables(model))
     tensors = dict(model.named_buffers()) | model.state_dict()  # buffers that are not saved are in the graph too
     kept = {name: value.numpy() for name, value in tensors.items() if not name.startswith(tables)}
-    # The exporter folds the transpose of a weight without bias into a constant of another name.
-    turned = {_digest(array.T): name for name, array in kept.items() if array.ndim == 2}
-    held: set[str] = set()
-    columns: dict[str, set[int]] = {}
+    columns: dict[tuple[str, bool], set[int]] = {}
     unexplained, changed = [], []
     for name, value in graph.initializers.items():
         array, weight, part = _array(value), fact(value, WEIGHT), Part.described(value)
         if name in selectors or fact(value, TABLE) or fact(value, CONSTANT):
             continue
         if weight is not None and weight in kept:
-            columns.setdefault(weight, set()).update(part.columns if part else range(_width(kept[weight])))
+            key = weight, part is not None and part.transposed
+            columns.setdefault(key, set()).update(part.columns if part else range(_width(kept[weight])))
             if not same_bits(array, part.of(kept[weight]) if part else kept[weight]):
                 changed.append(name)
-        elif _digest(array) in turned:
-            held.add(turned[_digest(array)])
         elif array.size > CONSTANT_SIZE:
             unexplained.append(name)
-    held |= {name for name, own in columns.items() if len(own) == _width(kept[name])}
+    held = {
+        name
+        for (name, transposed), present in columns.items()
+        if len(present) == _width(kept[name].T if transposed else kept[name])
+    }
     missing = sorted(name for name, _ in model.named_parameters() if name in kept and name not in held)
     return unexplained, changed, missing
 
@@ -136,16 +135,6 @@ def load_graph(model: Path) -> ir.Model:
 
 def _modules(module: nn.Module) -> set[str]:
     return {name for name, _ in module.named_modules() if name}
-
-
-def _scopes(node: ir.Node) -> set[str]:
-    """Paths of the modules that a node came from."""
-    text = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
-    try:
-        scopes = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return {text}
-    return {str(scope).removeprefix("model.") for scope in scopes}
 
 
 def _digest(array: npt.NDArray[Any]) -> bytes:

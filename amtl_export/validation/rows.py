@@ -14,7 +14,7 @@ import onnx_ir.passes.common as passes
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.graph.lower import Lookup
+from amtl_export.graph.lookups import Lookup
 from amtl_export.graph.ragged import GATHER
 from amtl_export.native import DOMAIN
 from amtl_export.runtime.session import Provider, open_session

@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.check import torch_logits
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.freezing.swap import freeze_module
+from amtl_export.freezing.frozen import FrozenModel, of_trained
 from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericField
 from amtl_export.models import ctr as ctr_module
 from amtl_export.spec import Feed
@@ -34,7 +32,7 @@ def test_any_batch(bundle: Bundle, frozen: FrozenModel, batch: int, optimized: b
     feed = feed_of(frozen, batch, distribution="uniform")
     logit, probability = session.run(["logit", "probability"], feed)
     assert logit.shape == probability.shape == (batch,)
-    np.testing.assert_allclose(logit, torch_logits(frozen, feed), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(logit, frozen.answers(feed)["logit"], atol=1e-5, rtol=0)
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logit.astype(np.float64))), atol=1e-6)
 
 
@@ -43,7 +41,7 @@ def test_any_number_of_values(bundle: Bundle, frozen: FrozenModel, length: int) 
     feed = feed_of(frozen, 5)
     feed["tags"] = np.full((5, length), 2, dtype=np.int64)
     (logit,) = bundle.session().run(["logit"], feed)
-    np.testing.assert_allclose(logit, torch_logits(frozen, feed), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(logit, frozen.answers(feed)["logit"], atol=1e-5, rtol=0)
 
 
 def test_dimensions_are_named(bundle: Bundle) -> None:
@@ -111,7 +109,7 @@ def test_any_int64_id_is_answered_as_pytorch_does(
     feed = feed_of(frozen, len(ids))
     feed["ids"] = np.array(ids, dtype=np.int64).reshape(len(ids), 3)
     (logit,) = paged_bundle.session().run(["logit"], feed)
-    np.testing.assert_allclose(logit, torch_logits(frozen, feed), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(logit, frozen.answers(feed)["logit"], atol=1e-5, rtol=0)
 
 
 def test_trust_leaves_the_guard_out(tmp_path: Path, frozen: FrozenModel) -> None:
@@ -130,7 +128,7 @@ def test_a_page_width_that_does_not_divide_the_row(tmp_path: Path, frozen: Froze
     bundle = export(frozen, tmp_path / "b", ExportConfig(layout="paged", page_width=5))
     assert bundle.report()["ops"]["Slice"] == 2
     feed = feed_of(frozen, 9)
-    np.testing.assert_allclose(bundle.session().run(["logit"], feed)[0], torch_logits(frozen, feed), atol=1e-5)
+    np.testing.assert_allclose(bundle.session().run(["logit"], feed)[0], frozen.answers(feed)["logit"], atol=1e-5)
 
 
 class Gated(nn.Module):
@@ -167,20 +165,20 @@ def small(
     vocabularies = {f.name: frozen.vocabularies[f.name] for f in config.embedded}
     torch.manual_seed(1)
     model = CtrModel(config, [torch.from_numpy(v.counts) for v in vocabularies.values()])
-    return FrozenModel(freeze_module(model), config, frozen.schema, vocabularies, frozen.origin | {"backbone": "other"})
+    return of_trained(model.eval(), config, frozen.schema, vocabularies, frozen.origin | {"backbone": "other"})
 
 
 def test_any_backbone_passes(tmp_path: Path, frozen: FrozenModel, monkeypatch: pytest.MonkeyPatch) -> None:
     other = small(monkeypatch, Gated, frozen)
     bundle = export(other, tmp_path / "b", ExportConfig(layout="paged"))
     feed = feed_of(other, 33)
-    np.testing.assert_allclose(bundle.session().run(["logit"], feed)[0], torch_logits(other, feed), atol=1e-5)
+    np.testing.assert_allclose(bundle.session().run(["logit"], feed)[0], other.answers(feed)["logit"], atol=1e-5)
 
 
 def test_a_backbone_that_cannot_pass_is_named(
     tmp_path: Path, frozen: FrozenModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="backbone other") as caught:
+    with pytest.raises(InputError, match="where: other") as caught:
         export(small(monkeypatch, Counting, frozen), tmp_path / "b")
     assert "torch.export" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -197,4 +195,4 @@ def test_models_without_some_inputs(
     names = {tensor.name for tensor in bundle.signature.inputs}
     assert names == {"tags" if "multi" in kinds else "ids"} | ({"numeric"} if numeric else set())
     feed = feed_of(other, 17)
-    np.testing.assert_allclose(bundle.session().run(["logit"], feed)[0], torch_logits(other, feed), atol=1e-5)
+    np.testing.assert_allclose(bundle.session().run(["logit"], feed)[0], other.answers(feed)["logit"], atol=1e-5)

@@ -5,27 +5,35 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import polars as pl
 import pytest
 import torch
+from torch import Tensor, nn
 
 from amtl_export.bundle.bundle import open_bundle
-from amtl_export.bundle.check import LOGIT_TOLERANCE
-from amtl_export.bundle.export import ExportConfig, export, lower
+from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.compare import TOLERANCE
+from amtl_export.data.schema import FieldSchema, Schema
+from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.files import write_sums
-from amtl_export.freezing.frozen import freeze, frozen_tables
-from amtl_export.freezing.swap import freeze_module
-from amtl_export.graph.inputs import as_request, model_inputs, one_request, without_candidates
-from amtl_export.graph.request import hoist_request
+from amtl_export.freezing.frozen import FrozenModel, freeze, of_trained, run_inputs
+from amtl_export.graph.inputs import as_request, graph_inputs, one_request, without_candidates
+from amtl_export.graph.passes.hoist_request import HoistRequest
+from amtl_export.graph.passes.state_linear_layers import StateLinearLayers
+from amtl_export.graph.passes.state_shapes import StateShapes
+from amtl_export.graph.pipeline import lower
 from amtl_export.graph.trace import trace
 from amtl_export.models.config import EmbeddedField, ModelConfig, NumericField
 from amtl_export.models.ctr import BACKBONES, CtrModel
 from amtl_export.runtime.session import open_session
 from amtl_export.spec import Feed
-from amtl_export.tables.plan import lay_out_all, plan_table
+from amtl_export.tables.plan import lay_out_all, plan
+from amtl_export.tables.values import quantize
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
-from amtl_export.validation.validate import Tolerances, validate
+from amtl_export.validation.validate import validate
+from amtl_export.validation.verdict import Tolerances
 
 FIELDS = (
     EmbeddedField("user", 20),
@@ -50,14 +58,19 @@ REQUESTS = (
 )
 
 
-def small_model(backbone: str) -> CtrModel:
+def small_model(backbone: str) -> FrozenModel:
     torch.manual_seed(0)
     config = ModelConfig(FIELDS, NUMBERS, dim=4, method="fbe", backbone=backbone, hidden=(24, 8), cross_layers=2)
     model = CtrModel(config, [torch.arange(field.size, 0, -1) for field in FIELDS])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.where(parameter != 0, torch.randn_like(parameter) * 0.5, 0.0))  # padding rows stay
-    return freeze_module(model)
+    values = {f.name: pl.Series(range(f.size - 2 - (f.padding is not None))) for f in FIELDS}
+    vocabularies = {
+        f.name: Vocabulary(f.name, values[f.name], np.arange(f.size, 0, -1), f.padding is not None) for f in FIELDS
+    }
+    schema = Schema(label="click", fields=tuple(FieldSchema(name=f.name, kind="categorical") for f in FIELDS))
+    return of_trained(model.eval(), config, schema, vocabularies, {"method": "fbe", "backbone": backbone})
 
 
 def some_rows(batch: int) -> Feed:
@@ -70,12 +83,11 @@ def some_rows(batch: int) -> Feed:
     return feed | multi
 
 
-def lowered(model: CtrModel, fields: tuple[str, ...], config: ExportConfig, folder: Path) -> Path:
-    inputs = model_inputs(model.config, fields)
-    graph, tables = trace(model, inputs), frozen_tables(model)
-    hoist_request(graph, [spec.name for spec in inputs if spec.request])
-    plans = {path: plan_table(table, config) for path, table in tables.items()}
-    lower(graph, plans, lay_out_all(tables, plans), config)
+def lowered(frozen: FrozenModel, fields: tuple[str, ...], config: ExportConfig, folder: Path) -> Path:
+    inputs = graph_inputs(frozen.inputs, fields)
+    graph, plans = trace(frozen, inputs), plan(frozen, config)
+    tables = lay_out_all(frozen, quantize(frozen, dict.fromkeys(plans, "fp32")), plans)
+    lower(graph, plans, tables, config, [spec.name for spec in inputs if spec.shared])
     ir.save(graph, folder / "model.onnx")
     return folder / "model.onnx"
 
@@ -84,18 +96,16 @@ def lowered(model: CtrModel, fields: tuple[str, ...], config: ExportConfig, fold
 @pytest.mark.parametrize("fields", REQUESTS, ids=",".join)
 def test_candidates_of_a_request_score_as_rows_do(tmp_path: Path, backbone: str, fields: tuple[str, ...]) -> None:
     model = small_model(backbone)
-    inputs = model_inputs(model.config, fields)
+    inputs = graph_inputs(model.inputs, fields)
     config = ExportConfig("ragged", first_layer="fused") if "item" not in fields else ExportConfig("dense")
     path = lowered(model, fields, config, tmp_path)
     rows = one_request(some_rows(7), inputs)
     request = as_request(rows, inputs)
     assert {name for name, values in request.items() if len(values) == 1} == {i.name for i in inputs if i.request}
-    tensors = {name: torch.from_numpy(values) for name, values in rows.items()}
-    with torch.inference_mode():
-        expected = model(tensors["ids"], tensors["numeric"], [tensors["tags"], tensors["history"]]).numpy()
+    expected = model.answers(rows)["logit"]
     for optimized in (True, False):
         session = open_session(path, optimized=optimized)
-        np.testing.assert_allclose(session.run(["logit"], request)[0], expected, rtol=0, atol=LOGIT_TOLERANCE)
+        np.testing.assert_allclose(session.run(["logit"], request)[0], expected, rtol=0, atol=TOLERANCE)
         assert session.run(["logit"], without_candidates(request, inputs))[0].shape == (0,)
 
 
@@ -105,9 +115,10 @@ def test_candidates_of_a_request_score_as_rows_do(tmp_path: Path, backbone: str,
 )
 def test_nothing_of_the_request_is_repeated_where_the_algebra_allows(backbone: str, repeats: int, gemms: int) -> None:
     model = small_model(backbone)
-    inputs = model_inputs(model.config, ("user", "hour", "history", "age"))
+    inputs = graph_inputs(model.inputs, ("user", "hour", "history", "age"))
     graph = trace(model, inputs)
-    hoist_request(graph, [spec.name for spec in inputs if spec.request])
+    hoist = HoistRequest([spec.name for spec in inputs if spec.shared])
+    assert hoist(StateLinearLayers()(StateShapes()(graph))).modified
     kinds = [node.op_type for node in graph.graph]
     assert kinds.count("Expand") == repeats
     assert kinds.count("Gemm") == gemms
@@ -129,12 +140,12 @@ def test_a_bundle_of_candidates_is_proven_like_any_other(
     bundle = export(freeze(run), tmp_path / "bundle", config)
     assert sorted(bundle.signature.request_fields) == sorted(request)
     assert bundle.fields == names
-    assert bundle.inputs == model_inputs(run.model_config, request)
+    assert bundle.signature.inputs == graph_inputs(run_inputs(run.model_config), request)
     verdict = validate(bundle.path, run.path)
     assert verdict.problems == []
-    assert verdict.numbers["rows_bit_equal"] == verdict.numbers["rows_checked"] > 0
-    assert verdict.numbers["hostile_ids_checked"] > 0
-    assert "are the request's" in (bundle.path / "README.md").read_text(encoding="utf-8")
+    assert verdict.rows_bit_equal == verdict.rows_checked
+    assert verdict.hostile_ids_checked
+    assert "given once per request" in (bundle.path / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_half_of_a_weight_that_was_changed_is_found(tmp_path: Path, tiny_train: Callable[..., TrainConfig]) -> None:
@@ -152,6 +163,34 @@ def test_a_half_of_a_weight_that_was_changed_is_found(tmp_path: Path, tiny_train
         write_sums(bundle.path)
         problems = validate(bundle.path, run.path, tolerances=Tolerances(auc_atol=1.0, logit_atol=1.0)).problems
         assert any("differ from the run's" in problem and "columns/" in problem for problem in problems), problems
+
+
+class Tower(nn.Module):
+    """A user's vector against items: what the user's share is computed with stands in the way, or not."""
+
+    def __init__(self, stops: bool) -> None:
+        super().__init__()
+        self.item, self.user, self.stops = nn.Embedding(30, 4), nn.Linear(4, 4), stops
+
+    def forward(self, user: Tensor, items: Tensor) -> Tensor:
+        vector = user.cumsum(dim=1) if self.stops else self.user(user)
+        score: Tensor = (vector * self.item(items)).sum(dim=1)
+        return score
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_request_that_nothing_can_be_hoisted_for_is_refused(tmp_path: Path, stops: bool) -> None:
+    torch.manual_seed(0)
+    example = {"user": torch.rand(8, 4), "items": torch.randint(0, 30, (8,))}
+    frozen = freeze(Tower(stops).eval(), example=example)
+    config = ExportConfig("dense", request_fields=("user",))
+    if not stops:
+        assert "Expand" not in export(frozen, tmp_path / "bundle", config).report()["ops"]
+        return
+    with pytest.raises(InputError, match="nothing can be computed once per request") as caught:
+        export(frozen, tmp_path / "bundle", config)
+    assert "nearest: CumSum cumsum: no rule says" in str(caught.value)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_unknown_fields_and_nothing_left_are_errors(tmp_path: Path, tiny_train: Callable[..., TrainConfig]) -> None:

@@ -1,0 +1,116 @@
+"""Makes the nodes that a lookup becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from amtl_export.graph.facts import ARRAY, CONSTANT, PROVENANCE, TABLE
+from amtl_export.graph.lookups import IdPolicy
+from amtl_export.graph.ragged import function
+from amtl_export.graph.rewrite import initializer, replace_value
+from amtl_export.native import DOMAIN
+
+
+@dataclass(frozen=True)
+class Site:
+    """One lookup being lowered.
+
+    Attributes:
+        ids: int64, as the graph gets them.
+        rank: of `ids`.
+        sizes: V of each column's field (one number serves all columns).
+        offsets: first table row of each column's field.
+        stored: path of the table.
+        scope: where the names of the lookup's nodes begin.
+    """
+
+    ids: ir.Value
+    rank: int
+    sizes: tuple[int, ...]
+    offsets: tuple[int, ...]
+    stored: str
+    scope: str
+
+
+class Builder:
+    """Makes nodes before the one being replaced, and initializers once each.
+
+    Args:
+        model: whose nodes are replaced.
+        policy: whether ids are guarded.
+    """
+
+    def __init__(self, model: ir.Model, policy: IdPolicy) -> None:
+        self._model, self._graph = model, model.graph
+        self._policy = policy
+        self._row_numbers: dict[tuple[str, tuple[int, ...], tuple[int, ...]], ir.Value] = {}
+        self._scopes: dict[str, int] = {}
+        self._nodes: list[ir.Node] = []
+        self._provenance: dict[str, str] = {}
+
+    def begin(self, node: ir.Node) -> None:
+        """Start anew: the next nodes stand for this one, and carry its provenance."""
+        self._nodes = []
+        self._provenance = {key: node.metadata_props[key] for key in PROVENANCE if key in node.metadata_props}
+
+    def end(self, old: ir.Value, new: ir.Value) -> None:
+        """Put the nodes made since `begin` in the place of the one that gave `old`."""
+        replace_value(self._graph, old, new, self._nodes)
+
+    def scope(self, name: str) -> str:
+        """A name for what begins here, unlike all others."""
+        self._scopes[name] = self._scopes.get(name, 0) + 1
+        return name if self._scopes[name] == 1 else f"{name}/{self._scopes[name]}"
+
+    def constant(self, name: str, array: np.ndarray[Any, Any]) -> ir.Value:
+        """An initializer, made once for each name."""
+        return initializer(self._graph, name, array, {CONSTANT: "yes"})
+
+    def table_array(self, path: str, array: str, values: np.ndarray[Any, Any]) -> ir.Value:
+        """An array of a table's layout, made once."""
+        return initializer(self._graph, f"table/{path}/{array}", values, {TABLE: path, ARRAY: array})
+
+    def op(self, kind: str, *inputs: ir.Value, name: str, domain: str = "", **attributes: Any) -> ir.Value:
+        """A node; its result."""
+        node = ir.node(kind, inputs, attributes, name=name, domain=domain, metadata_props=self._provenance)
+        node.outputs[0].name = name
+        self._nodes.append(node)
+        return node.outputs[0]
+
+    def carry(self, *names: str) -> None:
+        """Give the model the function bodies of custom ops, once each."""
+        for name in names:
+            self._model.functions.setdefault((DOMAIN, name, ""), function(name))
+
+    def row_numbers(self, site: Site) -> ir.Value:
+        """Table rows of ids, guarded unless ids are trusted; made once for the same ids, sizes and offsets."""
+        ids, sizes, offsets = site.ids, site.sizes, site.offsets
+        assert ids.name is not None
+        key = (ids.name, sizes, offsets)
+        if key not in self._row_numbers:
+            scope = f"ids/{ids.name}" + (f"/{len(self._row_numbers)}" if self._has_rows_of(ids.name) else "")
+            known = self._guarded(ids, sizes, scope) if self._policy == "guard" else ids
+            self._row_numbers[key] = self._shifted(known, offsets, scope)
+        return self._row_numbers[key]
+
+    def _has_rows_of(self, name: str) -> bool:
+        return any(name == input_name for input_name, _, _ in self._row_numbers)
+
+    def _guarded(self, ids: ir.Value, sizes: Sequence[int], scope: str) -> ir.Value:
+        zero = self.constant("ids/zero", np.array(0, dtype=np.int64))
+        limit = self.constant(f"{scope}/sizes", np.array(sizes, dtype=np.int64))
+        above = self.op("GreaterOrEqual", ids, zero, name=f"{scope}/not_negative")
+        below = self.op("Less", ids, limit, name=f"{scope}/below_size")
+        known = self.op("And", above, below, name=f"{scope}/known")
+        return self.op("Where", known, ids, zero, name=f"{scope}/known_ids")
+
+    def _shifted(self, ids: ir.Value, offsets: Sequence[int], scope: str) -> ir.Value:
+        if not any(offsets):
+            return ids
+        shift = self.constant(f"{scope}/offsets", np.array(offsets, dtype=np.int64))
+        return self.op("Add", ids, shift, name=f"{scope}/row_numbers")

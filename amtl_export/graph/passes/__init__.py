@@ -1,0 +1,1 @@
+"""The rewrites between a traced graph and one that serves, a pass a file; `graph/pipeline.py` puts them in order."""

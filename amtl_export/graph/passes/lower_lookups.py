@@ -1,0 +1,184 @@
+"""Lower `ai.amtl::Lookup` to the nodes of a layout, id guard in front; `LookupSum` and `LookupLinear` to theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from amtl_export.graph.builder import Builder, Site
+from amtl_export.graph.emit_ragged import ragged_gather, ragged_layer, ragged_sum
+from amtl_export.graph.emit_standard import blocks, dense, paged
+from amtl_export.graph.facts import table_of
+from amtl_export.graph.lookups import IdPolicy, Lookup
+from amtl_export.graph.passes.base import GraphPass, custom_nodes, ensure, ensure_none, require, require_unlowered
+from amtl_export.graph.rewrite import rank, sizes
+from amtl_export.native import DOMAIN
+from amtl_export.tables.layout import Blocks, Dense, LaidOut, Paged, Ragged
+
+#: Layout → its nodes. A layout is a class in tables/layout.py and a line here.
+_EMIT: dict[type, Callable[[Builder, Any, Site], ir.Value]] = {
+    Dense: dense,
+    Paged: paged,
+    Blocks: blocks,
+    Ragged: ragged_gather,
+}
+
+
+class LowerLookups(GraphPass):
+    """Replace every Lookup, WholeTable, LookupSum and LookupLinear by nodes of its table's layout.
+
+    requires: no lookup is lowered; every table is laid out, that of a LookupSum or LookupLinear as ragged; ranks of ids
+    are known.
+    ensures: no custom op is left but those of graph/ragged.py, with their function bodies of standard operators;
+    every lookup's result is the value that `lookups` names, unless it is part of a RaggedSum or a ragged layer;
+    lookups of the same ids in several tables share one guard and one shift.
+
+    Args:
+        tables: path of each table's module → the table, laid out.
+        policy: `guard` sends ids outside `[0, V)` to the field's id 0; `trust` leaves the guard out.
+    """
+
+    def __init__(self, tables: Mapping[str, LaidOut], policy: IdPolicy) -> None:
+        super().__init__()
+        self._tables, self._policy = tables, policy
+        self._lookups: dict[tuple[Any, ...], Lookup] = {}
+
+    @property
+    def lookups(self) -> list[Lookup]:
+        """Where the lookups are now; those in matrices that are no tables are not among them."""
+        return list(self._lookups.values())
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite in place."""
+        lowering, nodes = _Lowering(model, self._tables, self._policy), custom_nodes(model)
+        for node in nodes:
+            if table_of(node) is None:
+                lowering.replace_plain(node)
+            else:
+                self._keep(lowering.replace(node))
+        common.RemoveUnusedNodesPass()(model)
+        if not model.functions:
+            model.opset_imports.pop(DOMAIN, None)
+        return ir.passes.PassResult(model, bool(nodes))
+
+    def _keep(self, lookup: Lookup) -> None:
+        """Once for each ids and table: the rows themselves, where they are there."""
+        key = (lookup.table, lookup.input, _fields(lookup.sizes, lookup.offsets))
+        if key not in self._lookups or not lookup.layer:
+            self._lookups[key] = lookup
+
+    def requires(self, model: ir.Model) -> None:
+        """Every lookup can be lowered."""
+        require_unlowered(model)
+        for node in custom_nodes(model):
+            path = table_of(node)
+            require(path is None or path in self._tables, f"table {path} is not laid out")
+            ragged = path is not None and isinstance(self._tables[path], Ragged)
+            require(
+                ragged or node.op_type in ("Lookup", "WholeTable"), f"{node.op_type} of {path}, which is not ragged"
+            )
+            require(node.op_type == "WholeTable" or rank(node.inputs[1]) >= 0, f"ids of {path} have no rank")
+
+    def ensures(self, model: ir.Model) -> None:
+        """Custom ops have bodies, and lookups are where they are said to be."""
+        bodies = {name for _, name, _ in model.functions}
+        ensure_none((node for node in custom_nodes(model) if node.op_type not in bodies), "custom ops without a body")
+        names = {value.name for node in model.graph for value in node.outputs} | set(model.graph.initializers)
+        lost = [lookup.output for lookup in self.lookups if (lookup.layer or lookup.output) not in names]
+        ensure(not lost, f"lookups that are not in the graph: {', '.join(lost)}")
+
+
+def _fields(sizes: tuple[int, ...], offsets: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Size and offset of each column's field; once if they are alike, as one number serves all columns."""
+    fields = tuple(zip(sizes, offsets, strict=True))
+    return fields[:1] if len(set(fields)) == 1 else fields
+
+
+class _Lowering:
+    """Replaces custom ops one by one; rows of the same ids in the same table are looked up once."""
+
+    def __init__(self, model: ir.Model, tables: Mapping[str, LaidOut], policy: IdPolicy) -> None:
+        self._builder, self._tables = Builder(model, policy), tables
+        self._made: dict[tuple[Any, ...], ir.Value] = {}
+        self._scopes: dict[tuple[Any, ...], str] = {}
+
+    def replace(self, node: ir.Node) -> Lookup:
+        """Lower one custom op of a table."""
+        path = table_of(node)
+        assert path is not None
+        self._builder.begin(node)
+        if node.op_type == "WholeTable":
+            return self._replace_whole(path, node)
+        site = self._site(path, node)
+        if node.op_type == "LookupLinear":
+            new = ragged_layer(self._builder, self._ragged(path), site, node)
+        else:
+            new = self._once(node.op_type, site)
+        self._builder.end(node.outputs[0], new)
+        layer = "" if node.op_type == "Lookup" else str(new.name)
+        return Lookup(path, str(site.ids.name), site.scope, site.sizes, site.offsets, layer)
+
+    def _site(self, path: str, node: ir.Node) -> Site:
+        ids = node.inputs[1]
+        assert ids is not None
+        sizes, offsets = (tuple(node.attributes[name].as_ints()) for name in ("sizes", "offsets"))
+        key = (path, ids, _fields(sizes, offsets))
+        if key not in self._scopes:
+            self._scopes[key] = self._builder.scope(f"lookup/{path}/{ids.name}" if path else f"lookup/{ids.name}")
+        return Site(ids, rank(ids), sizes, offsets, path, self._scopes[key])
+
+    def _ragged(self, path: str) -> Ragged:
+        table = self._tables[path]
+        assert isinstance(table, Ragged)
+        return table
+
+    def _once(self, kind: str, site: Site) -> ir.Value:
+        """The rows or the sum of a lookup, made once."""
+        key = (kind, site.stored, site.ids, site.sizes, site.offsets)
+        if key not in self._made:
+            self._made[key] = self._sum(site) if kind == "LookupSum" else self._rows(site)
+        return self._made[key]
+
+    def _sum(self, site: Site) -> ir.Value:
+        return ragged_sum(self._builder, self._ragged(site.stored), site)
+
+    def _rows(self, site: Site) -> ir.Value:
+        table = self._tables[site.stored]
+        rows = _EMIT[type(table)](self._builder, table, site)
+        rows.name = site.scope
+        return rows
+
+    def _replace_whole(self, path: str, node: ir.Node) -> Lookup:
+        """Every row of a table: its own array where that holds them, else a lookup of all ids."""
+        rows = node.inputs[0]
+        assert rows is not None
+        V = sizes(rows)[0]
+        if (path, V) not in self._made:
+            self._made[path, V] = self._whole(path, V)
+        new = self._made[path, V]
+        self._builder.end(node.outputs[0], new)
+        return Lookup(path, "", str(new.name), (V,), (0,))
+
+    def _whole(self, path: str, V: int) -> ir.Value:
+        table, builder = self._tables[path], self._builder
+        if isinstance(table, Dense) and table.rows.dtype == np.float32:
+            return builder.table_array(path, "rows", table.rows)
+        bounds = [builder.constant(f"ids/{n}", np.array(n, dtype=np.int64)) for n in (0, V, 1)]
+        ids = builder.op("Range", *bounds, name=f"ids/all_of_{path}")
+        ids.shape, ids.type = ir.Shape([V]), ir.TensorType(ir.DataType.INT64)
+        return self._rows(Site(ids, 1, (V,), (0,), path, f"lookup/{path}"))
+
+    def replace_plain(self, node: ir.Node) -> None:
+        """A lookup in a matrix that is no table: a Gather behind the guard; a whole matrix is itself."""
+        self._builder.begin(node)
+        rows, old = node.inputs[0], node.outputs[0]
+        assert rows is not None
+        if node.op_type == "WholeTable":
+            self._builder.end(old, self._builder.op("Identity", rows, name=f"{old.name}/rows"))
+            return
+        numbers = self._builder.row_numbers(self._site("", node))
+        self._builder.end(old, self._builder.op("Gather", rows, numbers, name=f"{old.name}/rows", axis=0))

@@ -1,0 +1,120 @@
+"""Single passes on small graphs: what they require, ensure, and return."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from amtl_export.graph.facts import TABLE
+from amtl_export.graph.passes.drop_idle_squeezes import DropIdleSqueezes
+from amtl_export.graph.passes.fuse_sums import FuseSums
+from amtl_export.graph.passes.lower_lookups import LowerLookups
+from amtl_export.graph.passes.read_rows_alone import ReadRowsAlone
+from amtl_export.graph.passes.state_linear_layers import StateLinearLayers
+from amtl_export.graph.passes.state_shapes import StateShapes
+from amtl_export.graph.pipeline import Step, run
+from amtl_export.graph.rewrite import constant_ints, is_linear
+from amtl_export.native import DOMAIN
+from amtl_export.tables.layout import Dense
+
+
+def value(name: str, *shape: int | str, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+
+
+def constant(name: str, array: np.ndarray) -> ir.Value:
+    made = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=ir.Shape(array.shape))
+    made.dtype = ir.tensor(array).dtype
+    return made
+
+
+def ints(name: str, *numbers: int) -> ir.Value:
+    return constant(name, np.array(numbers, dtype=np.int64))
+
+
+def graph_of(nodes: list[ir.Node], *inputs: ir.Value) -> ir.Model:
+    """The nodes, all initializers that they read, and the last one's result as output."""
+    read = {v for node in nodes for v in node.inputs if v is not None and v.const_value is not None}
+    for i, node in enumerate(nodes):
+        node.outputs[0].name = f"v{i}"
+    graph = ir.Graph(inputs, [nodes[-1].outputs[0]], nodes=nodes, initializers=list(read), opset_imports={"": 20})
+    return ir.Model(graph, ir_version=10)
+
+
+def result(node: ir.Node, *shape: int | str) -> ir.Value:
+    node.outputs[0].shape = ir.Shape(shape)
+    return node.outputs[0]
+
+
+def test_shapes_as_onnxscript_0_7_0_writes_them_are_stated() -> None:
+    x = value("x", "batch", 2, 8)
+    rows = ir.node("Shape", [x], {"start": 0, "end": 1})
+    shape = ir.node("Concat", [rows.outputs[0], ints("sixteen", 16)], {"axis": 0})
+    views = [ir.node("Reshape", [x, shape.outputs[0]]) for _ in range(2)]
+    added = ir.node("Add", [result(view, "batch", 16) for view in views])
+    model = graph_of([rows, shape, *views, added], x)
+    assert StateShapes()(model).modified
+    assert [node.op_type for node in model.graph] == ["Reshape", "Add"]
+    assert constant_ints(model.graph[0].inputs[1]) == [-1, 16]
+    assert not StateShapes()(model).modified
+
+
+@pytest.mark.parametrize("sizes", [("batch", "length"), ("batch", 0)])
+def test_a_shape_that_minus_one_cannot_state_is_left(sizes: tuple[int | str, ...]) -> None:
+    x, shape = value("x", "batch", 2, 8), value("shape", 2, dtype=ir.DataType.INT64)
+    view = ir.node("Reshape", [x, shape])
+    result(view, *sizes)
+    assert not StateShapes()(graph_of([view], x, shape)).modified
+
+
+@pytest.mark.parametrize(("axes", "left"), [((1,), None), ((-1, 1), [2]), ((2,), [2])])
+def test_axes_that_are_not_1_are_dropped(axes: tuple[int, ...], left: list[int] | None) -> None:
+    x = value("x", "batch", 3, 1)
+    squeeze = ir.node("Squeeze", [x, ints("axes", *axes)])
+    result(squeeze, "batch", 3, *([1] if left is None else []))
+    negated = ir.node("Neg", [squeeze.outputs[0]])
+    model = graph_of([squeeze, negated], x)
+    assert DropIdleSqueezes()(model).modified == (axes != (2,))
+    kept = [node for node in model.graph if node.op_type == "Squeeze"]
+    assert [constant_ints(node.inputs[1]) for node in kept] == ([] if left is None else [left])
+
+
+def test_products_by_constants_are_layers() -> None:
+    x, weight = value("x", "batch", 3), constant("w", np.arange(6, dtype=np.float32).reshape(3, 2))
+    product = ir.node("MatMul", [x, weight])
+    added = ir.node("Add", [constant("b", np.ones(2, np.float32)), result(product, "batch", 2)])
+    result(added, "batch", 2)
+    model = graph_of([product, added], x)
+    assert StateLinearLayers()(model).modified
+    layer = model.graph[0]
+    assert is_linear(layer)
+    np.testing.assert_array_equal(layer.inputs[1].const_value.numpy(), np.arange(6).reshape(3, 2).T)
+    assert [str(v.name) for v in layer.inputs[2:]] == ["b"]
+    assert not StateLinearLayers()(model).modified
+
+
+def summed(axis: int) -> ir.Model:
+    ids, table = value("ids", "batch", 4, dtype=ir.DataType.INT64), constant("t", np.zeros((9, 2), np.float32))
+    table.metadata_props[TABLE] = "item"
+    lookup = ir.node("Lookup", [table, ids], {"sizes": [9], "offsets": [0]}, domain=DOMAIN)
+    total = ir.node("ReduceSum", [result(lookup, "batch", 4, 2), ints("axis", axis)], {"keepdims": 0})
+    result(total, "batch", 2)
+    model = graph_of([lookup, total], ids)
+    model.graph.opset_imports[DOMAIN] = 1
+    return model
+
+
+@pytest.mark.parametrize(("axis", "fuses"), [(1, True), (-2, True), (2, False)])
+def test_a_sum_over_values_is_fused(axis: int, fuses: bool) -> None:
+    model = summed(axis)
+    assert FuseSums(["item"])(model).modified == fuses
+    assert any(node.op_type == "LookupSum" for node in model.graph) == fuses
+    assert not FuseSums(["another"])(summed(axis)).modified
+
+
+def test_a_pass_in_the_wrong_place_names_itself_and_those_before() -> None:
+    table = Dense(np.zeros((9, 2), np.float32))
+    with pytest.raises(ir.passes.PreconditionError, match="table item is not laid out"):
+        LowerLookups({}, "guard")(summed(1))
+    with pytest.raises(ir.passes.PreconditionError, match="LookupSum of item, which is not ragged") as caught:
+        run([Step(ReadRowsAlone()), Step(FuseSums(["item"])), Step(LowerLookups({"item": table}, "guard"))], summed(1))
+    assert caught.value.__notes__ == ["in LowerLookups, after ReadRowsAlone, FuseSums"]

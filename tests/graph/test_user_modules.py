@@ -1,0 +1,157 @@
+"""Lookups of users' modules: ids of any rank, computed or constant, tables read whole, matrices that are no tables."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.freezing.frozen import freeze
+from amtl_export.graph.facts import SCOPES, TABLE, TRANSPOSED, WEIGHT, fact, module_of, scopes_of
+from amtl_export.graph.weights import Part
+from amtl_export.validation.provenance import load_graph
+from amtl_export.validation.validate import validate
+
+Proven = Callable[[nn.Module, dict[str, Any], ExportConfig], Bundle]
+
+
+@pytest.fixture
+def proven(tmp_path: Path) -> Proven:
+    """Exports a module and validates the bundle against it."""
+
+    def prove(module: nn.Module, example: dict[str, Any], config: ExportConfig) -> Bundle:
+        bundle = export(freeze(module.eval(), example=example), tmp_path / "bundle", config)
+        verdict = validate(bundle.path, module, example)
+        assert verdict.problems == []
+        assert verdict.rows_bit_equal == verdict.rows_checked
+        return bundle
+
+    return prove
+
+
+LAYOUTS = (
+    ExportConfig("dense"),
+    ExportConfig("dense", "int8"),
+    ExportConfig("paged"),
+    ExportConfig("paged", "fp16"),
+    ExportConfig("blocks"),
+    ExportConfig("ragged", first_layer="plain"),
+    ExportConfig("ragged", "int8", first_layer="fused"),
+    ExportConfig("dense", id_policy="trust"),
+)
+
+
+class Kinds(nn.Module):
+    """Every way to read a table that the passes tell apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.item, self.position = nn.Embedding(50, 8), nn.Embedding(4, 8)
+        self.project = nn.Linear(8, 8, bias=False)
+        self.weight, self.bias = nn.Parameter(torch.randn(16, 5)), nn.Parameter(torch.randn(5))
+
+    def forward(self, one: Tensor, many: Tensor, three: Tensor) -> tuple[Tensor, ...]:
+        alone, summed = self.item(one), self.item(three).sum(dim=(1, 2))
+        sequence = (self.item(many) + self.position(torch.arange(4))).sum(dim=1)  # constant ids
+        computed = self.item((one + 1) % 50)
+        projected = F.embedding(many, self.project(self.item.weight)).mean(dim=1)  # a matrix that is no table
+        scores = (alone + summed + sequence + projected) @ self.item.weight.T  # a table read whole
+        layer = torch.cat([alone, computed], dim=1) @ self.weight + self.bias  # no nn.Linear
+        return scores, layer, self.item(many).sum(dim=-2)
+
+
+def kinds_example() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return {
+        "one": torch.randint(0, 50, (6,)),
+        "many": torch.randint(0, 50, (6, 4)),
+        "three": torch.randint(0, 50, (6, 2, 3)),
+    }
+
+
+@pytest.mark.parametrize("config", LAYOUTS, ids=lambda c: f"{c.layout}-{c.dtype}-{c.first_layer}-{c.id_policy}")
+def test_every_kind_of_lookup(proven: Proven, config: ExportConfig) -> None:
+    bundle = proven(Kinds(), kinds_example(), config)
+    inputs = {site.input for site in bundle.signature.lookups if site.table == "item"}
+    assert {"one", "many", "three", ""} <= inputs
+    assert len(inputs) == 5  # and those that are computed
+    assert {site.table for site in bundle.signature.lookups} == {"item", "position"}
+
+
+@pytest.mark.parametrize("fields", [("one",), ("many", "three"), ("many",)], ids=",".join)
+@pytest.mark.parametrize("layout", ["dense", "ragged"])
+def test_every_kind_of_lookup_of_a_request(proven: Proven, layout: Any, fields: tuple[str, ...]) -> None:
+    proven(Kinds(), kinds_example(), ExportConfig(layout, first_layer="plain", request_fields=fields))
+
+
+class Stacked(nn.Module):
+    """A table for each column, in the middle of what the layer reads; one layer read twice, with shared weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user, self.item = nn.Embedding(40, 4), nn.Embedding(60, 8)
+        self.up, self.shared = nn.Linear(15, 6), nn.Linear(8, 6)
+
+    def forward(self, user: Tensor, item: Tensor, other: Tensor, numbers: Tensor) -> Tensor:
+        first = self.up(torch.cat([numbers, self.user(user), self.item(item)], dim=1))
+        twice = self.shared(self.item(item)) * self.shared(self.item(other))
+        answer: Tensor = (first * twice).sum(dim=1)
+        return answer
+
+
+@pytest.mark.parametrize(
+    "config", [ExportConfig("ragged", first_layer="fused"), ExportConfig("ragged", "int8", layer_dtype="int8")]
+)
+def test_a_layer_is_fused_wherever_the_rows_are(proven: Proven, config: ExportConfig) -> None:
+    torch.manual_seed(0)
+    example = {
+        "user": torch.randint(0, 40, (32,)), "item": torch.randint(0, 60, (32,)), "other": torch.randint(0, 60, (32,)),
+        "numbers": torch.rand(32, 3),
+    }  # fmt: skip
+    bundle = proven(Stacked(), example, config)
+    nodes = [node.op_type for node in bundle.proto().graph.node]
+    assert nodes.count("RaggedLinear") + nodes.count("RaggedLinearInt8") == 3
+    graph = load_graph(bundle.model).graph
+    parts = [part for v in graph.initializers.values() if (part := Part.described(v)) and part.weight == "up.weight"]
+    assert {part.columns for part in parts} >= {tuple(range(7, 15)), tuple(range(7))}
+
+
+def test_facts_survive_saving_and_loading(proven: Proven) -> None:
+    bundle = proven(Kinds(), kinds_example(), ExportConfig("ragged", first_layer="fused"))
+    graph = load_graph(bundle.model).graph
+    values = list(graph.initializers.values())
+    assert {fact(value, TABLE) for value in values} == {None, "item", "position"}
+    assert {"weight", "bias"} <= {fact(value, WEIGHT) for value in values}
+    turned = next(value for value in values if fact(value, TRANSPOSED))
+    part = Part.described(turned)
+    assert part is not None
+    assert (part.weight, part.transposed) == ("weight", True)
+    project = next(node for node in graph if module_of(node) == "project")
+    assert (project.op_type, scopes_of(project)[0]) == ("Gemm", "project")
+    assert all("model" not in node.metadata_props.get(SCOPES, "") for node in graph)
+
+
+class Squeezed(nn.Module):
+    """`squeeze(dim)` of axes that are not 1, which PyTorch leaves as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.item, self.out = nn.Embedding(60, 8), nn.Linear(16, 3)
+
+    def forward(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.item(items).squeeze(1)
+        return hidden.squeeze(-1), self.out(hidden.flatten(1)).squeeze(1).unsqueeze(1).squeeze(1)
+
+
+@pytest.mark.parametrize("layout", ["dense", "ragged"])
+def test_a_squeeze_that_does_nothing_is_dropped(proven: Proven, layout: Any) -> None:
+    torch.manual_seed(0)
+    bundle = proven(Squeezed(), {"items": torch.randint(0, 60, (16, 2))}, ExportConfig(layout))
+    for node in ir.from_proto(bundle.proto()).graph:
+        assert node.op_type != "Squeeze" or node.inputs[0].shape[1] == 1

@@ -27,9 +27,9 @@ from amtl_export.bundle.bundle import Bundle
 from amtl_export.errors import InputError
 from amtl_export.files import read_json
 from amtl_export.runtime.predictor import load
-from amtl_export.serving.open_inference import DATATYPES, metadata
+from amtl_export.serving.open_inference import metadata
 from amtl_export.serving.ray_serve import app
-from amtl_export.spec import Feed
+from amtl_export.spec import DATATYPES, Feed
 
 
 @dataclass
@@ -99,7 +99,7 @@ def ray(tmp_path_factory: pytest.TempPathFactory, served_bundle: Bundle) -> Iter
 def as_request(feed: Feed) -> dict[str, Any]:
     return {
         "inputs": [
-            {"name": n, "shape": list(v.shape), "datatype": DATATYPES[v.dtype], "data": v.ravel().tolist()}
+            {"name": n, "shape": list(v.shape), "datatype": DATATYPES[str(v.dtype)], "data": v.ravel().tolist()}
             for n, v in feed.items()
         ]
     }

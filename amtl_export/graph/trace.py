@@ -88,6 +88,7 @@ def trace(frozen: FrozenModel, inputs: Sequence[TensorSpec] | None = None) -> ir
     example = as_request(frozen.example, taken)
     tensors = tuple(torch.from_numpy(example[spec.name].copy()) for spec in taken)
     model = _exported(module, tensors, taken, len(frozen.outputs), str(frozen.origin.get("backbone")))
+    _check_dimensions(model, taken)
     _name(model, [spec.name for spec in taken], frozen.outputs)
     _state_facts(model, frozen)
     return cleaned(model)
@@ -133,6 +134,24 @@ def _dimensions(inputs: Sequence[TensorSpec], least: int) -> tuple[dict[int, Any
             if isinstance(size, str) and size not in dims:
                 dims[size] = torch.export.Dim(re.sub(r"\W", "_", size), min=least if size == BATCH else 0)
     return tuple({a: dims[s] for a, s in enumerate(spec.shape) if isinstance(s, str)} for spec in inputs)
+
+
+def _check_dimensions(model: ir.Model, inputs: Sequence[TensorSpec]) -> None:
+    """Make sure that what may change did not become a number: the exporter can fall back to that without a word.
+
+    Raises:
+        InputError: a dimension is fixed.
+    """
+    for spec, value in zip(inputs, model.graph.inputs, strict=True):
+        for axis, (wanted, found) in enumerate(zip(spec.shape, value.shape or (), strict=True)):
+            if isinstance(wanted, str) and isinstance(found, int):
+                raise InputError(
+                    f"the model fixes a dimension that may change: {wanted}",
+                    where=f"input {spec.name}, axis {axis}",
+                    found=found,
+                    fix="forward takes the size as a Python number somewhere: NumPy, int(), a list of it; "
+                    "use tensors of x.shape",
+                )
 
 
 def _name(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:

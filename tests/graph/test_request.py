@@ -17,7 +17,8 @@ from amtl_export.data.schema import FieldSchema, Schema
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.files import write_sums
-from amtl_export.freezing.frozen import FrozenModel, freeze, of_trained, run_inputs
+from amtl_export.freezing.fields import run_inputs
+from amtl_export.freezing.frozen import FrozenModel, freeze, of_trained
 from amtl_export.graph.inputs import as_request, graph_inputs, one_request, without_candidates
 from amtl_export.graph.passes.hoist_request import HoistRequest
 from amtl_export.graph.passes.state_linear_layers import StateLinearLayers

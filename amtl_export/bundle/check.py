@@ -40,6 +40,7 @@ class Checked:
         batches: what happens to batches of no and of one example.
         out_of_range: input → how ids outside a table are taken.
         ids_tried: how many such ids.
+        absolute: largest |difference| of the answers to the inputs.
         largest: difference of any answer, relative to the scores: a tolerance that would have passed.
         problems: what does not hold, a sentence each.
     """
@@ -49,6 +50,7 @@ class Checked:
     batches: Batches = field(default_factory=Batches)
     out_of_range: dict[str, str] = field(default_factory=dict)
     ids_tried: int = 0
+    absolute: float = 0.0
     largest: float = 0.0
     problems: list[str] = field(default_factory=list)
 
@@ -124,6 +126,7 @@ class Trial:
         for name, part in self._parts(rows).items():
             for difference in compare(self.reference.trained_answers(part), answers[name]):
                 worst = max(worst, difference.relative)
+                checked.absolute = max(checked.absolute, difference.absolute)
                 if not difference.relative <= self.tolerance:
                     checked.problems.append(
                         f"{name}, {level}: {difference}; allowed {self.tolerance:.3g} of {difference.scale:.3g}; "

@@ -16,8 +16,8 @@ from amtl_export.errors import InputError
 from amtl_export.source.tree import Flat, Leaves, Path, Rebuild, flatten, names_of, written
 from amtl_export.spec import BATCH, Feed, TensorSpec
 
-#: Input → axis → name of the dynamic dimension, as `freeze` takes it.
-DynamicShapes = Mapping[str, Mapping[int, Any]]
+#: Input → axis → name of the dynamic dimension, or as `torch.export` has it; see `describe`.
+DynamicShapes = Mapping[str, Any]
 
 #: What an input of a graph may hold.
 DTYPES = {
@@ -137,50 +137,80 @@ def _parameter_names(signature: inspect.Signature, count: int) -> list[str]:
 def describe(binding: Binding, dynamic_shapes: DynamicShapes | None = None) -> tuple[TensorSpec, ...]:
     """The inputs, with the dimensions that may change named.
 
-    Unless `dynamic_shapes` says otherwise, the first dimension of an input is the batch if it is as large as most
-    inputs', fixed if it is 1, and a dimension of its own if it is another size; all others are fixed.
+    Unless `dynamic_shapes` says otherwise, the batch is the first dimension of an input if that is as large as most
+    inputs', else a later one of that size; a first dimension of another size is one of its own, and of 1 it is fixed,
+    as all others are.
 
     Args:
         binding: of the example.
-        dynamic_shapes: input → axis → name of the dimension; the same name is the same size.
+        dynamic_shapes: input → axis → name of the dimension; the same name is the same size. Or as `torch.export` takes
+            them: forward's parameter → the structure of its value, with axes and `Dim`s in it.
 
     Raises:
         InputError: an unknown input or axis, a dimension of different sizes, or one of fewer than 2 in the example.
     """
-    chosen = {name: dict(axes) for name, axes in (dynamic_shapes or {}).items()}
-    if unknown := sorted(set(chosen) - set(binding.names)):
+    chosen = dict(dynamic_shapes or {})
+    known = {*binding.names, *(path[0] for path in binding.paths)}
+    if unknown := sorted(set(chosen) - known):
         raise InputError("dynamic_shapes: unknown inputs", found=unknown, allowed=", ".join(binding.names))
     batch = _batch_of(binding)
     specs = []
     for name, path in zip(binding.names, binding.paths, strict=True):
         tensor = binding.example[name]
-        axes = chosen[name] if name in chosen else _first_axis(name, path, tensor, batch)
-        if wrong := [axis for axis in axes if not 0 <= axis < tensor.ndim]:
-            raise InputError("dynamic_shapes: no such axis", where=name, found=wrong, allowed=f"0..{tensor.ndim - 1}")
-        shape = tuple(_dimension(axes[a]) if axes.get(a) else size for a, size in enumerate(tensor.shape))
+        stated = _stated(chosen, name, path)
+        axes = _axes(name, tensor, stated, batch) if stated is not None else _default_axes(name, path, tensor, batch)
+        shape = tuple(axes.get(axis) or size for axis, size in enumerate(tensor.shape))
         specs.append(TensorSpec(name, DTYPES[tensor.dtype], shape, source=name, path=path))
     _check_sizes(binding, specs)
     return tuple(specs)
 
 
+def _stated(chosen: dict[str, Any], name: str, path: Path) -> Any:
+    """What `dynamic_shapes` says of an input, by its name or within the structure of its parameter; None if nothing."""
+    if name in chosen:
+        return chosen[name]
+    node = chosen.get(str(path[0]))
+    for part in path[1:]:
+        if isinstance(part, int):
+            node = node[part] if isinstance(node, (list, tuple)) and part < len(node) else node
+        elif isinstance(node, Mapping):
+            node = node.get(part, node)
+    return node
+
+
+def _axes(name: str, tensor: Tensor, stated: Any, batch: int) -> dict[int, str]:
+    """Axis → name of its dimension, from {axis: name} or one name for each axis.
+
+    Raises:
+        InputError: an axis that the input does not have.
+    """
+    given = dict(stated) if isinstance(stated, Mapping) else dict(enumerate(stated))
+    if wrong := [axis for axis in given if axis not in range(tensor.ndim)]:
+        raise InputError("dynamic_shapes: no such axis", where=name, found=wrong, allowed=f"0..{tensor.ndim - 1}")
+    return {axis: _dimension(own, name, axis, tensor.shape[axis] == batch) for axis, own in given.items() if own}
+
+
+def _dimension(own: Any, name: str, axis: int, as_batch: bool) -> str:
+    """A dimension's name as an identifier; `Dim`s have one, `Dim.DYNAMIC` has not."""
+    text = own if isinstance(own, str) else getattr(own, "__name__", BATCH if as_batch else f"{name}_{axis}")
+    return re.sub(r"\W", "_", text)
+
+
 def _batch_of(binding: Binding) -> int:
-    """The size that most inputs have in front, above 1; 0 if there is none."""
+    """The size above 1 that most inputs have on some axis, the first of them where several do; 0 if there is none."""
     own = [t for t, path in zip(binding.example.values(), binding.paths, strict=True) if not isinstance(path[-1], Flat)]
-    sizes = Counter(len(tensor) for tensor in own if tensor.ndim and len(tensor) > 1)
+    sizes = Counter(size for tensor in own for size in dict.fromkeys(tensor.shape) if size > 1)
     return max(sizes, key=lambda size: sizes[size]) if sizes else 0
 
 
-def _first_axis(name: str, path: Path, tensor: Tensor, batch: int) -> dict[int, str]:
+def _default_axes(name: str, path: Path, tensor: Tensor, batch: int) -> dict[int, str]:
+    rows = {0: f"{name}_rows"}
     if isinstance(path[-1], Flat):
-        return {0: f"{name}_rows"}
-    if not tensor.ndim or len(tensor) == 1:
-        return {}
-    return {0: BATCH if len(tensor) == batch else f"{name}_rows"}
-
-
-def _dimension(name: Any) -> str:
-    """A dimension's name as an identifier; torch.export's `Dim`s have one."""
-    return re.sub(r"\W", "_", name if isinstance(name, str) else name.__name__)
+        return rows
+    later = next((axis for axis, size in enumerate(tensor.shape) if size == batch), None)
+    if later is not None:
+        return {later: BATCH}
+    return rows if tensor.ndim and len(tensor) > 1 else {}
 
 
 def _check_sizes(binding: Binding, specs: Sequence[TensorSpec]) -> None:

@@ -239,6 +239,7 @@ class _Check:
         verdict.examples_independent, verdict.out_of_range = checked.batches.independent, checked.out_of_range
         verdict.hostile_ids_checked = (verdict.hostile_ids_checked or 0) + checked.ids_tried
         verdict.max_relative_diff = verdict.minimum_logit_atol = checked.largest
+        verdict.max_abs_logit_diff = checked.absolute
         if signature.batches.independent and not checked.batches.independent:
             verdict.problems.append(
                 "examples together are not answered as each alone, and the bundle says that they are"

@@ -157,8 +157,10 @@ def subjects_of(
 
 
 def probabilities(subject: Subject, feed: Feed) -> Any:
-    """What a subject answers; of several outputs the last."""
+    """What a subject answers; of several outputs the last, or the one that is called so."""
     answer = subject.run(subject.prepare(feed))
+    if isinstance(answer, dict):
+        answer = answer["probability"]
     return np.asarray(answer[-1] if isinstance(answer, (list, tuple)) else answer).reshape(-1)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amtl_export.data.vocabulary import FIRST_VALUE
+from amtl_export.errors import InputError
 from amtl_export.files import producer
 
 #: Frequency groups of the paper's Figure 3.
@@ -82,8 +83,11 @@ def inspect(path: Path | str) -> Inspection:
     Raises:
         InputError: it is none of these, or cannot be read.
     """
-    if (Path(path) / "signature.json").is_file():
-        return _bundle(Path(path))
+    folder = Path(path)
+    if (folder / "signature.json").is_file():
+        return _bundle(folder)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError("neither a run nor a bundle", where=path, fix="give a folder made by train, freeze or export")
     return _source(path)
 
 

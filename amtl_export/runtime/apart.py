@@ -93,9 +93,9 @@ def main(model: str, folder: str, first: str, last: str, optimized: str) -> None
     for number in range(int(first), int(last)):
         feed = _arrays(Path(folder) / f"{number}.npz")
         try:
-            if level != (number < int(optimized)):
-                level = number < int(optimized)
-                session = open_session(Path(model), optimized=level, native=None if level else False)
+            if level != (wanted := number < int(optimized)):
+                session = open_session(Path(model), optimized=wanted, native=None if wanted else False)
+                level = wanted
             assert session is not None
             names = [output.name for output in session.get_outputs()]
             answers = dict(zip(names, session.run(names, feed), strict=True))

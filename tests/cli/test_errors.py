@@ -267,7 +267,7 @@ def no_such_run(p: Place) -> list[object]:
     return ["export", p.path / "nothing", "--out", p.path / "out"]
 
 
-@case(2, "not a run")
+@case(2, "a bundle is no source")
 def a_bundle_instead_of_a_run(p: Place) -> list[object]:
     return ["export", p.bundle, "--out", p.path / "out"]
 

@@ -18,7 +18,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a list": ([1], "no inputs"),
     "no inputs": ({}, "no inputs"),
     "inputs that are none": ({"inputs": [1]}, "are objects"),
-    "another type": ({"inputs": [{"name": "ids", "shape": [1], "datatype": "FP64", "data": [0]}]}, "found: FP64"),
+    "another type": ({"inputs": [{"name": "ids", "shape": [1], "datatype": "FP8", "data": [0]}]}, "found: FP8"),
     "more data": ({"inputs": [{"name": "ids", "shape": [1, 1], "datatype": "INT64", "data": [0, 1]}]}, "do not fit"),
     "a text": ({"inputs": [{"name": "ids", "shape": [1, 3], "datatype": "INT64", "data": ["a"] * 3}]}, "do not fit"),
     "past int64": ({"inputs": [{"name": "ids", "shape": [1, 1], "datatype": "INT64", "data": [2**63]}]}, "do not fit"),

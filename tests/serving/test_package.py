@@ -72,7 +72,7 @@ def test_warm_up_files_hold_legal_ids(repository: Path, served_bundle: Bundle, s
             tensor = inputs[name]
             values = np.frombuffer((model / "warmup" / given.input_data_file).read_bytes(), tensor.dtype)
             assert values.size == math.prod(given.dims)
-            if tensor.columns:
+            if tensor.integer:
                 limits = [sizes[column.field] for column in tensor.columns]
                 assert (values.reshape(-1, len(limits)) < limits).all()
                 assert (values >= 0).all()

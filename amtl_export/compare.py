@@ -1,13 +1,19 @@
 """How far answers are from what they should be: the one comparison of export and validate.
 
-Equal infinities are equal, and so are two NaNs. A difference is held against the size of the scores: what is allowed is
-`tolerance · max(1, the largest finite magnitude expected)` of each output, since float32 sums carry roundings of their
-largest terms.
+Equal infinities are equal, and so are two NaNs. A difference is held against how far the scores of an output lie apart,
+not against the largest of them: a constant of 5,000 in front, or one score masked with -1e9, allows no more. What is
+allowed of a number x is `tolerance · scale + 16 float32 roundings of x`, with
+
+    scale = max(median |x - median x|, median |x| / 100),
+
+both over the finite numbers of the output.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +21,14 @@ import numpy.typing as npt
 from amtl_export.errors import ValidationFailed
 from amtl_export.spec import Feed
 
-#: A few float32 roundings, against scores of about 1.
+#: Against how far scores lie apart.
 TOLERANCE = 1e-4
+
+#: Of a number itself: what sums in another order come to.
+_ROUNDINGS = 16 * float(np.finfo(np.float32).eps)
+
+#: Scores that are all 0 have no scale of their own.
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,8 @@ class Difference:
     Attributes:
         output: its name.
         absolute: largest |difference|; infinite where one is NaN or infinite and the other is not.
-        scale: max(1, largest finite magnitude expected).
+        scale: see above.
+        relative: largest (|difference| - roundings) / scale: what a tolerance is held against.
         row: where it is, on the first axis.
         expected: the number there, and answered likewise.
         nans: numbers that are NaN on both sides.
@@ -35,15 +48,11 @@ class Difference:
     output: str
     absolute: float
     scale: float
+    relative: float
     row: int
     expected: float
     answered: float
     nans: int
-
-    @property
-    def relative(self) -> float:
-        """Against the scale: what a tolerance is held against."""
-        return self.absolute / self.scale
 
     def __str__(self) -> str:
         return (
@@ -52,12 +61,13 @@ class Difference:
         )
 
 
-def compare(expected: Feed, answered: Feed) -> list[Difference]:
+def compare(expected: Feed, answered: Feed, scales: Mapping[str, float] | None = None) -> list[Difference]:
     """The largest difference of every output.
 
     Args:
         expected: output → what PyTorch answers.
         answered: output → what the graph answers.
+        scales: output → its scale; None takes it from what is expected, which takes more than a few examples.
 
     Raises:
         ValidationFailed: an output is missing or has another shape.
@@ -73,20 +83,34 @@ def compare(expected: Feed, answered: Feed) -> list[Difference]:
                 found=answered[name].shape,
                 allowed=wanted.shape,
             )
-        differences.append(_difference(name, wanted, answered[name]))
+        differences.append(_difference(name, wanted, answered[name], (scales or {}).get(name)))
     return differences
 
 
-def _difference(name: str, expected: npt.NDArray[np.generic], answered: npt.NDArray[np.generic]) -> Difference:
+def _difference(
+    name: str, expected: npt.NDArray[np.generic], answered: npt.NDArray[np.generic], scale: float | None
+) -> Difference:
     wide, found = expected.astype(np.float64), answered.astype(np.float64)
     nans = np.isnan(wide) & np.isnan(found)
     with np.errstate(invalid="ignore"):
         apart = np.where((wide == found) | nans, 0.0, np.abs(wide - found))
     apart = np.nan_to_num(apart, nan=np.inf, posinf=np.inf)
     if not apart.size:
-        return Difference(name, 0.0, 1.0, 0, 0.0, 0.0, 0)
-    at = np.unravel_index(int(apart.argmax()), apart.shape)
-    finite = np.abs(wide[np.isfinite(wide)])
-    scale = max(1.0, float(finite.max(initial=0.0)))
+        return Difference(name, 0.0, 1.0, 0.0, 0, 0.0, 0.0, 0)
+    scale = scale_of(wide) if scale is None else scale
+    rounding = _ROUNDINGS * np.where(np.isfinite(wide), np.abs(wide), 0.0)
+    relative = np.maximum(apart - rounding, 0.0) / scale
+    at = np.unravel_index(int(relative.argmax() if relative.any() else apart.argmax()), apart.shape)
     row = int(at[0]) if apart.ndim else 0
-    return Difference(name, float(apart[at]), scale, row, float(wide[at]), float(found[at]), int(nans.sum()))
+    return Difference(
+        name, float(apart.max()), scale, float(relative.max()), row, float(wide[at]), float(found[at]), int(nans.sum())
+    )
+
+
+def scale_of(scores: npt.NDArray[Any]) -> float:
+    """How far the scores of an output lie apart, with a floor for those that are all alike."""
+    finite = scores[np.isfinite(scores)].astype(np.float64)
+    if not finite.size:
+        return 1.0
+    spread = float(np.median(np.abs(finite - np.median(finite))))
+    return max(spread, float(np.median(np.abs(finite))) / 100, _LEAST)

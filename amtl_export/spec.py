@@ -127,3 +127,14 @@ def batch_size(feed: Feed, specs: Sequence[TensorSpec]) -> int | None:
     """Examples of a batch; None where no input has them side by side."""
     axes = ((spec.name, spec.batch_axis) for spec in specs)
     return next((feed[name].shape[axis] for name, axis in axes if axis is not None), None)
+
+
+def resized(feed: Feed, specs: Sequence[TensorSpec], dimension: str, size: int) -> Feed:
+    """Inputs with another size of a dimension: what is there is repeated, or cut off."""
+    wider = dict(feed)
+    for spec in specs:
+        for axis, name in enumerate(spec.shape):
+            if name == dimension:
+                values = wider[spec.name]
+                wider[spec.name] = _along(values, axis, np.arange(size) % max(1, values.shape[axis]))
+    return wider

@@ -15,16 +15,19 @@ import numpy as np
 import onnx
 
 from amtl_export.bundle.signature import Batches
-from amtl_export.compare import TOLERANCE, compare
+from amtl_export.compare import TOLERANCE, compare, scale_of
 from amtl_export.errors import ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.inputs import as_request, one_request
 from amtl_export.runtime.apart import run_apart
 from amtl_export.runtime.session import Provider, open_session
-from amtl_export.spec import Feed, TensorSpec, batch_size, mismatch, rows_of
+from amtl_export.spec import BATCH, Feed, TensorSpec, batch_size, mismatch, resized, rows_of
 
 #: Examples that are asked alone.
 _ALONE = 3
+
+#: Examples of a batch larger than any in an example, and the most that are tried.
+_MANY, _MOST = 257, 4096
 
 #: Whole numbers that have broken lookups and conversions before; sizes of tables come to these.
 _OUTSIDE = (-1, (1 << 24) + 1, 1 << 31, (1 << 62) - 1, -(1 << 62))
@@ -42,6 +45,7 @@ class Checked:
         ids_tried: how many such ids.
         absolute: largest |difference| of the answers to the inputs.
         largest: difference of any answer, relative to the scores: a tolerance that would have passed.
+        scales: output → the scale of its scores over all examples, which single ones are held against too.
         problems: what does not hold, a sentence each.
     """
 
@@ -52,6 +56,7 @@ class Checked:
     ids_tried: int = 0
     absolute: float = 0.0
     largest: float = 0.0
+    scales: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -77,6 +82,7 @@ class Trial:
         inputs: of the graph.
         tolerance: see `validation.compare`.
         provider: where the graph runs; processes apart run on the CPU.
+        limits: dimension → its largest size, where the model has one.
     """
 
     model: Path
@@ -84,6 +90,7 @@ class Trial:
     inputs: tuple[TensorSpec, ...]
     tolerance: float = TOLERANCE
     provider: Provider = "cpu"
+    limits: Mapping[str, int] = field(default_factory=dict)
 
     def session(self, *, optimized: bool) -> Any:
         """With native operators and all optimisations, or neither; on CUDA always with the operators."""
@@ -104,8 +111,9 @@ class Trial:
             raise ValidationFailed(
                 "inputs do not fit the model", found=wrong, fix="dynamic_shapes names what may change"
             )
-        checked = Checked()
         rows = one_request(example, self.inputs)
+        whole = self.reference.trained_answers(rows)
+        checked = Checked(scales={name: scale_of(values) for name, values in whole.items()})
         self._apart(rows, checked, guarded=guarded)
         levels = (True,) if self.provider == "cpu" else (True, False)
         for optimized in levels:
@@ -124,7 +132,7 @@ class Trial:
         """Note the largest difference of the answers to all examples and to two, and each that is not allowed."""
         worst = 0.0
         for name, part in self._parts(rows).items():
-            for difference in compare(self.reference.trained_answers(part), answers[name]):
+            for difference in compare(self.reference.trained_answers(part), answers[name], checked.scales):
                 worst = max(worst, difference.relative)
                 checked.absolute = max(checked.absolute, difference.absolute)
                 if not difference.relative <= self.tolerance:
@@ -153,7 +161,7 @@ class Trial:
 
     def _apart(self, rows: Feed, checked: Checked, *, guarded: bool) -> None:
         """Batches of no and of one example, examples alone, and ids outside the tables, in a process of their own."""
-        cases = self._batch_cases(rows) | (self._outside_cases(rows) if guarded else {})
+        cases = self._batch_cases(rows) | self._size_cases(rows) | (self._outside_cases(rows) if guarded else {})
         asked = {name: as_request(feed, self.inputs) for name, feed in cases.items()}
         parts = {name: as_request(feed, self.inputs) for name, feed in self._parts(rows).items()}
         plain = {f"plain {name}": feed for name, feed in parts.items()} if self.provider == "cpu" else {}
@@ -164,7 +172,7 @@ class Trial:
         self._plain(rows, {name: answers[f"plain {name}"] for name in parts if plain}, checked)
         verdicts = {name: self._verdict(cases[name], answers[name], checked) for name in cases}
         if self._sliceable:
-            checked.batches = self._batches(rows, cases, answers, verdicts)
+            checked.batches = self._batches(rows, cases, answers, verdicts, checked)
         else:
             checked.batches = Batches(none="not tried", single="not tried", independent=False)
         for spec in self.reference.inputs:
@@ -194,6 +202,17 @@ class Trial:
         nothing = {} if any(spec.request for spec in self.inputs) else {"no example": rows_of(rows, specs, slice(0))}
         return nothing | alone
 
+    def _size_cases(self, rows: Feed) -> dict[str, Feed]:
+        """More examples than there are, and one more than each limit of the model: does it branch on a size?"""
+        if not self._sliceable:
+            return {}
+        specs = self.reference.inputs
+        total = batch_size(rows, specs) or 1
+        many = min(max(_MANY, 3 * total), self.limits.get(BATCH, _MOST), _MOST)
+        past = {name: limit + 1 for name, limit in self.limits.items() if limit < _MOST}
+        sizes = [(BATCH, many), *past.items()]
+        return {f"size {name}={size}": resized(rows, specs, name, size) for name, size in sizes}
+
     def _outside_cases(self, rows: Feed) -> dict[str, Feed]:
         """For every input of whole numbers: its first example full of one number, which may be outside a table."""
         specs = self.reference.inputs
@@ -222,9 +241,9 @@ class Trial:
         if isinstance(answered, str):
             return f"ONNX Runtime: {answered}"
         shapes = {name: (values.shape, answered[name].shape) for name, values in expected.items()}
-        flat = ({name: values.reshape(-1) for name, values in own.items()} for own in (expected, answered))
+        flat = [{name: values.reshape(-1) for name, values in own.items()} for own in (expected, answered)]
         try:
-            differences = compare(*flat)
+            differences = compare(flat[0], flat[1], checked.scales)
         except ValidationFailed as error:
             return f"differs: {' '.join(str(error).split())}"
         checked.largest = max([checked.largest, *(d.relative for d in differences)])
@@ -233,27 +252,30 @@ class Trial:
         return f"differs: {far[0]}" if far else f"answered: {'; '.join(other)}" if other else "answered"
 
     def _batches(
-        self, rows: Feed, cases: dict[str, Feed], answers: dict[str, Feed | str], verdicts: dict[str, str]
+        self,
+        rows: Feed,
+        cases: dict[str, Feed],
+        answers: dict[str, Feed | str],
+        verdicts: dict[str, str],
+        checked: Checked,
     ) -> Batches:
         alone = [name for name in cases if name.startswith("example ")]
         single = next((verdicts[name] for name in alone if verdicts[name] != "answered"), "answered")
         whole = self.reference.trained_answers(rows)
         two = self.reference.trained_answers(rows_of(rows, self.reference.inputs, slice(2)))
-        independent = _alike({name: values[:2] for name, values in whole.items() if values.ndim}, two, self.tolerance)
-        for i, name in enumerate(alone):
-            answer = answers[name]
-            if isinstance(answer, str):
-                continue
-            expected = {output: values[i : i + 1] for output, values in whole.items() if values.ndim}
-            independent &= _alike(expected, {n: answer[n] for n in expected}, max(self.tolerance, TOLERANCE))
+        parts: list[tuple[slice, Any]] = [(slice(2), two)]
+        parts += [(slice(i, i + 1), answers[name]) for i, name in enumerate(alone) if isinstance(answers[name], dict)]
+        independent = all(self._alike(whole, own, part, checked) for own, part in parts)
         return Batches(none=verdicts.get("no example", "answered"), single=single, independent=independent)
 
-
-def _alike(expected: Feed, answered: Feed, tolerance: float) -> bool:
-    try:
-        return all(difference.relative <= tolerance for difference in compare(expected, answered))
-    except ValidationFailed:
-        return False
+    def _alike(self, whole: Feed, own: slice, part: Any, checked: Checked) -> bool:
+        """Whether some examples of a batch are answered as they are by themselves."""
+        expected = {name: values[own] if values.ndim else values for name, values in whole.items()}
+        tolerance = max(self.tolerance, TOLERANCE)
+        try:
+            return all(difference.relative <= tolerance for difference in compare(expected, part, checked.scales))
+        except ValidationFailed:
+            return False
 
 
 def _first_that_answers(models: Sequence[Callable[[Feed], Feed]], feed: Feed) -> Feed | str:

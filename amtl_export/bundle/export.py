@@ -26,7 +26,7 @@ from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.graph.inputs import graph_inputs
 from amtl_export.graph.lookups import IdPolicy, Lookup
 from amtl_export.graph.pipeline import lower
-from amtl_export.graph.trace import trace
+from amtl_export.graph.trace import LIMITS, trace
 from amtl_export.native import DOMAIN, needed_library
 from amtl_export.runtime.session import onnxruntime
 from amtl_export.spec import TensorSpec
@@ -78,7 +78,9 @@ def export(
     frozen = freeze(frozen)
     if not frozen.tables:
         raise InputError(
-            "the model has no embedding table", found=frozen.origin["backbone"], fix="is it the right module?"
+            "the model reads no embedding table that can be frozen",
+            found=frozen.origin["backbone"],
+            fix="is it the right module? An nn.Embedding with max_norm, a parametrized weight or mode max is none",
         )
     inputs = graph_inputs(frozen.inputs, config.request_fields)
     with atomic_folder(Path(out), overwrite=overwrite) as draft:
@@ -92,7 +94,7 @@ def export(
         write_model(model, draft)
         check_valid(draft / "model.onnx")
         reference = reference_of(frozen, stored, model)
-        trial = Trial(draft / "model.onnx", reference, inputs)
+        trial = Trial(draft / "model.onnx", reference, inputs, limits=model.meta[LIMITS])
         checked = trial.check(frozen.example, guarded=config.id_policy == "guard")
         raise_problems(checked.problems)
         signature = _signature(frozen, config, inputs, model, plans, lookups, checked)
@@ -146,6 +148,7 @@ def _signature(
         lookups=tuple(lookups),
         batches=checked.batches,
         out_of_range=checked.out_of_range,
+        limits=model.meta[LIMITS],
     )
 
 

@@ -66,6 +66,7 @@ class Signature(_Part):
         main: the main table's name in `tables`.
         other_bytes: of projections behind the tables.
         lookups: where the graph looks rows up, so that they can be probed.
+        limits: dimension → its largest size, where the model has one.
         out_of_range: input of whole numbers → how ids outside a table are taken: `guarded`, or why they fail.
     """
 
@@ -87,6 +88,7 @@ class Signature(_Part):
     lookups: tuple[Lookup, ...]
     batches: Batches = Batches()
     out_of_range: dict[str, str] = {}
+    limits: dict[str, int] = {}
 
     @property
     def table(self) -> Table:

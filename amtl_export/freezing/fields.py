@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor, nn
 
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary, vocabulary_hash
+from amtl_export.errors import InputError
+from amtl_export.freezing.swap import Table
+from amtl_export.models.attach import AttachedTable, counts_of
 from amtl_export.models.config import ModelConfig
 from amtl_export.spec import BATCH, Column, TensorSpec
 
@@ -77,3 +82,40 @@ def row_counts(fields: Sequence[FieldRows], vocabularies: Mapping[str, Vocabular
     for own in fields:
         counts[own.offset : own.offset + own.size] += vocabularies[own.name].counts
     return counts
+
+
+def table_counts(
+    model: nn.Module, tables: Sequence[Table], given: Mapping[str, Any]
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Path of each table → how often training saw each row, as given or as it was attached with, where that is known.
+
+    Args:
+        model: trained.
+        tables: of it.
+        given: dotted name of any module that holds a table → int64 `[V]`.
+
+    Raises:
+        InputError: a name holds no table, or counts do not fit.
+    """
+    names = {holder.path: table.path for table in tables for holder in table.holders}
+    if unknown := sorted(set(given) - set(names)):
+        raise InputError("counts: no such table", found=unknown, allowed=", ".join(names), fix="name the embedding")
+    counts: dict[str, npt.NDArray[np.int64]] = {}
+    for table in tables:
+        holder = model.get_submodule(table.path)
+        if isinstance(holder, AttachedTable):
+            counts[table.path] = counts_of(holder).cpu().numpy()
+    for name, values in given.items():
+        size = next(len(table.weight) for table in tables if table.path == names[name])
+        counts[names[name]] = _whole_numbers(values, name, size)
+    return counts
+
+
+def _whole_numbers(values: Any, name: str, size: int) -> npt.NDArray[np.int64]:
+    try:
+        numbers = np.asarray(values.cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.shape != (size,) or not (np.isfinite(numbers) & (numbers >= 0) & (numbers % 1 == 0)).all():
+        raise InputError("counts do not fit a table", where=name, allowed=f"{size} whole numbers from 0 on")
+    return numbers.astype(np.int64)

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from amtl_export.spec import Feed, TensorSpec
 
+#: Numbers of a buffer that may be a counter; larger ones are tables.
+_SMALL = 1 << 16
+
 #: Calls a model with the tensors of its inputs, in order; a tensor for each output.
 Call = Callable[[nn.Module, Sequence[Tensor]], Sequence[Tensor]]
 
@@ -29,14 +32,16 @@ class Flat(nn.Module):
         self.model, self.call = model, call
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """One tensor for each output. What the model keeps of a call in its attributes is put back."""
-        kept = {name: dict(vars(part)) for name, part in self.model.named_modules()}
+        """One tensor for each output. What the model keeps of a call in its attributes and buffers is put back."""
+        kept = [(part, dict(vars(part)), dict(part._buffers)) for part in self.model.modules()]
         try:
             return tuple(self.call(self.model, tensors))
         finally:
-            for name, part in self.model.named_modules():
+            for part, attributes, buffers in kept:
                 vars(part).clear()
-                vars(part).update(kept[name])
+                vars(part).update(attributes)
+                part._buffers.clear()
+                part._buffers.update(buffers)
 
 
 @contextmanager
@@ -62,10 +67,24 @@ def answers(flat: Flat, feed: Feed, inputs: Sequence[TensorSpec], outputs: Seque
         outputs: names of what it gives.
     """
     device = _device(flat)
-    tensors = [torch.from_numpy(np.require(feed[spec.name], requirements="W")).to(device) for spec in inputs]
-    with evaluating(flat):
+    # Copies: a model may change its inputs as it reads them.
+    tensors = [torch.from_numpy(np.array(feed[spec.name])).to(device) for spec in inputs]
+    with evaluating(flat), buffers_kept(flat):
         given: Sequence[Any] = flat(*tensors)
     return {name: tensor.detach().cpu().numpy() for name, tensor in zip(outputs, given, strict=True)}
+
+
+@contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Small buffers as they were behind the block, whatever was written into them."""
+    kept = [(own, own._version, own.clone()) for own in module.buffers() if own.numel() <= _SMALL]
+    try:
+        yield
+    finally:
+        for own, version, before in kept:
+            if own._version != version:
+                with torch.no_grad():
+                    own.copy_(before)
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -18,12 +18,12 @@ from amtl_export.data.encode import Rows
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
-from amtl_export.freezing.fields import FieldRows, RunData, row_counts, run_inputs
-from amtl_export.freezing.flat import Flat, answers, evaluating
+from amtl_export.freezing.fields import FieldRows, RunData, row_counts, run_inputs, table_counts
+from amtl_export.freezing.flat import Flat, answers, buffers_kept, evaluating
 from amtl_export.freezing.reads import tables_read
 from amtl_export.freezing.swap import TABLE, freeze_module, tables_of, unwrapped
 from amtl_export.freezing.table import FrozenEmbedding
-from amtl_export.models.attach import counts_of, is_attached
+from amtl_export.models.attach import is_attached
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.source.binding import DynamicShapes, bind, describe
@@ -214,6 +214,8 @@ def freeze(
         if example is None:
             raise InputError("freeze: a module needs an example", fix="freeze(module, example={…what forward takes…})")
         source = Source(source, example, outputs, dynamic_shapes)
+    if not isinstance(source, Source):
+        raise InputError("freeze: no model", found=type(source).__name__, allowed="a run, a module, a Source or a path")
     return of_module(source, type(source.module).__name__)
 
 
@@ -301,14 +303,16 @@ def of_module(source: Source, name: str) -> FrozenModel:
     binding = bind(trained, source.example)
     inputs = describe(binding, source.dynamic_shapes)
     frozen = freeze_module(trained)
-    with evaluating(trained):
+    with evaluating(trained), buffers_kept(trained):
         outputs = _output_names(trained, binding, source.outputs)
     call = ModuleCall(binding)
     tables = tables_of(trained)
     flat = Flat(frozen, call)
-    counts = {t.path: _counts(source, t.path, trained.get_submodule(t.path), len(t.weight)) for t in tables}
+    counts = table_counts(trained, tables, source.counts or {})
     attached = {table.path: is_attached(trained.get_submodule(table.path)) for table in tables}
     looked_up, whole = tables_read(frozen_tables(frozen), lambda: answers(flat, binding.feed, inputs, outputs))
+    if both := sorted(set(outputs) & {spec.name for spec in inputs}):
+        raise InputError("an output is called as an input is", found=", ".join(both), fix="outputs=[…] names them")
     if source.score is not None and source.score not in outputs:
         raise InputError("score: no such output", found=source.score, allowed=", ".join(outputs))
     return FrozenModel(
@@ -318,7 +322,7 @@ def of_module(source: Source, name: str) -> FrozenModel:
         outputs=outputs,
         fields=(
             *(_field(t.path, trained, frozen_tables(frozen)[t.path], attached[t.path]) for t in tables),
-            *_fields_of_methods({p: t for p, t in frozen_tables(frozen).items() if p not in counts}),
+            *_fields_of_methods({p: t for p, t in frozen_tables(frozen).items() if p not in attached}),
         ),
         example=binding.feed,
         score=source.score or outputs[0],
@@ -329,7 +333,7 @@ def of_module(source: Source, name: str) -> FrozenModel:
             "seed": None,
             "data": None,
         },
-        counts={path: values for path, values in counts.items() if values is not None},
+        counts=counts,
         unread=tuple(sorted(set(frozen_tables(frozen)) - looked_up - whole)),
         read_whole=frozenset(whole),
         labelled=source.labelled(inputs),
@@ -337,7 +341,7 @@ def of_module(source: Source, name: str) -> FrozenModel:
 
 
 def _output_names(trained: nn.Module, binding: Any, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    tensors = [tensor.to(_device_of(trained)) for tensor in binding.example.values()]
+    tensors = [tensor.clone().to(_device_of(trained)) for tensor in binding.example.values()]
     try:
         answer = binding.call(trained, tensors)
     except Exception as error:  # whatever the user's forward raises
@@ -359,21 +363,6 @@ def _fields_of_methods(tables: Mapping[str, FrozenEmbedding]) -> Iterator[FieldR
     for path, table in tables.items():
         for i, (size, offset) in enumerate(zip(table.sizes, table.offsets, strict=True)):
             yield FieldRows(f"{path}.{i}" if len(table.sizes) > 1 else path, path, offset, size, governed=True)
-
-
-def _counts(source: Source, path: str, holder: nn.Module, size: int) -> npt.NDArray[np.int64] | None:
-    """Counts of a table: those of the source, or those that it was attached with."""
-    given = (source.counts or {}).get(path)
-    if given is None and is_attached(holder):
-        given = counts_of(holder)
-    if given is None:
-        return None
-    counts = np.asarray(given.cpu() if isinstance(given, Tensor) else given, dtype=np.int64)
-    if counts.shape != (size,) or (len(counts) and counts.min() < 0):
-        raise InputError(
-            "counts do not fit a table", where=path, found=counts.shape, allowed=f"{size} numbers from 0 on"
-        )
-    return counts
 
 
 @torch.no_grad()

@@ -27,19 +27,20 @@ def pool(
         padding: id that no bag counts; None for none.
         include_last_offset: whether the last offset is the end of the last bag.
     """
-    present = None if padding is None else torch.ne(ids, padding).to(rows.dtype)
-    shares = [part for part in (weights, present) if part is not None]
-    for share in shares:
-        rows = rows * share.unsqueeze(-1)
+    present = None if padding is None else torch.ne(ids, padding)
+    if weights is not None:
+        rows = rows * weights.unsqueeze(-1)
+    if present is not None:
+        rows = torch.where(present.unsqueeze(-1), rows, 0.0)
+    counted = rows.new_ones(ids.shape) if present is None else present.to(rows.dtype)
     if offsets is None:
-        total = rows.sum(dim=1)
-        count = ids.new_ones(ids.shape).to(rows.dtype).sum(dim=1) if present is None else present.sum(dim=1)
+        total, count = rows.sum(dim=1), counted.sum(dim=1)
     else:
-        starts = offsets[:-1] if include_last_offset else offsets
-        bag = _bag_of_each(ids, starts)
-        total = rows.new_zeros(starts.shape[0], rows.shape[-1]).index_add(0, bag, rows)
-        ones = rows.new_ones(ids.shape) if present is None else present
-        count = rows.new_zeros(starts.shape[0]).index_add(0, bag, ones)
+        bag = _bag_of_each(ids, offsets)
+        total = rows.new_zeros(offsets.shape[0], rows.shape[-1]).index_add(0, bag, rows)
+        count = rows.new_zeros(offsets.shape[0]).index_add(0, bag, counted)
+        if include_last_offset:  # the last bag is what lies behind the end of the others
+            total, count = total[:-1], count[:-1]
     return total if mode == "sum" else total / count.clamp(min=1).unsqueeze(-1)
 
 

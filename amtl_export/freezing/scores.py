@@ -83,7 +83,14 @@ def labelled(frozen: FrozenModel, split: str) -> Iterator[tuple[Feed, Floats]]:
 def torch_answers(frozen: FrozenModel, split: str, *, trained: bool) -> Scored:
     """What PyTorch answers: the model as it was given, or the frozen one."""
     answer = frozen.trained_answers if trained else frozen.answers
-    return gathered((answer(feed)[frozen.score], labels) for feed, labels in labelled(frozen, split))
+
+    def scored(feed: Feed) -> npt.NDArray[Any]:
+        try:
+            return answer(feed)[frozen.score]
+        except Exception as error:  # whatever the user's forward raises
+            raise InputError("the model fails on a labelled batch", found=f"{type(error).__name__}: {error}") from error
+
+    return gathered((scored(feed), labels) for feed, labels in labelled(frozen, split))
 
 
 def gathered(parts: Iterator[tuple[npt.NDArray[Any], Floats]]) -> Scored:

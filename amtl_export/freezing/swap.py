@@ -87,7 +87,7 @@ def tables_of(module: nn.Module) -> list[Table]:
     weights: dict[int, nn.Parameter] = {}
     for path, part in module.named_modules():
         for name, parameter in part._parameters.items():
-            if parameter is not None and id(parameter) in first and not _is_container(part):
+            if parameter is not None and id(parameter) in first:
                 holders[id(parameter)].append(Holder(path, name))
                 weights[id(parameter)] = parameter
     return [Table(path, weights[key], tuple(holders[key])) for key, path in first.items()]
@@ -104,10 +104,6 @@ def _is_table(module: nn.Module) -> bool:
         return False
     computed = parametrize.is_parametrized(module, "weight") or _weight(module) is None
     return not computed and module.max_norm is None and getattr(module, "mode", "") != "max"
-
-
-def _is_container(module: nn.Module) -> bool:
-    return isinstance(module, (nn.ParameterList, nn.ParameterDict))
 
 
 def check_types(module: nn.Module) -> None:

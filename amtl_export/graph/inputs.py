@@ -51,9 +51,11 @@ def _split(spec: TensorSpec, request_fields: Sequence[str], *, request: bool) ->
         return None
     if request and not spec.batched:
         raise InputError("request_fields: an input that is not batched", found=spec.name, allowed="inputs [batch, …]")
+    if not request and not spec.packed:
+        return spec
     first = 1 if request else spec.shape[0]
     if not spec.packed:
-        return replace(spec, shape=(first, *spec.shape[1:]), shared=request)
+        return replace(spec, shape=(first, *spec.shape[1:]), shared=True)
     columns = tuple(spec.columns[i] for i in positions)
     name = f"{REQUEST}{spec.name}" if request else spec.name
     part = replace(spec, name=name, shape=(first, len(columns)), columns=columns, shared=request)

@@ -15,7 +15,7 @@ import hashlib
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,13 +31,17 @@ from torch import Tensor, nn
 from amtl_export.errors import InputError
 from amtl_export.freezing.flat import Flat
 from amtl_export.freezing.frozen import FrozenModel, frozen_tables
+from amtl_export.graph.exporting import exported
 from amtl_export.graph.facts import CLASSES, NAMESPACE, SCOPES, TABLE, WEIGHT, listed, scopes_of
 from amtl_export.graph.inputs import as_request
 from amtl_export.graph.weights import Part
 from amtl_export.native import DOMAIN
-from amtl_export.spec import BATCH, TensorSpec
+from amtl_export.spec import TensorSpec
 
 OPSET = 20
+
+#: Of a traced model's `meta`: dimension → its largest size, where the model has one.
+LIMITS = "amtl.limits"
 IR_VERSION = 10
 
 #: Where the exporter finds the model.
@@ -87,53 +91,43 @@ def trace(frozen: FrozenModel, inputs: Sequence[TensorSpec] | None = None) -> ir
     module = frozen.module if taken == frozen.inputs else _Serving(frozen.module, frozen.inputs, taken)
     example = as_request(frozen.example, taken)
     tensors = tuple(torch.from_numpy(example[spec.name].copy()) for spec in taken)
-    model = _exported(module, tensors, taken, len(frozen.outputs), str(frozen.origin.get("backbone")))
+    where = str(frozen.origin.get("backbone"))
+    with _quiet():
+        found = exported(module.eval(), tensors, taken, where)
+        model = _converted(found.program, len(taken), len(frozen.outputs), where)
+    model.meta[LIMITS] = found.limits
     _check_dimensions(model, taken)
+    _name_dimensions(model, taken)
     _name(model, [spec.name for spec in taken], frozen.outputs)
     _state_facts(model, frozen)
     return cleaned(model)
 
 
-def _exported(
-    module: nn.Module, tensors: tuple[Tensor, ...], inputs: Sequence[TensorSpec], outputs: int, where: str
-) -> ir.Model:
-    """Exported for batches of any size, or where the model forbids that for 2 and more."""
-    reasons = []
-    for least in (0, 2):
-        try:
-            with _quiet():
-                program = torch.onnx.export(
-                    module.eval(),
-                    tensors,
-                    dynamo=True,
-                    input_names=[f"input.{i}" for i in range(len(tensors))],
-                    output_names=[f"output.{i}" for i in range(outputs)],
-                    dynamic_shapes=(_dimensions(inputs, least),),
-                    opset_version=OPSET,
-                    custom_translation_table=_translations(),
-                    verbose=False,
-                )
-            assert program is not None
-            return program.model
-        except torch.onnx.OnnxExporterError as error:
-            reasons.append(_root_cause(error))
-            cause = error
-    raise InputError(
-        "the model cannot be exported",
-        where=where,
-        found=reasons[-1],
-        fix="use operations that torch.export traces with a dynamic batch (no loops over the batch, no .item())",
-    ) from cause
+def _converted(program: torch.export.ExportedProgram, inputs: int, outputs: int, where: str) -> ir.Model:
+    """The graph of an exported program.
 
-
-def _dimensions(inputs: Sequence[TensorSpec], least: int) -> tuple[dict[int, Any], ...]:
-    """Axis → dimension of every input; equal names are one dimension."""
-    dims: dict[str, Any] = {}
-    for spec in inputs:
-        for size in spec.shape:
-            if isinstance(size, str) and size not in dims:
-                dims[size] = torch.export.Dim(re.sub(r"\W", "_", size), min=least if size == BATCH else 0)
-    return tuple({a: dims[s] for a, s in enumerate(spec.shape) if isinstance(s, str)} for spec in inputs)
+    Raises:
+        InputError: an operator has no ONNX; the exporter's reason is given.
+    """
+    try:
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[f"input.{i}" for i in range(inputs)],
+            output_names=[f"output.{i}" for i in range(outputs)],
+            opset_version=OPSET,
+            custom_translation_table=_translations(),
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise InputError(
+            "the model cannot be exported",
+            where=where,
+            found=_root_cause(error),
+            fix="use operations that torch.onnx knows",
+        ) from error
+    assert converted is not None
+    return converted.model
 
 
 def _check_dimensions(model: ir.Model, inputs: Sequence[TensorSpec]) -> None:
@@ -152,6 +146,26 @@ def _check_dimensions(model: ir.Model, inputs: Sequence[TensorSpec]) -> None:
                     fix="forward takes the size as a Python number somewhere: NumPy, int(), a list of it; "
                     "use tensors of x.shape",
                 )
+
+
+def _name_dimensions(model: ir.Model, inputs: Sequence[TensorSpec]) -> None:
+    """Call the exporter's symbols (`s26`) what the inputs call their dimensions."""
+    names: dict[str, str] = {}
+    for spec, value in zip(inputs, model.graph.inputs, strict=True):
+        for wanted, size in zip(spec.shape, value.shape or (), strict=True):
+            if isinstance(wanted, str) and isinstance(size, ir.SymbolicDim) and size.value is not None:
+                names.setdefault(str(size.value), wanted)
+    values = [value for node in model.graph for value in node.outputs]
+    for value in (*model.graph.inputs, *values):
+        if value.shape is not None:
+            value.shape = ir.Shape([_named(size, names) for size in value.shape.dims])
+
+
+def _named(size: int | ir.SymbolicDim, names: Mapping[str, str]) -> int | str | None:
+    """A size with the symbols in it named."""
+    if isinstance(size, int) or size.value is None:
+        return size if isinstance(size, int) else None
+    return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), str(size.value))
 
 
 def _name(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:

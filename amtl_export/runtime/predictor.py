@@ -114,6 +114,8 @@ class Predictor:
         Raises:
             InputError: an input is missing, unknown, of another kind of number or of a shape that does not fit.
         """
+        if not isinstance(inputs, Mapping):
+            raise InputError("a request is no mapping", found=type(inputs).__name__, allowed="input → array")
         if wrong := sorted(set(inputs) ^ {spec.name for spec in self.inputs}):
             raise InputError(
                 "inputs are missing or unknown", where="request", found=", ".join(wrong), allowed=_names(self.inputs)

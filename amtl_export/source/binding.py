@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -149,6 +150,8 @@ def describe(binding: Binding, dynamic_shapes: DynamicShapes | None = None) -> t
     Raises:
         InputError: an unknown input or axis, a dimension of different sizes, or one of fewer than 2 in the example.
     """
+    if not isinstance(dynamic_shapes or {}, Mapping):
+        raise InputError("dynamic_shapes", found=type(dynamic_shapes).__name__, allowed="input → axis → name")
     chosen = dict(dynamic_shapes or {})
     known = {*binding.names, *(path[0] for path in binding.paths)}
     if unknown := sorted(set(chosen) - known):
@@ -184,7 +187,10 @@ def _axes(name: str, tensor: Tensor, stated: Any, batch: int) -> dict[int, str]:
     Raises:
         InputError: an axis that the input does not have.
     """
+    if not isinstance(stated, (Mapping, list, tuple)):
+        raise InputError("dynamic_shapes: axes of an input", where=name, found=stated, allowed="{axis: name}")
     given = dict(stated) if isinstance(stated, Mapping) else dict(enumerate(stated))
+    given = {axis: own for axis, own in given.items() if not isinstance(own, int) and "STATIC" not in str(own)}
     if wrong := [axis for axis in given if axis not in range(tensor.ndim)]:
         raise InputError("dynamic_shapes: no such axis", where=name, found=wrong, allowed=f"0..{tensor.ndim - 1}")
     return {axis: _dimension(own, name, axis, tensor.shape[axis] == batch) for axis, own in given.items() if own}
@@ -199,7 +205,8 @@ def _dimension(own: Any, name: str, axis: int, as_batch: bool) -> str:
 def _batch_of(binding: Binding) -> int:
     """The size above 1 that most inputs have on some axis, the first of them where several do; 0 if there is none."""
     own = [t for t, path in zip(binding.example.values(), binding.paths, strict=True) if not isinstance(path[-1], Flat)]
-    sizes = Counter(size for tensor in own for size in dict.fromkeys(tensor.shape) if size > 1)
+    several = [tensor for tensor in own if tensor.ndim and len(tensor) > 1]
+    sizes = Counter(size for tensor in several for size in dict.fromkeys(tensor.shape) if size > 1)
     return max(sizes, key=lambda size: sizes[size]) if sizes else 0
 
 
@@ -207,10 +214,12 @@ def _default_axes(name: str, path: Path, tensor: Tensor, batch: int) -> dict[int
     rows = {0: f"{name}_rows"}
     if isinstance(path[-1], Flat):
         return rows
+    if tensor.ndim and len(tensor) == 1:
+        return {}
     later = next((axis for axis, size in enumerate(tensor.shape) if size == batch), None)
     if later is not None:
         return {later: BATCH}
-    return rows if tensor.ndim and len(tensor) > 1 else {}
+    return rows if tensor.ndim else {}
 
 
 def _check_sizes(binding: Binding, specs: Sequence[TensorSpec]) -> None:
@@ -240,7 +249,15 @@ def same_structure(binding: Binding, specs: Sequence[TensorSpec]) -> Feed:
     """
     if (found := sorted(binding.names)) != (allowed := sorted(spec.source for spec in specs)):
         raise InputError("inputs of another structure than the example's", found=found, allowed=allowed)
-    return binding.feed
+    feed = binding.feed
+    for spec in specs:
+        given = feed[spec.source]
+        if given.dtype != spec.dtype and not np.can_cast(given.dtype, spec.dtype):
+            raise InputError(
+                "an input has another type than the example's", where=spec.source, found=given.dtype, allowed=spec.dtype
+            )
+        feed[spec.source] = given.astype(spec.dtype, copy=False)
+    return feed
 
 
 def nested(feed: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dict[str, Any]:

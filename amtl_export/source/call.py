@@ -95,7 +95,11 @@ def name_outputs(answer: Any, wanted: Sequence[str] | None) -> tuple[str, ...]:
     if wanted is None:
         return _default_names([path for path, _ in leaves])
     parts = list(answer) if isinstance(answer, (list, tuple)) else []
-    if len(wanted) == len(parts) and (empty := [n for n, part in zip(wanted, parts, strict=True) if part is None]):
+    if (
+        len(wanted) != len(leaves)
+        and len(wanted) == len(parts)
+        and (empty := [n for n, part in zip(wanted, parts, strict=True) if part is None])
+    ):
         raise InputError(
             "a named output is None", found=", ".join(empty), fix="leave it out of outputs: None is not exported"
         )

@@ -55,18 +55,41 @@ class Source:
         """
         if self.batches is None:
             return None
-        return lambda split: self._arrays(split, inputs)
+        splits = self.batches if isinstance(self.batches, Mapping) else {"": self.batches}
+        # What can be gone through once alone is gone through here.
+        kept = {split: list(own) if isinstance(own, Iterator) else own for split, own in splits.items()}
+        return lambda split: self._arrays(split, kept, inputs)
 
-    def _arrays(self, split: str, inputs: Sequence[TensorSpec]) -> Iterator[tuple[Feed, npt.NDArray[np.float64]]]:
-        batches = self.batches
-        if isinstance(batches, Mapping):
-            if split not in batches:
-                raise InputError("the source has no such split", found=split, allowed=", ".join(batches))
-            batches = batches[split]
-        for given, labels in batches() if callable(batches) else batches or ():
-            feed = same_structure(bind(self.module, given), inputs)
-            known = labels.detach().cpu() if isinstance(labels, Tensor) else labels
-            yield feed, np.asarray(known, dtype=np.float64).reshape(-1)
+    def _arrays(
+        self, split: str, splits: Mapping[str, Batches], inputs: Sequence[TensorSpec]
+    ) -> Iterator[tuple[Feed, npt.NDArray[np.float64]]]:
+        batches = splits.get(split, splits.get(""))
+        if batches is None:
+            raise InputError("the source has no such split", found=split, allowed=", ".join(splits))
+        number = -1
+        for number, batch in enumerate(batches() if callable(batches) else batches):
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise InputError("a batch is no pair", where=f"batch {number}", allowed="(inputs, labels)")
+            feed = same_structure(bind(self.module, batch[0]), inputs)
+            yield feed, _labels(batch[1], f"batch {number}")
+        if number < 0:
+            raise InputError("the source has no labelled examples", where=split or "batches", found="no batch")
+
+
+def _labels(given: Any, where: str) -> npt.NDArray[np.float64]:
+    """Labels as float64 `[B]`.
+
+    Raises:
+        InputError: one is neither 0 nor 1.
+    """
+    known = given.detach().cpu() if isinstance(given, Tensor) else given
+    try:
+        labels = np.asarray(known, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise InputError("labels are no numbers", where=where, found=error, allowed="0 and 1") from None
+    if wrong := sorted(set(np.unique(labels).tolist()) - {0.0, 1.0}):
+        raise InputError("labels are not 0 and 1", where=where, found=wrong[:5], allowed="0 and 1")
+    return labels
 
 
 def source_of(value: Any, where: object) -> Source:

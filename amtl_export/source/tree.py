@@ -44,7 +44,7 @@ def flatten(value: Any, path: Path, leaves: Leaves) -> Rebuild:
     if isinstance(value, Tensor):
         leaves.append((path, value.detach()))
         return next
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, (bool, int, float, str, np.generic)):
         return lambda _: value
     if isinstance(value, Mapping):
         return _of_mapping(value, {key: flatten(part, (*path, key), leaves) for key, part in value.items()})

@@ -44,8 +44,7 @@ class Provenance:
 def trace_provenance(model: Path, frozen: FrozenModel) -> Provenance:
     """Compare a graph with the model before and after freezing.
 
-    The weights of a user's module are judged by its answers: the exporter may fold a batch norm into them. Only what is
-    left of a selection network is looked for there.
+    Weights of a user's module that the exporter folded into others (a batch norm) are judged by the answers.
 
     Args:
         model: `model.onnx`, its external data beside it.
@@ -60,9 +59,9 @@ def trace_provenance(model: Path, frozen: FrozenModel) -> Provenance:
         for name, value in graph.initializers.items()
         if fact(value, WEIGHT) in deleted or (_array(value).size > 1 and _digest(_array(value)) in digests)
     ]
-    if frozen.data is None:
-        return Provenance(nodes, selectors, [], [], [])
     unexplained, changed, missing = _weights(graph, frozen.module.model, set(selectors))
+    if frozen.data is None:
+        return Provenance(nodes, selectors, [], changed, [])
     return Provenance(nodes, selectors, unexplained, changed, missing)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,12 +119,40 @@ def _lookups_alone(bundle: Bundle) -> ir.Model:
     taken = [_free(known[name], name, columns) for name, columns in ids.items() if name in known]
     graph.inputs[:] = taken
     graph.outputs[:] = [_as_output(graph, value) for value in wanted]
+    _keep_alone(graph, graph.outputs)
     passes.RemoveUnusedNodesPass()(model)
     graph.inputs[:] = [value for value in graph.inputs if value.uses()]
     for node in graph:
         for value in node.outputs:
             value.shape = None
     return model
+
+
+def _keep_alone(graph: ir.Graph, wanted: Iterable[ir.Value]) -> None:
+    """Take out every node that does not lead to some values; a loop's body reads values that no input names."""
+    kept: set[ir.Node] = set()
+    waiting = [node for value in wanted if (node := value.producer()) is not None]
+    while waiting:
+        node = waiting.pop()
+        if node not in kept:
+            kept.add(node)
+            waiting += [above for value in node.inputs if value is not None and (above := value.producer()) is not None]
+    for node in reversed(list(graph)):
+        if node not in kept:
+            for own in node.attributes.values():
+                for body in own.value if own.type == ir.AttributeType.GRAPHS else [own.value]:
+                    if isinstance(body, ir.Graph):
+                        _empty(body)
+            graph.remove(node, safe=False)
+            for index in range(len(node.inputs)):
+                node.replace_input_with(index, None)
+
+
+def _empty(graph: ir.Graph) -> None:
+    """Let a body's nodes read nothing any more."""
+    for node in graph:
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
 
 
 def _free(value: ir.Value, name: str, columns: int) -> ir.Value:

@@ -149,7 +149,17 @@ class _Check:
             self.verdict.problems.append(f"files differ from SHA256SUMS: {', '.join(wrong)}")
 
     def _same_model(self) -> bool:
-        """Whether the bundle has the source's fields, sizes and D, so that comparing rows makes sense."""
+        """Whether the bundle has the source's inputs, outputs, fields, sizes and D, so that comparing makes sense."""
+        signature, frozen = self.bundle.signature, self.frozen
+        for what, has, wanted in (
+            ("inputs", {spec.source for spec in signature.inputs}, {spec.name for spec in frozen.inputs}),
+            ("outputs", {spec.name for spec in signature.outputs}, set(frozen.outputs)),
+        ):
+            if has != wanted:
+                self.verdict.problems.append(
+                    f"the bundle is of another model: {what} {sorted(has)}, the source has {sorted(wanted)}"
+                )
+                return False
         theirs = {own.name: own.size for own in self.bundle.signature.fields}
         ours = {own.name: own.size for own in self.frozen.fields if own.table in self.frozen.tables}
         dims = self.bundle.signature.dim, self.frozen.table.rows.shape[1]
@@ -231,7 +241,14 @@ class _Check:
                 found=wrong,
                 fix="freeze(…, dynamic_shapes=…) lets more dimensions change",
             )
-        trial = Trial(self.bundle.model, self._reference, self.bundle.inputs, self.tolerances.logit_atol, self.provider)
+        trial = Trial(
+            self.bundle.model,
+            self._reference,
+            self.bundle.inputs,
+            self.tolerances.logit_atol,
+            self.provider,
+            signature.limits,
+        )
         checked = trial.check(feed, guarded=signature.id_policy == "guard")
         verdict.problems += [f"the graph answers differently from PyTorch: {line}" for line in checked.problems]
         verdict.unoptimized = checked.unoptimized

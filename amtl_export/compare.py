@@ -27,8 +27,8 @@ TOLERANCE = 1e-4
 #: Of a number itself: what sums in another order come to.
 _ROUNDINGS = 16 * float(np.finfo(np.float32).eps)
 
-#: Scores that are all 0 have no scale of their own.
-_LEAST = 1e-6
+#: Least scale: a sigmoid of float32 is not more exact than 1e-7, however small it is.
+_LEAST = 1e-3
 
 
 @dataclass(frozen=True)

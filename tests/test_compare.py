@@ -44,12 +44,20 @@ def test_where_it_is() -> None:
     assert str(found) == "output y differs by 0.5 at row 1: PyTorch 2, the graph 2.5"
 
 
-def test_small_scores_are_held_absolutely_and_large_ones_against_the_largest() -> None:
-    assert difference([0.001], [0.002]).relative == pytest.approx(0.001)
-    found = difference([1000.0, 0.0, INF], [1000.0, 0.5, INF])
-    assert found.scale == 1000
-    assert found.relative == pytest.approx(0.0005)
+def test_differences_are_held_against_how_far_scores_lie_apart() -> None:
+    spread = [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert difference(spread, [1.0, 2.0, 3.0, 4.0, 5.5]).scale == 1
+    far = [5000 + x for x in spread]
+    assert difference(far, [*far[:4], far[4] + 1]).relative == pytest.approx(1 / 50, rel=0.02)  # a hundredth of 5000
+    masked = [-1e9, *spread[1:]]
+    assert difference(masked, [-1e9, 2.0, 3.0, 4.0, 5.5]).relative == pytest.approx(0.5, rel=0.01)
+    assert difference(masked, [-1e9 + 64, *spread[1:]]).relative == 0  # a rounding of float32
     assert math.isinf(difference([1.0, INF], [1.0, 2.0]).relative)
+
+
+def test_scores_of_zero_have_the_least_scale() -> None:
+    assert difference([0.0, 0.0], [0.0, 1e-4]).relative == pytest.approx(0.1)
+    assert compare({"y": np.zeros(1)}, {"y": np.full(1, 0.5)}, {"y": 2.0})[0].relative == 0.25
 
 
 def test_integers_and_truths() -> None:

@@ -33,15 +33,22 @@ class Flat(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """One tensor for each output. What the model keeps of a call in its attributes and buffers is put back."""
-        kept = [(part, dict(vars(part)), dict(part._buffers)) for part in self.model.modules()]
-        try:
+        with state_kept(self.model):
             return tuple(self.call(self.model, tensors))
-        finally:
-            for part, attributes, buffers in kept:
-                vars(part).clear()
-                vars(part).update(attributes)
-                part._buffers.clear()
-                part._buffers.update(buffers)
+
+
+@contextmanager
+def state_kept(model: nn.Module) -> Iterator[None]:
+    """Attributes and buffers behind the block are the objects that they were before it."""
+    kept = [(part, dict(vars(part)), dict(part._buffers)) for part in model.modules()]
+    try:
+        yield
+    finally:
+        for part, attributes, buffers in kept:
+            vars(part).clear()
+            vars(part).update(attributes)
+            part._buffers.clear()
+            part._buffers.update(buffers)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.freezing.fields import FieldRows, RunData, row_counts, run_inputs, table_counts
-from amtl_export.freezing.flat import Flat, answers, buffers_kept, evaluating
+from amtl_export.freezing.flat import Flat, answers, buffers_kept, evaluating, state_kept
 from amtl_export.freezing.reads import tables_read
 from amtl_export.freezing.swap import TABLE, freeze_module, tables_of, unwrapped
 from amtl_export.freezing.table import FrozenEmbedding
@@ -303,7 +303,7 @@ def of_module(source: Source, name: str) -> FrozenModel:
     binding = bind(trained, source.example)
     inputs = describe(binding, source.dynamic_shapes)
     frozen = freeze_module(trained)
-    with evaluating(trained), buffers_kept(trained):
+    with evaluating(trained), state_kept(trained), buffers_kept(trained):
         outputs = _output_names(trained, binding, source.outputs)
     call = ModuleCall(binding)
     tables = tables_of(trained)

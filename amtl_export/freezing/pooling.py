@@ -40,7 +40,8 @@ def pool(
         total = rows.new_zeros(offsets.shape[0], rows.shape[-1]).index_add(0, bag, rows)
         count = rows.new_zeros(offsets.shape[0]).index_add(0, bag, counted)
         if include_last_offset:  # the last bag is what lies behind the end of the others
-            total, count = total[:-1], count[:-1]
+            # PyTorch leaves the ids behind the end out of the sum, and yet divides the last mean by them too.
+            total, count = total[:-1], torch.cat([count[:-2], count[-2:].sum(0, keepdim=True)])
     return total if mode == "sum" else total / count.clamp(min=1).unsqueeze(-1)
 
 

@@ -79,10 +79,16 @@ def _refined(
         except UserError as error:
             if "Suggested fixes:" not in str(error):
                 raise
-            given = refine_dynamic_shapes_from_suggested_fixes(str(error), given)
+            given = refine_dynamic_shapes_from_suggested_fixes(_suggestions(str(error)), given)
             if _fixed(given, shapes):
                 raise
     return torch.export.export(module, tensors, dynamic_shapes=given, strict=strict)
+
+
+def _suggestions(message: str) -> str:
+    """The suggested fixes of an error, without what is said behind them."""
+    _, _, fixes = message.partition("Suggested fixes:")
+    return f"Suggested fixes:\n{fixes.strip().partition(chr(10) * 2)[0]}"
 
 
 def _fixed(given: Any, shapes: tuple[dict[int, Any], ...]) -> bool:
@@ -125,5 +131,5 @@ def _upper(ranges: Mapping[Any, Any], size: Any) -> int | None:
 def _first_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].startswith("Constraints violated") else lines[0]

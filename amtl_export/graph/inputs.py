@@ -89,7 +89,7 @@ def as_request(rows: Feed, taken: Sequence[TensorSpec]) -> Feed:
     for spec in taken:
         values = rows[spec.source]
         values = values[:, list(spec.positions)] if spec.positions else values
-        request[spec.name] = np.ascontiguousarray(values[:1] if spec.request else values)
+        request[spec.name] = np.asarray(values[:1] if spec.request else values, order="C")
     return request
 
 

@@ -200,7 +200,7 @@ def _fitted(values: npt.ArrayLike, spec: TensorSpec, sizes: dict[str, int]) -> n
     if not fits:
         allowed = [sizes.get(size, size) if isinstance(size, str) else size for size in spec.shape]
         raise InputError("an input has a shape that does not fit", where=spec.name, found=array.shape, allowed=allowed)
-    return np.ascontiguousarray(array, dtype=dtype)
+    return np.asarray(array, dtype=dtype, order="C")
 
 
 def _check_range(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> None:

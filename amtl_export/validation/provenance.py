@@ -44,7 +44,8 @@ class Provenance:
 def trace_provenance(model: Path, frozen: FrozenModel) -> Provenance:
     """Compare a graph with the model before and after freezing.
 
-    Weights of a user's module that the exporter folded into others (a batch norm) are judged by the answers.
+    The exporter folds a batch norm into the weights beside it: those of a user's module that has one are judged by its
+    answers alone.
 
     Args:
         model: `model.onnx`, its external data beside it.
@@ -61,7 +62,8 @@ def trace_provenance(model: Path, frozen: FrozenModel) -> Provenance:
     ]
     unexplained, changed, missing = _weights(graph, frozen.module.model, set(selectors))
     if frozen.data is None:
-        return Provenance(nodes, selectors, [], changed, [])
+        folds = any(isinstance(part, nn.modules.batchnorm._NormBase) for part in frozen.module.model.modules())
+        return Provenance(nodes, selectors, [], [] if folds else changed, [])
     return Provenance(nodes, selectors, unexplained, changed, missing)
 
 

@@ -145,10 +145,16 @@ def shapes(dynamic: Any = None, **example: Tensor) -> dict[str, tuple[str | int,
 
 
 def test_the_batch_is_what_most_inputs_have_in_front() -> None:
-    a, b, c, one, scalar = *tensors((3, 2), (3,), (7, 3), (1, 5)), torch.tensor(1.0)
-    assert shapes(a=a, b=b, c=c, one=one, scalar=scalar) == {
-        "a": ("batch", 2), "b": ("batch",), "c": ("c_rows", 3), "one": (1, 5), "scalar": (),
+    a, b, c, tables, one, scalar = *tensors((3, 2), (3,), (7, 4), (2, 3), (1, 3)), torch.tensor(1.0)
+    assert shapes(a=a, b=b, c=c, tables=tables, one=one, scalar=scalar) == {
+        "a": ("batch", 2), "b": ("batch",), "c": ("c_rows", 4), "tables": (2, "batch"), "one": (1, 3), "scalar": (),
     }  # fmt: skip
+
+
+def test_an_example_of_one_row_has_no_batch() -> None:
+    (history,) = tensors((1, 10))
+    with pytest.raises(InputError, match="fewer than 2 rows"):
+        shapes(h=history)
 
 
 def test_dimensions_that_are_given() -> None:

@@ -61,7 +61,7 @@ bench: venv triton
 zoo: venv
 	$(BIN)/python -m pip install --quiet --editable '.[zoo]'
 	$(BIN)/python -m pip install --quiet --no-deps recbole==1.2.1 fuxictr==2.3.10 pytorch-widedeep==1.7.0 torchrec==1.8.0
-	$(BIN)/python benchmarks/zoo/run.py --out benchmarks/results --docs docs/zoo.md
+	$(BIN)/python benchmarks/zoo/run.py --workers 2 --out benchmarks/results --docs docs/zoo.md
 
 clean:
 	rm -rf $(VENV) $(LOWEST) .triton build demo-out *.egg-info

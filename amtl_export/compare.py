@@ -6,7 +6,7 @@ allowed of a number x is `tolerance · scale + 16 float32 roundings of x`, with
 
     scale = max(median |x - median x|, median |x| / 100),
 
-both over the finite numbers of the output.
+both over the finite numbers of the output, each once, so that masks and padding have no say.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _difference(
 
 def scale_of(scores: npt.NDArray[Any]) -> float:
     """How far the scores of an output lie apart, with a floor for those that are all alike."""
-    finite = scores[np.isfinite(scores)].astype(np.float64)
+    finite = np.unique(scores[np.isfinite(scores)]).astype(np.float64)  # each once: masks and padding are many
     if not finite.size:
         return 1.0
     spread = float(np.median(np.abs(finite - np.median(finite))))

@@ -17,14 +17,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_commands_and_the_code_run_in_a_clone_beside_the_wheel(outside: Any, clone: Path) -> None:
-    """In order, as a reader goes; a block that begins with a file's name is that file."""
-    kinds = re.findall(r"```(sh|python)\n(.*?)```", README, flags=re.DOTALL)
-    assert len(kinds) >= 5
-    for kind, block in kinds:
-        file = re.match(r"# (\w+\.py)\n", block)
+def go_through(text: str, outside: Any, clone: Path) -> None:
+    """Run a page's commands and code in order, as a reader goes; a block that is said to be a file is that file."""
+    blocks = re.findall(r"(?:Write `(\w+\.py)`:\n\n)?```(sh|python)\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) >= 5
+    for named, kind, block in blocks:
+        file = named or (found[1] if (found := re.match(r"# (\w+\.py)\n", block)) else "")
         if kind == "python" and file:
-            (clone / file[1]).write_text(block, encoding="utf-8")
+            (clone / file).write_text(block, encoding="utf-8")
             continue
         lines = block.replace("\\\n", "").splitlines()
         for words in [["python", "-c", block]] if kind == "python" else [shlex.split(line) for line in lines]:
@@ -32,6 +32,17 @@ def test_the_commands_and_the_code_run_in_a_clone_beside_the_wheel(outside: Any,
             assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
     changed = subprocess.run(["git", "status", "--short"], cwd=clone, capture_output=True, text=True, check=True)
     assert changed.stdout.split() == ["??", "my_model.py", "??", "repository/"]
+
+
+def test_the_commands_and_the_code_run_in_a_clone_beside_the_wheel(outside: Any, clone: Path) -> None:
+    go_through(README, outside, clone)
+
+
+def test_the_page_on_ones_own_model_runs_in_a_clone_beside_the_wheel(outside: Any, clone: Path) -> None:
+    """The model of torch-rechub; RecBole, whose pins are its own, is run by `make zoo`."""
+    pytest.importorskip("torch_rechub", reason="torch-rechub is not installed: the extra thirdparty")
+    text = (ROOT / "docs" / "own-model.md").read_text(encoding="utf-8")
+    go_through(text.partition("## A SASRec")[0] + text.partition("## What may change")[2], outside, clone)
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])

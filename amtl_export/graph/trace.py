@@ -26,6 +26,8 @@ import onnx_ir as ir
 import onnxscript
 import torch
 from onnxscript import opset20 as op
+from onnxscript import rewriter
+from onnxscript.rewriter.rules.common import _no_op as no_op
 from torch import Tensor, nn
 
 from amtl_export.errors import InputError
@@ -92,7 +94,7 @@ def trace(frozen: FrozenModel, inputs: Sequence[TensorSpec] | None = None) -> ir
     example = as_request(frozen.example, taken)
     tensors = tuple(torch.from_numpy(example[spec.name].copy()) for spec in taken)
     where = str(frozen.origin.get("backbone"))
-    with _quiet():
+    with _quiet(), _exact_rules():
         found = exported(module.eval(), tensors, taken, where)
         model = _converted(found.program, len(taken), len(frozen.outputs), where)
     model.meta[LIMITS] = found.limits
@@ -289,6 +291,23 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _exact_rules() -> Iterator[None]:
+    """Keep the exporter from dropping `x + 1e-9` and `x * 1.000001`.
+
+    Its rules take a number within 1e-8 of 0 for 0, and one within 1e-5 of 1 for 1: a norm of zeros would be divided by
+    zero.
+    """
+    rules = rewriter._DEFAULT_REWRITE_RULES
+    inexact = {id(rule) for rule in no_op.rules.rules}
+    rewriter._DEFAULT_REWRITE_RULES = tuple(rule for rule in rules if id(rule) not in inexact)
+    try:
+        assert len(rewriter._DEFAULT_REWRITE_RULES) == len(rules) - len(inexact)
+        yield
+    finally:
+        rewriter._DEFAULT_REWRITE_RULES = rules
 
 
 def _translations() -> dict[Any, Any]:

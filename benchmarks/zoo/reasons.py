@@ -6,6 +6,7 @@ PADS = "`torch.export`: `pad_packed_sequence` makes its answer as long as the lo
 
 REASONS = {
     "torch-rechub/DIEN": PACKS,
+    "torch-rechub/MIND": "draws its routing logits anew in every forward: it does not answer twice alike itself",
     "torch-rechub/NARM (user tower)": PADS,
     "deepctr-torch/DIEN": PACKS,
     "deepctr-torch/DIEN, AUGRU": PACKS,
@@ -14,5 +15,7 @@ REASONS = {
     "recbole/SRGNN": "`torch.export`: the forward builds each session's graph in NumPy",
     "fuxictr/DIEN": PACKS,
     "fuxictr/ETA": "`topk` over hash distances, many of them equal: which of these it takes is not defined",
+    "fuxictr/SIM": "`topk` over similarities, many of them equal: which of these it takes is not defined",
+    "pytorch-widedeep/TabNet": "`torch.export`: ghost batch norm cuts the batch in pieces of 128, and counts them in NumPy",
     "fuxictr/MIRRN": "`torch.onnx`: multiplies spectra, and has no ONNX for a complex `einsum`",
 }

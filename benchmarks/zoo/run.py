@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -34,15 +35,19 @@ HERE = Path(__file__)
 @click.option("--machine", default="cpu2", show_default=True, help="Short name in the file's name.")
 @click.option("--library", "chosen", multiple=True, type=click.Choice(list(LIBRARIES)), help="Only these.")
 @click.option("--limit", default=180, show_default=True, help="Seconds a model may take.")
+@click.option("--workers", default=1, show_default=True, help="Models at the same time, a process each.")
 @click.option("--one", metavar="LIBRARY/NAME", help="This model, in this process; its case goes to --out, a file.")
-def main(out: Path, docs: Path | None, machine: str, chosen: tuple[str, ...], limit: int, one: str | None) -> None:
+def main(
+    out: Path, docs: Path | None, machine: str, chosen: tuple[str, ...], limit: int, workers: int, one: str | None
+) -> None:
     """Try every model of the zoo."""
     if one:
         alone(one, out)
         return
     libraries = chosen or tuple(LIBRARIES)
     keys = [model.key for library in libraries for model in models(library)]
-    cases = [shown(tried(key, limit)) for key in keys]
+    with ThreadPoolExecutor(workers) as pool:
+        cases = list(pool.map(lambda key: shown(tried(key, limit)), keys))
     found = {library: version(library) for library in libraries}
     report = {"date": today(), "machine": describe_machine(), "libraries": found, "cases": cases}
     out.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,6 @@ REASONS = {
     "fuxictr/DIEN": PACKS,
     "fuxictr/ETA": "`topk` over hash distances, many of them equal: which of these it takes is not defined",
     "fuxictr/SIM": "`topk` over similarities, many of them equal: which of these it takes is not defined",
-    "pytorch-widedeep/TabNet": "`torch.export`: ghost batch norm cuts the batch in pieces of 128, and counts them in NumPy",
+    "pytorch-widedeep/TabNet": "`torch.export`: ghost batch norm cuts the batch in pieces, and counts them in NumPy",
     "fuxictr/MIRRN": "`torch.onnx`: multiplies spectra, and has no ONNX for a complex `einsum`",
 }

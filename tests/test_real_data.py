@@ -60,7 +60,7 @@ def check_raw_features(run: Run, config: TrainConfig, folder: Path) -> None:
     (folder / "raw").mkdir()
     write_raw_bundle(bundle, folder / "raw")
     encoder, fields = Encoder(folder / "encoder"), raw_fields(bundle)
-    chunks = read_rows(open_source(config.data, Path(str(config.path))), config.seed)
+    chunks = read_rows(open_source(config.data, config.path), config.seed)
     rows = pl.concat([chunk.of_split(2) for chunk in chunks]).drop(LABEL, SPLIT)
     written = run.rows("test")
     assert len(rows) == len(written)

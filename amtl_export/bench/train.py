@@ -68,7 +68,7 @@ def bench_train(
             "bench train: methods and epochs", found=(list(methods), epochs), allowed="at least one of each"
         )
     configs = [replace(config, method=method) for method in methods]
-    source = open_source(config.data, Path(config.path) if config.path else None)
+    source = open_source(config.data, config.path)
     # Some of what training needs has no deterministic form on CUDA.
     fixed = reproducible(config.seed) if device == "cpu" else nullcontext()
     with tempfile.TemporaryDirectory() as folder, fixed:

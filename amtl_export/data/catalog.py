@@ -9,7 +9,7 @@ from amtl_export.data.source import Source, folder_source
 from amtl_export.errors import InputError
 
 
-def open_source(data: str, path: Path | None = None) -> Source:
+def open_source(data: Path | str, path: Path | str | None = None) -> Source:
     """Find the source that `data` and `path` mean.
 
     Args:
@@ -19,15 +19,15 @@ def open_source(data: str, path: Path | None = None) -> Source:
     Raises:
         InputError: no such source, folder or file.
     """
-    name, _, options = data.partition(":")
+    name, _, options = str(data).partition(":")
     if name == "synthetic":
         return synthetic.source(options)
     if name in NAMED:
         if path is None:
             raise InputError(f"the source {name} needs path=FOLDER", fix="path=FOLDER with the files as published")
-        if not path.is_dir():
+        if not Path(path).is_dir():
             raise InputError("no such folder", where=path, fix=f"path=FOLDER with the files of {name}")
-        return NAMED[name](path)
+        return NAMED[name](Path(path))
     if path is not None:
         raise InputError(f"path={path} goes with a named source", found=data, allowed=", ".join(NAMED))
     place = Path(data)

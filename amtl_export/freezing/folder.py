@@ -62,12 +62,13 @@ def _absolute(factory: str | None) -> str | None:
     return f"{Path(file).resolve()}:{function}" if file.endswith(".py") else factory
 
 
-def load_frozen(path: Path) -> FrozenModel:
+def load_frozen(path: Path | str) -> FrozenModel:
     """Open what `save_frozen` wrote.
 
     Raises:
         InputError: not a frozen model, or a file of it is missing, truncated or corrupted.
     """
+    path = Path(path)
     config = read_json(path / "config.json")
     if config.get("kind") != "frozen":
         raise InputError("the folder is not a frozen model", where=path, found=f"kind {config.get('kind')!r}")

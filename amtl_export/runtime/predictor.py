@@ -45,7 +45,7 @@ class Predictor:
 
     def __init__(
         self,
-        bundle: Path,
+        bundle: Path | str,
         *,
         provider: Provider = "cpu",
         threads: int = 1,
@@ -53,7 +53,9 @@ class Predictor:
         cuda: Cuda | None = None,
     ) -> None:
         self.provider, self.cuda = provider, (cuda or Cuda()) if provider == "cuda" else None
-        self.session = open_session(bundle / "model.onnx", provider=provider, threads=threads, native=native, cuda=cuda)
+        self.session = open_session(
+            Path(bundle) / "model.onnx", provider=provider, threads=threads, native=native, cuda=cuda
+        )
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         tables = self.cuda.tables if self.cuda else provider
         if native is None and self.native_operators and library_path(tables) is None:
@@ -159,7 +161,7 @@ def load(
     """
     if not (Path(bundle) / "model.onnx").is_file():
         raise InputError("no such bundle", where=bundle, found="no model.onnx", fix="give a folder that export wrote")
-    return Predictor(Path(bundle), provider=provider, threads=threads, native=native, cuda=cuda)
+    return Predictor(bundle, provider=provider, threads=threads, native=native, cuda=cuda)
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from amtl_export.errors import InputError
@@ -47,8 +48,8 @@ class TrainConfig:
         seed: of everything drawn.
     """
 
-    data: str
-    path: str | None = None
+    data: Path | str
+    path: Path | str | None = None
     method: str = "amtl"
     backbone: str = "dnn"
     dim: int = 16
@@ -71,10 +72,13 @@ class TrainConfig:
     dim_budget: float | None = None
     sparse: bool | None = None
     limit_rows: int | None = None
-    warm_start: str | None = None
+    warm_start: Path | str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("data", "path", "warm_start"):
+            if isinstance(place := getattr(self, name), Path):
+                object.__setattr__(self, name, str(place))
         self._one_of("method", METHODS)
         self._one_of("backbone", BACKBONES)
         for name in ("dim", "patience", "batch_size"):

@@ -40,7 +40,9 @@ def partial_folder(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def train(config: TrainConfig, out: Path, *, overwrite: bool = False, observer: TrainObserver | None = None) -> Run:
+def train(
+    config: TrainConfig, out: Path | str, *, overwrite: bool = False, observer: TrainObserver | None = None
+) -> Run:
     """Train, keep the epoch with the best validation AUC, and write the run folder.
 
     While training runs, its state is in `OUT.partial`; the same call after an interruption goes on
@@ -56,7 +58,7 @@ def train(config: TrainConfig, out: Path, *, overwrite: bool = False, observer: 
         InputError: bad data or settings; `out` exists; an unfinished training of other settings exists.
         EnvironmentLacks: no disk space or no permission.
     """
-    observer = observer or Silent()
+    out, observer = Path(out), observer or Silent()
     check_target(out, overwrite)
     work = partial_folder(out)
     with os_errors("training", out):
@@ -122,7 +124,7 @@ def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, resumed:
 
 
 def _prepare(work: Path, config: TrainConfig, observer: TrainObserver) -> Encoded:
-    source: Source = open_source(config.data, Path(config.path) if config.path else None)
+    source: Source = open_source(config.data, config.path)
     started = time.perf_counter()
     encoded = encode(source, work / "data", config.seed, config.limit_rows)
     write_json(work / "schema.json", encoded.schema.to_json())

@@ -66,12 +66,13 @@ class Run:
         return [json.loads(line) for line in text.splitlines()]
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path | str) -> Run:
     """Open a run folder.
 
     Raises:
         InputError: not a run, or a file of it is missing, truncated, corrupted or of another run.
     """
+    path = Path(path)
     if not path.is_dir():
         raise InputError("no such run", where=path, fix="give a folder that train wrote")
     if not (path / "config.json").is_file():
@@ -85,7 +86,8 @@ def load_run(path: Path) -> Run:
     vocabularies = read_vocabularies(path, [f.name for f in schema.embedded])
     try:
         model_config = ModelConfig.from_json(config["model"])
-        model = build_model(model_config, vocabularies)
+        with torch.random.fork_rng(devices=[]):  # its first weights are drawn and replaced; the caller's numbers stay
+            model = build_model(model_config, vocabularies)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("a run's model settings do not fit", where=path / "config.json", found=error) from None
     load_into(model, load_tensors(path / "model.safetensors"), path / "model.safetensors")

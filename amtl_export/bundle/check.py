@@ -23,6 +23,9 @@ from amtl_export.runtime.apart import run_apart
 from amtl_export.runtime.session import Provider, open_session
 from amtl_export.spec import BATCH, Feed, TensorSpec, batch_size, mismatch, resized, rows_of
 
+#: The case of a batch of none.
+_NONE = "no example"
+
 #: Examples that are asked alone.
 _ALONE = 3
 
@@ -163,6 +166,8 @@ class Trial:
         """Batches of no and of one example, examples alone, and ids outside the tables, in a process of their own."""
         cases = self._batch_cases(rows) | self._size_cases(rows) | (self._outside_cases(rows) if guarded else {})
         asked = {name: as_request(feed, self.inputs) for name, feed in cases.items()}
+        if _NONE in cases:  # a request has its own columns even if it has no candidate
+            asked[_NONE] = rows_of(as_request(rows, self.inputs), self.inputs, slice(0))
         parts = {name: as_request(feed, self.inputs) for name, feed in self._parts(rows).items()}
         plain = {f"plain {name}": feed for name, feed in parts.items()} if self.provider == "cpu" else {}
         answers = run_apart(self.model, parts | asked, plain=plain)
@@ -181,7 +186,7 @@ class Trial:
                 checked.ids_tried += len(own)
                 failed = sorted({verdict for verdict in own.values() if verdict != "answered"})
                 checked.out_of_range[spec.name] = "; ".join(failed) or "guarded"
-        wrong = {n: v for n, v in verdicts.items() if v.startswith("differs") and n != "no example"}
+        wrong = {n: v for n, v in verdicts.items() if v.startswith("differs") and n != _NONE}
         wrong |= {n: v for n, v in verdicts.items() if v.startswith("ONNX Runtime") and "=" in n}
         if not checked.batches.independent:  # examples that hang together, offsets for one, cannot be repeated
             wrong = {name: verdict for name, verdict in wrong.items() if not name.startswith("size ")}
@@ -201,8 +206,7 @@ class Trial:
             return {}
         specs, total = self.reference.inputs, batch_size(rows, self.reference.inputs) or 0
         alone = {f"example {i}": rows_of(rows, specs, slice(i, i + 1)) for i in range(min(_ALONE, total))}
-        nothing = {} if any(spec.request for spec in self.inputs) else {"no example": rows_of(rows, specs, slice(0))}
-        return nothing | alone
+        return {_NONE: rows_of(rows, specs, slice(0))} | alone
 
     def _size_cases(self, rows: Feed) -> dict[str, Feed]:
         """More examples than there are, and one more than each limit of the model: does it branch on a size?"""
@@ -269,7 +273,7 @@ class Trial:
         parts: list[tuple[slice, Any]] = [(slice(2), two)]
         parts += [(slice(i, i + 1), answers[name]) for i, name in enumerate(alone) if isinstance(answers[name], dict)]
         independent = all(self._alike(whole, own, part, checked) for own, part in parts)
-        return Batches(none=verdicts.get("no example", "answered"), single=single, independent=independent)
+        return Batches(none=verdicts[_NONE], single=single, independent=independent)
 
     def _alike(self, whole: Feed, own: slice, part: Any, checked: Checked) -> bool:
         """Whether some examples of a batch are answered as they are by themselves."""

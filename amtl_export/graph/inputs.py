@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from amtl_export.errors import InputError
-from amtl_export.spec import Feed, TensorSpec, rows_of
+from amtl_export.spec import Feed, TensorSpec
 
 #: In front of the names of inputs that hold the columns of the request.
 REQUEST = "request_"
@@ -91,8 +91,3 @@ def as_request(rows: Feed, taken: Sequence[TensorSpec]) -> Feed:
         values = values[:, list(spec.positions)] if spec.positions else values
         request[spec.name] = np.asarray(values[:1] if spec.request else values, order="C")
     return request
-
-
-def without_candidates(request: Feed, taken: Sequence[TensorSpec]) -> Feed:
-    """A request for no candidate at all."""
-    return rows_of(request, taken, slice(0))

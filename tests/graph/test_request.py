@@ -19,7 +19,7 @@ from amtl_export.errors import InputError
 from amtl_export.files import write_sums
 from amtl_export.freezing.fields import run_inputs
 from amtl_export.freezing.frozen import FrozenModel, freeze, of_trained
-from amtl_export.graph.inputs import as_request, graph_inputs, one_request, without_candidates
+from amtl_export.graph.inputs import as_request, graph_inputs, one_request
 from amtl_export.graph.passes.hoist_request import HoistRequest
 from amtl_export.graph.passes.state_linear_layers import StateLinearLayers
 from amtl_export.graph.passes.state_shapes import StateShapes
@@ -28,7 +28,7 @@ from amtl_export.graph.trace import trace
 from amtl_export.models.config import EmbeddedField, ModelConfig, NumericField
 from amtl_export.models.ctr import BACKBONES, CtrModel
 from amtl_export.runtime.session import open_session
-from amtl_export.spec import Feed
+from amtl_export.spec import Feed, rows_of
 from amtl_export.tables.plan import lay_out_all, plan
 from amtl_export.tables.values import quantize
 from amtl_export.training.config import TrainConfig
@@ -107,7 +107,7 @@ def test_candidates_of_a_request_score_as_rows_do(tmp_path: Path, backbone: str,
     for optimized in (True, False):
         session = open_session(path, optimized=optimized)
         np.testing.assert_allclose(session.run(["logit"], request)[0], expected, rtol=0, atol=TOLERANCE)
-        assert session.run(["logit"], without_candidates(request, inputs))[0].shape == (0,)
+        assert session.run(["logit"], rows_of(request, inputs, slice(0)))[0].shape == (0,)
 
 
 @pytest.mark.parametrize(

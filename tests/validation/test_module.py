@@ -251,6 +251,25 @@ def test_a_batch_of_none_that_ends_the_process_is_said(tmp_path: Path) -> None:
     assert verdict.batch_of_none == "ONNX Runtime: ends the process (exit code -6)"
 
 
+def test_no_candidate_is_tried_beside_a_request_too(tmp_path: Path) -> None:
+    class Pairs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.users, self.items = nn.Embedding(V, D), nn.Embedding(V, D)
+
+        def forward(self, user: Tensor, item: Tensor) -> Any:
+            if item.shape[0] == 0:
+                raise ValueError("no candidate")
+            return (self.users(user) * self.items(item)).sum(1)
+
+    module, example = Pairs().eval(), {"user": torch.full((6,), 3), "item": torch.arange(6)}
+    bundle = export(
+        freeze(module, example=example), tmp_path / "bundle", ExportConfig("dense", request_fields=("user",))
+    )
+    assert bundle.signature.batches.none == "refused by PyTorch: ValueError: no candidate"
+    assert validate(bundle.path, module).batch_of_none == "refused by PyTorch: ValueError: no candidate"
+
+
 def test_a_batch_of_one_that_pytorch_refuses_is_said(tmp_path: Path) -> None:
     def two_at_least(y: Tensor) -> Tensor:
         if y.shape[0] == 1:

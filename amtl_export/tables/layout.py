@@ -1,13 +1,12 @@
 """Layouts of a table of constants. Each is a value: the arrays that the graph holds, and how to read them back.
 
-A layout is one function from stored rows and their dims to a `LaidOut`; `graph/lower.py` has the matching nodes.
-Quantized scales lie beside the table, uint16 `[V]`; in the ragged layout beside each row's offset.
+A layout is one function from stored rows and their dims to a `LaidOut`; `graph/emit_standard.py` and
+`graph/emit_ragged.py` have the matching nodes. Quantized scales lie beside the table, uint16 `[V]`; in the
+ragged layout beside each row's offset.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -16,9 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from amtl_export.tables.values import Floats, Numbers, Scales, Stored, dequantize
-
-#: Names of the arrays of a `Blocks`.
-BLOCK_NAME = re.compile(r"block_\d+")
 
 Ints = npt.NDArray[np.int64]
 
@@ -295,25 +291,3 @@ def ragged(rows: Stored, dims: Ints) -> Ragged:
 def stored_bytes(table: LaidOut) -> int:
     """Bytes that a table takes in the file."""
     return sum(int(array.nbytes) for array in table.arrays.values())
-
-
-def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], dim: int, scale_unit: float = 0.0) -> LaidOut | None:
-    """The table that arrays of these names were written from; None if it is no layout's.
-
-    Args:
-        arrays: name → array.
-        dim: D.
-        scale_unit: of a ragged table's quantized scales, an attribute of its nodes.
-    """
-    scales = Scales(arrays["quantized_scales"], float(arrays["scale_unit"])) if "quantized_scales" in arrays else None
-    if "rows" in arrays:
-        return Dense(arrays["rows"], scales)
-    if {"pages", "page_table"} <= set(arrays):
-        return Paged(arrays["pages"], arrays["page_table"], dim, scales)
-    if {"values", "block_offsets", "row_offsets"} <= set(arrays):
-        return Ragged(
-            arrays["values"], arrays["block_offsets"], arrays["row_offsets"], block_bits(dim), dim, scale_unit
-        )
-    if runs := {int(name.removeprefix("block_")): name for name in arrays if BLOCK_NAME.fullmatch(name)}:
-        return Blocks(np.array(sorted(runs)), tuple(arrays[name] for _, name in sorted(runs.items())), dim)
-    return None

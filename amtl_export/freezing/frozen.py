@@ -202,8 +202,16 @@ def freeze(
         dynamic_shapes: of a module: input → axis → name of a dimension that may change, beside the batch.
 
     Raises:
-        InputError: the source cannot be opened, the example does not fit, or the module cannot be frozen.
+        InputError: the source cannot be opened, the example does not fit, something is given that only goes with a
+            module, or the module cannot be frozen.
     """
+    given = {"example": example, "outputs": outputs, "dynamic_shapes": dynamic_shapes}
+    if not isinstance(source, nn.Module) and (extra := [name for name, value in given.items() if value is not None]):
+        raise InputError(
+            f"freeze: {', '.join(extra)} goes with a module",
+            found=type(source).__name__,
+            fix="a run knows its own; a Source and a factory's Source have them as attributes",
+        )
     if isinstance(source, FrozenModel):
         return source
     if isinstance(source, Run):

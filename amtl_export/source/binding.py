@@ -241,15 +241,15 @@ def _check_sizes(binding: Binding, specs: Sequence[TensorSpec]) -> None:
         )
 
 
-def same_structure(binding: Binding, specs: Sequence[TensorSpec]) -> Feed:
-    """The tensors of a bound example as a feed of inputs that were bound before.
+def same_structure(feed: Feed, specs: Sequence[TensorSpec]) -> Feed:
+    """A feed of these inputs, in their types.
 
     Raises:
         InputError: it has other tensors.
     """
-    if (found := sorted(binding.names)) != (allowed := sorted(spec.source for spec in specs)):
+    if (found := sorted(feed)) != (allowed := sorted(spec.source for spec in specs)):
         raise InputError("inputs of another structure than the example's", found=found, allowed=allowed)
-    feed = binding.feed
+    feed = dict(feed)
     for spec in specs:
         given = feed[spec.source]
         if given.dtype != spec.dtype and not np.can_cast(given.dtype, spec.dtype):

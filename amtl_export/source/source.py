@@ -70,7 +70,7 @@ class Source:
         for number, batch in enumerate(batches() if callable(batches) else batches):
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise InputError("a batch is no pair", where=f"batch {number}", allowed="(inputs, labels)")
-            feed = same_structure(bind(self.module, batch[0]), inputs)
+            feed = same_structure(bind(self.module, batch[0]).feed, inputs)
             yield feed, _labels(batch[1], f"batch {number}")
         if number < 0:
             raise InputError("the source has no labelled examples", where=split or "batches", found="no batch")

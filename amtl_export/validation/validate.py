@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -60,7 +60,8 @@ def validate(
     Args:
         bundle: its folder.
         source: the model: a run or its folder, any `nn.Module`, a `Source`, `my_model.py:build`.
-        inputs: what the model takes, as in `freeze`'s example; None takes the bundle's own samples.
+        inputs: of a module, as in `freeze`'s example; of a run, arrays by input. At least two rows.
+            None takes the bundle's own samples, or the run's own example.
         split: whose labelled examples are scored; a run keeps `valid` and `test`.
         provider: where the graph runs.
         tolerances: what may differ.
@@ -274,10 +275,14 @@ class _Check:
         )
 
     def _feed(self, inputs: Any) -> Feed:
-        if inputs is None or self.frozen.trained is None or not isinstance(self.frozen.trained.call, ModuleCall):
+        if inputs is None:
             return self.frozen.example
-        binding = bind(self.frozen.trained.model, _by_path(self.bundle, inputs))
-        return same_structure(binding, self.frozen.inputs)
+        model = self.frozen.trained or self.frozen.module
+        if isinstance(model.call, ModuleCall):
+            return same_structure(bind(model.model, _by_path(self.bundle, inputs)).feed, self.frozen.inputs)
+        if not isinstance(inputs, Mapping):
+            raise InputError("inputs of a run", found=type(inputs).__name__, allowed="a mapping of names to arrays")
+        return same_structure({name: np.asarray(values) for name, values in inputs.items()}, self.frozen.inputs)
 
     def _scores(self) -> None:
         """The labelled examples, whole split, optimised and not."""

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -97,6 +98,13 @@ def test_zeros_past_dims_are_plus_zero() -> None:
     minus = torch.tensor([[1.0, -0.0], [-0.0, -0.0]])
     table = FrozenEmbedding(minus, torch.tensor([1, 0]), (2,), (0,))
     assert table.rows.view(torch.int32).tolist() == [[0x3F800000, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("given", [{"example": 0}, {"outputs": ["logit"]}, {"dynamic_shapes": {}}], ids=str)
+def test_what_a_run_would_not_heed_is_refused(run: Run, frozen: FrozenModel, given: Any) -> None:
+    for source in (run, run.path, frozen):
+        with pytest.raises(InputError, match=f"{next(iter(given))} goes with a module"):
+            freeze(source, **given)
 
 
 def test_a_model_without_embeddings_is_refused(tmp_path: Path) -> None:

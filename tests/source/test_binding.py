@@ -206,7 +206,7 @@ def test_a_feed_goes_back_into_its_places() -> None:
     assert isinstance(again["features"]["history"], list)
     rebound = bind(module(lambda features, age: (features, age)), again)
     assert rebound.names == bound.names
-    for name, values in same_structure(rebound, specs).items():
+    for name, values in same_structure(rebound.feed, specs).items():
         np.testing.assert_array_equal(values, bound.feed[name])
 
 
@@ -214,4 +214,4 @@ def test_another_structure_is_refused() -> None:
     forward = module(lambda **inputs: inputs)
     specs = describe(bind(forward, {"a": A, "b": B}))
     with pytest.raises(InputError, match=r"(?s)another structure.*\['a', 'c'\].*\['a', 'b'\]"):
-        same_structure(bind(forward, {"a": A, "c": B}), specs)
+        same_structure(bind(forward, {"a": A, "c": B}).feed, specs)

@@ -247,6 +247,17 @@ def test_tolerances_are_what_decides(bundle_copy: Path, run: Run) -> None:
     assert validate(bundle_copy, run.path, tolerances=Tolerances(logit_atol=needed)).verdict == "pass"
 
 
+def test_a_run_is_compared_on_the_inputs_given(paged_bundle: Bundle, run: Run, frozen: FrozenModel) -> None:
+    rows = rows_of(frozen.example, frozen.inputs, slice(3))
+    assert validate(paged_bundle.path, run, rows).problems == []
+    (problem,) = validate(paged_bundle.path, run, {"ids": rows["ids"]}).problems
+    assert "inputs of another structure" in problem
+    (problem,) = validate(paged_bundle.path, run, rows | {"ids": rows["ids"][:, 1:]}).problems
+    assert "input ids has the shape" in problem
+    (problem,) = validate(paged_bundle.path, run, rows["ids"]).problems
+    assert "inputs of a run" in problem
+
+
 def test_rank_flips_counts_neighbours_that_change_places() -> None:
     a = np.array([0.1, 0.2, 0.3, 0.4])
     assert rank_flips(a, a) == 0

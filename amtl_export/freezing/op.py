@@ -1,4 +1,5 @@
-"""The operators of a frozen table: `amtl::lookup`, its rows of ids, and `amtl::whole_table`, all of them.
+"""The operators of a frozen table: `amtl::lookup`, its rows of ids, `amtl::whole_table`, all of them, and
+`amtl::decode`, which brings rows that are written in another basis back.
 
 Exporting translates them to the nodes of the chosen layout; running them in PyTorch is the reference.
 """
@@ -45,3 +46,25 @@ def whole_table(rows: Tensor) -> Tensor:
 @whole_table.register_fake
 def _(rows: Tensor) -> Tensor:
     return rows.new_empty(rows.shape)
+
+
+@torch.library.custom_op("amtl::decode", mutates_args=())
+def decode(coordinates: Tensor, bases: Tensor, fields: Sequence[int]) -> Tensor:
+    """e = z · basis of each column.
+
+    Args:
+        coordinates: z, float32 `[…, K, k]`.
+        bases: float32 `[N, k, D]`.
+        fields: the basis of each column; one number serves all columns.
+
+    Returns:
+        float32 `[…, K, D]`.
+    """
+    if len(fields) == 1:
+        return coordinates @ bases[fields[0]]
+    return torch.einsum("...ck,ckd->...cd", coordinates, bases[list(fields)])
+
+
+@decode.register_fake
+def _(coordinates: Tensor, bases: Tensor, fields: Sequence[int]) -> Tensor:  # noqa: ARG001 - torch fixes it
+    return coordinates.new_empty((*coordinates.shape[:-1], bases.shape[2]))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from amtl_export.freezing.op import lookup, whole_table
+from amtl_export.freezing.op import decode, lookup, whole_table
 
 
 class FrozenEmbedding(nn.Module):
@@ -58,6 +58,50 @@ class FrozenEmbedding(nn.Module):
     def frozen_dims(self) -> Tensor:
         """int64 `[V_total]`."""
         return self.dims
+
+
+class CodedEmbedding(nn.Module):
+    """A table whose rows are written in another basis, e = z · basis; stands where a `FrozenEmbedding` stands.
+
+    Args:
+        coded: z, `[V_total, k]`.
+        bases: float32 `[N, k, D]`.
+        basis_of: the basis of each field of the table.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+
+    bases: Tensor
+
+    def __init__(self, coded: FrozenEmbedding, bases: Tensor, basis_of: Sequence[int]) -> None:
+        super().__init__()
+        self.coded, self.basis_of = coded, tuple(basis_of)
+        self.sizes, self.offsets = coded.sizes, coded.offsets
+        if bases.shape[1] != coded.rows.shape[1] or len(self.basis_of) != len(self.sizes):
+            raise ValueError(
+                f"bases {tuple(bases.shape)} of {len(self.basis_of)} fields, rows {tuple(coded.rows.shape)}"
+            )
+        self.register_buffer("bases", bases.detach())
+
+    def lookup(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
+        """Rows of ids `[B, K]` as `[B, K, D]`, any int64 ids."""
+        rows: Tensor = decode(self.coded.lookup(ids, fields), self.bases, [self.basis_of[f] for f in fields])
+        return rows
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows `[*ids.shape, D]` of a table of one field."""
+        rows: Tensor = decode(self.coded(ids), self.bases, self.basis_of)
+        return rows
+
+    def whole(self) -> Tensor:
+        """float32 `[V, D]` of a table of one field."""
+        rows: Tensor = decode(self.coded.whole(), self.bases, self.basis_of)
+        return rows
+
+    def frozen_dims(self) -> Tensor:
+        """int64 `[V_total]`."""
+        return self.coded.dims
 
 
 def _check_table(rows: Tensor, dims: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> None:

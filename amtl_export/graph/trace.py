@@ -1,7 +1,7 @@
 """`torch.onnx.export` of a frozen model, its lookups left as one custom node each.
 
-The nodes `ai.amtl::Lookup(rows, ids)` and `ai.amtl::WholeTable(rows)` are the seam between the model and the layout:
-tracing knows nothing of layouts, and lowering nothing of PyTorch.
+The nodes `ai.amtl::Lookup(rows, ids)`, `ai.amtl::WholeTable(rows)` and `ai.amtl::Decode(rows, bases)` are the seam between
+the model and the layout: tracing knows nothing of layouts, and lowering nothing of PyTorch.
 
 ensures: inputs and outputs have the names asked for; an initializer that is a parameter or buffer of the model says so
 in its metadata (`facts.WEIGHT`), one that is a frozen table's rows says which (`facts.TABLE`). Every other
@@ -321,6 +321,9 @@ def _translations() -> dict[Any, Any]:
     def whole_table(rows: Any) -> Any:
         return custom.WholeTable(rows)
 
+    def decode(coordinates: Any, bases: Any, fields: Sequence[int]) -> Any:
+        return custom.Decode(coordinates, bases, fields=fields)
+
     def embedding(weight: Any, indices: Any, *_: Any, **__: Any) -> Any:
         if not isinstance(weight.shape[0], int) or weight.dtype != ir.DataType.FLOAT:
             return op.Gather(weight, indices, axis=0)
@@ -331,6 +334,7 @@ def _translations() -> dict[Any, Any]:
     return {
         operators.amtl.lookup.default: lookup,
         operators.amtl.whole_table.default: whole_table,
+        operators.amtl.decode.default: decode,
         operators.aten.embedding.default: embedding,
     }
 
@@ -341,9 +345,13 @@ def _register_schemas() -> None:
     define = onnx.defs.OpSchema
     parameter, attribute = define.FormalParameter, define.Attribute
     floats = [("T", ["tensor(float)"], "value type")]
-    ints = [attribute(name, define.AttrType.INTS, required=True) for name in ("sizes", "offsets")]
-    rows, ids = parameter("rows", "T"), parameter("ids", "tensor(int64)")
-    for name, inputs, attributes in (("Lookup", [rows, ids], ints), ("WholeTable", [rows], [])):
+    sizes, offsets, fields = (attribute(n, define.AttrType.INTS, required=True) for n in ("sizes", "offsets", "fields"))
+    rows, ids, bases = parameter("rows", "T"), parameter("ids", "tensor(int64)"), parameter("bases", "T")
+    for name, inputs, attributes in (
+        ("Lookup", [rows, ids], [sizes, offsets]),
+        ("WholeTable", [rows], []),
+        ("Decode", [rows, bases], [fields]),
+    ):
         onnx.defs.register_schema(
             define(
                 name,

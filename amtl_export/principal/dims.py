@@ -1,0 +1,105 @@
+"""Dims of every id by damage against bytes, for all fields at once.
+
+For a price λ of a number, each row keeps the k that minimises
+
+    damage(k) + λ · k,   damage(k) = q · (sum of weights_j · z_j² over j >= k),   k from 1 to the row's length
+
+which is the lower convex hull of its curve. One λ for all rows is the optimum for some total; a total is met by
+bisection on λ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Dims = npt.NDArray[np.int64]
+
+_CHUNK = 1 << 16
+
+#: Halvings of λ's range, each in its logarithm: 300 orders of magnitude to a part in a thousand.
+_HALVINGS = 26
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one field that are to be cut.
+
+    Attributes:
+        numbers: float32 `[V, D]`, z.
+        counts: float64 `[V]`, q.
+        weights: float64 `[D]`, of the basis.
+        longest: int64 `[V]`, dims that a row may have at most; 0 for a padding row.
+    """
+
+    numbers: npt.NDArray[np.float32]
+    counts: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
+    longest: Dims
+
+    def energies(self) -> Iterator[npt.NDArray[Any]]:
+        """q · weights_j · z_j², block by block, float64 `[n, D]`."""
+        for start in range(0, len(self.numbers), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            squares = np.square(self.numbers[part].astype(np.float64)) * self.weights
+            yield squares * self.counts[part, None]
+
+
+def dims_at(fields: Sequence[Rows], price: float) -> list[Dims]:
+    """Dims of every row of each field for a price of one number; 1 to `longest`, 0 for padding."""
+    return [_cut(field, price) for field in fields]
+
+
+def _cut(field: Rows, price: float) -> Dims:
+    parts = []
+    for energy in field.energies():
+        # Up to a constant of the row: what cutting at k does, less what the numbers before it are worth.
+        cost = price * np.arange(1, energy.shape[1] + 1) - np.cumsum(energy, axis=1)
+        parts.append(cost.argmin(axis=1) + 1)
+    dims = np.concatenate(parts) if parts else np.empty(0, np.int64)
+    return np.minimum(dims, field.longest)
+
+
+def dims_within(fields: Sequence[Rows], most: int) -> list[Dims]:
+    """The dims of least damage whose sum is at most `most`.
+
+    Raises:
+        ValueError: one dim a row is already more than that.
+    """
+    least = sum(int((field.longest > 0).sum()) for field in fields)
+    if least > most:
+        raise ValueError(f"one dim for each of {least} rows is more than {most} numbers")
+    if sum(int(field.longest.sum()) for field in fields) <= most:
+        return [field.longest.copy() for field in fields]
+    return dims_at(fields, least_price(fields, lambda dims: sum(int(own.sum()) for own in dims) <= most))
+
+
+def least_price(fields: Sequence[Rows], allowed: Callable[[list[Dims]], bool], halvings: int = _HALVINGS) -> float:
+    """The least price whose dims are allowed, to a part in a thousand; fewer dims are always allowed if more are.
+
+    Args:
+        fields: to cut.
+        allowed: whether dims are.
+        halvings: of the price's range, in its logarithm.
+    """
+    low, high = price_range(fields)
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        low, high = (low, middle) if allowed(dims_at(fields, np.exp(middle))) else (middle, high)
+    return float(np.exp(high))
+
+
+def price_range(fields: Sequence[Rows]) -> tuple[float, float]:
+    """Logarithms of a price at which hardly anything is cut, and of one at which each row keeps one dim."""
+    largest, least = 0.0, np.inf
+    for field in fields:
+        for energy in field.energies():
+            largest = max(largest, float(energy.sum(axis=1).max(initial=0.0)))
+            least = min(least, float(energy[energy > 0].min(initial=np.inf)))
+    if largest == 0:
+        return -1.0, 0.0
+    return float(np.log(least)) - 1, float(np.log(largest)) + 1

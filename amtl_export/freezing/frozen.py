@@ -22,7 +22,7 @@ from amtl_export.freezing.fields import FieldRows, RunData, row_counts, run_inpu
 from amtl_export.freezing.flat import Flat, answers, buffers_kept, evaluating, state_kept
 from amtl_export.freezing.reads import tables_read
 from amtl_export.freezing.swap import TABLE, freeze_module, tables_of, unwrapped
-from amtl_export.freezing.table import FrozenEmbedding
+from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
 from amtl_export.models.attach import is_attached
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
@@ -40,6 +40,21 @@ EMBEDDING = "embedding"
 _EXAMPLE_ROWS = 1000
 
 _BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a compressed model is judged by.
+
+    Attributes:
+        original: the model that it was before; None where that is not at hand.
+        max_auc_drop: how much AUC it may cost on the valid split; None where dims were given.
+        report: what compressing it found, as `compress --json` has it.
+    """
+
+    original: FrozenModel | None
+    max_auc_drop: float | None
+    report: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,7 @@ class FrozenModel:
         read_whole: tables that the model reads whole, for a tied output layer for instance.
         data: what only a run knows.
         labelled: examples with known outcome, by split; None where there are none.
+        compressed: of a model whose tables were cut in principal order, what it was before.
     """
 
     module: Flat
@@ -76,6 +92,7 @@ class FrozenModel:
     read_whole: frozenset[str] = frozenset()
     data: RunData | None = None
     labelled: Labelled | None = None
+    compressed: Compressed | None = None
 
     @property
     def tables(self) -> dict[str, FrozenEmbedding]:
@@ -102,6 +119,18 @@ class FrozenModel:
         if self.data is None:
             return 0
         return sum(p.numel() * p.element_size() for p in self.ctr.embedding.parameters())
+
+    @property
+    def coded(self) -> dict[str, CodedEmbedding]:
+        """Path → table, of those whose rows are written in another basis."""
+        parts = self.module.model.modules()
+        owners = {id(part.coded): part for part in parts if isinstance(part, CodedEmbedding)}
+        return {path: owners[id(table)] for path, table in self.tables.items() if id(table) in owners}
+
+    def dim(self, path: str) -> int:
+        """D of a table: floats that the model reads for an id."""
+        coded = self.coded.get(path)
+        return int(self.tables[path].rows.shape[1] if coded is None else coded.bases.shape[2])
 
     @property
     def ctr(self) -> CtrModel:
@@ -138,7 +167,7 @@ class FrozenModel:
     @property
     def dense_bytes(self) -> int:
         """Of all tables, dense."""
-        return sum(table.rows.numel() * table.rows.element_size() for table in self.tables.values())
+        return sum(4 * len(table.rows) * self.dim(path) for path, table in self.tables.items())
 
     @property
     def vocabulary_hash(self) -> str | None:
@@ -178,11 +207,13 @@ class FrozenModel:
 
 def frozen_tables(module: nn.Module) -> dict[str, FrozenEmbedding]:
     """Path in a module → frozen table; a table that a user's module holds has that module's path."""
-    return {
-        name.rpartition(".")[0] if name.rpartition(".")[2].startswith(TABLE) else name: part
-        for name, part in module.named_modules()
-        if isinstance(part, FrozenEmbedding)
-    }
+    return {_path(name): part for name, part in module.named_modules() if isinstance(part, FrozenEmbedding)}
+
+
+def _path(name: str) -> str:
+    """Where the table is, from where its rows are: without what a basis and a user's module put in between."""
+    name = name.removesuffix(".coded")
+    return name.rpartition(".")[0] if name.rpartition(".")[2].startswith(TABLE) else name
 
 
 def freeze(
@@ -375,7 +406,25 @@ def _fields_of_methods(tables: Mapping[str, FrozenEmbedding]) -> Iterator[FieldR
 
 @torch.no_grad()
 def fold(frozen: FrozenModel) -> FrozenModel:
-    """The same model with one row of D numbers for every id, projections multiplied in: the dense alternative."""
+    """The same model with one row of D numbers for every id, bases and projections multiplied in: the dense one."""
+    decoded = {path: _decoded(table) for path, table in frozen.coded.items()}
+    memo: dict[int, Any] = {id(table): decoded[path] for path, table in frozen.coded.items()}
+    frozen = frozen.with_model(copy.deepcopy(frozen.module.model, memo)) if memo else frozen
+    return _fold_projections(frozen) if frozen.projection_bytes else frozen
+
+
+def _decoded(table: CodedEmbedding) -> FrozenEmbedding:
+    """The rows themselves, of D numbers each."""
+    rows = torch.empty(len(table.coded.rows), table.bases.shape[2])
+    for size, offset, basis in zip(table.sizes, table.offsets, table.basis_of, strict=True):
+        for part in torch.arange(offset, offset + size).split(1 << 16):
+            rows[part] = table.coded.rows[part] @ table.bases[basis]
+    dims = torch.where(table.coded.dims > 0, rows.shape[1], 0)
+    return FrozenEmbedding(rows * (dims > 0).unsqueeze(1), dims, table.sizes, table.offsets)
+
+
+def _fold_projections(frozen: FrozenModel) -> FrozenModel:
+    """A run's model with mde's projections multiplied in."""
     method, D = frozen.ctr.method, frozen.run_data.config.dim
     rows = torch.zeros(len(frozen.table.dims), D)
     for position, (size, offset) in enumerate(zip(method.sizes, method.offsets, strict=True)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ class FrozenEmbedding(nn.Module):
     rows: Tensor
     dims: Tensor
 
+    #: Sees what is looked up, and gives what is read instead: rows `[*ids, D]`, ids, the fields of their columns.
+    tap: Callable[[Tensor, Tensor, Sequence[int]], Tensor] | None = None
+
     def __init__(self, rows: Tensor, dims: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> None:
         super().__init__()
         self.sizes, self.offsets = tuple(sizes), tuple(offsets)
@@ -39,12 +42,12 @@ class FrozenEmbedding(nn.Module):
         """Rows of ids `[B, K]` as `[B, K, D]`, any int64 ids."""
         sizes, offsets = ([values[f] for f in fields] for values in (self.sizes, self.offsets))
         rows: Tensor = lookup(self.rows, ids, sizes, offsets)
-        return rows
+        return rows if self.tap is None else self.tap(rows, ids, fields)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows `[*ids.shape, D]` of a table of one field."""
         rows: Tensor = lookup(self.rows, ids.long(), self.sizes, self.offsets)
-        return rows
+        return rows if self.tap is None else self.tap(rows, ids, (0,))
 
     def whole(self) -> Tensor:
         """float32 `[V, D]`: what stands for the weight itself where a model reads that."""

@@ -18,6 +18,8 @@ ARRAY = "amtl.array"
 
 #: Of a part of a weight: which columns, how they lie, and whether they are columns of the transposed weight.
 COLUMNS, FORM, TRANSPOSED = "amtl.columns", "amtl.form", "amtl.transposed"
+#: Of a weight into which bases are folded: what it multiplies, side by side; see `weights.Segment`.
+FOLD = "amtl.fold"
 #: Of an initializer: a number that lowering needs (bounds, axes, sizes).
 CONSTANT = "amtl.constant"
 

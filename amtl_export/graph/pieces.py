@@ -59,10 +59,23 @@ def _columns(value: ir.Value) -> int:
 
 def side_by_side(pieces: Sequence[Piece]) -> tuple[list[ir.Node], ir.Value]:
     """Nodes that put pieces side by side as `[B, columns]`, and the result."""
-    flat = [ir.node("Flatten", [piece.value], {"axis": 1}) for piece in pieces if rank(piece.value) != 2]
+    flat = [_flattened(piece) for piece in pieces if rank(piece.value) != 2]
     flattened = iter(flat)
     values = [piece.value if rank(piece.value) == 2 else next(flattened).outputs[0] for piece in pieces]
     if len(values) == 1:
         return flat, values[0]
     together = ir.node("Concat", values, {"axis": 1})
+    _shape(together.outputs[0], pieces[0].value, sum(piece.width for piece in pieces))
     return [*flat, together], together.outputs[0]
+
+
+def _flattened(piece: Piece) -> ir.Node:
+    node = ir.node("Flatten", [piece.value], {"axis": 1})
+    _shape(node.outputs[0], piece.value, piece.width)
+    return node
+
+
+def _shape(value: ir.Value, like: ir.Value, columns: int) -> None:
+    value.type = like.type
+    if like.shape is not None:
+        value.shape = ir.Shape([like.shape[0], columns])

@@ -12,6 +12,7 @@ from amtl_export.errors import InputError
 from amtl_export.graph.lookups import IdPolicy, Lookup
 from amtl_export.graph.passes.base import GraphPass
 from amtl_export.graph.passes.drop_idle_squeezes import DropIdleSqueezes
+from amtl_export.graph.passes.fold_bases import FoldBases
 from amtl_export.graph.passes.fuse_first_layers import FuseFirstLayers
 from amtl_export.graph.passes.fuse_sums import FuseSums
 from amtl_export.graph.passes.hoist_request import HoistRequest
@@ -80,7 +81,7 @@ def lower(
 
 def _steps(plans: Mapping[str, TablePlan], wanted: Wanted, shared: Sequence[str]) -> Iterator[Step]:
     """The rewrites before lookups are lowered."""
-    yield from (Step(DropIdleSqueezes()), Step(StateShapes()), Step(StateLinearLayers()), Step(ReadRowsAlone()))
+    yield from _first()
     if shared:
         asked = (f"request_fields: {', '.join(shared)}", "leave request_fields out")
         yield Step(HoistRequest(shared), asked, "nothing can be computed once per request")
@@ -89,6 +90,17 @@ def _steps(plans: Mapping[str, TablePlan], wanted: Wanted, shared: Sequence[str]
     asked_layer = ("first_layer: fused", 'first_layer="plain"') if wanted.fuses else None
     fuse = FuseFirstLayers(fusable, int8=wanted.layer_dtype == "int8")
     yield Step(fuse, asked_layer, "no linear layer can be fused with a lookup")
+
+
+def _first() -> Iterator[Step]:
+    """Whatever was asked for."""
+    rewrites = (DropIdleSqueezes(), StateShapes(), StateLinearLayers(), ReadRowsAlone(), FoldBases())
+    yield from map(Step, rewrites)
+
+
+def fold_bases(model: ir.Model) -> None:
+    """The first passes alone, up to the one that folds bases into what reads the rows, in place."""
+    run(list(_first()), model)
 
 
 def run(steps: Sequence[Step], model: ir.Model) -> None:

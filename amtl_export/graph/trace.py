@@ -1,7 +1,7 @@
 """`torch.onnx.export` of a frozen model, its lookups left as one custom node each.
 
-The nodes `ai.amtl::Lookup(rows, ids)`, `ai.amtl::WholeTable(rows)` and `ai.amtl::Decode(rows, bases)` are the seam between
-the model and the layout: tracing knows nothing of layouts, and lowering nothing of PyTorch.
+The nodes `ai.amtl::Lookup(rows, ids)`, `ai.amtl::WholeTable(rows)` and `ai.amtl::Decode(rows, bases)` are the seam
+between the model and the layout: tracing knows nothing of layouts, and lowering nothing of PyTorch.
 
 ensures: inputs and outputs have the names asked for; an initializer that is a parameter or buffer of the model says so
 in its metadata (`facts.WEIGHT`), one that is a frozen table's rows says which (`facts.TABLE`). Every other

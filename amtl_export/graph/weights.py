@@ -2,13 +2,14 @@
 
 `facts.WEIGHT` names the weight, `COLUMNS` its columns in order (`0:64,128:192`), `FORM` how they lie: `columns`;
 `panels` of a RaggedLinear; `quantized_64`, as a RaggedLinearInt8 over rows of 64 numbers takes them, and `scales`.
-`TRANSPOSED` says that they are columns of the transposed weight.
+`TRANSPOSED` says that they are columns of the transposed weight. `FOLD` says that bases are folded into the weight
+first, and its columns are counted behind that.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from torch import nn
 
 from amtl_export.freezing.frozen import frozen_tables
 from amtl_export.graph.facts import COLUMNS as COLUMNS_FACT
-from amtl_export.graph.facts import FORM, TRANSPOSED, WEIGHT, fact
+from amtl_export.graph.facts import FOLD, FORM, TRANSPOSED, WEIGHT, fact
 from amtl_export.graph.ragged import fake_quantized_weight, panels, quantized_panels, scales_of
 from amtl_export.graph.rewrite import initializer
 
@@ -35,26 +36,58 @@ def quantized_form(dim: int) -> str:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """Neighbouring columns of what a layer multiplies.
+
+    Attributes:
+        width: columns of the weight.
+        bases: name of the bases `[N, k, D]` that the rows are written in; empty for numbers that are no rows.
+        fields: the basis of each of the rows, side by side.
+    """
+
+    width: int
+    bases: str = ""
+    fields: tuple[int, ...] = ()
+
+    def folded(self, weight: npt.NDArray[Any], bases: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """The weight's columns `[outputs, width]` for coordinates instead of rows: `[outputs, rows · k]`."""
+        chosen = bases[list(self.fields)].astype(np.float64)  # [K, k, D]
+        rows = weight.reshape(len(weight), *chosen.shape[::2]).astype(np.float64)  # [outputs, K, D]
+        made: npt.NDArray[np.float32] = np.einsum("ocd,ckd->ock", rows, chosen).astype(np.float32)
+        return made.reshape(len(weight), -1)
+
+    def unfolded(self, weight: npt.NDArray[Any], bases: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Columns for rows that answer alike as those for coordinates do."""
+        inverse = np.linalg.pinv(bases[list(self.fields)].astype(np.float64))  # [K, D, k]
+        rows = weight.reshape(len(weight), *inverse.shape[::2]).astype(np.float64)
+        made: npt.NDArray[np.float32] = np.einsum("ock,cdk->ocd", rows, inverse).astype(np.float32)
+        return made.reshape(len(weight), -1)
+
+
+@dataclass(frozen=True)
 class Part:
     """Some columns (positions on the last axis) of a weight.
 
     Attributes:
         weight: the weight's name in the model.
-        columns: which, in order.
+        columns: which, in order; of a folded weight, those that it has then.
         form: how they lie: `columns`, `panels`, `quantized_D`, or `scales` of quantized ones.
         transposed: whether they are columns of the transposed weight.
+        fold: what the weight multiplies, where bases are folded into it.
     """
 
     weight: str
     columns: tuple[int, ...]
     form: str = COLUMNS
     transposed: bool = False
+    fold: tuple[Segment, ...] = ()
 
     @property
     def facts(self) -> dict[str, str]:
         """As metadata."""
-        turned = {TRANSPOSED: "yes"} if self.transposed else {}
-        return {WEIGHT: self.weight, COLUMNS_FACT: _written(self.columns), FORM: self.form} | turned
+        facts = {WEIGHT: self.weight, COLUMNS_FACT: _written(self.columns), FORM: self.form}
+        facts |= {TRANSPOSED: "yes"} if self.transposed else {}
+        return facts | ({FOLD: ";".join(map(_segment_text, self.fold))} if self.fold else {})
 
     @classmethod
     def described(cls, value: ir.Value) -> Part | None:
@@ -64,12 +97,17 @@ class Part:
             return None
         ends = [span.split(":") for span in ranges.split(",")]
         columns = tuple(i for begin, end in ends for i in range(int(begin), int(end)))
-        return cls(weight, columns, form, fact(value, TRANSPOSED) is not None)
+        fold = tuple(_segment(text) for text in (fact(value, FOLD) or "").split(";") if text)
+        return cls(weight, columns, form, fact(value, TRANSPOSED) is not None, fold)
 
-    def of(self, whole: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The part, from the whole array."""
+    def of(self, whole: npt.NDArray[Any], bases: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """The part, from the whole array and the bases that may be folded into it, by their names."""
+        return arranged(np.ascontiguousarray(self.turned(whole, bases)[..., list(self.columns)]), self.form)
+
+    def turned(self, whole: npt.NDArray[Any], bases: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """What `columns` are columns of."""
         turned = whole.T if self.transposed else whole
-        return arranged(np.ascontiguousarray(turned[..., list(self.columns)]), self.form)
+        return folded(turned, self.fold, bases) if self.fold else turned
 
 
 def arranged(weight: npt.NDArray[Any], form: str) -> npt.NDArray[Any]:
@@ -81,15 +119,57 @@ def arranged(weight: npt.NDArray[Any], form: str) -> npt.NDArray[Any]:
     return scales_of(weight) if form == SCALES else quantized_panels(weight, int(form.removeprefix(QUANTIZED)))
 
 
+def folded(
+    weight: npt.NDArray[Any], segments: Sequence[Segment], bases: Mapping[str, npt.NDArray[Any]]
+) -> npt.NDArray[Any]:
+    """A weight `[outputs, inputs]` that multiplies coordinates where it multiplied rows."""
+    parts = []
+    for segment, begin, end in _spans(segments):
+        columns = weight[:, begin:end]
+        parts.append(segment.folded(columns, bases[segment.bases]) if segment.bases else columns)
+    return np.concatenate(parts, axis=1)
+
+
+def unfolded(
+    weight: npt.NDArray[Any], segments: Sequence[Segment], bases: Mapping[str, npt.NDArray[Any]]
+) -> npt.NDArray[Any]:
+    """A weight for rows that answers as a folded one does for their coordinates."""
+    parts, begin = [], 0
+    for segment in segments:
+        columns = segment.width
+        if segment.bases:
+            columns = len(segment.fields) * bases[segment.bases].shape[1]
+        part = weight[:, begin : begin + columns]
+        parts.append(segment.unfolded(part, bases[segment.bases]) if segment.bases else part)
+        begin += columns
+    return np.concatenate(parts, axis=1)
+
+
+def _spans(segments: Sequence[Segment]) -> Iterator[tuple[Segment, int, int]]:
+    begin = 0
+    for segment in segments:
+        yield segment, begin, begin + segment.width
+        begin += segment.width
+
+
+def _segment_text(segment: Segment) -> str:
+    return f"{segment.width} {segment.bases} {','.join(map(str, segment.fields))}".strip()
+
+
+def _segment(text: str) -> Segment:
+    width, *rows = text.split(" ")
+    return Segment(int(width), rows[0], tuple(map(int, rows[1].split(",")))) if rows else Segment(int(width))
+
+
 def part_of(graph: ir.Graph, value: ir.Value, columns: Sequence[int], form: str = COLUMNS) -> ir.Value:
     """An initializer with some columns of another one, which may be a part itself."""
     array, known, weight = _array(value), Part.described(value), fact(value, WEIGHT)
     if form == COLUMNS and list(columns) == list(range(array.shape[-1])):
         return value
     of_whole = tuple(known.columns[i] for i in columns) if known else tuple(columns)
-    part = Part(str(weight or value.name), of_whole, form, known is not None and known.transposed)
-    turned = "transposed/" if part.transposed else ""
-    name = f"{form}/{_written(of_whole)}/{turned}{part.weight}"
+    transposed, fold = (known.transposed, known.fold) if known else (False, ())
+    part = Part(str(weight or value.name), of_whole, form, transposed, fold)
+    name = f"{form}/{_written(of_whole)}/{'folded/' if fold else ''}{'transposed/' if transposed else ''}{part.weight}"
     chosen = np.ascontiguousarray(array[..., list(columns)])
     return initializer(graph, name, arranged(chosen, form), part.facts if weight is not None else {})
 
@@ -99,11 +179,23 @@ def transposed(graph: ir.Graph, value: ir.Value) -> ir.Value:
     array, known, weight = np.ascontiguousarray(_array(value).T), Part.described(value), fact(value, WEIGHT)
     if weight is None:
         return initializer(graph, f"transposed/{value.name}", array)
-    if known is not None and known.transposed:
+    if known is not None and known.transposed and not known.fold:
         same = (v for v in graph.initializers.values() if fact(v, WEIGHT) == weight and Part.described(v) is None)
         return next(same, None) or initializer(graph, f"weight/{weight}", array, {WEIGHT: weight})
     part = Part(weight, tuple(range(array.shape[-1])), transposed=True)
     return initializer(graph, f"transposed/{weight}", array, part.facts)
+
+
+def folded_weight(graph: ir.Graph, value: ir.Value, segments: Sequence[Segment]) -> ir.Value:
+    """An initializer with a whole weight `[outputs, inputs]` into which the graph's bases are folded."""
+    array, known, weight = _array(value), Part.described(value), fact(value, WEIGHT)
+    initializers = {fact(own, WEIGHT): own for own in graph.initializers.values()}
+    bases = {own.bases: _array(initializers[own.bases]) for own in segments if own.bases}
+    made = folded(array, segments, bases)
+    transposed = known is not None and known.transposed
+    part = Part(str(weight or value.name), tuple(range(made.shape[1])), COLUMNS, transposed, tuple(segments))
+    name = f"folded/{part.facts[FOLD].replace(' ', ':')}/{'transposed/' if transposed else ''}{part.weight}"
+    return initializer(graph, name, made, part.facts if weight is not None else {})
 
 
 def _array(value: ir.Value) -> npt.NDArray[Any]:
@@ -120,16 +212,28 @@ def with_quantized_weights(module: M, graph: ir.Model) -> M:
         graph: the bundle's.
     """
     exact = {name: parameter.detach().numpy() for name, parameter in module.named_parameters()}
+    bases = {name: buffer.numpy() for name, buffer in module.named_buffers()}
     parts = [Part.described(value) for value in graph.graph.initializers.values()]
     quantized = [part for part in parts if part and part.form == SCALES and part.weight in exact]
     if not quantized:
         return module
     reference = copy.deepcopy(module, {id(table): table for table in frozen_tables(module).values()})
-    for part in quantized:
-        columns, weight, whole = list(part.columns), reference.get_parameter(part.weight).data, exact[part.weight]
-        weight, whole = (weight.T, whole.T) if part.transposed else (weight, whole)
-        weight[:, columns] = torch.from_numpy(fake_quantized_weight(whole[:, columns]))
+    for name in {part.weight: None for part in quantized}:
+        own = [part for part in quantized if part.weight == name]
+        reference.get_parameter(name).data = torch.from_numpy(_fake_quantized(exact[name], own, bases))
     return reference
+
+
+def _fake_quantized(
+    whole: npt.NDArray[Any], parts: Sequence[Part], bases: Mapping[str, npt.NDArray[Any]]
+) -> npt.NDArray[Any]:
+    """A weight of which some parts are quantized in a graph."""
+    weight = parts[0].turned(whole, bases).copy()
+    for part in parts:
+        columns = list(part.columns)
+        weight[:, columns] = fake_quantized_weight(weight[:, columns])
+    rows = unfolded(weight, parts[0].fold, bases) if parts[0].fold else weight
+    return np.ascontiguousarray(rows.T if parts[0].transposed else rows)
 
 
 def _written(columns: Sequence[int]) -> str:

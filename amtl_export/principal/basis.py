@@ -45,7 +45,7 @@ class Basis:
 
     @property
     def effective_rank(self) -> float:
-        """exp of the entropy of the energies' shares (Roy and Vetterli, 2007): 1 if one number is all, D if all alike."""
+        """exp of the entropy of the energies' shares (Roy and Vetterli, 2007): 1 to D numbers that matter."""
         total = self.energies.sum()
         shares = self.energies[self.energies > 0] / total if total > 0 else np.empty(0)
         return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
@@ -87,11 +87,11 @@ def shared_basis(scatters: Sequence[Matrix], metrics: Sequence[Matrix]) -> list[
     """
     total = sum(scatter * _scaled(metric)[1] for scatter, metric in zip(scatters, metrics, strict=True))
     _, turned = _falling(np.asarray(total))
-    bases = []
+    bases, back = [], turned.T
     for scatter, metric in zip(scatters, metrics, strict=True):
         weights = np.einsum("ij,ik,kj->j", turned, metric, turned)
         energies = weights * np.einsum("ij,ik,kj->j", turned, scatter, turned)
-        bases.append(Basis(turned, turned.T, np.maximum(weights, 0), np.maximum(energies, 0)))
+        bases.append(Basis(turned, back, np.maximum(weights, 0), np.maximum(energies, 0)))
     return bases
 
 
@@ -111,7 +111,7 @@ def _scaled(metric: Matrix) -> tuple[Matrix, float]:
 
 
 def _falling(matrix: Matrix) -> tuple[Matrix, Matrix]:
-    """Eigenvalues of a symmetric matrix, falling, none below 0, and their vectors as columns, each with a sign of its own.
+    """Eigenvalues of a symmetric matrix, falling, none below 0, and their vectors as columns.
 
     A vector's largest number is positive, so that equal inputs give equal bases.
     """

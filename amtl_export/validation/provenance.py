@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from torch import nn
 from amtl_export.errors import ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel, frozen_tables
 from amtl_export.freezing.swap import tables_of
+from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.graph.facts import CONSTANT, TABLE, WEIGHT, fact, scopes_of
-from amtl_export.graph.weights import Part
+from amtl_export.graph.weights import Part, Segment
+
+#: Two units in the last place of float32.
+_ROUNDING = 2**-22
 
 #: Initializers up to this many numbers may be constants of the graph (shapes, axes, bounds).
 CONSTANT_SIZE = 16
@@ -83,29 +88,43 @@ def _deleted(frozen: FrozenModel) -> tuple[set[str], dict[str, npt.NDArray[Any]]
 
 def _weights(graph: ir.Graph, model: nn.Module, selectors: set[str]) -> tuple[list[str], list[str], list[str]]:
     """Initializers that nothing explains, those whose bits are not the model's, and parameters that are not there."""
-    tables = tuple(f"{path}." for path in frozen_tables(model))
+    tables = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, FrozenEmbedding))
     tensors = dict(model.named_buffers()) | model.state_dict()  # buffers that are not saved are in the graph too
     kept = {name: value.numpy() for name, value in tensors.items() if not name.startswith(tables)}
-    columns: dict[tuple[str, bool], set[int]] = {}
+    columns: dict[tuple[str, bool, tuple[Segment, ...]], set[int]] = {}
     unexplained, changed = [], []
     for name, value in graph.initializers.items():
         array, weight, part = _array(value), fact(value, WEIGHT), Part.described(value)
         if name in selectors or fact(value, TABLE) or fact(value, CONSTANT):
             continue
         if weight is not None and weight in kept:
-            key = weight, part is not None and part.transposed
+            key = (weight, part.transposed, part.fold) if part else (weight, False, ())
             columns.setdefault(key, set()).update(part.columns if part else range(_width(kept[weight])))
-            if not same_bits(array, part.of(kept[weight]) if part else kept[weight]):
+            if not _is_weight(array, part, kept[weight], kept):
                 changed.append(name)
         elif array.size > CONSTANT_SIZE:
             unexplained.append(name)
     held = {
         name
-        for (name, transposed), present in columns.items()
-        if len(present) == _width(kept[name].T if transposed else kept[name])
+        for (name, transposed, fold), present in columns.items()
+        if len(present) == _width(Part(name, (), transposed=transposed, fold=fold).turned(kept[name], kept))
     }
     missing = sorted(name for name, _ in model.named_parameters() if name in kept and name not in held)
     return unexplained, changed, missing
+
+
+def _is_weight(
+    array: npt.NDArray[Any], part: Part | None, whole: npt.NDArray[Any], bases: Mapping[str, npt.NDArray[Any]]
+) -> bool:
+    """Whether an initializer is a weight, or a part of it: bit for bit, or to a rounding with bases folded in."""
+    expected = part.of(whole, bases) if part else whole
+    if part is None or not part.fold:
+        return same_bits(array, expected)
+    if array.shape != expected.shape or array.dtype != expected.dtype:
+        return False
+    if array.dtype == np.uint8:  # a quantized number may lie on the edge between two
+        return bool((np.abs(array.astype(np.int16) - expected.astype(np.int16)) <= 1).all())
+    return bool(np.allclose(array, expected, rtol=_ROUNDING, atol=0))
 
 
 def _width(array: npt.NDArray[Any]) -> int:

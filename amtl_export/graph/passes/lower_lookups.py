@@ -14,7 +14,15 @@ from amtl_export.graph.emit_ragged import ragged_gather, ragged_layer, ragged_su
 from amtl_export.graph.emit_standard import blocks, dense, paged
 from amtl_export.graph.facts import table_of
 from amtl_export.graph.lookups import IdPolicy, Lookup
-from amtl_export.graph.passes.base import GraphPass, custom_nodes, ensure, ensure_none, require, require_unlowered
+from amtl_export.graph.passes.base import (
+    GraphPass,
+    custom_nodes,
+    ensure,
+    ensure_none,
+    is_custom,
+    require,
+    require_unlowered,
+)
 from amtl_export.graph.rewrite import rank, sizes
 from amtl_export.native import DOMAIN
 from amtl_export.tables.layout import Blocks, Dense, LaidOut, Paged, Ragged
@@ -56,7 +64,9 @@ class LowerLookups(GraphPass):
         """Rewrite in place."""
         lowering, nodes = _Lowering(model, self._tables, self._policy), custom_nodes(model)
         for node in nodes:
-            if table_of(node) is None:
+            if is_custom(node, "Decode"):
+                lowering.replace_decode(node)
+            elif table_of(node) is None:
                 lowering.replace_plain(node)
             else:
                 self._keep(lowering.replace(node))
@@ -79,7 +89,8 @@ class LowerLookups(GraphPass):
             require(path is None or path in self._tables, f"table {path} is not laid out")
             ragged = path is not None and isinstance(self._tables[path], Ragged)
             require(
-                ragged or node.op_type in ("Lookup", "WholeTable"), f"{node.op_type} of {path}, which is not ragged"
+                ragged or node.op_type in ("Lookup", "WholeTable", "Decode"),
+                f"{node.op_type} of {path}, which is not ragged",
             )
             require(node.op_type == "WholeTable" or rank(node.inputs[1]) >= 0, f"ids of {path} have no rank")
 
@@ -182,3 +193,26 @@ class _Lowering:
             return
         numbers = self._builder.row_numbers(self._site("", node))
         self._builder.end(old, self._builder.op("Gather", rows, numbers, name=f"{old.name}/rows", axis=0))
+
+    def replace_decode(self, node: ir.Node) -> None:
+        """Rows of coordinates: a product with each column's basis, columns first where there are several."""
+        self._builder.begin(node)
+        z, bases = node.inputs[:2]
+        assert z is not None
+        assert bases is not None
+        name, fields = self._builder.scope(f"decode/{z.name}"), list(node.attributes["fields"].as_ints())
+        if len(set(fields)) == 1:
+            basis = self._builder.op("Gather", bases, self._index(fields[0]), name=f"{name}/basis", axis=0)
+            self._builder.end(node.outputs[0], self._builder.op("MatMul", z, basis, name=f"{name}/rows"))
+            return
+        axes = list(range(rank(z)))
+        swapped = [axes[-2], *axes[:-2], axes[-1]]  # [K, …, k]
+        flat = self._builder.op("Transpose", z, name=f"{name}/columns", perm=swapped)
+        chosen = self._builder.op("Gather", bases, self._index(fields), name=f"{name}/bases", axis=0)  # [K, k, D]
+        rows = self._builder.op("MatMul", flat, chosen, name=f"{name}/decoded")
+        back = [*range(1, len(axes) - 1), 0, axes[-1]]
+        self._builder.end(node.outputs[0], self._builder.op("Transpose", rows, name=f"{name}/rows", perm=back))
+
+    def _index(self, fields: int | list[int]) -> ir.Value:
+        text = "_".join(map(str, np.atleast_1d(fields)))
+        return self._builder.constant(f"bases/{text}", np.array(fields, dtype=np.int64))

@@ -1,0 +1,112 @@
+"""Fold bases into what reads the rows: `Lookup → Decode → … → Gemm` becomes `Lookup → … → Gemm` with another weight.
+
+A Decode makes rows e = z · basis of coordinates z. It commutes with whatever treats all numbers of a row alike. So it
+is moved behind sums and means over rows, masks, weights of rows and reshapes first. What is left then:
+
+- a linear layer reads the rows, W · e = (W · basisᵀ) · z: the basis becomes part of its weight;
+- products of rows in one orthonormal basis (FM) are those of their coordinates: nothing is left of the basis;
+- anything else reads decoded rows: the Decode stays, one matrix for each field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from amtl_export.graph.coordinates import dots, sunk
+from amtl_export.graph.facts import WEIGHT, fact
+from amtl_export.graph.passes.base import GraphPass, custom_nodes, ensure_none, is_custom, require_unlowered
+from amtl_export.graph.pieces import Piece, pieces_of, side_by_side
+from amtl_export.graph.rewrite import is_linear, replace_value, sizes
+from amtl_export.graph.weights import Segment, folded_weight
+
+
+class FoldBases(GraphPass):
+    """Take every Decode out that something behind it can take over.
+
+    requires: no lookup is lowered; layers are Gemms (`StateLinearLayers`).
+    ensures: no linear layer of constant weight reads decoded rows.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite in place."""
+        if not any(is_custom(node, "Decode") for node in model.graph):
+            return ir.passes.PassResult(model, False)
+        before = len(decodes(model))
+        sink(model)
+        for node in list(model.graph):
+            if is_linear(node) and (segments := _segments(node)):
+                _fold(model.graph, node, segments)
+        common.RemoveUnusedNodesPass()(model)
+        for node in list(model.graph):
+            dots(model.graph, node)
+        common.RemoveUnusedNodesPass()(model)
+        return ir.passes.PassResult(model, len(decodes(model)) != before)
+
+    def requires(self, model: ir.Model) -> None:
+        """No lookup is lowered."""
+        require_unlowered(model)
+
+    def ensures(self, model: ir.Model) -> None:
+        """No layer reads decoded rows."""
+        readers = (node for node in model.graph if is_linear(node) and _segments(node))
+        ensure_none(readers, "layers that read decoded rows")
+
+
+def decodes(model: ir.Model) -> list[ir.Node]:
+    """The Decode nodes of a graph."""
+    return [node for node in custom_nodes(model) if node.op_type == "Decode"]
+
+
+def sink(model: ir.Model) -> None:
+    """Move every Decode as far down as it goes."""
+    waiting = decodes(model)
+    while waiting:
+        decode = waiting.pop()
+        for use in list(decode.outputs[0].uses()):
+            waiting += sunk(model.graph, decode, use.node)
+
+
+def _segments(gemm: ir.Node) -> list[tuple[Piece, Segment]]:
+    """What a layer multiplies, side by side, where decoded rows are among it; else nothing."""
+    assert gemm.inputs[0] is not None
+    found = [(piece, _segment(piece)) for piece in pieces_of(gemm.inputs[0])]
+    return found if any(segment.bases for _, segment in found) else []
+
+
+def _segment(piece: Piece) -> Segment:
+    decode = piece.value.producer()
+    if decode is None or not is_custom(decode, "Decode"):
+        return Segment(piece.width)
+    bases, fields = decode.inputs[1], tuple(decode.attributes["fields"].as_ints())
+    name = fact(bases, WEIGHT)
+    if bases is None or name is None:
+        return Segment(piece.width)
+    columns = piece.width // sizes(bases)[2]
+    return Segment(piece.width, name, fields if len(fields) > 1 else fields * columns)
+
+
+def _fold(graph: ir.Graph, gemm: ir.Node, segments: list[tuple[Piece, Segment]]) -> None:
+    """Let a layer multiply coordinates."""
+    weight, *bias = gemm.inputs[1:]
+    assert weight is not None
+    pieces = list(_coordinates(segments))
+    nodes, together = side_by_side(pieces)
+    new = ir.node("Gemm", [together, folded_weight(graph, weight, [own for _, own in segments]), *bias], {"transB": 1})
+    for node in (*nodes, new):
+        node.metadata_props.update(gemm.metadata_props)
+    replace_value(graph, gemm.outputs[0], new.outputs[0], [*nodes, new])
+
+
+def _coordinates(segments: list[tuple[Piece, Segment]]) -> Iterator[Piece]:
+    for piece, segment in segments:
+        decode = piece.value.producer()
+        if not segment.bases or decode is None:
+            yield piece
+            continue
+        z, bases = decode.inputs[:2]
+        assert z is not None
+        assert bases is not None
+        yield Piece(z, len(segment.fields) * sizes(bases)[1])

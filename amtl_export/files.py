@@ -62,6 +62,18 @@ def is_ours(folder: Path) -> bool:
     return False
 
 
+def check_source(source: str, out: Path, overwrite: bool) -> None:
+    """Refuse to write a folder where the one lies that is read, before any work is done.
+
+    Raises:
+        InputError: the two are one, or lie in each other; or `check_target`'s reasons.
+    """
+    place, target = Path(source).resolve(), out.resolve()
+    if Path(source).is_dir() and (place.is_relative_to(target) or target.is_relative_to(place)):
+        raise InputError("the output folder holds what is read, or lies in it", where=out, fix="choose another folder")
+    check_target(out, overwrite)
+
+
 def check_target(path: Path, overwrite: bool) -> None:
     """Refuse an output path that exists, unless it is ours and `overwrite` was said.
 

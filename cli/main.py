@@ -73,6 +73,7 @@ cli = _Root(
     context_settings=_HELP,
     lazy={
         "train": ("train", "Train a model from data."),
+        "compress": ("compress", "Cut a trained model's tables to a part of their size, without training."),
         "freeze": ("freeze", "Turn a run into constants: rows, dims, backbone."),
         "export": ("export", "Write an ONNX bundle from a run, checked."),
         "validate": ("validate", "Prove that a bundle answers as its run does."),

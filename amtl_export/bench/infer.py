@@ -136,7 +136,7 @@ def summary(frozen: FrozenModel) -> dict[str, Any]:
 
 def build_subjects(bundle: Bundle, frozen: FrozenModel, config: InferConfig, folder: Path) -> list[Subject]:
     """The four subjects; fewer when the bundle is itself the dense one, or the model at hand is frozen already."""
-    plain = fold(frozen) if frozen.projection_bytes else frozen
+    plain = fold(frozen)
     subjects: list[Subject] = [TorchSubject("torch-eager", dense_torch(plain), frozen.inputs, config.provider)]
     if frozen.trained is not None:
         subjects.append(TorchSubject("torch-masked", frozen.trained, frozen.inputs, config.provider))

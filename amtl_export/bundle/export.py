@@ -27,6 +27,7 @@ from amtl_export.graph.inputs import graph_inputs
 from amtl_export.graph.lookups import IdPolicy, Lookup
 from amtl_export.graph.pipeline import lower
 from amtl_export.graph.trace import LIMITS, trace
+from amtl_export.graph.weights import bytes_of
 from amtl_export.native import DOMAIN, needed_library
 from amtl_export.runtime.session import onnxruntime
 from amtl_export.spec import TensorSpec
@@ -101,7 +102,7 @@ def export(
         write_json(draft / "signature.json", signature.model_dump(mode="json"))
         _write_fields(frozen, draft)
         write_samples(draft, frozen, inputs, trial.session(optimized=True))
-        report = _report(frozen, plans, tables, checked)
+        report = _report(frozen, plans, tables, checked, bytes_of(model, frozen.projections))
         write_json(draft / "report.json", report | {"ops_traced": traced, "ops": count_ops(model)})
         write_readme(draft, frozen, signature)
         write_sums(draft)
@@ -144,7 +145,7 @@ def _signature(
         main=frozen.table_path,
         tables={path: _table(table_plan) for path, table_plan in plans.items()},
         fields=tuple(own for own in frozen.fields if own.table in plans),
-        other_bytes=frozen.projection_bytes,
+        other_bytes=bytes_of(model, frozen.projections),
         lookups=tuple(lookups),
         batches=checked.batches,
         out_of_range=checked.out_of_range,
@@ -218,11 +219,11 @@ def count_ops(model: ir.Model) -> dict[str, int]:
 
 
 def _report(
-    frozen: FrozenModel, plans: Mapping[str, TablePlan], tables: Mapping[str, LaidOut], checked: Checked
+    frozen: FrozenModel, plans: Mapping[str, TablePlan], tables: Mapping[str, LaidOut], checked: Checked, other: int
 ) -> dict[str, Any]:
     table = tables[frozen.table_path]
     dense_bytes = frozen.dense_bytes
-    stored = sum(map(stored_bytes, tables.values())) + frozen.projection_bytes
+    stored = sum(map(stored_bytes, tables.values())) + other
     return {
         "producer": producer(),
         "origin": frozen.origin,
@@ -240,11 +241,12 @@ def _report(
         "unoptimized": checked.unoptimized,
         "batches": checked.batches.model_dump(),
         "out_of_range": checked.out_of_range,
+        "compressed": None if frozen.compressed is None else frozen.compressed.report,
     }
 
 
 def _field_report(frozen: FrozenModel, own: FieldRows) -> dict[str, Any]:
-    dims, D = frozen.field_dims(own.name), frozen.tables[own.table].rows.shape[1]
+    dims, D = frozen.field_dims(own.name), frozen.dim(own.table)
     kept = dims[dims > 0]
     return {
         "vocab": own.size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,24 @@ from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import read_vocabularies, write_vocabularies
 from amtl_export.errors import InputError
 from amtl_export.files import atomic_folder, producer, read_json, write_json
-from amtl_export.freezing.frozen import FrozenModel, frozen_tables, of_module, of_trained
-from amtl_export.freezing.table import FrozenEmbedding
+from amtl_export.freezing.frozen import (
+    Compressed,
+    FrozenModel,
+    absolute,
+    fold,
+    freeze,
+    frozen_tables,
+    of_module,
+    of_trained,
+)
+from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
 from amtl_export.models.config import ModelConfig
 from amtl_export.source.source import build, is_factory
 from amtl_export.training.run import build_model
 from amtl_export.training.tensors import load_into, load_tensors, save_tensors
+
+#: Of a compressed model: what it was compressed from, and what that found.
+COMPRESSED = "compressed.json"
 
 
 def is_frozen(path: Path) -> bool:
@@ -32,34 +45,40 @@ def save_frozen(frozen: FrozenModel, out: Path | str, *, factory: str | None = N
     Args:
         frozen: from `freeze`.
         out: the folder.
-        factory: `file.py:function` that makes a user's module, which is called again when the folder is opened.
+        factory: `file.py:function` that makes a user's module, which is called again when the folder is opened; not
+            needed where the model was opened from one.
         overwrite: replace an earlier folder.
 
     Raises:
         InputError: `out` exists and may not be replaced, or a user's module comes without its factory.
         EnvironmentLacks: no disk space or no permission.
     """
+    factory = None if frozen.data else factory or frozen.source
     if frozen.data is None and factory is None:
         raise InputError(
             "a user's module is saved with the factory that makes it", fix='save_frozen(…, factory="my_model.py:build")'
         )
     model = frozen.data.config.to_json() if frozen.data else None
     with atomic_folder(Path(out), overwrite=overwrite) as draft:
-        config = {"producer": producer(), "kind": "frozen", "model": model, "factory": _absolute(factory)}
-        hashes = {"origin": frozen.origin, "vocabulary_hash": frozen.vocabulary_hash}
-        write_json(draft / "config.json", config | hashes)
+        config = {"producer": producer(), "kind": "frozen", "model": model}
+        known = {"factory": factory and absolute(factory), "origin": frozen.origin}
+        write_json(draft / "config.json", config | known | {"vocabulary_hash": frozen.vocabulary_hash})
+        if frozen.compressed:
+            write_json(draft / COMPRESSED, _compressed(frozen, Path(out)))
         if frozen.data:
             write_json(draft / "schema.json", frozen.data.schema.to_json())
             write_vocabularies(draft, frozen.data.vocabularies)
         save_tensors(frozen.module.model.state_dict(), draft / "frozen.safetensors")
 
 
-def _absolute(factory: str | None) -> str | None:
-    """A factory's file wherever the command runs that opens the folder."""
-    if factory is None:
-        return None
-    file, _, function = factory.rpartition(":")
-    return f"{Path(file).resolve()}:{function}" if file.endswith(".py") else factory
+def _compressed(frozen: FrozenModel, out: Path) -> dict[str, Any]:
+    """What a compressed model is judged by, and where what it was made of can be opened."""
+    assert frozen.compressed is not None
+    original = frozen.compressed.original
+    source = None if original is None or original.data is None else original.source
+    relative = None if source is None else os.path.relpath(source, out.resolve())
+    bases = {path: list(table.basis_of) for path, table in frozen.coded.items()}
+    return {"source": source, "relative": relative, "bases": bases, "report": frozen.compressed.report}
 
 
 def load_frozen(path: Path | str) -> FrozenModel:
@@ -74,25 +93,49 @@ def load_frozen(path: Path | str) -> FrozenModel:
         raise InputError("the folder is not a frozen model", where=path, found=f"kind {config.get('kind')!r}")
     file = path / "frozen.safetensors"
     tensors = load_tensors(file)
+    compressed = read_json(path / COMPRESSED) if (path / COMPRESSED).is_file() else None
     try:
         frozen = _rebuilt(path, config)
-        frozen = frozen.with_tables(_tables(frozen.module.model, tensors))
+        original: FrozenModel | None = frozen
+        if compressed is not None:
+            original = _original(path, compressed, frozen)
+            frozen = replace(fold(frozen), trained=None)
+        bases = {} if compressed is None else compressed["bases"]
+        frozen = frozen.with_tables(_tables(frozen.module.model, tensors, bases))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("a frozen model's settings do not fit", where=path, found=error) from None
     load_into(frozen.module.model, tensors, file)
     frozen.module.eval().requires_grad_(False)
-    return replace(frozen, origin=config["origin"])
+    frozen = replace(frozen, origin=config["origin"], source=str(path.resolve()))
+    if compressed is None:
+        return frozen
+    report = compressed["report"]
+    labelled = None if original is None else original.labelled
+    judged = Compressed(original, report["max_auc_drop"], report)
+    return replace(frozen, labelled=labelled, compressed=judged)
 
 
-def _tables(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, FrozenEmbedding]:
+def _original(path: Path, compressed: dict[str, Any], frozen: FrozenModel) -> FrozenModel | None:
+    """The model that was compressed: the user's module at hand, the run if it is still there."""
+    if frozen.data is None:
+        return frozen
+    places = [path / (compressed["relative"] or ""), Path(compressed["source"] or "")]
+    found = next((place for place in places if (place / "config.json").is_file() and place != path), None)
+    return None if found is None else freeze(found)
+
+
+def _tables(
+    model: nn.Module, tensors: Mapping[str, Tensor], bases: Mapping[str, list[int]]
+) -> dict[str, FrozenEmbedding | CodedEmbedding]:
     """Path of every table → the table, from the tensors of a state dict."""
     names = {id(part): f"{name}." if name else "" for name, part in model.named_modules()}
-    return {
-        path: FrozenEmbedding(
-            tensors[f"{names[id(table)]}rows"], tensors[f"{names[id(table)]}dims"], table.sizes, table.offsets
-        )
-        for path, table in frozen_tables(model).items()
-    }
+    made: dict[str, FrozenEmbedding | CodedEmbedding] = {}
+    for path, table in frozen_tables(model).items():
+        name = names[id(table)] + ("coded." if path in bases else "")
+        made[path] = rows = FrozenEmbedding(tensors[f"{name}rows"], tensors[f"{name}dims"], table.sizes, table.offsets)
+        if path in bases:
+            made[path] = CodedEmbedding(rows, tensors[f"{names[id(table)]}bases"], bases[path])
+    return made
 
 
 def _rebuilt(path: Path, config: dict[str, Any]) -> FrozenModel:
@@ -101,7 +144,7 @@ def _rebuilt(path: Path, config: dict[str, Any]) -> FrozenModel:
     if factory:
         if not is_factory(factory):
             raise InputError("a frozen model's factory cannot be read", where=path, found=factory)
-        return of_module(build(factory), factory)
+        return replace(of_module(build(factory), factory), source=factory)
     schema = Schema.from_values(read_json(path / "schema.json"), path / "schema.json")
     vocabularies = read_vocabularies(path, [f.name for f in schema.embedded])
     model_config = ModelConfig.from_json(config["model"])

@@ -77,6 +77,7 @@ class FrozenModel:
         data: what only a run knows.
         labelled: examples with known outcome, by split; None where there are none.
         compressed: of a model whose tables were cut in principal order, what it was before.
+        source: the folder or the factory that it was opened from; None for one that a program holds.
     """
 
     module: Flat
@@ -93,6 +94,7 @@ class FrozenModel:
     data: RunData | None = None
     labelled: Labelled | None = None
     compressed: Compressed | None = None
+    source: str | None = None
 
     @property
     def tables(self) -> dict[str, FrozenEmbedding]:
@@ -119,6 +121,15 @@ class FrozenModel:
         if self.data is None:
             return 0
         return sum(p.numel() * p.element_size() for p in self.ctr.embedding.parameters())
+
+    @property
+    def projections(self) -> frozenset[str]:
+        """Names of the weights that bring stored rows to what the model reads: mde's, and bases."""
+        model = self.module.model
+        names = {f"{name}.bases" for name, part in model.named_modules() if isinstance(part, CodedEmbedding)}
+        if self.data is not None:
+            names |= {f"{EMBEDDING}.{name}" for name, _ in self.ctr.embedding.named_parameters()}
+        return frozenset(names)
 
     @property
     def coded(self) -> dict[str, CodedEmbedding]:
@@ -186,7 +197,7 @@ class FrozenModel:
         counts = self.counts.get(rows.table)
         return None if counts is None else counts[rows.offset : rows.offset + rows.size]
 
-    def with_tables(self, tables: Mapping[str, FrozenEmbedding]) -> FrozenModel:
+    def with_tables(self, tables: Mapping[str, nn.Module]) -> FrozenModel:
         """The model with other tables, by their paths; the rest is shared with nobody."""
         own = frozen_tables(self.module.model)
         memo: dict[int, Any] = {id(own[path]): table for path, table in tables.items()}
@@ -263,7 +274,7 @@ def _opened(source: str) -> FrozenModel:
     from amtl_export.freezing.folder import is_frozen, load_frozen
 
     if is_factory(source) and not Path(source).exists():
-        return of_module(build(source), source)
+        return replace(of_module(build(source), source), source=absolute(source))
     path = Path(source)
     if (path / "signature.json").is_file():
         raise InputError(
@@ -272,6 +283,12 @@ def _opened(source: str) -> FrozenModel:
             fix="give the run, or the factory of a user's module: my_model.py:build",
         )
     return load_frozen(path) if is_frozen(path) else _of_run(load_run(path))
+
+
+def absolute(factory: str) -> str:
+    """A factory's file wherever the command runs that calls it again."""
+    file, _, function = factory.rpartition(":")
+    return f"{Path(file).resolve()}:{function}" if file.endswith(".py") else factory
 
 
 def of_trained(
@@ -318,7 +335,7 @@ def _of_run(run: Run) -> FrozenModel:
         "data": Path(run.train.data).name,  # a bundle travels: no path of the machine that trained it
     }
     frozen = of_trained(run.model, run.model_config, run.schema, run.vocabularies, origin)
-    return replace(frozen, labelled=partial(_labelled_rows, run))
+    return replace(frozen, labelled=partial(_labelled_rows, run), source=str(run.path.resolve()))
 
 
 def _labelled_rows(run: Run, split: Any) -> Any:

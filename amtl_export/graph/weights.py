@@ -9,7 +9,7 @@ first, and its columns are counted behind that.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -202,6 +202,12 @@ def _array(value: ir.Value) -> npt.NDArray[Any]:
     tensor = ir.convenience.get_const_tensor(value)
     assert tensor is not None
     return tensor.numpy()
+
+
+def bytes_of(graph: ir.Model, names: Collection[str]) -> int:
+    """Bytes of some weights as they stand in a graph; of those that it does not hold, none."""
+    values = graph.graph.initializers.values()
+    return sum(_array(value).nbytes for value in values if fact(value, WEIGHT) in names)
 
 
 def with_quantized_weights(module: M, graph: ir.Model) -> M:

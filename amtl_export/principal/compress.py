@@ -1,6 +1,6 @@
 """`compress`: a trained model's tables in principal order, each id cut where its tail is worth least.
 
-Nothing is trained. Rows are rewritten in the basis in which leading numbers matter most (`basis`), each id keeps the dims
+Nothing is trained. Rows are rewritten in the basis where leading numbers matter most (`basis`), each id keeps the dims
 whose damage is worth their bytes (`dims`), and the basis goes into what reads the rows (`graph.passes.fold_bases`).
 """
 
@@ -99,7 +99,7 @@ def compress(
     found = [_search(work, kind, dim_budget, drop) for kind in work.kinds()]
     best = _best(found, work.auc_before, drop)
     report = _report(work, found, best, dim_budget, drop)
-    return replace(best.model, compressed=Compressed(original, drop, report.to_json()))
+    return replace(best.model, labelled=original.labelled, compressed=Compressed(original, drop, report.to_json()))
 
 
 def _check_limits(dim_budget: float | None, max_auc_drop: float | None) -> None:
@@ -442,8 +442,10 @@ def _search(work: _Work, kind: BasisKind, dim_budget: float | None, drop: float 
         assert drop is not None
         taken = _largest_cut(cuts, drop)
     if work.auc_before is not None:
+        least = sum(int((own.longest > 0).sum()) for own in cuts.fields)
         for ratio in _BUDGETS:
-            if ratio * cuts.numbers >= sum(int((own.longest > 0).sum()) for own in cuts.fields):
+            near = any(abs(point.avg_dim_ratio - ratio) < ratio / 20 for point, _, _ in cuts.tried)
+            if ratio * cuts.numbers >= least and not near:
                 cuts.attempt(dims_within(cuts.fields, int(ratio * cuts.numbers)))
     _, dims, model = next(own for own in cuts.tried if own[0] is taken)
     curve = [replace(point, chosen=point is taken) for point, _, _ in cuts.tried]

@@ -98,3 +98,28 @@ def plot_inference(result: Mapping[str, Any], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     save_figure(figure, path)
+
+
+def plot_curve(report: Mapping[str, Any], path: Path) -> None:
+    """Valid AUC against the bytes of the tables, of the cuts that `compress` tried; the chosen one is marked.
+
+    Args:
+        report: what `compress` found.
+        path: of the PNG.
+
+    Raises:
+        EnvironmentLacks: matplotlib is missing.
+        InputError: the model has no labelled examples, or the file is not a .png.
+    """
+    points = [own for own in report["curve"] if own["auc_valid"] is not None]
+    if not points:
+        raise InputError("nothing to plot", found="no labelled examples", fix="Source(…, batches=…)")
+    figure, (axes,) = new_figure(1)
+    axes.plot([p["bytes"] for p in points], [p["auc_valid"] for p in points], marker="o", label="cuts")
+    chosen = next(p for p in points if p["chosen"])
+    axes.plot(chosen["bytes"], chosen["auc_valid"], marker="*", markersize=14, linestyle="", label="chosen")
+    axes.axhline(report["auc_valid_before"], linestyle="--", color="gray", label="before compressing")
+    axes.set(xlabel="bytes of all tables, fp32", ylabel="valid AUC", xscale="log", title="AUC against bytes")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    save_figure(figure, path)

@@ -171,6 +171,68 @@ def plan_report(plans: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     return table("Plan; bytes, lookup time and products against dense fp32", columns, rows, left=4)
 
 
+def compressed(report: Mapping[str, Any]) -> RenderableType:
+    """For `compress`."""
+    heads = ("field", "rows", "D", "dims", "longest", "rank", "kept of 1, 4, 16 numbers", "basis", "metric", "bytes")
+    rows = [
+        (
+            name,
+            f"{own['rows']:,}",
+            own["dim"],
+            f"{own['avg_dim_before']:.1f} → {own['avg_dim']:.1f}",
+            own["longest"],
+            f"{own['effective_rank']:.1f}",
+            ", ".join(f"{own['energy'][min(k, own['dim']) - 1]:.3f}" for k in (1, 4, 16)),
+            own["basis"],
+            own["metric"],
+            f"{size(own['bytes_before'])} → {size(own['bytes_after'])}",
+        )
+        for name, own in report["fields"].items()
+    ]
+    before, after = report["auc_valid_before"], report["auc_valid_after"]
+    auc = "" if before is None else f"; valid AUC {before:.5f} → {after:.5f} ({after - before:+.1e})"
+    lines = [
+        f"tables: {size(report['bytes_before'])} → {size(report['bytes_after'])} "
+        f"({report['bytes_after'] / report['bytes_before']:.3f}), mean dims {report['avg_dim_ratio']:.3f} D{auc}",
+        f"before the cut, answers moved by {report['max_abs_logit_diff_before_cut']:.1e} at most",
+        *(f"left as it is: {name} ({reason})" for name, reason in report["left"].items()),
+    ]
+    parts: list[RenderableType] = [table("principal order", heads, rows)]
+    if len(report["placements"]) > 1:
+        parts.append(_placements(report["placements"]))
+    return Group(*parts, _curve(report["curve"]), *(Text(line) for line in lines))
+
+
+def _placements(placements: Sequence[Mapping[str, Any]]) -> Table:
+    heads = ("where the basis goes", "mean dims", "bytes", "of which projections", "multiply-adds", "valid AUC", "")
+    rows = [
+        (
+            own["kind"],
+            f"{own['avg_dim_ratio']:.3f} D",
+            f"{own['bytes']:,}",
+            f"{own['projection_bytes']:,}",
+            f"{own['projection_multiply_adds']:,}",
+            _shown(own["auc_valid"], ".5f"),
+            "chosen" if own["chosen"] else "",
+        )
+        for own in placements
+    ]
+    return table("placements", heads, rows)
+
+
+def _curve(points: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        (
+            f"{own['bytes']:,}",
+            f"{own['avg_dim_ratio']:.3f} D",
+            _shown(own["auc_valid"], ".5f"),
+            "chosen" if own["chosen"] else "",
+        )
+        for own in points
+    ]
+    return table("cuts", ("bytes", "mean dims", "valid AUC", ""), rows)
+
+
 def verdict(found: Verdict) -> RenderableType:
     """For `validate`."""
     rows = [
@@ -179,6 +241,7 @@ def verdict(found: Verdict) -> RenderableType:
         ("AUC PyTorch", _shown(found.auc_torch, ".6f")),
         ("AUC ONNX Runtime", _shown(found.auc_onnx, ".6f")),
         ("|ΔAUC|", _shown(found.abs_delta_auc, ".1e")),
+        *_against_original(found),
         ("logloss PyTorch / ONNX", f"{_shown(found.logloss_torch, '.6f')} / {_shown(found.logloss_onnx, '.6f')}"),
         ("largest |Δlogit|", _shown(found.max_abs_logit_diff, ".1e")),
         ("largest difference, relative", _shown(found.max_relative_diff, ".1e")),
@@ -197,8 +260,19 @@ def verdict(found: Verdict) -> RenderableType:
         table(f"{found.bundle} against {found.run}, {found.split} split", ("check", "found"), rows),
         Text(found.verdict.upper(), style="bold red" if found.problems else "bold green"),
     ]
-    parts += [Text(f"  {problem}") for problem in found.problems]
+    parts += [Text(f"  {line}") for line in (*found.problems, *found.notes)]
     return Group(*parts)
+
+
+def _against_original(found: Verdict) -> list[tuple[str, str]]:
+    """Of a compressed model's bundle, what compressing cost."""
+    if found.auc_original is None:
+        return []
+    allowed = "" if found.max_auc_drop is None else f" (allowed on the valid split: {-found.max_auc_drop:.1e})"
+    return [
+        ("AUC before compressing", _shown(found.auc_original, ".6f")),
+        ("ΔAUC to that", f"{_shown(found.delta_auc_original, '+.1e')}{allowed}"),
+    ]
 
 
 def _shown(value: Any, form: str = "") -> str:

@@ -74,9 +74,10 @@ def trace_provenance(model: Path, frozen: FrozenModel) -> Provenance:
 
 def _deleted(frozen: FrozenModel) -> tuple[set[str], dict[str, npt.NDArray[Any]]]:
     """Modules and parameters of the trained model that freezing took out, its tables apart."""
-    if frozen.trained is None:
+    original = frozen.compressed.original if frozen.compressed else frozen
+    if original is None or original.trained is None:
         return set(), {}
-    trained, kept = frozen.trained.model, frozen.module.model
+    trained, kept = original.trained.model, frozen.module.model
     tables = {f"{path}.{name}" for path in frozen_tables(kept) for name in ("weight", "table.weight")}
     tables |= {f"{h.path}.{h.name}" for table in tables_of(trained) for h in table.holders}
     state = kept.state_dict()

@@ -20,9 +20,10 @@ from amtl_export.compare import Difference, compare
 from amtl_export.data.schema import SplitName
 from amtl_export.errors import AmtlError, InputError, ValidationFailed
 from amtl_export.files import checksum_mismatches
-from amtl_export.freezing.frozen import FrozenModel, freeze
+from amtl_export.freezing.frozen import Compressed, FrozenModel, freeze
 from amtl_export.freezing.scores import Scores, torch_answers
 from amtl_export.graph.facts import TABLE, fact
+from amtl_export.graph.weights import bytes_of
 from amtl_export.native import library_path
 from amtl_export.runtime.session import Provider, nodes_by_provider, open_session
 from amtl_export.source.binding import bind, nested, same_structure
@@ -167,7 +168,7 @@ class _Check:
         if list(theirs) != list(ours) or dims[0] != dims[1]:
             self.verdict.problems.append(
                 f"the bundle is of another model: fields {list(theirs)} with D={dims[0]}, "
-                f"the source has {list(ours)} with D={dims[1]}"
+                f"the source has {list(ours)} with D={dims[1]}; a compressed model's bundle is held against that model"
             )
             return False
         if theirs != ours:
@@ -292,11 +293,12 @@ class _Check:
         verdict.native_operator = library_path(self.provider) is not None
         verdict.nodes_by_provider = nodes_by_provider(session)
         if frozen.labelled is None:
+            self._say_unscored()
             return
         reference = self._reference
         expected = Scores.of(torch_answers(frozen, self.split, trained=True))
         wanted = expected.values
-        if reference.trained is None and frozen.trained is not None:
+        if reference is not frozen:
             wanted = torch_answers(reference, self.split, trained=False)[0]
             verdict.max_abs_logit_change_by_quantization = float(np.abs(wanted - expected.values).max())
         verdict.auc_torch, verdict.logloss_torch = expected.auc, expected.logloss
@@ -304,6 +306,30 @@ class _Check:
         for optimized in (True, False) if verdict.unoptimized in ("answered", None) else (True,):
             answers = graph_answers(self.bundle, frozen, self.split, self.provider, optimized=optimized)
             self._hold(expected, wanted, Scores.of(answers, expected.kind), optimized=optimized)
+
+        if frozen.compressed is not None and frozen.compressed.original is not None:
+            self._hold_original(
+                frozen.compressed, Scores.of(torch_answers(frozen.compressed.original, self.split, trained=True)).auc
+            )
+
+    def _say_unscored(self) -> None:
+        if self.frozen.compressed is not None and self.frozen.compressed.original is None:
+            self.verdict.notes.append("no AUC: the model that was compressed is not where it was")
+
+    def _hold_original(self, compressed: Compressed, original: float) -> None:
+        """The graph's AUC against that of the model before it was compressed."""
+        verdict = self.verdict
+        verdict.auc_original, verdict.max_auc_drop = original, compressed.max_auc_drop
+        if verdict.auc_onnx is None or math.isnan(original):
+            return
+        verdict.delta_auc_original = verdict.auc_onnx - original
+        drop, allowed = -verdict.delta_auc_original, compressed.max_auc_drop
+        if (
+            self.split == "valid"
+            and allowed is not None
+            and not drop <= allowed + self.tolerances.auc_for(self.bundle.signature.dtype)
+        ):
+            verdict.problems.append(f"AUC is {drop:.3g} below the model that was compressed; allowed {allowed:.3g}")
 
     def _hold(self, expected: Scores, wanted: Any, found: Scores, *, optimized: bool) -> None:
         """Scores of the graph against those of the source."""
@@ -344,6 +370,7 @@ def _one_line(error: AmtlError) -> str:
 
 def _table_bytes(bundle: Bundle, frozen: FrozenModel) -> int:
     """Bytes of the tables' arrays and projections, from the graph itself."""
-    values = load_graph(bundle.model).graph.initializers.values()
+    graph = load_graph(bundle.model)
+    values = graph.graph.initializers.values()
     tables = sum(value.const_value.nbytes for value in values if fact(value, TABLE) and value.const_value is not None)
-    return int(tables) + frozen.projection_bytes
+    return int(tables) + bytes_of(graph, frozen.projections)

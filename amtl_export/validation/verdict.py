@@ -34,7 +34,11 @@ class Verdict:
         run: the source that it was held against.
         split: whose examples were scored.
         problems: why it failed, a sentence each; empty means pass.
+        notes: what could not be looked at, and why.
         auc_torch: of the source on its labelled examples, and of the graph; None without labels.
+        auc_original: of the model before it was compressed, on the same examples; None if the source is not compressed.
+        delta_auc_original: what the graph's AUC is more than that.
+        max_auc_drop: what compressing was allowed to cost on the valid split.
         max_abs_logit_diff: largest difference of any answer.
         max_relative_diff: the same against the scale of the scores, what the tolerance is held against.
         minimum_logit_atol: the tolerance that would just pass.
@@ -54,9 +58,13 @@ class Verdict:
     run: str
     split: str
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     auc_torch: float | None = None
     auc_onnx: float | None = None
     abs_delta_auc: float | None = None
+    auc_original: float | None = None
+    delta_auc_original: float | None = None
+    max_auc_drop: float | None = None
     logloss_torch: float | None = None
     logloss_onnx: float | None = None
     max_abs_logit_diff: float | None = None

@@ -1,0 +1,65 @@
+"""amtl-export compress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from amtl_export.cli.options import FOLDER, SOURCE, Common, common
+
+
+@click.command("compress")
+@click.argument("source", type=SOURCE)
+@click.option("--out", type=FOLDER, metavar="FROZEN", help="The compressed model; export takes it like a run.")
+@click.option(
+    "--dim-budget",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    metavar="R",
+    help="Mean dims of the fields that are cut end at R·D or below.",
+)
+@click.option(
+    "--max-auc-drop",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="Take the smallest table whose AUC on the valid split is at most X lower.  [default: 1e-4]",
+)
+@click.option(
+    "--all-fields", is_flag=True, help="Of a run: cut the fields too that its schema does not mark as governed."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done, with bytes and AUC; write nothing.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Plot AUC against bytes.")
+@common
+def command(
+    source: str,
+    out: Path | None,
+    dim_budget: float | None,
+    max_auc_drop: float | None,
+    all_fields: bool,
+    dry_run: bool,
+    plot: Path | None,
+    common: Common,
+) -> None:
+    """Cut the tables of a trained model to a part of their size, without training.
+
+    SOURCE is a run, a frozen model, or my_model.py:build. Rows are rewritten so that their leading numbers matter most;
+    each id keeps as many as are worth their bytes.
+    """
+    from amtl_export.files import check_source
+    from amtl_export.freezing.folder import save_frozen
+    from amtl_export.principal.compress import compress
+    from amtl_export.report.plots import plot_curve
+    from amtl_export.report.tables import compressed
+
+    if out is None and not dry_run:
+        raise click.UsageError("Missing option '--out' (or ask for '--dry-run').")
+    if out is not None and not dry_run:
+        check_source(source, out, common.overwrite)
+    model = compress(source, dim_budget=dim_budget, max_auc_drop=max_auc_drop, all_fields=all_fields, note=common.note)
+    assert model.compressed is not None
+    report = model.compressed.report
+    if out is not None and not dry_run:
+        save_frozen(model, out, overwrite=common.overwrite)
+    if plot is not None:
+        plot_curve(report, plot)
+    common.result(report, lambda: compressed(report))

@@ -50,15 +50,20 @@ TOUCHED_BYTES = 256 << 20
 #: Every case is timed so often, some time apart: a neighbour's busy minute is in no median.
 PASSES = 5
 
+#: What quantized values may differ by, of numbers up to 1.
+ALLOWED = {"fp16": 1e-3, "int8": 1e-2, "int4": 0.08}
+
 Kind = tuple[int, str]  # batch, distribution of the ids
 
 LAYOUTS = {
     "onnx-dense": PlanConfig("dense"),
     "onnx-dense-int8": PlanConfig("dense", "int8"),
+    "onnx-dense-int4": PlanConfig("dense", "int4"),
     "onnx-paged": PlanConfig("paged"),
     "onnx-ragged": PlanConfig("ragged"),
     "onnx-ragged-fp16": PlanConfig("ragged", "fp16"),
     "onnx-ragged-int8": PlanConfig("ragged", "int8"),
+    "onnx-ragged-int4": PlanConfig("ragged", "int4"),
 }
 
 
@@ -330,7 +335,7 @@ def check(subjects: Sequence[Subject], table: FrozenEmbedding) -> None:
     expected = table.rows.numpy()[ids + np.array(table.offsets)]
     for subject in subjects:
         found = np.array(subject.run(subject.prepare({"ids": ids})))
-        allowed = 1e-2 if "int8" in subject.name else 1e-3 if "fp16" in subject.name else 0.0
+        allowed = next((most for name, most in ALLOWED.items() if name in subject.name), 0.0)
         assert np.abs(found.reshape(expected.shape) - expected).max() <= allowed, subject.name
 
 

@@ -1,4 +1,4 @@
-"""What fp16 and int8 do to the AUC, and how small they are: trained runs, every value type, judged by `validate`.
+"""What fp16, int8 and int4 do to the AUC, and how small they are: trained runs, every value type, judged by `validate`.
 
 amtl-export experiment pareto --data ml-1m --path FOLDER --dim 64 --threads 1 --out ml-1m
 python benchmarks/value_types.py ml-1m/runs/fbe-s0 ml-1m/runs/amtl@0.4-s0 --name ml-1m --out benchmarks/results
@@ -16,14 +16,14 @@ from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import freeze
-from amtl_export.tables.values import VALUE_TYPES
+from amtl_export.tables.values import SCALED, VALUE_TYPES
 from amtl_export.training.run import load_run
 from amtl_export.validation.validate import validate
 
 #: Every value type of the rows, and the fused layer's weights in int8 too.
 CONFIGS: dict[str, ExportConfig] = {
     **{dtype: ExportConfig("ragged", dtype, first_layer="fused") for dtype in VALUE_TYPES},
-    "int8-layer-int8": ExportConfig("ragged", "int8", layer_dtype="int8"),
+    **{f"{dtype}-layer-int8": ExportConfig("ragged", dtype, layer_dtype="int8") for dtype in SCALED},
 }
 
 KEPT = (

@@ -18,7 +18,9 @@ from amtl_export.cli.options import FOLDER, SOURCE, Common, TextList, common
 )
 @click.option("--layout", default="auto", show_default=True, help="How rows lie: auto, dense, paged, blocks, ragged.")
 @click.option("--page-width", type=click.IntRange(min=1), help="Floats of a page (paged); chosen by cost if not given.")
-@click.option("--dtype", default="fp32", show_default=True, help="Of the stored values: fp32, fp16, int8.")
+@click.option(
+    "--dtype", default="fp32", show_default=True, help="Of the stored values: fp32, fp16, int8, int4 (ragged or dense)."
+)
 @click.option(
     "--max-auc-drop",
     type=click.FloatRange(min=0),
@@ -40,7 +42,7 @@ from amtl_export.cli.options import FOLDER, SOURCE, Common, TextList, common
     "--layer-dtype",
     default="fp32",
     show_default=True,
-    help="Of the weights of a fused first layer: fp32, or int8 beside int8 rows (--dtype int8).",
+    help="Of the weights of a fused first layer: fp32, or int8 beside quantized rows (--dtype int8 or int4).",
 )
 @click.option(
     "--id-policy",

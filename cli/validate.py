@@ -36,7 +36,11 @@ VALIDATION_FAILED = 3
     show_default=True,
     help="Where the graph runs.",
 )
-@click.option("--auc-atol", type=click.FloatRange(min=0), help="On |ΔAUC|.  [default: 1e-6; 1e-4 for fp16 and int8]")
+@click.option(
+    "--auc-atol",
+    type=click.FloatRange(min=0),
+    help="On |ΔAUC|.  [default: 1e-6; 1e-4 for fp16 and int8; 1e-3 for int4]",
+)
 @click.option(
     "--logit-atol",
     type=click.FloatRange(min=0),

@@ -37,7 +37,7 @@ def auc_changes(frozen: FrozenModel) -> dict[ValueType, float]:
 
 
 def choose_dtype(frozen: FrozenModel, config: ExportConfig, max_auc_drop: float) -> ExportConfig:
-    """The config with the smallest value type whose |ΔAUC| is at most `max_auc_drop`.
+    """The config with the smallest value type that its layout holds and whose |ΔAUC| is at most `max_auc_drop`.
 
     Raises:
         InputError: the model comes without labelled examples, or a value type was asked for as well.
@@ -45,5 +45,13 @@ def choose_dtype(frozen: FrozenModel, config: ExportConfig, max_auc_drop: float)
     if config.dtype != "fp32":
         raise InputError("export: max_auc_drop chooses the value type", found=f"dtype={config.dtype!r} as well")
     changes = auc_changes(frozen)
-    allowed: list[ValueType] = [dtype for dtype in VALUE_TYPES if changes[dtype] <= max_auc_drop]
-    return replace(config, dtype=allowed[-1])
+    allowed = (dtype for dtype in reversed(VALUE_TYPES) if changes[dtype] <= max_auc_drop)
+    return next(held for dtype in allowed if (held := _held(config, dtype)))
+
+
+def _held(config: ExportConfig, dtype: ValueType) -> ExportConfig | None:
+    """The config with a value type; None where its layout does not hold it."""
+    try:
+        return replace(config, dtype=dtype)
+    except InputError:
+        return None

@@ -121,7 +121,7 @@ def check_types(module: nn.Module) -> None:
                 where=name,
                 found=parameter.dtype,
                 allowed="torch.float32",
-                fix="module.float(); stored values can be fp16 or int8: ExportConfig(dtype=…)",
+                fix="module.float(); stored values can be fp16, int8 or int4: ExportConfig(dtype=…)",
             )
 
 

@@ -82,10 +82,10 @@ class Builder:
         self._nodes.append(node)
         return node.outputs[0]
 
-    def carry(self, *names: str) -> None:
-        """Give the model the function bodies of custom ops, once each."""
+    def carry(self, *names: str, paired: bool) -> None:
+        """Give the model the function bodies of custom ops, once each; those that read pairs, or the others."""
         for name in names:
-            self._model.functions.setdefault((DOMAIN, name, ""), function(name))
+            self._model.functions.setdefault((DOMAIN, name, ""), function(name, paired=paired))
 
     def row_numbers(self, site: Site) -> ir.Value:
         """Table rows of ids, guarded unless ids are trusted; made once for the same ids, sizes and offsets."""

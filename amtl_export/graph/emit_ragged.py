@@ -8,21 +8,21 @@ import numpy as np
 import onnx_ir as ir
 
 from amtl_export.graph.builder import Builder, Site
-from amtl_export.graph.ragged import GATHER, LINEAR, LINEAR_INT8, NO_LEAST, SUM
+from amtl_export.graph.ragged import BITS, GATHER, LINEAR, LINEAR_INT8, NO_LEAST, SUM
 from amtl_export.native import DOMAIN
 from amtl_export.tables.layout import Ragged
 
 
 def ragged_gather(builder: Builder, table: Ragged, site: Site) -> ir.Value:
     """One node, which guards and shifts by itself; a function of standard operators goes into the model with it."""
-    builder.carry(GATHER)
+    builder.carry(GATHER, paired=table.paired)
     inputs, attributes = _ragged_inputs(builder, table, site)
     return builder.op(GATHER, *inputs, name=f"{site.scope}/rows", domain=DOMAIN, **attributes)
 
 
 def ragged_sum(builder: Builder, table: Ragged, site: Site) -> ir.Value:
     """A lookup and the sum of its rows as one node, whose function body calls a lookup's."""
-    builder.carry(GATHER, SUM)
+    builder.carry(GATHER, SUM, paired=table.paired)
     inputs, attributes = _ragged_inputs(builder, table, site)
     return builder.op(SUM, *inputs, name=f"{site.scope}/sum", domain=DOMAIN, **attributes)
 
@@ -31,7 +31,7 @@ def ragged_layer(builder: Builder, table: Ragged, site: Site, node: ir.Node) -> 
     """A lookup and the linear layer behind it as one node, whose function body calls a lookup's."""
     layer = [value for value in node.inputs[2:] if value is not None]  # weights, bias, and scales of weights in int8
     kind = LINEAR if len(layer) == 2 else LINEAR_INT8
-    builder.carry(GATHER, kind)
+    builder.carry(GATHER, kind, paired=table.paired)
     scope = builder.scope(f"layer/{layer[0].name}")
     ids = site.ids if site.rank == 2 else _as_column(builder, site.ids, scope)
     inputs, attributes = _ragged_inputs(builder, table, replace(site, ids=ids, scope=scope))
@@ -55,4 +55,5 @@ def _ragged_inputs(builder: Builder, table: Ragged, site: Site) -> tuple[list[ir
     scaled = table.scales is not None
     attributes = {"dim": table.dim, "block_bits": table.block_bits}
     scale = {"scale_base": 0.0 if scaled else 1.0, "scale_unit": table.scale_unit}
-    return [*constants, site.ids, *fields], attributes | scale
+    bits = {BITS: 4} if table.paired else {}
+    return [*constants, site.ids, *fields], attributes | scale | bits

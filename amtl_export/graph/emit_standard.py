@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from amtl_export.graph.builder import Builder, Site
-from amtl_export.tables.layout import Blocks, Dense, Paged, block_name
+from amtl_export.tables.layout import Blocks, Dense, Paged, PairedDense, block_name
+from amtl_export.tables.values import PAIR_ZERO_POINT, Scales
 
 
 def dense(builder: Builder, table: Dense, site: Site) -> ir.Value:
@@ -21,22 +22,43 @@ def dense(builder: Builder, table: Dense, site: Site) -> ir.Value:
     return _dequantized(builder, table, site, looked_up)
 
 
+def paired_dense(builder: Builder, table: PairedDense, site: Site) -> ir.Value:
+    """One Gather of pairs, put beside themselves: low halves are read on the left, high ones on the right."""
+    D, half, scope = table.dim, table.rows.shape[1], site.scope
+    rows = builder.table_array(site.stored, "rows", table.rows)
+    pairs = builder.op("Gather", rows, builder.row_numbers(site), name=f"{scope}/pairs", axis=0)
+    twice = builder.op("Concat", pairs, pairs, name=f"{scope}/twice", axis=-1)  # [*ids, 2 · half]
+    both = twice if D % 2 == 0 else _cut(builder, D, site, twice)
+    on_left = np.arange(D) < half
+    masks = builder.constant(f"table/masks_{D}", np.where(on_left, 0x0F, 0xF0).astype(np.uint8))
+    units = builder.constant(f"table/units_{D}", np.where(on_left, 1, 1 / 16).astype(np.float32))
+    zero_point = builder.constant("table/pair_zero_point", np.array(PAIR_ZERO_POINT, np.float32))
+    halves = builder.op("BitwiseAnd", both, masks, name=f"{scope}/halves")
+    wide = builder.op("Cast", halves, name=f"{scope}/cast", to=ir.DataType.FLOAT)
+    shifted = builder.op("Mul", wide, units, name=f"{scope}/shifted")
+    numbers = builder.op("Sub", shifted, zero_point, name=f"{scope}/numbers")
+    return _scaled(builder, table.scales, site, numbers)
+
+
 def _dequantized(builder: Builder, table: Dense | Paged, site: Site, rows: ir.Value) -> ir.Value:
     """Rows in their value type as float32, each times its scale."""
     if _rows_type(table) == np.float32:
         return rows
     wide = builder.op("Cast", rows, name=f"{site.scope}/cast", to=ir.DataType.FLOAT)
-    if table.scales is None:
-        return wide
-    quantized = builder.table_array(site.stored, "quantized_scales", table.scales.quantized)
-    unit = builder.table_array(site.stored, "scale_unit", np.array(table.scales.unit, np.float32))
+    return wide if table.scales is None else _scaled(builder, table.scales, site, wide)
+
+
+def _scaled(builder: Builder, scales: Scales, site: Site, wide: ir.Value) -> ir.Value:
+    """Rows, each times its scale."""
+    quantized = builder.table_array(site.stored, "quantized_scales", scales.quantized)
+    unit = builder.table_array(site.stored, "scale_unit", np.array(scales.unit, np.float32))
     multiples = builder.op(
         "Gather", quantized, builder.row_numbers(site), name=f"{site.scope}/quantized_scales", axis=0
     )
     floats = builder.op("Cast", multiples, name=f"{site.scope}/float_multiples", to=ir.DataType.FLOAT)
-    scales = builder.op("Mul", floats, unit, name=f"{site.scope}/scales")
+    exact = builder.op("Mul", floats, unit, name=f"{site.scope}/scales")
     last = builder.constant("table/last_axis", np.array([-1], dtype=np.int64))
-    column = builder.op("Unsqueeze", scales, last, name=f"{site.scope}/scales_column")
+    column = builder.op("Unsqueeze", exact, last, name=f"{site.scope}/scales_column")
     return builder.op("Mul", wide, column, name=f"{site.scope}/dequantized")
 
 
@@ -59,9 +81,16 @@ def paged(builder: Builder, table: Paged, site: Site) -> ir.Value:
     rows = builder.op("Reshape", parts, shape, name=f"{scope}/padded")  # [*ids, P·c]
     if width == table.dim:
         return _dequantized(builder, table, site, rows)
-    bounds = (("from", 0), ("to", table.dim), (f"axis_{rank}", rank))
-    cut = [builder.constant(f"{stored}/cut_{name}", np.array([value], dtype=np.int64)) for name, value in bounds]
-    return _dequantized(builder, table, site, builder.op("Slice", rows, *cut, name=f"{scope}/cut"))
+    return _dequantized(builder, table, site, _cut(builder, table.dim, site, rows))
+
+
+def _cut(builder: Builder, dim: int, site: Site, rows: ir.Value) -> ir.Value:
+    """The first numbers of wider rows."""
+    bounds = (("from", 0), ("to", dim), (f"axis_{site.rank}", site.rank))
+    cut = [
+        builder.constant(f"table/{site.stored}/cut_{name}", np.array([value], dtype=np.int64)) for name, value in bounds
+    ]
+    return builder.op("Slice", rows, *cut, name=f"{site.scope}/cut")
 
 
 def blocks(builder: Builder, table: Blocks, site: Site) -> ir.Value:

@@ -2,6 +2,9 @@
 
 The bodies, of standard operators, travel in every model that has the nodes, so any ONNX Runtime runs the file; where
 the native library is registered (`amtl_export.native`) its kernels compute the nodes.
+
+A table of int4 has uint8 `values`, and its nodes the attribute `bits` = 4. They have bodies of their own
+(`PairedGather`), under the same names: the ragged tables of a model are all of int4, or none is.
 """
 
 # onnxscript reads the functions below as ONNX; its operators are not Python calls that types could be checked for.
@@ -24,6 +27,9 @@ GATHER, SUM, LINEAR, LINEAR_INT8 = "RaggedGather", "RaggedSum", "RaggedLinear", 
 
 #: Columns of weights that lie together for `RaggedLinear`; of quantized ones, numbers of a column that do.
 PANEL, QUAD = 16, 4
+
+#: Attribute of nodes that read int4.
+BITS = "bits"
 
 #: What quantized weights are more than the numbers that they stand for.
 ZERO_POINT = 128
@@ -82,6 +88,58 @@ def RaggedGather(  # noqa: N802 - the operator's name
 
 
 @onnxscript.script(_AMTL, default_opset=op)
+def PairedGather(  # noqa: N802 - an operator's name while it is read
+    values,
+    block_offsets,
+    row_offsets,
+    ids,
+    sizes,
+    shifts,
+    dim: int,
+    block_bits: int,
+    scale_base: float,
+    scale_unit: float,
+):
+    """float32 `[*ids, dim]`: as `RaggedGather`, of a table of int4.
+
+    `values` are uint8, bytes that offsets count. Number i of a row is in the low half of its byte i/2 where i is even,
+    in the high half where it is odd, and 8 less than that half. The last half of a row of odd dims is a zero.
+    """
+    zero = op.Constant(value_int=0)
+    one = op.Constant(value_int=1)
+    two = op.Constant(value_int=2)
+    last = op.Constant(value_ints=[-1])
+    known = op.And(op.GreaterOrEqual(ids, zero), op.Less(ids, sizes))
+    row = op.Add(op.Where(known, ids, zero), shifts)
+    after = op.Add(row, one)
+    shift = op.Cast(op.Constant(value_int=block_bits), to=ir.DataType.UINT64.value)
+    block = op.BitShift(op.Cast(row, to=ir.DataType.UINT64.value), shift, direction="RIGHT")
+    next_block = op.BitShift(op.Cast(after, to=ir.DataType.UINT64.value), shift, direction="RIGHT")
+    here = op.Gather(row_offsets, row)
+    there = op.Gather(row_offsets, after)
+    begin = op.Add(
+        op.Gather(block_offsets, op.Cast(block, to=ir.DataType.INT64.value)),
+        op.Cast(op.Gather(here, zero, axis=-1), to=ir.DataType.INT64.value),
+    )
+    end = op.Add(
+        op.Gather(block_offsets, op.Cast(next_block, to=ir.DataType.INT64.value)),
+        op.Cast(op.Gather(there, zero, axis=-1), to=ir.DataType.INT64.value),
+    )
+    lane = op.Range(zero, op.Constant(value_int=dim), one)
+    byte = op.Div(lane, two)
+    kept = op.Less(byte, op.Unsqueeze(op.Sub(end, begin), last))
+    position = op.Where(kept, op.Add(op.Unsqueeze(begin, last), byte), zero)
+    high = op.Equal(op.Mod(lane, two), one)
+    mask = op.Where(high, op.Constant(value_int=240), op.Constant(value_int=15))
+    unit = op.Where(high, op.Constant(value_float=0.0625), op.Constant(value_float=1.0))
+    half = op.BitwiseAnd(op.Gather(values, position), op.Cast(mask, to=ir.DataType.UINT8.value))
+    number = op.Sub(op.Mul(op.Cast(half, to=ir.DataType.FLOAT.value), unit), op.Constant(value_float=8.0))
+    quantized_scale = op.Cast(op.Gather(here, op.Constant(value_int=-1), axis=-1), to=ir.DataType.FLOAT.value)
+    scale = op.Add(op.Constant(value_float=scale_base), op.Mul(op.Constant(value_float=scale_unit), quantized_scale))
+    return op.Where(kept, op.Mul(number, op.Unsqueeze(scale, last)), op.Constant(value_float=0.0))
+
+
+@onnxscript.script(_AMTL, default_opset=op)
 def RaggedSum(  # noqa: N802 - the operator's name
     values,
     block_offsets,
@@ -127,10 +185,11 @@ def RaggedLinearInt8(  # noqa: N802 - the operator's name
     values, block_offsets, row_offsets, ids, sizes, shifts, weights, bias, scales,
     dim: int, block_bits: int, scale_base: float, scale_unit: float, least: float,
 ):  # fmt: skip
-    """float32 `[B, outputs]`: as `RaggedLinear`, of an int8 table, with W[k, c] = (quantized[k, c] - 128) · scales[c].
+    """float32 `[B, outputs]`: as `RaggedLinear`, of an int8 or int4 table, with quantized weights.
 
-    `weights` are quantized, uint8 `[ceil(outputs / 16), F · ceil(dim / 4), 16, 4]`: four rows of W together, those of
-    each field filled up with 128 to a multiple of four; `scales` is float32 `[outputs]`.
+    W[k, c] = (quantized[k, c] - 128) · scales[c]; `scales` is float32 `[outputs]`. `weights` are quantized, uint8
+    `[ceil(outputs / 16), F · ceil(dim / 4), 16, 4]`: four rows of W together, those of each field filled up with 128
+    to a multiple of four.
     """
     rows = RaggedGather(
         values, block_offsets, row_offsets, ids, sizes, shifts,
@@ -154,10 +213,18 @@ def RaggedLinearInt8(  # noqa: N802 - the operator's name
 
 
 @functools.cache
-def function(name: str) -> ir.Function:
-    """The function body of an operator, ready for a model."""
+def function(name: str, *, paired: bool = False) -> ir.Function:
+    """The function body of an operator, ready for a model; with `paired` the one of tables of int4."""
     body: Any = {GATHER: RaggedGather, SUM: RaggedSum, LINEAR: RaggedLinear, LINEAR_INT8: RaggedLinearInt8}[name]
-    return ir.serde.deserialize_function(body.to_function_proto())
+    if not paired:
+        return ir.serde.deserialize_function(body.to_function_proto())
+    made = ir.serde.deserialize_function((PairedGather if name == GATHER else body).to_function_proto())
+    made.name = name
+    made.attributes.setdefault(BITS, ir.Attr(BITS, ir.AttributeType.INT, None))
+    for node in made:
+        if node.op_type == GATHER:
+            node.attributes.add(ir.RefAttr(BITS, BITS, ir.AttributeType.INT))
+    return made
 
 
 def panels(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:

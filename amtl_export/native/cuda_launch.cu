@@ -47,7 +47,8 @@ static const char *sum(const amtl_table *t, int64_t length, int64_t examples, fl
 #define WITH_TYPES_OF(t, loop, ...)                                                 \
   ((t)->value == AMTL_FLOAT32   ? WITH_OFFSET_OF(t, loop, AMTL_FLOAT32, __VA_ARGS__) \
    : (t)->value == AMTL_FLOAT16 ? WITH_OFFSET_OF(t, loop, AMTL_FLOAT16, __VA_ARGS__) \
-                                : WITH_OFFSET_OF(t, loop, AMTL_INT8, __VA_ARGS__))
+   : (t)->value == AMTL_INT8    ? WITH_OFFSET_OF(t, loop, AMTL_INT8, __VA_ARGS__)    \
+                                : WITH_OFFSET_OF(t, loop, AMTL_INT4, __VA_ARGS__))
 
 extern "C" const char *amtl_cuda_gather(const amtl_table *t, float *out, void *stream) {
   if (t->lookups == 0) return NULL;

@@ -26,12 +26,12 @@ typedef struct amtl_gpu_row {
   float scale, rest;
 } amtl_gpu_row;
 
-AMTL_INLINE amtl_gpu_row amtl_row_at(const amtl_table *t, uint64_t row, enum amtl_offset offset) {
+AMTL_INLINE amtl_gpu_row amtl_row_at(const amtl_table *t, uint64_t row, enum amtl_value value, enum amtl_offset offset) {
   const uint32_t not_a_number = 0x7fc00000;
   const int inside = row < (uint64_t)t->rows;
   const uint64_t safe = inside ? row : 0;
-  const amtl_span s = amtl_span_of(t, safe, offset);
-  const int in_bounds = inside && amtl_in_bounds(t, s);
+  amtl_span s;
+  const int in_bounds = amtl_find_span(t, safe, &s, value, offset) && inside;
   amtl_gpu_row result = {s.first, in_bounds ? (int)s.n : 0, amtl_scale_of(t, safe, offset), 0.0f};
   if (!in_bounds) memcpy(&result.rest, &not_a_number, sizeof result.rest);
   return result;
@@ -62,7 +62,7 @@ AMTL_UNROLL
     if (first + r + 1 < end) amtl_move_on(t, &next);
   }
 AMTL_UNROLL
-  for (int r = 0; r < AMTL_ROWS; r++) rows[r] = amtl_row_at(t, at[r], offset);
+  for (int r = 0; r < AMTL_ROWS; r++) rows[r] = amtl_row_at(t, at[r], value, offset);
   for (int i = lane; i < dim; i += AMTL_LANES) {
     amtl_raw numbers[AMTL_ROWS];
 AMTL_UNROLL
@@ -83,7 +83,7 @@ AMTL_INLINE void amtl_sum_thread(const amtl_table *t, int64_t length, float *out
     float total[AMTL_ROWS] = {0.0f};
     for (int64_t j = 0; j < length; j++) {
       const amtl_cursor at = {example * length + j, 0};
-      const amtl_gpu_row row = amtl_row_at(t, amtl_row_of(t, at), offset);
+      const amtl_gpu_row row = amtl_row_at(t, amtl_row_of(t, at), value, offset);
       amtl_raw numbers[AMTL_ROWS];
 AMTL_UNROLL
       for (int k = 0; k < AMTL_ROWS; k++) numbers[k] = amtl_raw_of(t, row, from + k * AMTL_LANES, value);

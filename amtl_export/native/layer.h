@@ -9,7 +9,7 @@
  * put down, and added to each of them. An example's sums come out the same, bit for bit, whatever rows the other examples
  * have.
  *
- * Where table and weights are both int8, rows stay quantized, and a row's product with a quantized column is a sum of whole
+ * Where weights are int8 and the table int8 or int4, rows stay quantized, and a row's product with a quantized column is a sum of whole
  * numbers, exact in either arithmetic; the row's scale is applied to it once, the column's at the very end.
  */
 #ifndef AMTL_LAYER_H
@@ -74,7 +74,7 @@ typedef struct amtl_block {
   amtl_target *targets; /* [fields, many] */
   uint16_t *slots;      /* [slot_count] a hash table: positions among the distinct rows, counted from 1 */
   int64_t slot_count;
-  int quantized; /* whether rows of int8 stay quantized */
+  int quantized; /* whether rows of int8 and int4 stay quantized */
 } amtl_block;
 
 /* The distinct rows of a field. */
@@ -110,9 +110,8 @@ AMTL_INLINE enum amtl_fault amtl_find_spans(const amtl_table *t, amtl_distinct *
                                             enum amtl_offset offset, enum amtl_cache level) {
   for (int64_t i = 0; i < d->count; i++) {
     if (d->row[i] >= (uint64_t)t->rows) return AMTL_BAD_ROW;
-    d->spans[i] = amtl_span_of(t, d->row[i], offset);
+    if (!amtl_find_span(t, d->row[i], &d->spans[i], value, offset)) return AMTL_BAD_OFFSETS;
     d->scale[i] = amtl_scale_of(t, d->row[i], offset);
-    if (!amtl_in_bounds(t, d->spans[i])) return AMTL_BAD_OFFSETS;
     amtl_prefetch(amtl_address_of(t, d->spans[i].first, value), level);
   }
   for (int64_t i = 0; i < d->count; i++) amtl_prefetch_rest(t, d->spans[i], value, level);
@@ -147,21 +146,54 @@ typedef int8_t amtl_sixteen __attribute__((vector_size(AMTL_SUMMED), aligned(1),
 typedef int64_t amtl_eight __attribute__((aligned(1), may_alias));
 typedef int32_t amtl_four __attribute__((aligned(1), may_alias));
 
-/* Quantized values, then zeros up to k; where the dot product of bytes begins. Nothing is read past the row. */
-AMTL_INLINE int32_t amtl_pack_quantized(amtl_quantized *restrict out, const amtl_table *t, amtl_span s, int64_t k) {
-  const int8_t *const in = (const int8_t *)t->values + s.first;
+/* A row of int8. Nothing is read past it. */
+AMTL_INLINE void amtl_copy_bytes(amtl_quantized *restrict out, const int8_t *in, int64_t n) {
+  int64_t i = 0;
+  if (n >= AMTL_SUMMED) {
+    for (; i + AMTL_SUMMED < n; i += AMTL_SUMMED) *(amtl_sixteen *)(out + i) = *(const amtl_sixteen *)(in + i);
+    *(amtl_sixteen *)(out + n - AMTL_SUMMED) = *(const amtl_sixteen *)(in + n - AMTL_SUMMED);
+  } else if (n >= 8) {
+    *(amtl_eight *)out = *(const amtl_eight *)in, *(amtl_eight *)(out + n - 8) = *(const amtl_eight *)(in + n - 8);
+  } else if (n >= 4) {
+    *(amtl_four *)out = *(const amtl_four *)in, *(amtl_four *)(out + n - 4) = *(const amtl_four *)(in + n - 4);
+  } else {
+    for (; i < n; i++) out[i] = in[i];
+  }
+}
+
+/* Sixteen numbers of eight bytes of int4. */
+AMTL_INLINE void amtl_unpack_eight(amtl_quantized *out, int64_t eight) {
+  const __m128i pairs = _mm_cvtsi64_si128(eight), half = _mm_set1_epi8(15), low = _mm_and_si128(pairs, half),
+                high = _mm_and_si128(_mm_srli_epi16(pairs, 4), half);
+  *(amtl_sixteen *)out = (amtl_sixteen)_mm_sub_epi8(_mm_unpacklo_epi8(low, high), _mm_set1_epi8(8));
+}
+
+/* A row of int4 of `numbers`, and zeros up to sixteen. Nothing is read past it. */
+AMTL_INLINE void amtl_unpack_bytes(amtl_quantized *restrict out, const uint8_t *in, int64_t numbers) {
+  const uint64_t zeros = 0x8888888888888888u;
+  const int64_t n = (numbers + 1) / 2;
+  int64_t i = 0;
+  if (n >= 8) {
+    for (; i + 8 < n; i += 8) amtl_unpack_eight(out + 2 * i, *(const amtl_eight *)(in + i));
+    amtl_unpack_eight(out + 2 * (n - 8), *(const amtl_eight *)(in + n - 8));
+  } else if (n >= 4) { /* the bytes in the middle are the same in both */
+    const uint64_t first = (uint32_t)*(const amtl_four *)in, last = (uint32_t)*(const amtl_four *)(in + n - 4);
+    amtl_unpack_eight(out, (int64_t)(first | last << 8 * (n - 4) | zeros << 8 * n));
+  } else {
+    for (; i < n; i++) out[2 * i] = (int8_t)((in[i] & 15) - 8), out[2 * i + 1] = (int8_t)((in[i] >> 4) - 8);
+  }
+  if (numbers % 2) out[numbers] = 0;
+}
+
+/* Quantized values, then zeros up to k; where the dot product of bytes begins. */
+AMTL_INLINE int32_t amtl_pack_quantized(amtl_quantized *restrict out, const amtl_table *t, amtl_span s, int64_t k,
+                                        enum amtl_value value) {
   int64_t i = 0;
   for (; i < k; i += AMTL_SUMMED) *(amtl_sixteen *)(out + i) = (amtl_sixteen){0};
-  if (s.n >= AMTL_SUMMED) {
-    for (i = 0; i + AMTL_SUMMED < s.n; i += AMTL_SUMMED) *(amtl_sixteen *)(out + i) = *(const amtl_sixteen *)(in + i);
-    *(amtl_sixteen *)(out + s.n - AMTL_SUMMED) = *(const amtl_sixteen *)(in + s.n - AMTL_SUMMED);
-  } else if (s.n >= 8) {
-    *(amtl_eight *)out = *(const amtl_eight *)in, *(amtl_eight *)(out + s.n - 8) = *(const amtl_eight *)(in + s.n - 8);
-  } else if (s.n >= 4) {
-    *(amtl_four *)out = *(const amtl_four *)in, *(amtl_four *)(out + s.n - 4) = *(const amtl_four *)(in + s.n - 4);
-  } else {
-    for (i = 0; i < s.n; i++) out[i] = in[i];
-  }
+  if (value == AMTL_INT4)
+    amtl_unpack_bytes(out, (const uint8_t *)t->values + s.first / 2, s.n);
+  else
+    amtl_copy_bytes(out, (const int8_t *)t->values + s.first, s.n);
   __m128i sum = _mm_setzero_si128();
   for (i = 0; i < k; i += AMTL_SUMMED)
     sum = _mm_dpbusd_epi32(sum, _mm_set1_epi8(1), (__m128i)*(const amtl_sixteen *)(out + i));
@@ -169,8 +201,9 @@ AMTL_INLINE int32_t amtl_pack_quantized(amtl_quantized *restrict out, const amtl
   return -128 * (_mm_cvtsi128_si32(sum) + _mm_extract_epi32(sum, 1));
 }
 #else
-AMTL_INLINE int32_t amtl_pack_quantized(amtl_quantized *restrict out, const amtl_table *t, amtl_span s, int64_t k) {
-  amtl_write_row(out, t, s, 1.0f, k, AMTL_INT8);
+AMTL_INLINE int32_t amtl_pack_quantized(amtl_quantized *restrict out, const amtl_table *t, amtl_span s, int64_t k,
+                                        enum amtl_value value) {
+  amtl_write_row(out, t, s, 1.0f, k, value);
   return 0;
 }
 #endif
@@ -179,7 +212,7 @@ AMTL_INLINE enum amtl_fault amtl_pack_field(const amtl_table *t, amtl_block *b, 
                                             enum amtl_offset offset) {
   /* A single block is read at once. Of several, one waits in the second level while the weights go through the first. */
   const enum amtl_cache level = t->lookups <= AMTL_SINGLE * t->fields ? AMTL_FIRST_LEVEL : AMTL_SECOND_LEVEL;
-  const int quantized = value == AMTL_INT8 && b->quantized;
+  const int quantized = (value == AMTL_INT8 || value == AMTL_INT4) && b->quantized;
   amtl_distinct d;
   uint16_t order[AMTL_BLOCK];
   amtl_target *const targets = b->targets + field * b->many;
@@ -200,7 +233,7 @@ AMTL_INLINE enum amtl_fault amtl_pack_field(const amtl_table *t, amtl_block *b, 
       const uint16_t i = order[m];
       targets[m] = (amtl_target){d.times[i] > 1 ? 1.0f : d.scale[i], 0, d.first[i]};
       if (quantized) {
-        targets[m].offset = amtl_pack_quantized((amtl_quantized *)b->x, t, d.spans[i], k);
+        targets[m].offset = amtl_pack_quantized((amtl_quantized *)b->x, t, d.spans[i], k, value);
         b->x += k * (int64_t)sizeof(amtl_quantized);
       } else {
         amtl_write_row((float *)b->x, t, d.spans[i], d.scale[i], k, value);

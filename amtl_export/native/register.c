@@ -20,7 +20,7 @@
 /* Inputs of all operators; WEIGHTS and BIAS are the layers' alone, SCALES RaggedLinearInt8's. */
 enum { VALUES, BLOCK_OFFSETS, ROW_OFFSETS, IDS, SIZES, SHIFTS, GATHER_INPUTS, WEIGHTS = GATHER_INPUTS, BIAS, LINEAR_INPUTS };
 enum { SCALES = LINEAR_INPUTS, INT8_INPUTS };
-/* MOST_INT8_DIM: of a row of int8; with more, a sum of products of bytes could leave 32 bits. */
+/* MOST_INT8_DIM: of a row of int8 or int4; with more, a sum of products of bytes could leave 32 bits. */
 enum { MOST_DIMS = 8, MOST_BITS = 62, MOST_INT8_DIM = 1 << 15 };
 /* Lookups of one thread. With shares of 4,096 a second thread cost a tenth at 8,192 and gained a twentieth at 32,768
  * (benchmarks/lookup.py).
@@ -230,11 +230,14 @@ static atomic_int interface_version;
 
 static OrtStatus *create(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
   kernel settings = {.api = api, .op = (const operator_ *)op, .threads = atomic_load(&interface_version) >= 17};
+  int64_t bits = 4;
   CHECK(amtl_ort_int_attribute(api, info, "dim", &settings.dim));
   CHECK(amtl_ort_int_attribute(api, info, "block_bits", &settings.block_bits));
   CHECK(amtl_ort_float_attribute(api, info, "scale_base", &settings.scale_base));
   CHECK(amtl_ort_float_attribute(api, info, "scale_unit", &settings.scale_unit));
   if (op->GetInputTypeCount(op) > GATHER_INPUTS) CHECK(amtl_ort_float_attribute(api, info, "least", &settings.least));
+  if (settings.op->value == AMTL_INT4) CHECK(amtl_ort_int_attribute(api, info, "bits", &bits));
+  if (bits != 4) return amtl_ort_error(api, "amtl: bits of uint8 values must be 4");
   if (settings.dim < 1) return amtl_ort_error(api, "amtl: dim must be at least 1");
   if (settings.block_bits < 0 || settings.block_bits > MOST_BITS)
     return amtl_ort_error(api, "amtl: block_bits must be within 0..62");
@@ -260,7 +263,7 @@ static size_t sum_inputs(const OrtCustomOp *op) { return (void)op, (size_t)GATHE
 static size_t outputs(const OrtCustomOp *op) { return (void)op, (size_t)1; }
 static int output_type(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, AMTL_ORT_FLOAT; }
 static int input_type(const OrtCustomOp *op, size_t i) {
-  static const int values[] = {AMTL_ORT_FLOAT, AMTL_ORT_FLOAT16, AMTL_ORT_INT8},
+  static const int values[] = {AMTL_ORT_FLOAT, AMTL_ORT_FLOAT16, AMTL_ORT_INT8, AMTL_ORT_UINT8},
                    row_offsets[] = {AMTL_ORT_UINT16, AMTL_ORT_INT32, AMTL_ORT_INT64};
   switch (i) {
     case VALUES: return values[((const operator_ *)op)->value];
@@ -292,13 +295,14 @@ static int last_version(const OrtCustomOp *op) { return (void)op, 1; }
 #define OFFSET_TYPES(kind, compute, value)                                                        \
   {INTERFACE(kind, compute), value, AMTL_UINT16}, {INTERFACE(kind, compute), value, AMTL_INT32}, \
       {INTERFACE(kind, compute), value, AMTL_INT64}
+#define QUANTIZED_TYPES(kind, compute) OFFSET_TYPES(kind, compute, AMTL_INT8), OFFSET_TYPES(kind, compute, AMTL_INT4)
 #define ALL_TYPES(kind) \
-  OFFSET_TYPES(kind, kind, AMTL_FLOAT32), OFFSET_TYPES(kind, kind, AMTL_FLOAT16), OFFSET_TYPES(kind, kind, AMTL_INT8)
+  OFFSET_TYPES(kind, kind, AMTL_FLOAT32), OFFSET_TYPES(kind, kind, AMTL_FLOAT16), QUANTIZED_TYPES(kind, kind)
 
 #ifdef AMTL_CUDA
 static operator_ operators[] = {ALL_TYPES(gather), ALL_TYPES(sum)};
 #else
-static operator_ operators[] = {ALL_TYPES(gather), ALL_TYPES(sum), ALL_TYPES(linear), OFFSET_TYPES(int8, linear, AMTL_INT8)};
+static operator_ operators[] = {ALL_TYPES(gather), ALL_TYPES(sum), ALL_TYPES(linear), QUANTIZED_TYPES(int8, linear)};
 #endif
 
 /* "1.32.0" to 32; 0 for anything else. */

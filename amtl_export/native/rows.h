@@ -36,8 +36,9 @@ AMTL_INLINE void amtl_prefetch_offset(const amtl_table *t, uint64_t row, enum am
   amtl_prefetch((uintptr_t)t->row_offsets + row * (uint64_t)(t->columns * amtl_offset_size(type)), level);
 }
 
+/* Of a row's first number, or past its last. */
 AMTL_INLINE uintptr_t amtl_address_of(const amtl_table *t, int64_t at, enum amtl_value type) {
-  return (uintptr_t)t->values + (uintptr_t)(at * amtl_value_size(type));
+  return (uintptr_t)t->values + (uintptr_t)(type == AMTL_INT4 ? (at + 1) / 2 : at * amtl_value_size(type));
 }
 
 /* The lines of a row, found in bounds, after its first. Most rows take the first steps alone, without a branch that depends
@@ -67,6 +68,13 @@ AMTL_INLINE void amtl_load(amtl_lane *out, const amtl_table *t, int64_t at, enum
         __builtin_convertvector(*(const amtl_lane_halves *)((const uint16_t *)t->values + at), amtl_lane_bits);
     amtl_lane size = (amtl_lane)((bits & 0x7fff) << 13) * 0x1p112f;
     *out = (amtl_lane)((amtl_lane_bits)size | (bits & 0x8000) << 16);
+  } else if (type == AMTL_INT4) {
+    const amtl_lane_bits shifts = {0, 4, 8, 12, 16, 20, 24, 28};
+    const uint8_t *const from = (const uint8_t *)t->values + at / 2;
+    uint32_t eight;
+    memcpy(&eight, from, sizeof eight);
+    if (at % 2) eight = eight >> 4 | (uint32_t)from[4] << 28; /* the end of a row of odd dim */
+    *out = __builtin_convertvector(((((amtl_lane_bits){0} + (int32_t)eight) >> shifts) & 15) - 8, amtl_lane);
   } else {
     /* Step by step: gcc 12 converts a vector to one of four times its width number by number. */
     amtl_lane_shorts shorts =

@@ -14,7 +14,7 @@
 #define AMTL_INLINE static inline __attribute__((always_inline, unused))
 #endif
 
-/* Where a row's numbers are, and how many. */
+/* Which number of a table is a row's first, and how many it has. */
 typedef struct amtl_span {
   int64_t first, n;
 } amtl_span;
@@ -43,6 +43,7 @@ AMTL_INLINE uint64_t amtl_row_of(const amtl_table *t, amtl_cursor c) {
 }
 
 AMTL_INLINE int64_t amtl_offset_size(enum amtl_offset type) { return type == AMTL_UINT16 ? 2 : type == AMTL_INT32 ? 4 : 8; }
+/* Bytes of what `count` counts. */
 AMTL_INLINE int64_t amtl_value_size(enum amtl_value type) { return type == AMTL_FLOAT32 ? 4 : type == AMTL_FLOAT16 ? 2 : 1; }
 
 AMTL_INLINE int64_t amtl_offset_at(const amtl_table *t, int64_t i, enum amtl_offset type) {
@@ -51,12 +52,13 @@ AMTL_INLINE int64_t amtl_offset_at(const amtl_table *t, int64_t i, enum amtl_off
   return ((const int64_t *)t->row_offsets)[i];
 }
 
-/* Sums may wrap around in a table that contradicts itself; amtl_in_bounds refuses what comes of it. */
+/* Sums may wrap around in a table that contradicts itself; amtl_find_span refuses what comes of it. */
 AMTL_INLINE int64_t amtl_begin_of(const amtl_table *t, uint64_t row, enum amtl_offset type) {
   uint64_t start = (uint64_t)t->block_offsets[row >> t->block_bits];
   return (int64_t)(start + (uint64_t)amtl_offset_at(t, (int64_t)row * t->columns, type));
 }
 
+/* In what `count` counts. */
 AMTL_INLINE amtl_span amtl_span_of(const amtl_table *t, uint64_t row, enum amtl_offset type) {
   int64_t first = amtl_begin_of(t, row, type);
   amtl_span s = {first, (int64_t)((uint64_t)amtl_begin_of(t, row + 1, type) - (uint64_t)first)};
@@ -67,9 +69,18 @@ AMTL_INLINE float amtl_scale_of(const amtl_table *t, uint64_t row, enum amtl_off
   return t->scale_base + t->scale_unit * (float)amtl_offset_at(t, ((int64_t)row + 1) * t->columns - 1, type);
 }
 
-/* Whether a row lies within the values and within dim. */
-AMTL_INLINE int amtl_in_bounds(const amtl_table *t, amtl_span s) {
-  return s.first >= 0 && s.n >= 0 && s.n <= t->dim && s.first <= t->count - s.n;
+/* Whether a row lies within the values and within `most`. */
+AMTL_INLINE int amtl_in_bounds(const amtl_table *t, amtl_span s, int64_t most) {
+  return s.first >= 0 && s.n >= 0 && s.n <= most && s.first <= t->count - s.n;
+}
+
+/* Finds a row; whether it lies within the values and within dim. Only then the span may be read. */
+AMTL_INLINE int amtl_find_span(const amtl_table *t, uint64_t row, amtl_span *s, enum amtl_value value,
+                               enum amtl_offset offset) {
+  *s = amtl_span_of(t, row, offset);
+  const int in_bounds = amtl_in_bounds(t, *s, value == AMTL_INT4 ? t->dim - t->dim / 2 : t->dim);
+  if (value == AMTL_INT4 && in_bounds) s->first *= 2, s->n = 2 * s->n < t->dim ? 2 * s->n : t->dim;
+  return in_bounds;
 }
 
 /* float16 to float32 by moving the exponent; no row holds infinities or NaN. */
@@ -91,7 +102,8 @@ AMTL_INLINE amtl_raw amtl_raw_at(const amtl_table *t, int64_t at, enum amtl_valu
   amtl_raw number = {0.0f, 0};
   if (type == AMTL_FLOAT32) number.wide = ((const float *)t->values)[at];
   else if (type == AMTL_FLOAT16) number.narrow = ((const uint16_t *)t->values)[at];
-  else number.narrow = ((const int8_t *)t->values)[at];
+  else if (type == AMTL_INT8) number.narrow = ((const int8_t *)t->values)[at];
+  else number.narrow = (((const uint8_t *)t->values)[at / 2] >> at % 2 * 4 & 15) - 8;
   return number;
 }
 
@@ -111,6 +123,7 @@ AMTL_INLINE float amtl_number_at(const amtl_table *t, int64_t at, enum amtl_valu
 #define AMTL_WITH_TYPES(t, loop, ...)                                                  \
   ((t)->value == AMTL_FLOAT32   ? AMTL_WITH_OFFSET(t, loop, AMTL_FLOAT32, __VA_ARGS__) \
    : (t)->value == AMTL_FLOAT16 ? AMTL_WITH_OFFSET(t, loop, AMTL_FLOAT16, __VA_ARGS__) \
-                                : AMTL_WITH_OFFSET(t, loop, AMTL_INT8, __VA_ARGS__))
+   : (t)->value == AMTL_INT8    ? AMTL_WITH_OFFSET(t, loop, AMTL_INT8, __VA_ARGS__)    \
+                                : AMTL_WITH_OFFSET(t, loop, AMTL_INT4, __VA_ARGS__))
 
 #endif

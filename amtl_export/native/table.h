@@ -7,12 +7,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum amtl_value { AMTL_FLOAT32, AMTL_FLOAT16, AMTL_INT8 };
+enum amtl_value { AMTL_FLOAT32, AMTL_FLOAT16, AMTL_INT8, AMTL_INT4 };
 enum amtl_offset { AMTL_UINT16, AMTL_INT32, AMTL_INT64 };
 
 /* A table of rows back to back, and the ids to look up in it.
  *
- * values   [count]             numbers
+ * values   [count]             numbers; of int4 bytes of two numbers, 8 more than they are, the first one in the low half. Offsets
+ *                              count bytes then, and the last number of a row of odd dim is not read
  * block_offsets [rows >> block_bits, + 1] where the rows of each block of 2^block_bits begin in `values`
  * row_offsets [rows + 1, columns] row r begins at block_offsets[r >> block_bits] + row_offsets[r, 0] and ends where row r + 1
  *                              begins; its numbers are multiplied by scale_base + scale_unit * row_offsets[r, columns - 1]
@@ -33,7 +34,7 @@ typedef struct amtl_table {
 /* What the rows of all fields, side by side, are multiplied by.
  *
  * weights  [ceil(outputs / 16), fields * dim, 16] float32: columns in panels of 16, the last one filled up with zeros;
- *          or of an int8 table [ceil(outputs / 16), fields * ceil(dim / 4), 16, 4] quantized, 0..255, four rows of a field
+ *          or of an int8 or int4 table [ceil(outputs / 16), fields * ceil(dim / 4), 16, 4] quantized, 0..255, four rows of a field
  *          together, which mean (quantized - 128) * scale of the column
  * scales   [outputs]       float32, or NULL if weights are float32
  * bias     [outputs]       float32

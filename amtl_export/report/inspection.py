@@ -12,6 +12,8 @@ import numpy.typing as npt
 from amtl_export.data.vocabulary import FIRST_VALUE
 from amtl_export.errors import InputError
 from amtl_export.files import producer
+from amtl_export.tables.cost import row_bytes
+from amtl_export.tables.values import ValueType
 
 #: Frequency groups of the paper's Figure 3.
 GROUPS = 7
@@ -93,7 +95,6 @@ def inspect(path: Path | str) -> Inspection:
 
 def _bundle(path: Path) -> Inspection:
     from amtl_export.bundle.bundle import open_bundle
-    from amtl_export.tables.cost import ITEM_BYTES
 
     bundle = open_bundle(path)
     report, signature = bundle.report(), bundle.signature
@@ -104,7 +105,7 @@ def _bundle(path: Path) -> Inspection:
             bundle.counts(own.name),
             bundle.dims(own.name),
             signature.tables[own.table].dim,
-            ITEM_BYTES[signature.tables[own.table].dtype],
+            signature.tables[own.table].dtype,
             FIRST_VALUE if signature.source == "run" else 0,
         )
         for own in signature.fields
@@ -152,7 +153,7 @@ def inspect_field(
     counts: npt.NDArray[np.int64] | None,
     dims: npt.NDArray[np.int64],
     D: int,
-    item: int = 4,
+    dtype: ValueType = "fp32",
     reserved: int = FIRST_VALUE,
 ) -> FieldInspection:
     """Sum up one field.
@@ -163,7 +164,7 @@ def inspect_field(
         counts: int64 `[V]`, training occurrences of every id; None where they are not known.
         dims: int64 `[V]`, 0 for padding.
         D: floats of a full row.
-        item: bytes of a stored number.
+        dtype: of the stored numbers.
         reserved: ids in front that stand for no value.
     """
     kept = dims[dims > 0]
@@ -177,7 +178,7 @@ def inspect_field(
         params_dense=len(dims) * D,
         params_kept=int(dims.sum()),
         bytes_dense=4 * len(dims) * D,
-        bytes_kept=item * int(dims.sum()),
+        bytes_kept=row_bytes(dims, dtype),
         histogram=tuple(int(n) for n in np.bincount(dims, minlength=D + 1)),
         group_dims=tuple(float(dims[ids].mean()) for ids in groups),
         group_counts=tuple(float(counts[ids].mean()) for ids in groups) if counts is not None else (),

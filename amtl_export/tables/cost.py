@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from amtl_export.tables.layout import block_bits, equal_runs
-from amtl_export.tables.values import ValueType
+from amtl_export.tables.values import SCALED, ValueType
 
-#: Bytes of a stored number.
-ITEM_BYTES: dict[ValueType, int] = {"fp32": 4, "fp16": 2, "int8": 1}
+#: Bytes of a stored number; a row takes whole ones, see `row_bytes`.
+ITEM_BYTES: dict[ValueType, float] = {"fp32": 4, "fp16": 2, "int8": 1, "int4": 0.5}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class PagedCost:
         return self.relative_bytes * self.relative_time
 
 
+def row_bytes(numbers: npt.NDArray[np.int64] | int, dtype: ValueType) -> int:
+    """Bytes of rows, each of so many numbers."""
+    return int(np.ceil(np.multiply(ITEM_BYTES[dtype], numbers)).sum())
+
+
 def paged_cost(dims: npt.NDArray[np.int64], D: int, width: int, dtype: ValueType = "fp32") -> PagedCost:
     """The cost of one page width, from the dims alone.
 
@@ -53,25 +58,25 @@ def paged_cost(dims: npt.NDArray[np.int64], D: int, width: int, dtype: ValueType
     """
     parts = -(-D // width)
     pages = 1 + int((-(-dims // width)).sum())
-    size = ITEM_BYTES[dtype] * pages * width + 4 * len(dims) * parts + scale_bytes(len(dims), dtype)
+    size = pages * row_bytes(width, dtype) + 4 * len(dims) * parts + scale_bytes(len(dims), dtype)
     return PagedCost(width, size, size / max(4 * len(dims) * D, 1), 1.05 + 0.35 * parts)
 
 
 def scale_bytes(V: int, dtype: ValueType) -> int:
     """Bytes of the quantized scales of V rows."""
-    return 2 * V if dtype == "int8" else 0
+    return 2 * V if dtype in SCALED else 0
 
 
 def dense_bytes(V: int, D: int, dtype: ValueType = "fp32") -> int:
     """Bytes of the dense layout."""
-    return ITEM_BYTES[dtype] * V * D + scale_bytes(V, dtype)
+    return V * row_bytes(D, dtype) + scale_bytes(V, dtype)
 
 
 def ragged_bytes(dims: npt.NDArray[np.int64], D: int, dtype: ValueType = "fp32") -> int:
     """Bytes of the ragged layout: values, two for each row's offset and two for its scale, eight for each block."""
-    values = ITEM_BYTES[dtype] * max(int(dims.sum()), 1)
-    blocks = (len(dims) >> block_bits(D)) + 1
-    return values + (2 * (len(dims) + 1)) * (2 if dtype == "int8" else 1) + 8 * blocks
+    values = max(row_bytes(dims, dtype), row_bytes(1, dtype))
+    blocks = (len(dims) >> block_bits(-(-D // 2) if dtype == "int4" else D)) + 1
+    return values + (2 * (len(dims) + 1)) * (2 if dtype in SCALED else 1) + 8 * blocks
 
 
 def candidate_widths(D: int) -> list[int]:

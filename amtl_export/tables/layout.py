@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from amtl_export.tables.values import Floats, Numbers, Scales, Stored, dequantize
+from amtl_export.tables.values import Floats, Numbers, Scales, Stored, dequantize, pairs, unpaired
 
 Ints = npt.NDArray[np.int64]
 
@@ -63,6 +63,34 @@ class Dense:
     def read(self, rows: Ints) -> Floats:
         """Rows."""
         return dequantize(self.rows[rows], self.scales, rows)
+
+
+@dataclass(frozen=True)
+class PairedDense:
+    """Rows of int4 as they are, two numbers a byte: number i with number ceil(D/2) + i.
+
+    A graph then has both halves of a row by one Gather, and puts them side by side whole.
+
+    Attributes:
+        rows: uint8 `[V, ceil(D/2)]`, pairs; the last one of an odd D has a zero.
+        dim: D.
+        scales: of the rows.
+    """
+
+    rows: npt.NDArray[np.uint8]
+    dim: int
+    scales: Scales
+    layout: str = "dense"
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """`rows` and `quantized_scales`."""
+        return {"rows": self.rows} | _scale_array(self.scales)
+
+    def read(self, rows: Ints) -> Floats:
+        """Rows, put together from their halves."""
+        numbers = np.concatenate(unpaired(self.rows[rows]), axis=1)
+        return dequantize(numbers[:, : self.dim], self.scales, rows)
 
 
 @dataclass(frozen=True)
@@ -135,8 +163,11 @@ class Ragged:
     where a block of rows begins is said once for all of them, so that two bytes a row say the rest, in tables of any
     size. The quantized scale of a row is beside it.
 
+    Of int4, `values` has two neighbours a byte, and offsets count bytes: each row begins on one. A row of odd dims ends
+    with a zero.
+
     Attributes:
-        values: `[sum of dims]` in the value type, at least one number.
+        values: `[sum of dims]` in the value type, at least one number; uint8 pairs of int4.
         block_offsets: int64 `[(V >> block_bits) + 1]`.
         row_offsets: uint16, int32 or int64 `[V + 1, 1]`, or `[V + 1, 2]` with quantized scales.
         block_bits: rows of a block are `2 ** block_bits`.
@@ -151,6 +182,11 @@ class Ragged:
     dim: int
     scale_unit: float = 0.0
     layout: str = "ragged"
+
+    @property
+    def paired(self) -> bool:
+        """Whether values are two numbers a byte."""
+        return bool(self.values.dtype == np.uint8)
 
     @property
     def scales(self) -> Scales | None:
@@ -170,9 +206,12 @@ class Ragged:
     def read(self, rows: Ints) -> Floats:
         """Rows, padded."""
         begin, end = self.begin(rows), self.begin(rows + 1)
-        lane = np.arange(self.dim)
-        kept = lane < (end - begin)[:, None]
-        values = self.values[np.where(kept, begin[:, None] + lane, 0)]
+        lane, per = np.arange(self.dim), 2 if self.paired else 1
+        kept = lane < per * (end - begin)[:, None]
+        values = self.values[np.where(kept, begin[:, None] + lane // per, 0)]
+        if self.paired:
+            first, second = unpaired(values)
+            values = np.where(lane % 2, second, first)
         return np.where(kept, dequantize(values, self.scales, rows), np.float32(0))
 
 
@@ -189,8 +228,14 @@ def block_name(start: int | np.int64) -> str:
     return f"block_{start}"
 
 
-def dense(rows: Stored) -> Dense:
+def dense(rows: Stored) -> Dense | PairedDense:
     """The baseline layout."""
+    if rows.paired:
+        assert rows.scales is not None
+        D = rows.numbers.shape[1]
+        half = -(-D // 2)
+        second = np.pad(rows.numbers[:, half:], ((0, 0), (0, half - D // 2)))
+        return PairedDense(pairs(rows.numbers[:, :half], second), D, rows.scales)
     return Dense(rows.numbers, rows.scales)
 
 
@@ -203,8 +248,10 @@ def paged(rows: Stored, dims: Ints, width: int) -> Paged:
         width: c, 1..D.
 
     Raises:
-        ValueError: width or dims out of range, or more pages than int32 can number.
+        ValueError: width or dims out of range, more pages than int32 can number, or values of int4.
     """
+    if rows.paired:
+        raise ValueError("pages do not hold int4")
     numbers = rows.numbers
     V, D = numbers.shape
     if not 1 <= width <= D:
@@ -257,6 +304,9 @@ def blocks(stored: Stored, dims: Ints) -> Blocks:
 def block_bits(D: int) -> int:
     """Of the ragged layout: blocks of so many rows, as a power of two, that an uint16 tells where each begins.
 
+    Args:
+        D: what a full row takes in `values`: bytes of int4, numbers otherwise.
+
     Raises:
         ValueError: a single row is longer than that.
     """
@@ -272,10 +322,13 @@ def ragged(rows: Stored, dims: Ints) -> Ragged:
         rows: `[V, D]`, zero past dims.
         dims: int64 `[V]`, 0..D.
     """
-    numbers = rows.numbers
-    D = numbers.shape[1]
+    numbers, D = rows.numbers, rows.numbers.shape[1]
+    if rows.paired:
+        even = np.pad(numbers, ((0, 0), (0, D % 2)))
+        numbers, dims = pairs(even[:, ::2], even[:, 1::2]), (dims + 1) // 2
+    width = numbers.shape[1]
     begin = np.concatenate([[0], np.cumsum(dims, dtype=np.int64)])
-    bits = block_bits(D)
+    bits = block_bits(width)
     block_offsets = begin[:: 1 << bits].copy()
     local = (begin - np.repeat(block_offsets, 1 << bits)[: len(begin)]).astype(np.uint16)
     quantized_scales = [] if rows.scales is None else [np.append(rows.scales.quantized, 0).astype(np.uint16)]
@@ -283,7 +336,7 @@ def ragged(rows: Stored, dims: Ints) -> Ragged:
     values = np.zeros(max(int(begin[-1]), 1), dtype=numbers.dtype)
     for start in range(0, len(dims), 1 << 18):  # bounds the mask
         chunk = slice(start, start + (1 << 18))
-        kept = np.arange(D) < dims[chunk][:, None]
+        kept = np.arange(width) < dims[chunk][:, None]
         values[begin[start] : begin[start] + int(dims[chunk].sum())] = numbers[chunk][kept]
     return Ragged(values, block_offsets, np.stack([local, *quantized_scales], axis=1), bits, D, scale_unit)
 

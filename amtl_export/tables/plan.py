@@ -6,6 +6,7 @@ A plan needs the dims and how often each row is looked up, no values, so it is m
 - nothing is laid out anew unless that saves a tenth of the bytes; tables of fewer than four floats a row stay dense;
 - for the target native, `ragged` is the smallest and the fastest, so it is taken;
 - for portable, where `ragged` would run by its slow fallback, `paged` is taken, of the width of least bytes times time;
+- rows of int4 are `ragged` or `dense`;
 - `blocks` has the fewest bytes for tables built in blocks (mde), its time was not measured alone;
 - a lookup is fused with the layer that reads it (`ai.amtl::RaggedLinear`) where that multiplies enough less: surviving
   numbers alone, and a row that several examples of a block have once, at 0.78 to 0.99 of a plain layer's rate.
@@ -25,7 +26,7 @@ from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.tables.cost import best_width, blocks_bytes, dense_bytes, paged_cost, ragged_bytes
 from amtl_export.tables.layout import LaidOut, blocks, dense, paged, ragged
-from amtl_export.tables.values import NARROW, VALUE_TYPES, Stored, ValueType, value_type
+from amtl_export.tables.values import NARROW, SCALED, VALUE_TYPES, Stored, ValueType, value_type
 
 Layout = Literal["dense", "paged", "blocks", "ragged"]
 LayoutName = Literal["auto", "dense", "paged", "blocks", "ragged"]
@@ -61,7 +62,7 @@ class PlanConfig:
         target: what will run the bundle: `portable`, any ONNX Runtime, by standard operators alone; `native`, one where
             the native library is registered.
         first_layer: `fused` makes a lookup and the linear layer behind it one node, which needs `ragged`.
-        layer_dtype: of the weights of a layer that is fused; `int8` fuses it, and needs `dtype` int8 too.
+        layer_dtype: of the weights of a layer that is fused; `int8` fuses it, and needs `dtype` int8 or int4.
     """
 
     layout: LayoutName = "auto"
@@ -88,11 +89,14 @@ class PlanConfig:
                 raise InputError(f"export: unknown {what}", found=found, allowed=", ".join(allowed))
         if self.page_width is not None and self.layout != "paged":
             raise InputError("export: a page width goes with layout='paged'", found=self.layout)
-        if self.layer_dtype == "int8" and (self.dtype != "int8" or self.first_layer == "plain"):
+        if self.layer_dtype == "int8" and (self.dtype not in SCALED or self.first_layer == "plain"):
             asked, fix = f"dtype={self.dtype!r}, first_layer={self.first_layer!r}", "dtype='int8', first_layer='fused'"
-            raise InputError("export: a layer in int8 reads int8 rows", found=asked, fix=fix)
+            raise InputError("export: a layer in int8 reads int8 or int4 rows", found=asked, fix=fix)
         if self.fuses and self.layout not in ("auto", "ragged"):
             raise InputError("export: a fused first layer reads ragged tables", found=f"layout={self.layout!r}")
+        if self.layout == "paged" and self.dtype == "int4":
+            fix = "layout='ragged' or layout='dense'; or dtype='int8'"
+            raise InputError("export: pages do not hold int4", found=f"layout={self.layout!r}", fix=fix)
         if self.layout == "blocks" and self.dtype != "fp32":
             raise InputError(
                 "export: blocks hold fp32", found=self.dtype, fix="layout='ragged', layout='paged' or layout='dense'"
@@ -210,6 +214,8 @@ def _choose(
     ragged_fits = ragged_bytes(dims, D, dtype) <= most
     if ragged_fits and config.target == "native":
         return "ragged", "smallest, and the native operator will be there"
+    if dtype == "int4":
+        return "dense", "pages do not hold int4"
     if best_width(dims, D, dtype).bytes <= most:
         return "paged", "smallest without the native operator that is not slow"
     return "dense", f"no other layout saves {WORTH_SAVING:.0%}"

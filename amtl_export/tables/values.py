@@ -1,10 +1,12 @@
 """Value types: how each number of a table is stored, and what is read back.
 
-`fp32` keeps every bit. `fp16` rounds to half precision. `int8` stores row r as `scale[r] · q`, q in -127..127:
-symmetric quantization by row, as in FBGEMM's and PyTorch's quantized embedding tables. A scale is quantized itself, to
-two bytes, `unit · quantized[r]` with one unit for the table: the least multiple that reaches the row's largest
-magnitude. Integers, so that they can lie beside the row's offset, where a lookup reads anyway: elsewhere they were one
-more cache miss.
+`fp32` keeps every bit. `fp16` rounds to half precision. `int8` stores row r as `scale[r] · q`, q in -127..127, and
+`int4` with q in -7..7: symmetric quantization by row, as in FBGEMM's and PyTorch's quantized embedding tables. A scale
+is quantized itself, to two bytes, `unit · quantized[r]` with one unit for the table: the least multiple that reaches
+the row's largest magnitude. Integers, so that they can lie beside the row's offset, where a lookup reads anyway:
+elsewhere they were one more cache miss.
+
+Layouts hold numbers of int4 two a byte, each as q + 8, so that no byte needs a sign: see `pairs`.
 """
 
 from __future__ import annotations
@@ -21,13 +23,18 @@ from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.table import FrozenEmbedding
 
-ValueType = Literal["fp32", "fp16", "int8"]
+ValueType = Literal["fp32", "fp16", "int8", "int4"]
 VALUE_TYPES: tuple[ValueType, ...] = get_args(ValueType)
 
 #: Tables of fewer floats a row (a wide part) are stored dense and in full: a page number alone is as large.
 NARROW = 4
 
-_MOST = 127
+#: Value types with a scale for each row → the largest number that is stored.
+SCALED: dict[ValueType, int] = {"int8": 127, "int4": 7}
+
+#: What a number of int4 is more in its byte than it is.
+PAIR_ZERO_POINT = 8
+
 _CHUNK = 1 << 18
 
 Floats = npt.NDArray[np.float32]
@@ -57,12 +64,14 @@ class Stored:
     """Rows in their value type.
 
     Attributes:
-        numbers: float32, float16 or int8 `[V, D]`, zero past dims.
+        numbers: float32, float16 or int8 `[V, D]`, zero past dims; int8 of int4 too.
         scales: of the rows; None where nothing is multiplied.
+        paired: whether layouts hold two numbers a byte: all are -7..7.
     """
 
     numbers: Numbers
     scales: Scales | None = None
+    paired: bool = False
 
     @property
     def lossy(self) -> bool:
@@ -72,6 +81,24 @@ class Stored:
     def read(self) -> Floats:
         """float32 `[V, D]`: what every layout answers, bit for bit."""
         return dequantize(self.numbers, self.scales, np.arange(len(self.numbers)))
+
+
+def pairs(first: Numbers, second: Numbers) -> npt.NDArray[np.uint8]:
+    """Numbers -7..7 two a byte: the first ones in the low halves, the second ones in the high halves.
+
+    Args:
+        first: int8 of any shape.
+        second: as many.
+    """
+    low, high = ((numbers + PAIR_ZERO_POINT).astype(np.uint8) for numbers in (first, second))
+    both: npt.NDArray[np.uint8] = low + 16 * high
+    return both
+
+
+def unpaired(both: npt.NDArray[np.uint8]) -> tuple[Numbers, Numbers]:
+    """The first numbers and the second ones of pairs, int8."""
+    low, high = ((half.astype(np.int8) - PAIR_ZERO_POINT).astype(np.int8) for half in (both & 15, both >> 4))
+    return low, high
 
 
 def dequantize(numbers: Numbers, scales: Scales | None, rows: npt.NDArray[Any]) -> Floats:
@@ -102,20 +129,21 @@ def stored(rows: Floats, dtype: ValueType) -> Stored:
         halves = rows.astype(np.float16)
         halves[halves == 0] = 0  # what is too small becomes +0, as every zero of a frozen table
         return Stored(halves)
-    scales = _scales(largest)
+    most = SCALED[dtype]
+    scales = _scales(largest, most)
     numbers = np.empty(rows.shape, dtype=np.int8)
     for start in range(0, len(rows), _CHUNK):  # bounds the copies
         chunk = np.arange(start, min(start + _CHUNK, len(rows)))
         wide = np.maximum(scales.read(chunk), np.finfo(np.float32).tiny)[:, None]
-        numbers[chunk] = np.clip(np.rint(rows[chunk] / wide), -_MOST, _MOST)
-    return Stored(numbers, scales)
+        numbers[chunk] = np.clip(np.rint(rows[chunk] / wide), -most, most)
+    return Stored(numbers, scales, paired=dtype == "int4")
 
 
-def _scales(largest: Floats) -> Scales:
-    """Scales that reach each row's largest magnitude at 127; 0 for a row of zeros."""
-    exact = largest.astype(np.float64) / _MOST
-    most = float(exact.max(initial=0.0)) / np.iinfo(np.uint16).max
-    unit = float(max(np.nextafter(np.float32(most), np.float32(np.inf)), np.finfo(np.float32).tiny))
+def _scales(largest: Floats, most: int) -> Scales:
+    """Scales that reach each row's largest magnitude at the largest number, `most`; 0 for a row of zeros."""
+    exact = largest.astype(np.float64) / most
+    least_unit = float(exact.max(initial=0.0)) / np.iinfo(np.uint16).max
+    unit = float(max(np.nextafter(np.float32(least_unit), np.float32(np.inf)), np.finfo(np.float32).tiny))
     return Scales(np.ceil(exact / unit).astype(np.uint16), unit)
 
 

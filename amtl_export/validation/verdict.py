@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+#: Value type → what |AUC difference| is allowed to it.
+AUC_ATOL: dict[str, float] = {"fp32": 1e-6, "fp16": 1e-4, "int8": 1e-4, "int4": 1e-3}
+
 
 @dataclass(frozen=True)
 class Tolerances:
@@ -14,15 +17,15 @@ class Tolerances:
     Attributes:
         auc_atol: |AUC difference| to the source; None for the value type's own, see `auc_for`.
         logit_atol: largest difference of any answer, for scores up to 1; relative to the largest score above that. In
-            fp16 and int8 it is held against the model with its tables quantized.
+            a lossy value type it is held against the model with its tables quantized.
     """
 
     auc_atol: float | None = None
     logit_atol: float = 1e-4
 
     def auc_for(self, dtype: str) -> float:
-        """What is allowed for a value type: 1e-6, or 1e-4 for one that is lossy, unless it is given."""
-        return (1e-6 if dtype == "fp32" else 1e-4) if self.auc_atol is None else self.auc_atol
+        """What is allowed for a value type: `AUC_ATOL`, unless it is given."""
+        return AUC_ATOL[dtype] if self.auc_atol is None else self.auc_atol
 
 
 @dataclass

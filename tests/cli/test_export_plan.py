@@ -42,7 +42,7 @@ def test_without_out_it_must_be_a_dry_run(command: Call, run: Run) -> None:
     assert "--out" in said
 
 
-@pytest.mark.parametrize(("drop", "dtype"), [(0, "fp32"), (1, "int8")])
+@pytest.mark.parametrize(("drop", "dtype"), [(0, "fp32"), (1, "int4")])
 def test_the_largest_drop_chooses_the_value_type(
     command: Call, run: Run, tmp_path: Path, drop: float, dtype: str
 ) -> None:

@@ -15,7 +15,7 @@ from amtl_export.freezing.frozen import freeze
 from amtl_export.models.attach import attach
 from amtl_export.models.config import SelectionConfig
 from amtl_export.tables.plan import LayerDtype
-from amtl_export.tables.values import VALUE_TYPES, ValueType
+from amtl_export.tables.values import SCALED, VALUE_TYPES, ValueType
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.validation.validate import validate
@@ -34,7 +34,9 @@ FUSED = ExportConfig("ragged", first_layer="fused")
         ("autoint", "synthetic:rows=2000,values=60", 1, True),
     ],
 )
-@pytest.mark.parametrize(("dtype", "layer_dtype"), [("fp32", "fp32"), ("int8", "fp32"), ("int8", "int8")])
+@pytest.mark.parametrize(
+    ("dtype", "layer_dtype"), [("fp32", "fp32"), ("int8", "fp32"), ("int8", "int8"), ("int4", "int8")]
+)
 def test_is_fused(
     tmp_path: Path,
     tiny_train: Callable[..., TrainConfig],
@@ -108,7 +110,8 @@ def test_a_module_of_ones_own(tmp_path: Path) -> None:
     model.eval()
     example = {"items": torch.randint(0, 300, (64, 2)), "user": torch.randint(0, 200, (64,))}
     configs = [ExportConfig("ragged", dtype, first_layer="fused") for dtype in VALUE_TYPES]
-    for i, config in enumerate([*configs, ExportConfig("ragged", "int8", layer_dtype="int8")]):
+    configs += [ExportConfig("ragged", dtype, layer_dtype="int8") for dtype in SCALED]
+    for i, config in enumerate(configs):
         bundle = export(freeze(model, example=example, outputs=["logit"]), tmp_path / str(i), config)
         assert validate(bundle.path, model, example).problems == []
         nodes = operators(bundle)

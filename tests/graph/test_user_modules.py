@@ -38,11 +38,13 @@ def proven(tmp_path: Path) -> Proven:
 LAYOUTS = (
     ExportConfig("dense"),
     ExportConfig("dense", "int8"),
+    ExportConfig("dense", "int4"),
     ExportConfig("paged"),
     ExportConfig("paged", "fp16"),
     ExportConfig("blocks"),
     ExportConfig("ragged", first_layer="plain"),
     ExportConfig("ragged", "int8", first_layer="fused"),
+    ExportConfig("ragged", "int4", first_layer="fused"),
     ExportConfig("dense", id_policy="trust"),
 )
 

@@ -64,7 +64,7 @@ static size_t available(loops *out) {
   return n;
 }
 
-static const int64_t offset_bytes[] = {2, 4, 8}, value_bytes[] = {4, 2, 1};
+static const int64_t offset_bytes[] = {2, 4, 8}, value_bytes[] = {4, 2, 1, 1};
 
 static void put(void *to, enum amtl_offset type, int64_t i, int64_t value) {
   if (type == AMTL_UINT16) ((uint16_t *)to)[i] = (uint16_t)value;
@@ -75,6 +75,7 @@ static void put(void *to, enum amtl_offset type, int64_t i, int64_t value) {
 static float number(const amtl_table *t, int64_t i) {
   if (t->value == AMTL_FLOAT32) return ((const float *)t->values)[i];
   if (t->value == AMTL_INT8) return ((const int8_t *)t->values)[i];
+  if (t->value == AMTL_INT4) return (float)(((const uint8_t *)t->values)[i / 2] >> (i % 2 ? 4 : 0) & 15) - 8.0f;
   uint16_t half = ((const uint16_t *)t->values)[i];
   int exponent = half >> 10 & 31, fraction = half & 1023;
   float size = exponent ? ldexpf((float)(1024 + fraction), exponent - 25) : ldexpf((float)fraction, -24);
@@ -84,16 +85,17 @@ static float number(const amtl_table *t, int64_t i) {
 /* The same, number by number. */
 static void reference(const amtl_table *t, const int64_t *begin, const int64_t *quantized_scales, int64_t lookups,
                       float *out) {
+  const int64_t per = t->value == AMTL_INT4 ? 2 : 1; /* numbers of what offsets count */
   for (int64_t i = 0; i < lookups; i++) {
     int64_t field = i % t->fields, id = t->ids[i];
     int64_t row = (id < 0 || id >= t->sizes[field] ? 0 : id) + t->shifts[field];
     float scale = t->scale_base + t->scale_unit * (float)quantized_scales[row];
     for (int64_t j = 0; j < t->dim; j++)
-      out[i * t->dim + j] = begin[row] + j < begin[row + 1] ? number(t, begin[row] + j) * scale : 0.0f;
+      out[i * t->dim + j] = j < per * (begin[row + 1] - begin[row]) ? number(t, per * begin[row] + j) * scale : 0.0f;
   }
 }
 
-/* Columns of floats, or of an int8 table, drawn by itself, of quantized values: `weights`, `scales` and what they mean,
+/* Columns of floats, or of an int8 or int4 table, drawn by itself, of quantized values: `weights`, `scales` and what they mean,
  * `meant`. */
 static amtl_linear draw_layer(const amtl_table *t, int64_t outputs, double *meant, int quantized_scales) {
   int64_t panels = (outputs + 15) / 16, inputs = t->fields * t->dim, quads = (t->dim + 3) / 4;
@@ -119,7 +121,7 @@ static void check_linear(const amtl_table *t, const loops *l, const float *rows,
   int64_t inputs = t->fields * t->dim, outputs = 1 + below(90);
   float *out = allocated((size_t)(examples * outputs) * 4);
   double *meant = allocated((size_t)(outputs * inputs) * 8);
-  const amtl_linear layer = draw_layer(t, outputs, meant, t->value == AMTL_INT8 && below(2));
+  const amtl_linear layer = draw_layer(t, outputs, meant, t->value >= AMTL_INT8 && below(2));
   int64_t middle = examples ? below(examples + 1) : 0;
   if (l->linear(t, &layer, out, 0, middle) != AMTL_FINE || l->linear(t, &layer, out, middle, examples) != AMTL_FINE)
     fail("a layer was refused");
@@ -162,7 +164,7 @@ static void check_sum(const amtl_table *t, const loops *l, const float *rows, in
 
 static int64_t check_one(const loops *all, size_t sets) {
   const loops *l = &all[below((int64_t)sets)];
-  enum amtl_value value = (enum amtl_value)below(3);
+  enum amtl_value value = (enum amtl_value)below(4);
   enum amtl_offset offset = (enum amtl_offset)below(3);
   int64_t fields = 1 + below(4), dim = 1 + below(below(20) == 0 ? 3000 : 70), rows = 0, count = 0, columns = 1 + below(2);
   int64_t *sizes = allocated((size_t)fields * 8), *shifts = allocated((size_t)fields * 8);
@@ -171,7 +173,7 @@ static int64_t check_one(const loops *all, size_t sets) {
   int64_t *begin = allocated((size_t)(rows + 1) * 8), *quantized_scales = allocated((size_t)(rows + 1) * 8);
   for (int64_t r = 0; r <= rows; r++) {
     begin[r] = count;
-    count += r == rows || below(4) == 0 ? 0 : below(dim + 1);
+    count += r == rows || below(4) == 0 ? 0 : below((value == AMTL_INT4 ? (dim + 1) / 2 : dim) + 1);
   }
   int64_t *block_offsets = allocated((size_t)blocks * 8);
   void *row_offsets = allocated((size_t)((rows + 1) * columns * offset_bytes[offset]));
@@ -185,7 +187,8 @@ static int64_t check_one(const loops *all, size_t sets) {
   for (int64_t i = 0; i < count; i++) {
     if (value == AMTL_FLOAT32) ((float *)values)[i] = (float)below(1000) - 500.0f;
     else if (value == AMTL_FLOAT16) ((uint16_t *)values)[i] = (uint16_t)(below(0x5000) | (draw() & 0x8000));
-    else ((int8_t *)values)[i] = (int8_t)(below(255) - 127);
+    else if (value == AMTL_INT8) ((int8_t *)values)[i] = (int8_t)(below(255) - 127);
+    else values[i] = (unsigned char)draw();
   }
   int64_t examples = below(below(10) == 0 ? 300 : 40), lookups = fields * examples;
   int64_t *ids = allocated((size_t)lookups * 8);
@@ -220,7 +223,7 @@ static int64_t check_one(const loops *all, size_t sets) {
   /* A table that contradicts itself must be refused, not followed. */
   float *nothing = allocated((size_t)(16 * fields * dim) * 4);
   memset(nothing, 0, (size_t)(16 * fields * dim) * 4);
-  const amtl_linear layer = {nothing, value == AMTL_INT8 && below(2) ? nothing : NULL, nothing, 1, 0.0f};
+  const amtl_linear layer = {nothing, value >= AMTL_INT8 && below(2) ? nothing : NULL, nothing, 1, 0.0f};
   int64_t to = below(2) ? (int64_t)(int32_t)draw() : below(count + dim + 2) - 1;
   if (below(2)) block_offsets[below(blocks)] = below(2) ? (int64_t)draw() : to;
   put(row_offsets, offset, below(rows + 1) * columns, offset == AMTL_INT64 && below(2) ? (int64_t)draw() : to);

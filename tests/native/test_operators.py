@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from hypothesis import given
@@ -22,16 +23,14 @@ from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import EnvironmentLacks
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.ragged import (
+    BITS,
     GATHER,
     LINEAR,
     LINEAR_INT8,
     NO_LEAST,
     SUM,
-    RaggedGather,
-    RaggedLinear,
-    RaggedLinearInt8,
-    RaggedSum,
     fake_quantized_weight,
+    function,
     panels,
     quantized_panels,
     scales_of,
@@ -40,7 +39,7 @@ from amtl_export.native import DOMAIN, library_path, needed_library
 from amtl_export.runtime.session import open_session
 from amtl_export.tables.layout import Ragged, ragged
 from amtl_export.tables.plan import BLOCK
-from amtl_export.tables.values import VALUE_TYPES, Stored, ValueType, stored
+from amtl_export.tables.values import SCALED, VALUE_TYPES, Stored, ValueType, stored
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "amtl_export" / "native"
@@ -111,6 +110,7 @@ def model_of(
     }
     scale = {"scale_base": 1.0 if table.scales is None else 0.0, "scale_unit": table.scale_unit}
     attributes: dict[str, Any] = {"dim": table.dim, "block_bits": table.block_bits, **scale}
+    attributes |= {BITS: 4} if table.paired else {}
     inputs = ["values", "block_offsets", "row_offsets", "ids", "sizes", "shifts"]
     axes: list[Any] = [f"n{i}" for i in range(rank)]
     shape = [*axes, table.dim]
@@ -133,7 +133,8 @@ def model_of(
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
-    bodies = [made.to_function_proto() for made in (RaggedGather, RaggedSum, RaggedLinear, RaggedLinearInt8)]
+    operators = (GATHER, SUM, LINEAR, LINEAR_INT8)
+    bodies = [ir.serde.serialize_function(function(name, paired=table.paired)) for name in operators]
     made = helper.make_model(graph, opset_imports=opsets, functions=bodies, ir_version=10)
     onnx.checker.check_model(made, full_check=True)
     return bytes(made.SerializeToString())
@@ -237,16 +238,19 @@ def test_a_fused_layer_multiplies_as_a_plain_one(dtype: ValueType, outputs: int,
 
 
 @needs_library
+@pytest.mark.parametrize("dtype", SCALED)
 @pytest.mark.parametrize("width", [1, 3, 24, 66])
 @pytest.mark.parametrize("outputs", [1, 16, 70])
 @pytest.mark.parametrize("examples", [0, 1, 5, 300])
-def test_a_quantized_layer_multiplies_as_its_fake_quantized_weight(width: int, outputs: int, examples: int) -> None:
+def test_a_quantized_layer_multiplies_as_its_fake_quantized_weight(
+    dtype: ValueType, width: int, outputs: int, examples: int
+) -> None:
     rows, dims = drawn(60, width)
     rng = np.random.default_rng(2)
     weight, bias = rng.normal(size=(outputs, 3 * width)).astype(np.float32), rng.normal(size=outputs).astype(np.float32)
     weight[1:2] = 0  # an output that reads nothing, beside others
     assert np.abs(fake_quantized_weight(weight) - weight).max() <= np.abs(weight).max() / 254 * 1.001
-    numbers = stored(rows, "int8")
+    numbers = stored(rows, dtype)
     sizes, shifts = [10, 20, 30], [0, 10, 30]
     ids = rng.integers(-5, 40, (examples, 3))
     looked_up = numbers.read()[np.where((ids >= 0) & (ids < sizes), ids, 0) + shifts].reshape(examples, 3 * width)
@@ -260,14 +264,14 @@ def test_a_quantized_layer_multiplies_as_its_fake_quantized_weight(width: int, o
 
 
 @needs_library
-@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+@pytest.mark.parametrize("dtype", ["fp32", "int8", "int4"])
 def test_a_score_does_not_depend_on_the_other_examples(dtype: ValueType) -> None:
     """Rows that several examples have are multiplied once; who else has them must not show."""
     rows, dims = drawn(500, 40)
     rng = np.random.default_rng(3)
     layer = (rng.normal(size=(70, 80)).astype(np.float32), rng.normal(size=70).astype(np.float32), NO_LEAST)
     table = ragged(stored(rows, dtype), dims)
-    session = open_session(model_of(table, [200, 300], [0, 200], layer=layer, quantized=dtype == "int8"), native=True)
+    session = open_session(model_of(table, [200, 300], [0, 200], layer=layer, quantized=dtype != "fp32"), native=True)
     few = np.stack([rng.integers(0, 3, 1000), rng.integers(0, 300, 1000)], axis=1)  # one field of three rows
     together = session.run(["rows"], {"ids": few})[0]
     alone = [session.run(["rows"], {"ids": few[i : i + 1]})[0] for i in range(1000)]
@@ -321,6 +325,36 @@ def test_a_table_that_contradicts_itself_is_refused(spoil: Any, says: str) -> No
     session = open_session(model_of(table, sizes, shifts), native=True)
     with pytest.raises(ort.capi.onnxruntime_pybind11_state.InvalidArgument, match=says):
         session.run(["rows"], {"ids": np.arange(9, dtype=np.int64)[:, None] % 7})
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda t: replace(t, row_offsets=t.row_offsets[::-1].copy()), "row_offsets fall"),
+        (lambda t: replace(t, values=t.values[:17]), "leave the values"),
+        (lambda t: replace(t, dim=4), "longer than dim"),
+    ],
+)
+def test_a_table_of_int4_that_contradicts_itself_is_refused(spoil: Any, says: str) -> None:
+    rows = np.ones((6, 5), np.float32)
+    table = spoil(ragged(stored(rows, "int4"), np.full(6, 5)))  # three bytes a row
+    session = open_session(model_of(table, [6], [0]), native=True)
+    with pytest.raises(ort.capi.onnxruntime_pybind11_state.InvalidArgument, match=says):
+        session.run(["rows"], {"ids": np.arange(6, dtype=np.int64)[:, None]})
+
+
+@needs_library
+@pytest.mark.parametrize("bits", [None, 2])
+def test_bytes_of_other_than_two_numbers_are_refused(bits: int | None) -> None:
+    table = ragged(stored(np.ones((6, 5), np.float32), "int4"), np.full(6, 5))
+    model = onnx.load_from_string(model_of(table, [6], [0]))
+    (node,) = model.graph.node
+    kept = [attribute for attribute in node.attribute if attribute.name != BITS]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *([] if bits is None else [helper.make_attribute(BITS, bits)])])
+    with pytest.raises(Exception, match=BITS):
+        open_session(model.SerializeToString(), native=True)
 
 
 @needs_library

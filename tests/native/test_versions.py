@@ -25,8 +25,11 @@ CONFIGS = {
     "fused": ExportConfig("ragged", first_layer="fused"),
     "fused-int8": ExportConfig("ragged", "int8", first_layer="fused"),
     "layer-int8": ExportConfig("ragged", "int8", layer_dtype="int8"),
+    "ragged-int4": ExportConfig("ragged", "int4", first_layer="plain"),
+    "layer-int8-int4": ExportConfig("ragged", "int4", layer_dtype="int8"),
     "paged": ExportConfig("paged"),
     "dense-int8": ExportConfig("dense", "int8"),
+    "dense-int4": ExportConfig("dense", "int4"),
 }
 
 

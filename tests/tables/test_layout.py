@@ -17,6 +17,7 @@ from amtl_export.tables.layout import (
     Ints,
     LaidOut,
     Paged,
+    PairedDense,
     Ragged,
     block_bits,
     blocks,
@@ -25,7 +26,7 @@ from amtl_export.tables.layout import (
     ragged,
     stored_bytes,
 )
-from amtl_export.tables.values import Floats, Scales, Stored, ValueType, stored
+from amtl_export.tables.values import SCALED, Floats, Scales, Stored, ValueType, stored
 
 
 @st.composite
@@ -60,28 +61,36 @@ def from_arrays(made: LaidOut) -> LaidOut:
     """A layout made again from the arrays that the graph holds and its nodes' attributes."""
     arrays, D = made.arrays, made.dim
     if isinstance(made, Ragged):
-        return Ragged(
-            arrays["values"], arrays["block_offsets"], arrays["row_offsets"], block_bits(D), D, made.scale_unit
-        )
+        bits = block_bits(-(-D // 2) if made.paired else D)
+        return Ragged(arrays["values"], arrays["block_offsets"], arrays["row_offsets"], bits, D, made.scale_unit)
     scales = Scales(arrays["quantized_scales"], float(arrays["scale_unit"])) if "quantized_scales" in arrays else None
+    if isinstance(made, PairedDense):
+        assert scales is not None
+        return PairedDense(arrays["rows"], D, scales)
     if "rows" in arrays:
         return Dense(arrays["rows"], scales)
     return Paged(arrays["pages"], arrays["page_table"], D, scales)
 
 
-@given(tables(), st.sampled_from(["fp16", "int8"]))
+@given(tables(), st.sampled_from(["fp16", "int8", "int4"]))
 def test_every_layout_gives_fake_quantized_rows_back(table: tuple[Floats, Ints, int], dtype: ValueType) -> None:
     rows, dims, width = table
     rows = np.clip(np.nan_to_num(rows), -6e4, 6e4)
     numbers = stored(rows, dtype)
     expected = numbers.read()
-    made: list[LaidOut] = [dense(numbers), paged(numbers, dims, width), ragged(numbers, dims)]
     V, D = rows.shape
-    sizes = [dense_bytes(V, D, dtype), paged_cost(dims, D, width, dtype).bytes, ragged_bytes(dims, D, dtype)]
+    made: list[LaidOut] = [dense(numbers), ragged(numbers, dims)]
+    sizes = [dense_bytes(V, D, dtype), ragged_bytes(dims, D, dtype)]
+    if dtype == "int4":
+        with pytest.raises(ValueError, match="pages do not hold int4"):
+            paged(numbers, dims, width)
+    else:
+        made.append(paged(numbers, dims, width))
+        sizes.append(paged_cost(dims, D, width, dtype).bytes)
     for laid_out, size in zip(made, sizes, strict=True):
         read_back = from_arrays(laid_out)
         assert read_back.read(np.arange(V)).tobytes() == laid_out.read(np.arange(V)).tobytes() == expected.tobytes()
-        step = 4 if dtype == "int8" and not isinstance(laid_out, Ragged) else 0
+        step = 4 if dtype in SCALED and not isinstance(laid_out, Ragged) else 0
         assert stored_bytes(laid_out) == size + step
 
 
@@ -93,6 +102,17 @@ def test_offsets_of_ragged_rows_fit_two_bytes(D: int) -> None:
     assert laid_out.begin(np.arange(len(full) + 1)).tolist() == [r * D for r in range(len(full) + 1)]
     with pytest.raises(ValueError, match="got 65536"):
         ragged(Stored(np.ones((1, 65536), np.float32)), np.array([1]))
+
+
+def test_rows_of_int4_begin_on_a_byte() -> None:
+    rows = np.array([[7, -7, 3, 0, 0], [0, 0, 0, 0, 0], [-1, 0, 0, 0, 0], [7, 1, 2, -3, -7]], np.float32)
+    dims = np.array([3, 0, 1, 5])
+    laid_out = ragged(stored(rows, "int4"), dims)
+    assert laid_out.begin(np.arange(5)).tolist() == [0, 2, 2, 3, 6]
+    first, second = laid_out.values & 15, laid_out.values >> 4
+    assert (first.astype(int) - 8).tolist() == [7, 3, -7, 7, 2, -7]
+    assert (second.astype(int) - 8).tolist() == [-7, 0, 0, 1, -3, 0]
+    assert laid_out.read(np.arange(4)) == pytest.approx(rows, abs=1e-4)
 
 
 @given(tables())

@@ -10,7 +10,7 @@ from amtl_export.errors import InputError
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.tables.layout import stored_bytes
 from amtl_export.tables.plan import BLOCK, PlanConfig, lay_out, plan_table
-from amtl_export.tables.values import stored
+from amtl_export.tables.values import VALUE_TYPES, stored
 
 RNG = np.random.default_rng(0)
 LOW = RNG.integers(1, 20, 1000)
@@ -32,12 +32,17 @@ def table(dims: Any, D: int = 64) -> FrozenEmbedding:
         (LOW, {}, False, "paged"),
         (LOW, {"target": "native"}, False, "ragged"),
         (LOW, {"target": "native", "dtype": "int8"}, False, "ragged"),
+        (LOW, {"target": "native", "dtype": "int4"}, False, "ragged"),
+        (LOW, {"dtype": "int4"}, False, "dense"),
+        (LOW, {"dtype": "int4", "first_layer": "fused"}, False, "ragged"),
+        (LOW, {"dtype": "int4", "layer_dtype": "int8"}, False, "ragged"),
         (LOW, {"first_layer": "fused"}, False, "ragged"),
         (LOW, {"dtype": "int8", "layer_dtype": "int8"}, False, "ragged"),
         (LOW, {"layout": "dense", "target": "native"}, False, "dense"),
         (FEW, {}, False, "paged"),
         (FEW, {}, True, "blocks"),
         (FEW, {"dtype": "int8"}, True, "paged"),
+        (FEW, {"dtype": "int4"}, True, "dense"),
         (np.full(1000, 64), {}, True, "dense"),
     ],
 )
@@ -46,10 +51,14 @@ def test_auto(dims: Any, config: Any, in_blocks: bool, layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["dense", "paged", "blocks", "ragged"])
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("dtype", VALUE_TYPES)
 def test_the_bytes_are_known_beforehand(layout: Any, dtype: Any) -> None:
     if layout == "blocks" and dtype != "fp32":
         with pytest.raises(InputError, match="blocks hold fp32"):
+            PlanConfig(layout, dtype)
+        return
+    if layout == "paged" and dtype == "int4":
+        with pytest.raises(InputError, match="pages do not hold int4"):
             PlanConfig(layout, dtype)
         return
     frozen = table(FEW)
@@ -91,15 +100,16 @@ def test_narrow_tables_stay_dense_and_in_full() -> None:
     ("config", "says"),
     [
         ({"layout": "folded"}, "unknown layout"),
-        ({"dtype": "int4"}, "unknown value type"),
+        ({"dtype": "int2"}, "unknown value type"),
         ({"first_layer": "both"}, "unknown first layer"),
         ({"target": "gpu"}, "unknown target"),
         ({"layout": "ragged", "page_width": 4}, "page width goes with"),
         ({"layout": "paged", "first_layer": "fused"}, "reads ragged tables"),
         ({"layout": "paged", "dtype": "int8", "layer_dtype": "int8"}, "reads ragged tables"),
         ({"layer_dtype": "fp16"}, "unknown value type of layers"),
-        ({"layer_dtype": "int8"}, r"(?s)reads int8 rows.*dtype='int8'"),
-        ({"dtype": "int8", "layer_dtype": "int8", "first_layer": "plain"}, "reads int8 rows"),
+        ({"layer_dtype": "int8"}, r"(?s)reads int8 or int4 rows.*dtype='int8'"),
+        ({"dtype": "int8", "layer_dtype": "int8", "first_layer": "plain"}, "reads int8 or int4 rows"),
+        ({"layout": "paged", "dtype": "int4"}, r"(?s)pages do not hold int4.*layout='ragged' or layout='dense'"),
     ],
 )
 def test_what_contradicts_itself_is_refused(config: Any, says: str) -> None:

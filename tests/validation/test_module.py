@@ -84,6 +84,8 @@ def rewrite(bundle: Bundle, change: Callable[[ir.Model], None]) -> None:
         ExportConfig("ragged"),
         ExportConfig("dense", "fp16"),
         ExportConfig("ragged", "int8"),
+        ExportConfig("ragged", "int4"),
+        ExportConfig("dense", "int4"),
         ExportConfig("paged", id_policy="trust"),
         ExportConfig("dense", request_fields=("tags",)),
     ],

@@ -11,7 +11,7 @@ import onnx_ir.passes.common as common
 
 from amtl_export.graph.builder import Builder, Site
 from amtl_export.graph.emit_ragged import ragged_gather, ragged_layer, ragged_sum
-from amtl_export.graph.emit_standard import blocks, dense, paged
+from amtl_export.graph.emit_standard import blocks, dense, paged, paired_dense
 from amtl_export.graph.facts import table_of
 from amtl_export.graph.lookups import IdPolicy, Lookup
 from amtl_export.graph.passes.base import (
@@ -25,11 +25,12 @@ from amtl_export.graph.passes.base import (
 )
 from amtl_export.graph.rewrite import rank, sizes
 from amtl_export.native import DOMAIN
-from amtl_export.tables.layout import Blocks, Dense, LaidOut, Paged, Ragged
+from amtl_export.tables.layout import Blocks, Dense, LaidOut, Paged, PairedDense, Ragged
 
 #: Layout → its nodes. A layout is a class in tables/layout.py and a line here.
 _EMIT: dict[type, Callable[[Builder, Any, Site], ir.Value]] = {
     Dense: dense,
+    PairedDense: paired_dense,
     Paged: paged,
     Blocks: blocks,
     Ragged: ragged_gather,
@@ -39,8 +40,8 @@ _EMIT: dict[type, Callable[[Builder, Any, Site], ir.Value]] = {
 class LowerLookups(GraphPass):
     """Replace every Lookup, WholeTable, LookupSum and LookupLinear by nodes of its table's layout.
 
-    requires: no lookup is lowered; every table is laid out, that of a LookupSum or LookupLinear as ragged; ranks of ids
-    are known.
+    requires: no lookup is lowered; every table is laid out, that of a LookupSum or LookupLinear as ragged; ragged
+    tables are all of int4 or none is, since a model has one function body of an operator; ranks of ids are known.
     ensures: no custom op is left but those of graph/ragged.py, with their function bodies of standard operators;
     every lookup's result is the value that `lookups` names, unless it is part of a RaggedSum or a ragged layer;
     lookups of the same ids in several tables share one guard and one shift.
@@ -84,6 +85,8 @@ class LowerLookups(GraphPass):
     def requires(self, model: ir.Model) -> None:
         """Every lookup can be lowered."""
         require_unlowered(model)
+        paired = {table.paired for table in self._tables.values() if isinstance(table, Ragged)}
+        require(len(paired) <= 1, "some ragged tables are of int4, others are not")
         for node in custom_nodes(model):
             path = table_of(node)
             require(path is None or path in self._tables, f"table {path} is not laid out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,6 +28,12 @@ from amtl_export.cli.options import FOLDER, SOURCE, Common, common
 @click.option(
     "--all-fields", is_flag=True, help="Of a run: cut the fields too that its schema does not mark as governed."
 )
+@click.option(
+    "--dtype",
+    default="auto",
+    show_default=True,
+    help="Of the stored values: fp32, fp16, int8, int4; auto: what the AUC drop allows, fp32 with a budget.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, with bytes and AUC; write nothing.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Plot AUC against bytes.")
 @common
@@ -36,6 +43,7 @@ def command(
     dim_budget: float | None,
     max_auc_drop: float | None,
     all_fields: bool,
+    dtype: Any,
     dry_run: bool,
     plot: Path | None,
     common: Common,
@@ -55,7 +63,9 @@ def command(
         raise click.UsageError("Missing option '--out' (or ask for '--dry-run').")
     if out is not None and not dry_run:
         check_source(source, out, common.overwrite)
-    model = compress(source, dim_budget=dim_budget, max_auc_drop=max_auc_drop, all_fields=all_fields, note=common.note)
+    model = compress(
+        source, dim_budget=dim_budget, max_auc_drop=max_auc_drop, all_fields=all_fields, dtype=dtype, note=common.note
+    )
     assert model.compressed is not None
     report = model.compressed.report
     if out is not None and not dry_run:

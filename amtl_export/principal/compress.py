@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,15 @@ from amtl_export.source.call import ModuleCall
 from amtl_export.source.source import Batches, Source
 from amtl_export.spec import Feed
 from amtl_export.tables.cost import dense_bytes, ragged_bytes
-from amtl_export.tables.values import NARROW
+from amtl_export.tables.values import (
+    NARROW,
+    VALUE_TYPES,
+    ValueType,
+    fake_quantized,
+    quantize,
+    value_type,
+    value_types,
+)
 from amtl_export.training.run import Run
 
 #: Examples whose gradients are looked at.
@@ -48,6 +56,9 @@ _ROUNDING = 1e-4
 #: Halvings of the price in the search for the largest cut that an AUC drop allows, and budgets of the curve beside it.
 _HALVINGS, _BUDGETS = 10, (0.02, 0.05, 0.1, 0.2, 0.4)
 
+#: Of another value type the price is looked for near that of the first: how far below (in its logarithm), how often.
+_BELOW, _HALVINGS_NEAR = 3.0, 4
+
 #: Allowed AUC drop if neither that nor a budget is given.
 DEFAULT_DROP = 1e-4
 
@@ -61,6 +72,7 @@ def compress(
     max_auc_drop: float | None = None,
     batches: Any = None,
     all_fields: bool = False,
+    dtype: ValueType | Literal["auto"] = "auto",
     note: Note = lambda _: None,
 ) -> FrozenModel:
     """Put a trained model's tables in principal order and cut them; nothing is trained.
@@ -73,6 +85,8 @@ def compress(
         batches: (inputs, labels) of real requests, as `Source.batches`; the model's own labelled examples if not given.
             Labels may be None where no AUC is needed.
         all_fields: of a run, cut the fields too that its schema does not mark as governed.
+        dtype: of the stored numbers, which the AUC is judged with. `auto` tries all of them where there is an AUC drop,
+            and the smallest file wins; with a dim budget it is fp32. `export` takes over what was found.
         note: is told how it goes.
 
     Returns:
@@ -82,7 +96,7 @@ def compress(
         InputError: both or bad limits, no table that can be cut, or no labelled examples where an AUC is needed.
         ValidationFailed: answers before the cut are not the model's.
     """
-    _check_limits(dim_budget, max_auc_drop)
+    _check_limits(dim_budget, max_auc_drop, dtype)
     original = freeze(frozen)
     if batches is not None:
         original = replace(original, labelled=_given(original, batches))
@@ -96,13 +110,16 @@ def compress(
             found="none",
             fix="Source(…, batches=…), compress(…, batches=…), or give dim_budget",
         )
-    found = [_search(work, kind, dim_budget, drop) for kind in work.kinds()]
+    dtypes: tuple[ValueType, ...] = (dtype,) if dtype != "auto" else VALUE_TYPES if drop is not None else ("fp32",)
+    found = [_search(work, kind, dim_budget, drop, dtypes) for kind in work.kinds()]
     best = _best(found, work.auc_before, drop)
     report = _report(work, found, best, dim_budget, drop)
     return replace(best.model, labelled=original.labelled, compressed=Compressed(original, drop, report.to_json()))
 
 
-def _check_limits(dim_budget: float | None, max_auc_drop: float | None) -> None:
+def _check_limits(dim_budget: float | None, max_auc_drop: float | None, dtype: str) -> None:
+    if dtype != "auto" and dtype not in VALUE_TYPES:
+        raise InputError("compress: unknown value type", found=dtype, allowed=", ".join(("auto", *VALUE_TYPES)))
     if dim_budget is not None and max_auc_drop is not None:
         raise InputError(
             "compress: a dim budget and an AUC drop", found=f"{dim_budget} and {max_auc_drop}", fix="give one of them"
@@ -359,7 +376,7 @@ class _Cuts:
         self.rows = work.coded(kind)
         self.fields = [self._cut_rows(group) for group in work.groups]
         self.readers = Readers(coded_model(work.plain, self.rows, work._all_rows()))
-        self.tried: list[tuple[Point, dict[Rows, Dims], FrozenModel]] = []
+        self.tried: list[tuple[Point, Mapping[Rows, Dims], FrozenModel]] = []
 
     def _cut_rows(self, group: _Group) -> CutRows:
         own = self.rows[group.rows]
@@ -389,17 +406,26 @@ class _Cuts:
             )
         return largest
 
-    def attempt(self, dims: Sequence[Dims]) -> Point:
+    def attempt(self, dims: Sequence[Dims], dtype: ValueType = "fp32") -> Point:
         """Cut, and see what it costs."""
         chosen = dict(zip((group.rows for group in self.work.groups), dims, strict=True))
         model = coded_model(self.work.plain, self.rows, self.work._all_rows() | chosen)
         ratio = sum(int(own.sum()) for own in dims) / self.numbers
-        size = table_bytes(model) + self._projection_bytes(model)
-        point = Point(self.kind, ratio, size, self.work.auc(model))
+        size = table_bytes(model, dtype) + self._projection_bytes(model)
+        point = Point(self.kind, dtype, ratio, size, self.work.auc(self._stored(model, dtype)))
         self.tried.append((point, chosen, model))
         auc = "" if point.auc_valid is None else f", valid AUC {point.auc_valid:.5f}"
-        self.work.note(f"{self.kind}: mean dims {ratio:.3f} D, {size:,} bytes{auc}")
+        self.work.note(f"{self.kind}, {dtype}: mean dims {ratio:.3f} D, {size:,} bytes{auc}")
         return point
+
+    def _stored(self, model: FrozenModel, dtype: ValueType) -> FrozenModel:
+        """The model with the numbers that a file of this value type holds."""
+        return model if dtype == "fp32" else fake_quantized(model, quantize(model, value_types(model, dtype)))
+
+    def allowed(self, point: Point, drop: float) -> bool:
+        """Whether a cut costs at most so much AUC."""
+        before = self.work.auc_before
+        return before is not None and point.auc_valid is not None and before - point.auc_valid <= drop
 
     def _projection_bytes(self, model: FrozenModel) -> int:
         """Of bases that stay, as narrow as the cut leaves them."""
@@ -407,12 +433,14 @@ class _Cuts:
         return sum(4 * table.bases.numel() for path, table in model.coded.items() if path in projected)
 
 
-def table_bytes(model: FrozenModel) -> int:
-    """Bytes of all tables in the smaller of the ragged and the dense layout, in fp32."""
+def table_bytes(model: FrozenModel, dtype: ValueType = "fp32") -> int:
+    """Bytes of all tables in the smaller of the ragged and the dense layout."""
     total = 0
     for table in model.tables.values():
         V, D = table.rows.shape
-        total += min(ragged_bytes(table.dims.numpy(), D), dense_bytes(V, D)) if D >= NARROW else dense_bytes(V, D)
+        own = value_type(table, dtype)
+        dense = dense_bytes(V, D, own)
+        total += dense if D < NARROW else min(ragged_bytes(table.dims.numpy(), D, own), dense)
     return total
 
 
@@ -429,44 +457,73 @@ def _feeds(frozen: FrozenModel) -> Iterator[Feed]:
             return
 
 
-def _search(work: _Work, kind: BasisKind, dim_budget: float | None, drop: float | None) -> _Found:
+def _search(
+    work: _Work, kind: BasisKind, dim_budget: float | None, drop: float | None, dtypes: Sequence[ValueType]
+) -> _Found:
     """The best cut for one way to place the bases."""
     cuts = _Cuts(work, kind)
     moved = cuts.moved()
     if dim_budget is not None:
         try:
-            taken = cuts.attempt(dims_within(cuts.fields, int(dim_budget * cuts.numbers + 1e-9)))
+            taken = cuts.attempt(dims_within(cuts.fields, int(dim_budget * cuts.numbers + 1e-9)), dtypes[0])
         except ValueError as error:
             raise InputError("compress: the dim budget", found=dim_budget, allowed=error, fix="a larger one") from None
     else:
         assert drop is not None
-        taken = _largest_cut(cuts, drop)
+        taken = _smallest(cuts, drop, dtypes)
     if work.auc_before is not None:
-        least = sum(int((own.longest > 0).sum()) for own in cuts.fields)
-        for ratio in _BUDGETS:
-            near = any(abs(point.avg_dim_ratio - ratio) < ratio / 20 for point, _, _ in cuts.tried)
-            if ratio * cuts.numbers >= least and not near:
-                cuts.attempt(dims_within(cuts.fields, int(ratio * cuts.numbers)))
+        _add_curve(cuts)
     _, dims, model = next(own for own in cuts.tried if own[0] is taken)
     curve = [replace(point, chosen=point is taken) for point, _, _ in cuts.tried]
     curve.sort(key=lambda point: point.bytes)
-    projection = taken.bytes - table_bytes(model)
+    projection = taken.bytes - table_bytes(model, taken.dtype)
     return _Found(kind, model, cuts.rows, dims, taken, projection, cuts.readers.multiply_adds(), moved, curve)
 
 
-def _largest_cut(cuts: _Cuts, drop: float) -> Point:
-    """The fewest dims that cost at most `drop`, by bisection on the price of a number."""
-    before = cuts.work.auc_before
-    assert before is not None
-    low, high = price_range(cuts.fields)
-    best = cuts.attempt([own.longest for own in cuts.fields])
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        point = cuts.attempt(dims_at(cuts.fields, float(np.exp(middle))))
-        allowed = point.auc_valid is not None and before - point.auc_valid <= drop
-        low, high = (middle, high) if allowed else (low, middle)
-        best = point if allowed and point.bytes <= best.bytes else best
+def _add_curve(cuts: _Cuts) -> None:
+    """Cuts in fp32 at some budgets, where none was tried near them."""
+    least = sum(int((own.longest > 0).sum()) for own in cuts.fields)
+    for ratio in _BUDGETS:
+        tried = [point.avg_dim_ratio for point, _, _ in cuts.tried if point.dtype == "fp32"]
+        if ratio * cuts.numbers >= least and not any(abs(known - ratio) < ratio / 4 for known in tried):
+            cuts.attempt(dims_within(cuts.fields, int(ratio * cuts.numbers)))
+
+
+def _smallest(cuts: _Cuts, drop: float, dtypes: Sequence[ValueType]) -> Point:
+    """The fewest bytes that cost at most `drop`, over value types."""
+    first, price = _largest_cut(cuts, drop, dtypes[0], price_range(cuts.fields), _HALVINGS)
+    best = first
+    for dtype in dtypes[1:]:
+        near = (price - _BELOW, price)
+        try:
+            point, _ = _largest_cut(cuts, drop, dtype, near, _HALVINGS_NEAR)
+        except InputError:  # a number is too large for the type
+            continue
+        if cuts.allowed(point, drop) and point.bytes < best.bytes:
+            best = point
     return best
+
+
+def _largest_cut(
+    cuts: _Cuts, drop: float, dtype: ValueType, prices: tuple[float, float], halvings: int
+) -> tuple[Point, float]:
+    """The fewest dims that cost at most `drop`, by bisection on the logarithm of the price of a number.
+
+    A first try at the upper end may be enough; where nothing is allowed, the rows are whole.
+    """
+    low, high = prices
+    best, price = cuts.attempt([own.longest for own in cuts.fields], dtype), low
+    for number in range(halvings if cuts.allowed(best, drop) else 0):
+        middle = high if number == 0 and halvings == _HALVINGS_NEAR else (low + high) / 2
+        point = cuts.attempt(dims_at(cuts.fields, float(np.exp(middle))), dtype)
+        if cuts.allowed(point, drop):
+            low = middle
+            best, price = (point, middle) if point.bytes <= best.bytes else (best, price)
+            if middle == high:
+                break
+        else:
+            high = middle
+    return best, price
 
 
 def _best(found: Sequence[_Found], before: float | None, drop: float | None) -> _Found:
@@ -515,12 +572,14 @@ def _report(
         bytes_after=best.point.bytes,
         auc_valid_before=work.auc_before,
         auc_valid_after=best.point.auc_valid,
+        dtype=best.point.dtype,
         max_auc_drop=drop,
         dim_budget=dim_budget,
         max_abs_logit_diff_before_cut=best.moved,
         placements=[
             Placement(
                 own.kind,
+                own.point.dtype,
                 own.point.avg_dim_ratio,
                 own.point.bytes,
                 own.projection_bytes,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from amtl_export.tables.values import ValueType
+
 BasisKind = Literal["folded", "shared", "projection"]
 MetricKind = Literal["gradients", "weights", "none"]
 
@@ -46,6 +48,7 @@ class Point:
 
     Attributes:
         basis: where the bases went.
+        dtype: of the stored numbers.
         avg_dim_ratio: mean dims of the fields that are cut, over D.
         bytes: of all tables as they would be stored, and of projections.
         auc_valid: None without labelled examples.
@@ -53,6 +56,7 @@ class Point:
     """
 
     basis: BasisKind
+    dtype: ValueType
     avg_dim_ratio: float
     bytes: int
     auc_valid: float | None
@@ -65,6 +69,7 @@ class Placement:
 
     Attributes:
         kind: what it does for fields that are not read by linear layers alone.
+        dtype: of the stored numbers at its best cut.
         avg_dim_ratio: mean dims at its best cut.
         bytes: there.
         projection_bytes: of these, of the projections that stay in the graph.
@@ -74,6 +79,7 @@ class Placement:
     """
 
     kind: BasisKind
+    dtype: ValueType
     avg_dim_ratio: float
     bytes: int
     projection_bytes: int
@@ -92,9 +98,10 @@ class CompressReport:
         requests: examples whose gradients were looked at.
         avg_dim_ratio: mean dims of the cut fields, over D, weighted by rows.
         bytes_before: of all tables, dense, in fp32.
-        bytes_after: of all tables in the ragged layout, in fp32, and of projections.
+        bytes_after: of all tables in the ragged layout, in the value type, and of projections.
         auc_valid_before: of the model as it was given.
-        auc_valid_after: of the compressed one.
+        auc_valid_after: of the compressed one, its numbers stored so.
+        dtype: of the stored numbers; `export` with `auto` takes it over for the target native.
         max_auc_drop: that was allowed; None where dims were given.
         dim_budget: that was given; None where a drop was.
         max_abs_logit_diff_before_cut: how far answers moved by the change of bases alone.
@@ -110,6 +117,7 @@ class CompressReport:
     bytes_after: int
     auc_valid_before: float | None
     auc_valid_after: float | None
+    dtype: ValueType
     max_auc_drop: float | None
     dim_budget: float | None
     max_abs_logit_diff_before_cut: float

@@ -193,7 +193,8 @@ def compressed(report: Mapping[str, Any]) -> RenderableType:
     auc = "" if before is None else f"; valid AUC {before:.5f} → {after:.5f} ({after - before:+.1e})"
     lines = [
         f"tables: {size(report['bytes_before'])} → {size(report['bytes_after'])} "
-        f"({report['bytes_after'] / report['bytes_before']:.3f}), mean dims {report['avg_dim_ratio']:.3f} D{auc}",
+        f"({report['bytes_after'] / report['bytes_before']:.3f}), mean dims {report['avg_dim_ratio']:.3f} D, "
+        f"values {report['dtype']}{auc}",
         f"before the cut, answers moved by {report['max_abs_logit_diff_before_cut']:.1e} at most",
         *(f"left as it is: {name} ({reason})" for name, reason in report["left"].items()),
     ]
@@ -208,7 +209,7 @@ def _placements(placements: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
         (
             own["kind"],
-            f"{own['avg_dim_ratio']:.3f} D",
+            f"{own['avg_dim_ratio']:.3f} D, {own['dtype']}",
             f"{own['bytes']:,}",
             f"{own['projection_bytes']:,}",
             f"{own['projection_multiply_adds']:,}",
@@ -225,12 +226,13 @@ def _curve(points: Sequence[Mapping[str, Any]]) -> Table:
         (
             f"{own['bytes']:,}",
             f"{own['avg_dim_ratio']:.3f} D",
+            own["dtype"],
             _shown(own["auc_valid"], ".5f"),
             "chosen" if own["chosen"] else "",
         )
         for own in points
     ]
-    return table("cuts", ("bytes", "mean dims", "valid AUC", ""), rows)
+    return table("cuts", ("bytes", "mean dims", "values", "valid AUC", ""), rows)
 
 
 def verdict(found: Verdict) -> RenderableType:

@@ -14,7 +14,7 @@ from amtl_export.cli.options import FOLDER, Common, common
 @click.command("train")
 @data_options
 @click.option(
-    "--method", default="amtl", show_default=True, help="amtl, aml, amtl_nste, mde, autoemb, magprune or fbe."
+    "--method", default="amtl", show_default=True, help="amtl, aml, amtl_nste, mde, autoemb, cut or fbe."
 )
 @model_options
 @click.option("--epochs", type=click.IntRange(min=0), help="At most this many; 0 only with --warm-start.")

@@ -32,7 +32,7 @@ from amtl_export.training.observer import Silent, TrainObserver
 from amtl_export.training.run import Run, build_model, load_run, model_config_for
 from amtl_export.training.state import TrainState
 from amtl_export.training.tensors import save_tensors
-from amtl_export.training.warm_start import warm_start
+from amtl_export.training.warm_start import open_start, warm_start
 
 
 def partial_folder(out: Path) -> Path:
@@ -101,11 +101,7 @@ def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
 def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, resumed: bool) -> None:
     encoded = _reopen(work) if resumed else _prepare(work, config, observer)
     with reproducible(config.seed):
-        model_config = model_config_for(config, encoded)
-        model = build_model(model_config, encoded.vocabularies)
-        if config.warm_start and not resumed:
-            for line in warm_start(model, encoded.vocabularies, Path(config.warm_start)):
-                observer.note(f"warm start: {line}")
+        model, model_config = _resumed_model(work, encoded) if resumed else _new_model(work, config, encoded, observer)
         state = TrainState.start(model, config)
         checkpoint = latest(work)
         if checkpoint is not None:
@@ -121,6 +117,25 @@ def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, resumed:
         if config.dim_budget is not None and not config.warm_start:
             prune_trained(config.dim_budget, model)
         _finish(work, config, model_config, model, encoded, state.progress)
+
+
+def _new_model(
+    work: Path, config: TrainConfig, encoded: Encoded, observer: TrainObserver
+) -> tuple[CtrModel, ModelConfig]:
+    """A model before its first epoch; what it is built from stays in `model.json` for a later resumption."""
+    start = open_start(config)
+    model_config = model_config_for(config, encoded)
+    model_config = start.fit(model_config) if start is not None else model_config
+    model = build_model(model_config, encoded.vocabularies)
+    for line in warm_start(model, encoded.vocabularies, start) if start is not None else ():
+        observer.note(f"warm start: {line}")
+    write_json(work / "model.json", model_config.to_json())
+    return model, model_config
+
+
+def _resumed_model(work: Path, encoded: Encoded) -> tuple[CtrModel, ModelConfig]:
+    model_config = ModelConfig.from_json(read_json(work / "model.json"))
+    return build_model(model_config, encoded.vocabularies), model_config
 
 
 def _prepare(work: Path, config: TrainConfig, observer: TrainObserver) -> Encoded:
@@ -221,6 +236,7 @@ def _finish(
         shutil.rmtree(leftover)
     shutil.rmtree(work / "data" / "train")
     (work / "train.json").unlink()
+    (work / "model.json").unlink()
 
 
 def _soft_auc(model: CtrModel, rows: Rows) -> float | None:

@@ -64,7 +64,7 @@ def test_a_sweep_resumes_and_reports(tmp_path: Path, tiny_train: Make) -> None:
     summary = summarise("pareto", plan, base, both)
     json.dumps(summary, allow_nan=False)
     arms = {arm["arm"]: arm for arm in summary["arms"]}
-    assert list(arms) == ["fbe", "amtl@0.3", "mde@0.3", "magprune@0.3", "magprune@0.3 tuned", "fbe D=4"]
+    assert list(arms) == ["fbe", "amtl@0.3", "mde@0.3", "cut@0.3", "cut@0.3 tuned", "fbe D=4"]
     assert arms["fbe"]["auc_difference"] == {"mean": 0.0, "std": 0.0}
     assert arms["fbe D=4"]["changes"] == {"method": "fbe", "dim": 4}
     assert all(arms[name]["avg_dim_ratio"]["mean"] <= 0.3 for name in arms if "@0.3" in name)

@@ -73,7 +73,7 @@ def test_a_seed_reproduces_every_bit(tmp_path: Path, tiny_train: Make, changes: 
         {"sparse": True},
         {"dim_budget": 0.3, "selection": SelectionConfig(temperature=5.0, temperature_end=0.1)},
         {"method": "autoemb"},
-        {"method": "magprune", "dim_budget": 0.5},
+        {"method": "cut", "dim_budget": 0.5},
     ],
 )
 def test_an_interrupted_training_ends_with_the_same_bits(
@@ -240,8 +240,8 @@ def test_mde_keeps_a_dim_budget_by_how_it_is_built(tmp_path: Path, tiny_train: M
     assert load_run(run.path).model_config.mixed == MixedConfig(blocks=3, alpha=0.5, ratio=0.5)
 
 
-def test_magprune_prunes_what_was_trained_whole(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
-    pruned = train(tiny_train(method="magprune", dim_budget=0.4), tmp_path / "run")
+def test_cut_prunes_what_was_trained_whole(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
+    pruned = train(tiny_train(method="cut", dim_budget=0.4), tmp_path / "run")
     assert [r["auc_valid"] for r in pruned.history()] == [r["auc_valid"] for r in fbe_run.history()]
     assert pruned.metrics["avg_dim_ratio"] <= 0.4
     assert pruned.metrics["auc_valid"] < fbe_run.metrics["auc_valid"]
@@ -250,8 +250,8 @@ def test_magprune_prunes_what_was_trained_whole(tmp_path: Path, fbe_run: Run, ti
     assert torch.equal(pruned.model.embedding.frozen_rows(), torch.where(kept, whole, 0.0))  # type: ignore[operator]
 
 
-def test_magprune_trains_on_with_what_a_warm_start_leaves(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
-    config = tiny_train(method="magprune", dim_budget=0.4, warm_start=str(fbe_run.path))
+def test_cut_trains_on_with_what_a_warm_start_leaves(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
+    config = tiny_train(method="cut", dim_budget=0.4, warm_start=str(fbe_run.path))
     tuned = train(config, tmp_path / "run")
     dims = tuned.model.method.frozen_dims()
     assert all(record["avg_dim"] == tuned.metrics["avg_dim"] <= 0.4 * 12 for record in tuned.history())
@@ -262,8 +262,8 @@ def test_magprune_trains_on_with_what_a_warm_start_leaves(tmp_path: Path, fbe_ru
 
 
 def test_no_epoch_takes_a_warm_start_as_it_is(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
-    pruned = train(tiny_train(method="magprune", dim_budget=0.4), tmp_path / "pruned")
-    config = tiny_train(method="magprune", dim_budget=0.4, warm_start=str(fbe_run.path), epochs=0)
+    pruned = train(tiny_train(method="cut", dim_budget=0.4), tmp_path / "pruned")
+    config = tiny_train(method="cut", dim_budget=0.4, warm_start=str(fbe_run.path), epochs=0)
     taken = train(config, tmp_path / "taken")
     assert taken.history() == []
     for key in ("auc_valid", "auc_test", "avg_dim"):

@@ -25,6 +25,7 @@ def run_experiment(
     budgets: Sequence[float],
     out: Path,
     *,
+    warm_epochs: int | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Any], str]:
     """Train what is not in `out/runs` yet, and write `out/NAME.json`, `.md` and, for some, `.png`.
@@ -35,6 +36,7 @@ def run_experiment(
         seeds: each arm is trained with each.
         budgets: mean dims as parts of D, for the arms that are held to one.
         out: the folder; shared by experiments.
+        warm_epochs: of arms that start from a run, if they differ from `base.epochs`.
         note: is told of each finished training.
 
     Returns:
@@ -49,7 +51,7 @@ def run_experiment(
         text = speed_markdown(summary)
         figure = None
     else:
-        plan = make_plan(name, base, budgets)
+        plan = make_plan(name, base, budgets, warm_epochs)
         summary = summarise(name, plan, base, sweep(plan, seeds, out, note=note))
         text, figure = markdown(summary), plan.figure
     with os_errors("writing an experiment", out):

@@ -6,7 +6,7 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from amtl_export.data.catalog import open_source
 from amtl_export.data.encode import Encoded, Rows, encode, open_rows, open_stats
 from amtl_export.data.schema import Schema
 from amtl_export.data.source import Source
-from amtl_export.data.vocabulary import read_vocabularies, vocabulary_hash, write_vocabularies
+from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash, write_vocabularies
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import check_target, producer, publish, read_json, write_json
 from amtl_export.metrics import auc, logloss
@@ -34,6 +34,9 @@ from amtl_export.training.state import TrainState
 from amtl_export.training.tensors import save_tensors
 from amtl_export.training.warm_start import open_start, warm_start
 
+#: Changes a new model, given the vocabularies of its fields.
+Prepare = Callable[[CtrModel, Mapping[str, Vocabulary]], None]
+
 
 def partial_folder(out: Path) -> Path:
     """Where an unfinished training of `out` keeps its state."""
@@ -41,7 +44,12 @@ def partial_folder(out: Path) -> Path:
 
 
 def train(
-    config: TrainConfig, out: Path | str, *, overwrite: bool = False, observer: TrainObserver | None = None
+    config: TrainConfig,
+    out: Path | str,
+    *,
+    overwrite: bool = False,
+    observer: TrainObserver | None = None,
+    prepare: Prepare | None = None,
 ) -> Run:
     """Train, keep the epoch with the best validation AUC, and write the run folder.
 
@@ -53,6 +61,7 @@ def train(
         out: the run folder; appears when training is done.
         overwrite: replace an earlier run, and discard an unfinished training of other settings.
         observer: is told how it goes.
+        prepare: changes the new model, in place, before its first epoch; the same on every call for one `out`.
 
     Raises:
         InputError: bad data or settings; `out` exists; an unfinished training of other settings exists.
@@ -64,7 +73,7 @@ def train(
     with os_errors("training", out):
         resumed = _claim(work, config, overwrite)
         try:
-            _train_in(work, config, observer, resumed)
+            _train_in(work, config, observer, prepare, resumed)
             publish(work, out)
         except BaseException:
             if latest(work) is None:
@@ -98,10 +107,12 @@ def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
     return False
 
 
-def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, resumed: bool) -> None:
+def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, prepare: Prepare | None, resumed: bool) -> None:
     encoded = _reopen(work) if resumed else _prepare(work, config, observer)
     with reproducible(config.seed):
         model, model_config = _resumed_model(work, encoded) if resumed else _new_model(work, config, encoded, observer)
+        if prepare is not None and not resumed:
+            prepare(model, encoded.vocabularies)
         state = TrainState.start(model, config)
         checkpoint = latest(work)
         if checkpoint is not None:

@@ -87,9 +87,14 @@ def in_principal_order(run: Run) -> Ordered:
 
 
 def _bases(model: CtrModel, run: Run, sample: Sequence[Inputs]) -> dict[int, Basis]:
-    """Position of every field whose rows are rewritten → basis."""
+    """Position of every field whose rows are rewritten → basis.
+
+    The directions are those of the rows alone, weighed by counts; gradients say how much a field's rows matter beside
+    another's. So a basis is orthogonal and z is as large as e, which training goes on best from: with the whole of G,
+    AMTL ended at a lower AUC on ML-1M, and recovered less of a planted rank.
+    """
     config, table = model.config, _table(model)
-    metrics = gradient_metrics(model, sample)
+    metrics = [np.eye(len(G)) * np.trace(G) / len(G) for G in gradient_metrics(model, sample)]
     counts = [vocabulary.counts for vocabulary in run.vocabularies.values()]
     scatters = [
         covariance(table.part(table.weight, i).numpy(), counts[i].astype(np.float64)) for i in range(len(counts))

@@ -74,6 +74,7 @@ def test_a_seed_reproduces_every_bit(tmp_path: Path, tiny_train: Make, changes: 
         {"dim_budget": 0.3, "selection": SelectionConfig(temperature=5.0, temperature_end=0.1)},
         {"method": "autoemb"},
         {"method": "cut", "dim_budget": 0.5},
+        {"select_on": "valid", "dim_budget": 0.3},
     ],
 )
 def test_an_interrupted_training_ends_with_the_same_bits(
@@ -272,17 +273,17 @@ def test_no_epoch_takes_a_warm_start_as_it_is(tmp_path: Path, fbe_run: Run, tiny
         tiny_train(epochs=0)
 
 
-@pytest.mark.parametrize("method", ["mde", "autoemb"])
-def test_methods_with_rows_of_another_kind_are_not_warm_started(
-    tmp_path: Path, fbe_run: Run, tiny_train: Make, method: str
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"method": "autoemb"}, "embedding.selections.0.controller.0.weight"),
+        ({"method": "amtl", "select_on": "valid", "dim_budget": 0.5}, "embedding.selectors.0.high.0.weight"),
+    ],
+)
+def test_a_controller_learns_from_validation_rows_only(
+    tmp_path: Path, tiny_train: Make, changes: dict[str, Any], name: str
 ) -> None:
-    with pytest.raises(InputError, match=f"fbe → {method}"):
-        train(tiny_train(method=method, warm_start=str(fbe_run.path)), tmp_path / "run")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_controller_learns_from_validation_rows_only(tmp_path: Path, tiny_train: Make) -> None:
-    config = tiny_train(method="autoemb", epochs=1)
+    config = tiny_train(**changes, epochs=1)
     encoded = encode(open_source(config.data), tmp_path / "data", 0)
     after = []
     for lr in (1e-12, 1e-2):
@@ -290,7 +291,6 @@ def test_a_controller_learns_from_validation_rows_only(tmp_path: Path, tiny_trai
         state = TrainState.start(
             build_model(model_config_for(config, encoded), encoded.vocabularies), replace(config, selection_lr=lr)
         )
-        name = "embedding.selections.0.controller.0.weight"
         before = state.model.get_parameter(name).detach().clone()
         state.run_epoch(encoded, Silent())
         after.append(float((state.model.get_parameter(name).detach() - before).abs().max()))

@@ -90,8 +90,7 @@ def _bases(model: CtrModel, run: Run, sample: Sequence[Inputs]) -> dict[int, Bas
     """Position of every field whose rows are rewritten → basis.
 
     The directions are those of the rows alone, weighed by counts; gradients say how much a field's rows matter beside
-    another's. So a basis is orthogonal and z is as large as e, which training goes on best from: with the whole of G,
-    AMTL ended at a lower AUC on ML-1M, and recovered less of a planted rank.
+    another's. So a basis is orthogonal and z is as large as e: training goes on with the step sizes that it knows.
     """
     config, table = model.config, _table(model)
     metrics = [np.eye(len(G)) * np.trace(G) / len(G) for G in gradient_metrics(model, sample)]

@@ -134,7 +134,7 @@ def test_warm_start_takes_rows_by_value_and_hidden_layers(tmp_path: Path, fbe_ru
             notes.append(text)
 
     data = "synthetic:rows=3000,values=120,rank=4,tags=12"
-    config = tiny_train(data=data, epochs=1, lr=1e-12, warm_start=str(fbe_run.path))
+    config = tiny_train(data=data, epochs=1, lr=1e-12, warm_start=str(fbe_run.path), warm_order="as-is")
     warm = train(config, tmp_path / "warm", observer=Notes())
     assert any(note.startswith("warm start: user:") for note in notes)
     table = warm.model.get_parameter("embedding.table.weight")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from amtl_export.cli.data_options import data_options, model_options, train_config
-from amtl_export.cli.options import FOLDER, Common, RatioList, common
+from amtl_export.cli.options import FOLDER, Common, RatioList, TextList, common
 
 
 @click.command("experiment")
@@ -17,6 +17,7 @@ from amtl_export.cli.options import FOLDER, Common, RatioList, common
 @model_options
 @click.option("--epochs", type=click.IntRange(min=1), help="At most this many, of each training.")
 @click.option("--warm-epochs", type=click.IntRange(min=1), help="Of trainings that start from a run; else --epochs.")
+@click.option("--arms", type=TextList(), default="", help="Only these rows of the table, and those they start from.")
 @click.option("--patience", type=click.IntRange(min=1), help="Epochs without a better validation AUC.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many, from --seed on.")
 @click.option("--budgets", type=RatioList(), default="0.2,0.4", show_default=True, help="Mean dims as ratios of D.")
@@ -31,6 +32,7 @@ def command(
     seeds: int,
     budgets: tuple[float, ...],
     warm_epochs: int | None,
+    arms: tuple[str, ...],
     threads: int | None,
     out: Path,
     **given: Any,
@@ -51,5 +53,7 @@ def command(
         torch.set_num_threads(threads)
     base = train_config(seed=common.seed, **given)
     chosen = range(common.seed, common.seed + seeds)
-    summary, text = run_experiment(name, base, chosen, budgets, out, warm_epochs=warm_epochs, note=common.note)
+    summary, text = run_experiment(
+        name, base, chosen, budgets, out, warm_epochs=warm_epochs, arms=[arm for arm in arms if arm], note=common.note
+    )
     common.result(summary, lambda: Markdown(text))

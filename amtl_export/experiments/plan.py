@@ -277,6 +277,20 @@ PLANS: dict[str, Callable[[Base], Plan]] = {
 }
 
 
+def only(plan: Plan, names: Sequence[str]) -> Plan:
+    """The plan with the named arms, and those that they need: what they start from, and the baseline.
+
+    Raises:
+        InputError: it has no such arm.
+    """
+    arms = {arm.name: arm for arm in plan.arms}
+    if unknown := [name for name in names if name not in arms]:
+        raise InputError("the experiment has no such arm", found=", ".join(unknown), allowed=", ".join(arms))
+    needed = {*names, plan.baseline or plan.arms[0].name}
+    needed |= {source for name in needed if (source := arms[name].warm_from) is not None}
+    return replace(plan, arms=tuple(arm for arm in plan.arms if arm.name in needed))
+
+
 def make_plan(name: str, base: TrainConfig, budgets: Sequence[float], warm_epochs: int | None = None) -> Plan:
     """The plan of an experiment.
 

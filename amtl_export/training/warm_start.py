@@ -35,14 +35,12 @@ class Start:
 
     Attributes:
         run: the earlier run.
-        principal: whether its rows are put in principal order first.
         model: the run's own, or a rewritten one; its tensors are taken by name.
         notes: what was decided, and what was measured.
         rows_refused: why nothing of the embedding is taken; empty if something is.
     """
 
     run: Run
-    principal: bool
     model: CtrModel
     notes: tuple[str, ...] = ()
     rows_refused: str = ""
@@ -85,17 +83,21 @@ def open_start(config: TrainConfig) -> Start | None:
         f"principal order, the bases {where}; effective rank of D = {config.dim}: {ranks or 'no governed field'}",
         f"logits differ from the earlier run's by at most {ordered.difference:.2g}, all dims kept",
     )
-    return Start(run, True, ordered.model, notes)
+    return Start(run, ordered.model, notes)
 
 
 def _as_is(run: Run, method: str) -> Start:
     """The run's model; with rows as it reads them where the new method has no use for how it makes them."""
     theirs = run.model_config.method
-    if method == theirs or {method, theirs} <= {"amtl", "amtl_nste"}:
-        return Start(run, False, run.model)
-    if method in _PLAIN:
-        return Start(run, False, as_read(run))
-    return Start(run, False, run.model, rows_refused=f"{method} has rows of another kind than {theirs}")
+    if method in ("fbe", "cut") or (method in SELECTING and _selectors(method) != _selectors(theirs)):
+        return Start(run, as_read(run))
+    refused = "" if _selectors(method) == _selectors(theirs) else f"{method} has rows of another kind than {theirs}"
+    return Start(run, run.model, rows_refused=refused)
+
+
+def _selectors(method: str) -> str:
+    """Methods with the same networks have the same name here: amtl_nste's are amtl's."""
+    return "amtl" if method == "amtl_nste" else method
 
 
 @torch.no_grad()

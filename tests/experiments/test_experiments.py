@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from amtl_export.errors import InputError
-from amtl_export.experiments.plan import PLANS, make_plan
+from amtl_export.experiments.plan import PLANS, make_plan, only
 from amtl_export.experiments.report import markdown, plot
 from amtl_export.experiments.run import TIMED, run_experiment
 from amtl_export.experiments.sweep import run_folder, sign_flip_p, summarise, sweep
@@ -104,6 +104,13 @@ def test_experiments_share_their_runs(tmp_path: Path, tiny_train: Make) -> None:
     (chosen,) = (arm for arm in grid if arm["chosen"])
     assert chosen["auc_valid"]["mean"] == max(arm["auc_valid"]["mean"] for arm in grid)
     assert f"| {chosen['arm']} (best on valid) |" in text
+
+
+def test_some_arms_bring_those_they_need(tiny_train: Make) -> None:
+    plan = only(make_plan("table3", tiny_train(), (0.2,)), ["amtl@0.2 warm"])
+    assert [arm.name for arm in plan.arms] == ["fbe", "fbe warm", "amtl@0.2 warm"]
+    with pytest.raises(InputError, match=r"no such arm\n  found: amtl@0.9"):
+        only(plan, ["amtl@0.9"])
 
 
 def test_figure_3_shows_every_seed(tmp_path: Path, tiny_train: Make) -> None:

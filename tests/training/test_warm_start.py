@@ -119,7 +119,7 @@ def test_an_interrupted_training_from_principal_order_ends_with_the_same_bits(
     whole = train(config, tmp_path / "whole")
 
     class Stop(Silent):
-        def epoch_started(self, epoch: int, steps: int) -> None:  # noqa: ARG002 - the protocol's
+        def epoch_started(self, epoch: int, steps: int) -> None:  # noqa: ARG002 - fixed
             if epoch == 2:
                 raise KeyboardInterrupt
 
@@ -165,7 +165,15 @@ def test_mde_and_autoemb_take_hidden_layers_of_fbe(tmp_path: Path, fbe_run: Run,
     assert f"{method} has rows of another kind than fbe" in "\n".join(notes.lines)
 
 
-@pytest.mark.parametrize("changes", [{"method": "mde", "dim_budget": 0.4}, {"method": "autoemb"}, {"method": "fbe"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "mde", "dim_budget": 0.4},
+        {"method": "cut", "dim_budget": 0.4},
+        {"method": "autoemb"},
+        {"method": "fbe"},
+    ],
+)
 def test_a_method_continues_its_own_run(tmp_path: Path, tiny_train: Make, changes: dict[str, Any]) -> None:
     data = {"data": "synthetic:rows=4000,values=300,history=3", "backbone": "din"}
     first = train(tiny_train(**data, **changes, epochs=1), tmp_path / "first")

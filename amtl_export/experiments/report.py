@@ -128,15 +128,20 @@ def _pareto(summary: Mapping[str, Any], path: Path) -> None:
 
 
 def _groups(summary: Mapping[str, Any], path: Path) -> None:
-    fields = list(summary["arms"][0]["groups"])
+    """The mean over seeds of each arm that has other dims than D, and a thin line for each seed."""
+    fields, D = list(summary["arms"][0]["groups"]), summary["settings"]["dim"]
+    arms = [arm for arm in summary["arms"] if any(dims != D for name in fields for dims in arm["groups"][name])]
     figure, panels = new_figure(len(fields))
     for axes, field in zip(panels, fields, strict=True):
-        for arm in summary["arms"]:
+        for arm in arms:
             dims = arm["groups"][field]
-            axes.plot(range(1, len(dims) + 1), dims, marker="o", label=arm["arm"])
+            (line,) = axes.plot(range(1, len(dims) + 1), dims, marker="o", label=arm["arm"])
+            for run in arm["runs"]:
+                seed = run.get("groups", {}).get(field, [])
+                axes.plot(range(1, len(seed) + 1), seed, color=line.get_color(), alpha=0.25, linewidth=0.8)
         axes.set(title=f"{field}, {summary['settings']['data']}", xlabel="frequency group (rarest first)")
         axes.set_ylabel("mean dims")
-        axes.set_ylim(0, summary["settings"]["dim"])
+        axes.set_ylim(0, D)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     save_figure(figure, path)

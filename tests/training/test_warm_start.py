@@ -119,7 +119,7 @@ def test_an_interrupted_training_from_principal_order_ends_with_the_same_bits(
     whole = train(config, tmp_path / "whole")
 
     class Stop(Silent):
-        def epoch_started(self, epoch: int, steps: int) -> None:  # noqa: ARG002 - fixed
+        def epoch_started(self, epoch: int, steps: int) -> None:
             if epoch == 2:
                 raise KeyboardInterrupt
 

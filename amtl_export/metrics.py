@@ -1,4 +1,4 @@
-"""AUC and logloss, exact in float64, from logits."""
+"""AUC and logloss, exact in float64, from logits; rank correlation."""
 
 from __future__ import annotations
 
@@ -29,11 +29,22 @@ def auc(logits: Logits, label: npt.NDArray[Any]) -> float:
     n_neg = len(label) - n_pos
     if n_pos == 0 or n_neg == 0:
         raise ValueError(f"AUC needs both classes, got {n_pos} clicks and {n_neg} non-clicks")
-    _, place, count = np.unique(logits, return_inverse=True, return_counts=True)
-    below = np.cumsum(count) - count
-    average_rank = below + (count + 1) / 2
-    rank_sum = float(average_rank[place][positive].sum(dtype=np.float64))
+    rank_sum = float(_average_ranks(logits)[positive].sum(dtype=np.float64))
     return (rank_sum - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg)
+
+
+def rank_correlation(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float | None:
+    """Spearman's: the correlation of average ranks, -1 to 1; None where one of the two is constant."""
+    x, y = (ranks - ranks.mean() for ranks in (_average_ranks(a), _average_ranks(b)))
+    scale = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / scale if scale else None
+
+
+def _average_ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """From 1, ties sharing their mean."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: npt.NDArray[np.float64] = (np.cumsum(count) - count + (count + 1) / 2)[place]
+    return ranks
 
 
 def logloss(logits: Logits, label: npt.NDArray[Any]) -> float:

@@ -8,14 +8,16 @@ from typing import Any
 import click
 
 from amtl_export.cli.data_options import data_options, model_options, train_config
-from amtl_export.cli.options import FOLDER, Common, RatioList, common
+from amtl_export.cli.options import FOLDER, Common, RatioList, TextList, common
 
 
 @click.command("experiment")
-@click.argument("name", metavar="table1|table2|table3|table4|table5|fig3|pareto|backbones|settings")
+@click.argument("name", metavar="table1|table2|table3|table4|table5|fig3|pareto|warm|planted|backbones|settings")
 @data_options
 @model_options
 @click.option("--epochs", type=click.IntRange(min=1), help="At most this many, of each training.")
+@click.option("--warm-epochs", type=click.IntRange(min=1), help="Of trainings that start from a run; else --epochs.")
+@click.option("--arms", type=TextList(), default="", help="Only these rows of the table, and those they start from.")
 @click.option("--patience", type=click.IntRange(min=1), help="Epochs without a better validation AUC.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many, from --seed on.")
 @click.option("--budgets", type=RatioList(), default="0.2,0.4", show_default=True, help="Mean dims as ratios of D.")
@@ -25,13 +27,22 @@ from amtl_export.cli.options import FOLDER, Common, RatioList, common
 )
 @common
 def command(
-    common: Common, name: str, seeds: int, budgets: tuple[float, ...], threads: int | None, out: Path, **given: Any
+    common: Common,
+    name: str,
+    seeds: int,
+    budgets: tuple[float, ...],
+    warm_epochs: int | None,
+    arms: tuple[str, ...],
+    threads: int | None,
+    out: Path,
+    **given: Any,
 ) -> None:
     """Run one of the paper's comparisons over seeds; write NAME.json, NAME.md and, for some, NAME.png.
 
     table1: AUC. table2: mean dims. table3: warm start. table4: ablations. table5: seconds (no seeds, no budgets;
-    --epochs is how many rounds). fig3: dims by frequency. pareto: AUC against bytes. Beyond the paper: backbones,
-    and settings, what each setting of AMTL does. What was trained before in the same folder is not trained again.
+    --epochs is how many rounds). fig3: dims by frequency. pareto: AUC against bytes. Beyond the paper: warm, AMTL from
+    principal order against rows as trained; planted, who recovers a planted rank (--data synthetic:…); backbones; and
+    settings, what each setting of AMTL does. What was trained before in the same folder is not trained again.
     """
     import torch
     from rich.markdown import Markdown
@@ -42,5 +53,7 @@ def command(
         torch.set_num_threads(threads)
     base = train_config(seed=common.seed, **given)
     chosen = range(common.seed, common.seed + seeds)
-    summary, text = run_experiment(name, base, chosen, budgets, out, note=common.note)
+    summary, text = run_experiment(
+        name, base, chosen, budgets, out, warm_epochs=warm_epochs, arms=[arm for arm in arms if arm], note=common.note
+    )
     common.result(summary, lambda: Markdown(text))

@@ -13,13 +13,21 @@ from amtl_export.cli.options import FOLDER, Common, common
 
 @click.command("train")
 @data_options
-@click.option(
-    "--method", default="amtl", show_default=True, help="amtl, aml, amtl_nste, mde, autoemb, magprune or fbe."
-)
+@click.option("--method", default="amtl", show_default=True, help="amtl, aml, amtl_nste, mde, autoemb, cut or fbe.")
 @model_options
 @click.option("--epochs", type=click.IntRange(min=0), help="At most this many; 0 only with --warm-start.")
 @click.option("--patience", type=click.IntRange(min=1), help="Epochs without a better validation AUC.")
 @click.option("--warm-start", type=FOLDER, metavar="RUN", help="Begin with a run's embeddings and hidden layers.")
+@click.option(
+    "--warm-order",
+    type=click.Choice(["principal", "as-is"]),
+    help="Rows of the earlier run, for methods that select dims: in principal order (the default), or as trained.",
+)
+@click.option(
+    "--select-on",
+    type=click.Choice(["train", "valid"]),
+    help="Split whose batches the selection network learns from; train by default.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="PyTorch's threads.")
 @click.option("--out", type=FOLDER, required=True, metavar="RUN", help="The run folder; appears when training is done.")
 @common

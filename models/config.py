@@ -146,6 +146,7 @@ class ModelConfig:
         mixed: of mde.
         candidates: of autoemb, embedding sizes as parts of D; D itself is always one.
         sparse: whether the table's gradient is sparse (needs SparseAdam).
+        ordered: whether the rows are written in a basis of their field, which the model keeps; `models.ordered`.
     """
 
     embedded: tuple[EmbeddedField, ...]
@@ -164,6 +165,7 @@ class ModelConfig:
     mixed: MixedConfig = MixedConfig()
     candidates: tuple[float, ...] = (0.25, 0.5, 1.0)
     sparse: bool = False
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         if self.dim < 1:

@@ -12,13 +12,14 @@ from amtl_export.models.amtl import MaskedEmbedding, OneBranchEmbedding, SoftMas
 from amtl_export.models.autoemb import AutoEmbedding
 from amtl_export.models.autoint import AutoInt
 from amtl_export.models.config import ModelConfig, NumericField
+from amtl_export.models.cut import PrunedEmbedding
 from amtl_export.models.dcnv2 import DcnV2
 from amtl_export.models.deepfm import DeepFm
 from amtl_export.models.din import AttentionUnit
 from amtl_export.models.dnn import Dnn
 from amtl_export.models.fbe import FixedEmbedding
-from amtl_export.models.magprune import PrunedEmbedding
 from amtl_export.models.mde import MixedEmbedding
+from amtl_export.models.ordered import OrderedEmbedding
 from amtl_export.models.protocol import EmbeddingMethod
 
 #: Method → its embedding module. Adding a method is a module and a line here.
@@ -29,8 +30,11 @@ METHODS: dict[str, Callable[[ModelConfig, Sequence[Tensor]], nn.Module]] = {
     "amtl": MaskedEmbedding,
     "aml": OneBranchEmbedding,
     "amtl_nste": SoftMaskedEmbedding,
-    "magprune": PrunedEmbedding,
+    "cut": PrunedEmbedding,
 }
+
+#: Methods whose selection networks learn how many leading dims an id keeps.
+SELECTING = frozenset({"amtl", "aml", "amtl_nste"})
 
 #: Backbone → its module, called with rows `[B, F, D]` and numbers `[B, N]` or None.
 BACKBONES: dict[str, Callable[[ModelConfig], nn.Module]] = {
@@ -104,7 +108,8 @@ class CtrModel(nn.Module):
         if config.backbone not in BACKBONES:
             raise ValueError(f"unknown backbone {config.backbone!r}, allowed: {', '.join(BACKBONES)}")
         self.config = config
-        self.embedding = METHODS[config.method](config, counts)
+        embedding = METHODS[config.method](config, counts)
+        self.embedding = OrderedEmbedding(embedding, config) if config.ordered else embedding
         self.numeric = NumericInput(config.numeric) if config.numeric else None
         self.backbone = BACKBONES[config.backbone](config)
         self.wide = Linear(config, counts) if config.backbone in WIDE else None
@@ -136,6 +141,11 @@ class CtrModel(nn.Module):
     def method(self) -> EmbeddingMethod:
         """The embedding module, as what it can do."""
         return _method(self.embedding)
+
+    @property
+    def chooser(self) -> nn.Module:
+        """The module that decides dims: the embedding method, below the basis that its rows may be written in."""
+        return self.embedding.rows if isinstance(self.embedding, OrderedEmbedding) else self.embedding
 
     def _rows(self, method: EmbeddingMethod, ids: Tensor | None, multi: Sequence[Tensor]) -> Tensor:
         """One row a field, `[B, F, D]`, in the order of `config.embedded`."""

@@ -19,7 +19,7 @@ DATA = "synthetic:rows=2000,values=80,tags=6,history=3"
 @pytest.mark.parametrize("backbone", sorted(BACKBONES))
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_pair(tmp_path: Path, method: str, backbone: str, tiny_train: Callable[..., TrainConfig]) -> None:
-    budget = 0.4 if method in ("mde", "magprune") else None  # else too few values to have narrow rows
+    budget = 0.4 if method in ("mde", "cut") else None  # else too few values to have narrow rows
     config = tiny_train(data=DATA, method=method, backbone=backbone, dim=8, epochs=1, dim_budget=budget)
     run = train(config, tmp_path / "run")
     frozen = freeze(run)

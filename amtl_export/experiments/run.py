@@ -8,7 +8,7 @@ from typing import Any
 
 from amtl_export.bench.train import bench_train
 from amtl_export.errors import os_errors
-from amtl_export.experiments.plan import make_plan
+from amtl_export.experiments.plan import make_plan, only
 from amtl_export.experiments.report import markdown, plot, speed_markdown
 from amtl_export.experiments.sweep import summarise, sweep
 from amtl_export.files import write_json
@@ -25,6 +25,8 @@ def run_experiment(
     budgets: Sequence[float],
     out: Path,
     *,
+    warm_epochs: int | None = None,
+    arms: Sequence[str] = (),
     note: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Any], str]:
     """Train what is not in `out/runs` yet, and write `out/NAME.json`, `.md` and, for some, `.png`.
@@ -35,6 +37,8 @@ def run_experiment(
         seeds: each arm is trained with each.
         budgets: mean dims as parts of D, for the arms that are held to one.
         out: the folder; shared by experiments.
+        warm_epochs: of arms that start from a run, if they differ from `base.epochs`.
+        arms: only these, and those that they need; all if empty.
         note: is told of each finished training.
 
     Returns:
@@ -49,7 +53,8 @@ def run_experiment(
         text = speed_markdown(summary)
         figure = None
     else:
-        plan = make_plan(name, base, budgets)
+        plan = make_plan(name, base, budgets, warm_epochs)
+        plan = only(plan, arms) if arms else plan
         summary = summarise(name, plan, base, sweep(plan, seeds, out, note=note))
         text, figure = markdown(summary), plan.figure
     with os_errors("writing an experiment", out):

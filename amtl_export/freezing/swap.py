@@ -19,8 +19,9 @@ from torch.nn.utils import parametrize
 
 from amtl_export.errors import InputError
 from amtl_export.freezing.pooling import pool
-from amtl_export.freezing.table import FrozenEmbedding
+from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
 from amtl_export.models.attach import is_attached, release
+from amtl_export.models.ordered import OrderedEmbedding
 from amtl_export.models.protocol import Freezable
 
 #: The attribute of a module that holds its frozen table.
@@ -129,7 +130,8 @@ def check_types(module: nn.Module) -> None:
 def freeze_module(module: nn.Module) -> nn.Module:
     """A copy in evaluation mode, its tables frozen, nothing left of selection networks.
 
-    Embedding methods of this project (`Freezable`) are replaced by a `FrozenEmbedding`.
+    Embedding methods of this project (`Freezable`) are replaced by a `FrozenEmbedding`, and an `OrderedEmbedding` by a
+    `CodedEmbedding`.
 
     Raises:
         InputError: the module cannot be copied, a type is not float32, or rows and dims contradict each other.
@@ -177,6 +179,9 @@ def _methods(module: nn.Module) -> dict[int, Any]:
                 made[id(part)] = FrozenEmbedding(rows, dims, part.sizes, part.offsets)
             except ValueError as error:
                 raise InputError("an embedding method's rows and dims disagree", where=name, found=error) from None
+    for part in module.modules():
+        if isinstance(part, OrderedEmbedding):
+            made[id(part)] = CodedEmbedding(made[id(part.rows)], part.all_bases(), part.basis_of)
     return made
 
 

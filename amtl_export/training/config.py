@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from amtl_export.errors import InputError
 from amtl_export.models.config import SelectionConfig
-from amtl_export.models.ctr import BACKBONES, METHODS
+from amtl_export.models.ctr import BACKBONES, METHODS, SELECTING
 
 #: Above this many table rows the table's gradient is sparse unless said otherwise.
 SPARSE_ABOVE = 200_000
@@ -45,6 +45,11 @@ class TrainConfig:
         sparse: sparse table gradients (SparseAdam); None decides by table size.
         limit_rows: use the first rows only.
         warm_start: folder of the run whose embeddings and hidden layers are the start.
+        warm_order: of its rows, for methods that select dims: `principal` puts the table in principal order first, so
+            that the leading numbers are those that matter; `as-is` takes rows as trained. None is `principal`, but
+            for rows whose order an earlier selection has learned.
+        select_on: the split whose batches the selection network learns from. With `valid`, it takes a step before each
+            step of the weights, as AutoEmb's controller does.
         seed: of everything drawn.
     """
 
@@ -73,6 +78,8 @@ class TrainConfig:
     sparse: bool | None = None
     limit_rows: int | None = None
     warm_start: Path | str | None = None
+    warm_order: Literal["principal", "as-is"] | None = None
+    select_on: Literal["train", "valid"] = "train"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -102,8 +109,22 @@ class TrainConfig:
             raise InputError("train: candidates", found=list(self.candidates), allowed="parts of D: above 0, at most 1")
         for name in ("weight_decay", "embedding_decay", "selection_decay", "seed"):
             self._at_least(name, 0)
+        self._check_selection()
         if self.sparse and self.embedding_decay:
             raise InputError("train: embedding_decay needs dense gradients", fix="drop one of the two")
+
+    def _check_selection(self) -> None:
+        """What only methods that select dims understand."""
+        if self.warm_order not in (None, "principal", "as-is"):
+            raise InputError("train: warm_order", found=repr(self.warm_order), allowed="principal, as-is")
+        if self.select_on not in ("train", "valid"):
+            raise InputError("train: select_on", found=repr(self.select_on), allowed="train, valid")
+        selecting = ", ".join(sorted(SELECTING))
+        if self.warm_order is not None and (self.warm_start is None or self.method not in SELECTING):
+            found = f"method={self.method}, warm_start={self.warm_start}"
+            raise InputError("train: warm_order", found=found, allowed=f"with warm_start and one of {selecting}")
+        if self.select_on == "valid" and self.method not in SELECTING:
+            raise InputError("train: select_on=valid", found=f"method={self.method}", allowed=selecting)
 
     def _one_of(self, name: str, allowed: Mapping[str, Any]) -> None:
         if getattr(self, name) not in allowed:

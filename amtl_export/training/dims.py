@@ -30,7 +30,7 @@ def average_dim(model: CtrModel, fields: list[int] | None = None) -> float:
 def open_budget(ratio: float, model: CtrModel, *, trained: bool) -> SelectionBudget | None:
     """What holds a method to a budget in training; None where there is nothing to do until it is over.
 
-    mde keeps it by how it is built; magprune is pruned at once when its weights are trained, else by
+    mde keeps it by how it is built; cut is cut at once when its weights are trained, else by
     `prune_trained`.
 
     Args:
@@ -41,18 +41,18 @@ def open_budget(ratio: float, model: CtrModel, *, trained: bool) -> SelectionBud
     Raises:
         InputError: the method chooses no dims.
     """
-    if isinstance(model.embedding, Budgeted):
-        return SelectionBudget(ratio, model, model.embedding)
-    if isinstance(model.embedding, Prunable):
+    if isinstance(model.chooser, Budgeted):
+        return SelectionBudget(ratio, model, model.chooser)
+    if isinstance(model.chooser, Prunable):
         if trained:
-            model.embedding.prune(ratio)
+            model.chooser.prune(ratio)
         return None
-    if isinstance(model.embedding, MixedEmbedding):
+    if isinstance(model.chooser, MixedEmbedding):
         return None
     raise InputError(
         f"train: dim_budget={ratio} needs a method that selects dims",
         found=model.config.method,
-        allowed="amtl, aml, amtl_nste, mde, magprune",
+        allowed="amtl, aml, amtl_nste, mde, cut",
     )
 
 
@@ -99,5 +99,5 @@ class SelectionBudget:
 
 def prune_trained(ratio: float, model: CtrModel) -> None:
     """Prune by magnitude what has been trained whole; other methods are left as they are."""
-    if isinstance(model.embedding, Prunable):
-        model.embedding.prune(ratio)
+    if isinstance(model.chooser, Prunable):
+        model.chooser.prune(ratio)

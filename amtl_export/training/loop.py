@@ -6,7 +6,7 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from amtl_export.data.catalog import open_source
 from amtl_export.data.encode import Encoded, Rows, encode, open_rows, open_stats
 from amtl_export.data.schema import Schema
 from amtl_export.data.source import Source
-from amtl_export.data.vocabulary import read_vocabularies, vocabulary_hash, write_vocabularies
+from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash, write_vocabularies
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import check_target, producer, publish, read_json, write_json
 from amtl_export.metrics import auc, logloss
@@ -32,7 +32,10 @@ from amtl_export.training.observer import Silent, TrainObserver
 from amtl_export.training.run import Run, build_model, load_run, model_config_for
 from amtl_export.training.state import TrainState
 from amtl_export.training.tensors import save_tensors
-from amtl_export.training.warm_start import warm_start
+from amtl_export.training.warm_start import open_start, warm_start
+
+#: Changes a new model, given the vocabularies of its fields.
+Prepare = Callable[[CtrModel, Mapping[str, Vocabulary]], None]
 
 
 def partial_folder(out: Path) -> Path:
@@ -41,7 +44,12 @@ def partial_folder(out: Path) -> Path:
 
 
 def train(
-    config: TrainConfig, out: Path | str, *, overwrite: bool = False, observer: TrainObserver | None = None
+    config: TrainConfig,
+    out: Path | str,
+    *,
+    overwrite: bool = False,
+    observer: TrainObserver | None = None,
+    prepare: Prepare | None = None,
 ) -> Run:
     """Train, keep the epoch with the best validation AUC, and write the run folder.
 
@@ -53,6 +61,7 @@ def train(
         out: the run folder; appears when training is done.
         overwrite: replace an earlier run, and discard an unfinished training of other settings.
         observer: is told how it goes.
+        prepare: changes the new model, in place, before its first epoch; the same on every call for one `out`.
 
     Raises:
         InputError: bad data or settings; `out` exists; an unfinished training of other settings exists.
@@ -64,7 +73,7 @@ def train(
     with os_errors("training", out):
         resumed = _claim(work, config, overwrite)
         try:
-            _train_in(work, config, observer, resumed)
+            _train_in(work, config, observer, prepare, resumed)
             publish(work, out)
         except BaseException:
             if latest(work) is None:
@@ -98,14 +107,12 @@ def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
     return False
 
 
-def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, resumed: bool) -> None:
+def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, prepare: Prepare | None, resumed: bool) -> None:
     encoded = _reopen(work) if resumed else _prepare(work, config, observer)
     with reproducible(config.seed):
-        model_config = model_config_for(config, encoded)
-        model = build_model(model_config, encoded.vocabularies)
-        if config.warm_start and not resumed:
-            for line in warm_start(model, encoded.vocabularies, Path(config.warm_start)):
-                observer.note(f"warm start: {line}")
+        model, model_config = _resumed_model(work, encoded) if resumed else _new_model(work, config, encoded, observer)
+        if prepare is not None and not resumed:
+            prepare(model, encoded.vocabularies)
         state = TrainState.start(model, config)
         checkpoint = latest(work)
         if checkpoint is not None:
@@ -121,6 +128,25 @@ def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, resumed:
         if config.dim_budget is not None and not config.warm_start:
             prune_trained(config.dim_budget, model)
         _finish(work, config, model_config, model, encoded, state.progress)
+
+
+def _new_model(
+    work: Path, config: TrainConfig, encoded: Encoded, observer: TrainObserver
+) -> tuple[CtrModel, ModelConfig]:
+    """A model before its first epoch; what it is built from stays in `model.json` for a later resumption."""
+    start = open_start(config)
+    model_config = model_config_for(config, encoded)
+    model_config = start.fit(model_config) if start is not None else model_config
+    model = build_model(model_config, encoded.vocabularies)
+    for line in warm_start(model, encoded.vocabularies, start) if start is not None else ():
+        observer.note(f"warm start: {line}")
+    write_json(work / "model.json", model_config.to_json())
+    return model, model_config
+
+
+def _resumed_model(work: Path, encoded: Encoded) -> tuple[CtrModel, ModelConfig]:
+    model_config = ModelConfig.from_json(read_json(work / "model.json"))
+    return build_model(model_config, encoded.vocabularies), model_config
 
 
 def _prepare(work: Path, config: TrainConfig, observer: TrainObserver) -> Encoded:
@@ -221,6 +247,7 @@ def _finish(
         shutil.rmtree(leftover)
     shutil.rmtree(work / "data" / "train")
     (work / "train.json").unlink()
+    (work / "model.json").unlink()
 
 
 def _soft_auc(model: CtrModel, rows: Rows) -> float | None:

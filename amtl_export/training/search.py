@@ -1,10 +1,11 @@
-"""Learning a controller from the validation split while the weights learn from the training split."""
+"""Learning how dims are chosen from the validation split while the weights learn from the training split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.optim import Adam
 
 from amtl_export.data.encode import Rows
@@ -21,16 +22,24 @@ class ControllerSearch:
     same split then chooses the best epoch, so only the test split is untouched, as in AutoEmb's own paper.
 
     Args:
-        model: whose method is `Searched`.
-        method: the model's method.
+        model: in training.
+        parameters: what validation batches train: AutoEmb's controller, or selection networks.
         config: learning rate, batch size, seed.
+        penalty: joins the loss of these steps, if given.
     """
 
-    def __init__(self, model: CtrModel, method: Searched, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        model: CtrModel,
+        parameters: Sequence[nn.Parameter],
+        config: TrainConfig,
+        penalty: Callable[[], Tensor] | None = None,
+    ) -> None:
         self._model = model
         self._config = config
+        self._penalty = penalty
         lr = config.selection_lr or config.lr
-        self.optimizer = Adam(method.controller_parameters(), lr=lr, weight_decay=config.selection_decay, fused=True)
+        self.optimizer = Adam(parameters, lr=lr, weight_decay=config.selection_decay, fused=True)
 
     def steps(self, rows: Rows, epoch: int) -> Iterator[None]:
         """Each `next` is one step on a validation batch; batches come round as often as needed."""
@@ -40,12 +49,31 @@ class ControllerSearch:
                 batch = Batch.of(rows.take(index), device_of(self._model))
                 self._model.zero_grad(set_to_none=True)
                 logit = self._model(batch.ids, batch.numeric, batch.multi)
-                F.binary_cross_entropy_with_logits(logit, batch.label).backward()
+                loss = F.binary_cross_entropy_with_logits(logit, batch.label)
+                (loss if self._penalty is None else loss + self._penalty()).backward()
                 self.optimizer.step()
                 yield
             lap += 1
 
 
-def open_search(model: CtrModel, config: TrainConfig) -> ControllerSearch | None:
-    """The search that the model's method asks for, or None."""
-    return ControllerSearch(model, model.embedding, config) if isinstance(model.embedding, Searched) else None
+def searched_parameters(model: CtrModel, config: TrainConfig) -> list[nn.Parameter]:
+    """What validation batches train; empty where training batches train all."""
+    if isinstance(model.chooser, Searched):
+        return list(model.chooser.controller_parameters())
+    if config.select_on == "valid":
+        return [parameter for name, parameter in model.chooser.named_parameters() if name.startswith("selectors.")]
+    return []
+
+
+def open_search(
+    model: CtrModel, config: TrainConfig, penalty: Callable[[], Tensor] | None = None
+) -> ControllerSearch | None:
+    """The search that the method or the settings ask for, or None.
+
+    Args:
+        model: in training.
+        config: of the run.
+        penalty: of a dim budget, which goes with the selection's steps.
+    """
+    parameters = searched_parameters(model, config)
+    return ControllerSearch(model, parameters, config, penalty) if parameters else None

@@ -17,14 +17,13 @@ from amtl_export.data.encode import Encoded, Rows
 from amtl_export.errors import InputError
 from amtl_export.metrics import auc, logloss
 from amtl_export.models.ctr import CtrModel
-from amtl_export.models.protocol import Searched
 from amtl_export.models.selection import Selector
 from amtl_export.training.batches import Batch, device_of, predict, shuffled
 from amtl_export.training.checkpoint import Progress, load_checkpoint
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.dims import SelectionBudget, average_dim, open_budget
 from amtl_export.training.observer import TrainObserver
-from amtl_export.training.search import ControllerSearch, open_search
+from amtl_export.training.search import ControllerSearch, open_search, searched_parameters
 
 
 @dataclass
@@ -44,7 +43,7 @@ class TrainState:
         """Before the first epoch."""
         trained = config.warm_start is not None
         budget = open_budget(config.dim_budget, model, trained=trained) if config.dim_budget is not None else None
-        search = open_search(model, config)
+        search = open_search(model, config, budget.penalty if budget is not None else None)
         return cls(model, config, build_optimizers(model, config), Progress(0, 0, 0.0, []), {}, budget, search)
 
     @property
@@ -116,7 +115,8 @@ class TrainState:
                 optimizer.zero_grad(set_to_none=True)
             logit = self.model(batch.ids, batch.numeric, batch.multi)
             loss = F.binary_cross_entropy_with_logits(logit, batch.label)
-            (loss if self.budget is None else loss + self.budget.penalty()).backward()
+            # With a search, its steps have the penalty.
+            (loss if self.budget is None or self.search is not None else loss + self.budget.penalty()).backward()
             for optimizer in self.optimizers:
                 optimizer.step()
             value = float(loss.detach())
@@ -130,8 +130,7 @@ def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
     table: list[nn.Parameter] = []
     selection: list[nn.Parameter] = []
     other: list[nn.Parameter] = []
-    searched = model.embedding.controller_parameters() if isinstance(model.embedding, Searched) else ()
-    apart = {id(parameter) for parameter in searched}
+    apart = {id(parameter) for parameter in searched_parameters(model, config)}
     for name, parameter in model.named_parameters():
         if id(parameter) in apart:
             continue

@@ -1,57 +1,235 @@
-"""Begin with the embeddings and hidden layers of an earlier run (FBE → AMTL in the paper)."""
+"""Begin with an earlier run's rows and hidden layers (FBE → AMTL in the paper), in principal order or as they are."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
 from amtl_export.errors import InputError
-from amtl_export.models.ctr import CtrModel
+from amtl_export.models.config import ModelConfig
+from amtl_export.models.ctr import SELECTING, CtrModel
+from amtl_export.models.mde import MixedEmbedding
 from amtl_export.models.table import FieldTable
+from amtl_export.training.config import TrainConfig
+from amtl_export.training.order import as_read, in_principal_order, keeps_basis
 from amtl_export.training.run import Run, load_run
+
+#: Methods whose rows are read as they are, so that rows of any method can be theirs.
+_PLAIN = SELECTING | {"fbe", "cut"}
+
+#: Modules with one part a field, called by its position.
+_BY_POSITION = ("selectors", "selections", "projections", "attention")
+
+#: What is computed for a data set and a method, and belongs to no other.
+_OWN = ("kept", "numeric.mean", "numeric.std")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a model starts from.
+
+    Attributes:
+        run: the earlier run.
+        model: the run's own, or a rewritten one; its tensors are taken by name.
+        notes: what was decided, and what was measured.
+        rows_refused: why nothing of the embedding is taken; empty if something is.
+    """
+
+    run: Run
+    model: CtrModel
+    notes: tuple[str, ...] = ()
+    rows_refused: str = ""
+
+    def fit(self, config: ModelConfig) -> ModelConfig:
+        """The new model's settings: with bases of its fields where the start has some."""
+        return replace(config, ordered=self.model.config.ordered and config.method in _PLAIN)
+
+
+def open_start(config: TrainConfig) -> Start | None:
+    """The start that a configuration asks for; None for a random one.
+
+    Raises:
+        InputError: the folder is no run, or D differs.
+    """
+    if config.warm_start is None:
+        return None
+    run = load_run(config.warm_start)
+    if run.model_config.dim != config.dim:
+        raise InputError(
+            "warm start from a run of another D",
+            where=config.warm_start,
+            found=run.model_config.dim,
+            allowed=config.dim,
+            fix=f"dim={run.model_config.dim}",
+        )
+    theirs = run.model_config.method
+    if config.method not in SELECTING or config.warm_order == "as-is":
+        return _as_is(run, config.method)
+    if config.warm_order is None and theirs in SELECTING:
+        start = _as_is(run, config.method)
+        return replace(start, notes=(f"rows as they are: {theirs} has chosen their order already",))
+    ordered = in_principal_order(run)
+    fields = [run.model_config.embedded[i].name for i in ordered.bases]
+    where = "kept as a projection" if keeps_basis(run.model_config.backbone) else "folded into the first layer"
+    ranks = ", ".join(
+        f"{name} {basis.effective_rank:.1f}" for name, basis in zip(fields, ordered.bases.values(), strict=True)
+    )
+    notes = (
+        f"principal order, the bases {where}; effective rank of D = {config.dim}: {ranks or 'no governed field'}",
+        f"logits differ from the earlier run's by at most {ordered.difference:.2g}, all dims kept",
+    )
+    return Start(run, ordered.model, notes)
+
+
+def _as_is(run: Run, method: str) -> Start:
+    """The run's model; with rows as it reads them where the new method has no use for how it makes them."""
+    theirs = run.model_config.method
+    if method in ("fbe", "cut") or (method in SELECTING and _selectors(method) != _selectors(theirs)):
+        return Start(run, as_read(run))
+    refused = "" if _selectors(method) == _selectors(theirs) else f"{method} has rows of another kind than {theirs}"
+    return Start(run, run.model, rows_refused=refused)
+
+
+def _selectors(method: str) -> str:
+    """Methods with the same networks have the same name here: amtl_nste's are amtl's."""
+    return "amtl" if method == "amtl_nste" else method
 
 
 @torch.no_grad()
-def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], earlier: Path) -> list[str]:
-    """Copy what fits, by field name and value, so the earlier run's data may differ.
+def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], start: Start) -> list[str]:
+    """Take every tensor whose name and shape agree; rows by field name and value, so that the data may differ.
 
     Returns:
-        What was copied, a line each.
+        What was taken and what was not, a line each.
 
     Raises:
-        InputError: the folder is no run, D differs, or no field is shared.
+        InputError: nothing agrees.
     """
-    run = load_run(earlier)
-    if run.model_config.dim != model.config.dim:
+    taking = _Taking(model, vocabularies, start)
+    lines = [*start.notes, *taking.rows(), *taking.tensors()]
+    if not taking.taken:
         raise InputError(
-            "warm start from a run of another D",
-            where=earlier,
-            found=run.model_config.dim,
-            allowed=model.config.dim,
-            fix=f"dim={run.model_config.dim}",
+            "warm start from a run that shares no field and no layer",
+            where=start.run.path,
+            allowed=", ".join(vocabularies),
         )
-    copied: list[str] = []
-    tables, earlier_tables = _tables(model), _tables(run.model)
-    if _row_width(tables) is None or _row_width(tables) != _row_width(earlier_tables):
-        raise InputError(
-            "warm start between methods whose rows differ in kind",
-            where=earlier,
-            found=f"{run.model_config.method} → {model.config.method}",
-            allowed="from and to fbe, amtl, aml, amtl_nste, magprune",
-        )
-    for path, table in tables.items():
-        if path in earlier_tables:
-            copied += _rows(path, table, vocabularies, run, earlier_tables[path])
-    if not copied:
-        raise InputError("warm start from a run that shares no field", where=earlier, allowed=", ".join(vocabularies))
-    ours, theirs = model.state_dict(), run.model.state_dict()
-    for name, tensor in theirs.items():
-        if name.startswith(("backbone.", "wide.numeric")) and name in ours and ours[name].shape == tensor.shape:
-            ours[name].copy_(tensor)
-            copied.append(name)
-    return copied
+    return lines
+
+
+class _Taking:
+    """Copies from one model to another.
+
+    Args:
+        model: is filled.
+        vocabularies: of its fields.
+        start: where from.
+
+    Attributes:
+        taken: how many tables' parts and tensors were.
+    """
+
+    def __init__(self, model: CtrModel, vocabularies: dict[str, Vocabulary], start: Start) -> None:
+        self.taken = 0
+        self._model, self._vocabularies = model, vocabularies
+        self._earlier, self._run, self._rows_refused = start.model, start.run, start.rows_refused
+        self._positions = {field.name: i for i, field in enumerate(self._earlier.config.embedded)}
+        self._moved = {
+            i: self._positions[field.name]
+            for i, field in enumerate(model.config.embedded)
+            if field.name in self._positions
+        }
+
+    def rows(self) -> Iterator[str]:
+        """Rows of every table that both models have."""
+        earlier = _tables(self._earlier)
+        for path, table in _tables(self._model).items():
+            if path.startswith("embedding.") and self._rows_refused:
+                yield f"not taken: {path}: {self._rows_refused}"
+                continue
+            if path not in earlier or earlier[path].dim != table.dim:
+                why = "the earlier run has none" if path not in earlier else f"{earlier[path].dim} numbers a row there"
+                yield f"not taken: {path}: {why}"
+                continue
+            for i, field in enumerate(table.fields):
+                if field.shares is None:
+                    yield self._field_rows(path, table, i, earlier[path])
+
+    def _field_rows(self, path: str, table: FieldTable, i: int, earlier: FieldTable) -> str:
+        name = table.fields[i].name
+        where = "" if path.startswith("embedding.") else f" ({path})"
+        if why := self._refused(name, i):
+            return f"not taken: {name}{where}: {why}"
+        vocabulary, known = self._vocabularies[name], self._run.vocabularies[name]
+        encoded = torch.from_numpy(known.encode(vocabulary.values).astype(np.int64))
+        old = torch.cat([torch.arange(FIRST_VALUE), encoded])
+        new = torch.arange(len(old))
+        shared = (old > 0) | (new == 0)
+        target = table.part(table.weight, i)
+        target[new[shared]] = earlier.weight[earlier.offsets[self._moved[i]] + old[shared]]
+        self.taken += 1
+        return f"{name}{where}: {int(shared.sum())} of {vocabulary.size} rows"
+
+    def _refused(self, name: str, i: int) -> str:
+        """Why a field's rows are not taken; empty if they are."""
+        if i not in self._moved:
+            return "the earlier run has no such field"
+        if self._run.vocabularies[name].type != self._vocabularies[name].type:
+            return f"its values are of type {self._run.vocabularies[name].type} there"
+        ours, theirs = self._model.chooser, self._earlier.chooser
+        if not (isinstance(ours, MixedEmbedding) and isinstance(theirs, MixedEmbedding)):
+            return ""
+        return "" if ours.blocks.get(i) == theirs.blocks.get(self._moved[i]) else "its blocks of frequency differ"
+
+    def tensors(self) -> Iterator[str]:
+        """All that is no table, by name and shape."""
+        tables = {f"{path}.weight" for path in _tables(self._model)}
+        ours, theirs = self._model.state_dict(), self._earlier.state_dict()
+        taken: dict[str, int] = {}
+        left: dict[tuple[str, str], int] = {}
+        for name, tensor in ours.items():
+            if name in tables or name.endswith(_OWN):
+                continue
+            why = self._take(name, tensor, theirs)
+            if why:
+                left[_group(name), why] = left.get((_group(name), why), 0) + 1
+            else:
+                taken[_group(name)] = taken.get(_group(name), 0) + 1
+        self.taken += sum(taken.values())
+        yield from (f"{group}: {number} tensors" for group, number in taken.items())
+        yield from (f"not taken: {group}, {number} tensors: {why}" for (group, why), number in left.items())
+        named = {self._there(name) for name in ours}
+        unused = sorted({_group(name) for name in theirs if name not in named and not name.endswith(_OWN)})
+        yield from (f"not taken: {group} of the earlier run: this model has none" for group in unused)
+
+    def _take(self, name: str, tensor: Tensor, theirs: dict[str, Tensor]) -> str:
+        """Copy one tensor; why not, if not."""
+        if name.startswith("embedding.") and self._rows_refused:
+            return self._rows_refused
+        other = theirs.get(self._there(name))
+        if other is None:
+            return "the earlier run has none"
+        if other.shape != tensor.shape:
+            return f"{tuple(other.shape)} there, {tuple(tensor.shape)} here"
+        parts = name.split(".")
+        if "projections" in parts and (
+            why := self._refused(self._model.config.embedded[int(parts[-1])].name, int(parts[-1]))
+        ):
+            return why
+        tensor.copy_(other)
+        return ""
+
+    def _there(self, name: str) -> str:
+        """The earlier model's name of a tensor: parts of fields are called by position."""
+        parts = name.split(".")
+        for container, position in enumerate(parts[1:]):
+            if parts[container] in _BY_POSITION and position.isdecimal():
+                parts[container + 1] = str(self._moved.get(int(position), "none"))
+        return ".".join(parts)
 
 
 def _tables(model: CtrModel) -> dict[str, FieldTable]:
@@ -59,30 +237,6 @@ def _tables(model: CtrModel) -> dict[str, FieldTable]:
     return {path: module for path, module in model.named_modules() if isinstance(module, FieldTable)}
 
 
-def _row_width(tables: dict[str, FieldTable]) -> int | None:
-    """Floats of an embedding row that is used as it is; None for methods that keep rows of another kind."""
-    table = tables.get("embedding.table")
-    return None if table is None else table.dim
-
-
-def _rows(
-    path: str, table: FieldTable, vocabularies: dict[str, Vocabulary], run: Run, earlier: FieldTable
-) -> list[str]:
-    positions = {field.name: i for i, field in enumerate(run.model_config.embedded)}
-    copied = []
-    for i, (name, vocabulary) in enumerate(vocabularies.items()):
-        if (
-            table.fields[i].shares is not None
-            or name not in positions
-            or run.vocabularies[name].type != vocabulary.type
-        ):
-            continue
-        known = torch.from_numpy(run.vocabularies[name].encode(vocabulary.values)).long()
-        old = torch.cat([torch.arange(FIRST_VALUE), known])
-        new = torch.arange(len(old))
-        shared = (old > 0) | (new == 0)
-        target = table.part(table.weight, i)
-        target[new[shared]] = earlier.weight[earlier.offsets[positions[name]] + old[shared]]
-        where = "" if path == "embedding.table" else f" ({path})"
-        copied.append(f"{name}{where}: {int(shared.sum())} of {vocabulary.size} rows")
-    return copied
+def _group(name: str) -> str:
+    """`backbone.layers.1.weight` → `backbone.layers`."""
+    return ".".join(name.split(".")[:2])

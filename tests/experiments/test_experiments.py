@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from amtl_export.errors import InputError
-from amtl_export.experiments.plan import PLANS, make_plan
+from amtl_export.experiments.plan import PLANS, make_plan, only
 from amtl_export.experiments.report import markdown, plot
 from amtl_export.experiments.run import TIMED, run_experiment
 from amtl_export.experiments.sweep import run_folder, sign_flip_p, summarise, sweep
@@ -20,7 +20,7 @@ DATA = "synthetic:rows=2000,values=40,tags=6"
 
 @pytest.mark.parametrize("name", sorted(PLANS))
 def test_every_plan_is_consistent(name: str, tiny_train: Make) -> None:
-    plan = make_plan(name, tiny_train(), (0.2, 0.4))
+    plan = make_plan(name, tiny_train(data="synthetic:rows=400"), (0.2, 0.4))
     names = [arm.name for arm in plan.arms]
     assert len(set(names)) == len(names)
     folders = {run_folder(n, 0) for n in names}
@@ -32,8 +32,8 @@ def test_every_plan_is_consistent(name: str, tiny_train: Make) -> None:
 
 def test_arms_of_one_name_are_one_training_in_all_the_papers_tables(tiny_train: Make) -> None:
     seen: dict[str, TrainConfig] = {}
-    for name in ("table1", "table2", "table3", "table4", "fig3", "pareto", "settings"):
-        for arm in make_plan(name, tiny_train(), (0.2, 0.4)).arms:
+    for name in ("table1", "table2", "table3", "table4", "fig3", "pareto", "warm", "planted", "settings"):
+        for arm in make_plan(name, tiny_train(), (0.2, 0.4), 3).arms:
             assert seen.setdefault(arm.name, arm.config) == arm.config
 
 
@@ -54,22 +54,23 @@ def test_a_sweep_resumes_and_reports(tmp_path: Path, tiny_train: Make) -> None:
     plan = make_plan("pareto", base, (0.3,))
     first = sweep(plan, [0], tmp_path)
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/model.safetensors")}
-    assert len(stamps) == len(plan.arms) == 6
+    assert len(stamps) == len(plan.arms) == 8
     notes: list[str] = []
     both = sweep(plan, [0, 1], tmp_path, note=notes.append)
-    assert both[:6] == first  # nothing was trained again
+    assert both[:8] == first  # nothing was trained again
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
-    assert len(notes) == 12
+    assert len(notes) == 16
 
     summary = summarise("pareto", plan, base, both)
     json.dumps(summary, allow_nan=False)
     arms = {arm["arm"]: arm for arm in summary["arms"]}
-    assert list(arms) == ["fbe", "amtl@0.3", "mde@0.3", "magprune@0.3", "magprune@0.3 tuned", "fbe D=4"]
+    names = "fbe,fbe warm,amtl@0.3,amtl@0.3 warm,mde@0.3,cut@0.3,cut@0.3 tuned,fbe D=4"
+    assert list(arms) == names.split(",")
     assert arms["fbe"]["auc_difference"] == {"mean": 0.0, "std": 0.0}
     assert arms["fbe D=4"]["changes"] == {"method": "fbe", "dim": 4}
     assert all(arms[name]["avg_dim_ratio"]["mean"] <= 0.3 for name in arms if "@0.3" in name)
     assert arms["fbe D=4"]["bytes_table"] < arms["fbe"]["bytes_table"]
-    assert markdown(summary).count("\n| ") == 1 + 6
+    assert markdown(summary).count("\n| ") == 1 + 8
     plot(summary, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
@@ -79,10 +80,16 @@ def test_a_sweep_resumes_and_reports(tmp_path: Path, tiny_train: Make) -> None:
 
 def test_experiments_share_their_runs(tmp_path: Path, tiny_train: Make) -> None:
     base = tiny_train(data=DATA, epochs=1)
-    warm, _ = run_experiment("table3", base, [0], (), tmp_path)
-    aucs = {arm["arm"]: arm["auc_test"]["mean"] for arm in warm["arms"]}
-    assert set(aucs) == {"fbe", "fbe warm", "autoemb", "amtl", "amtl warm"}
-    assert aucs["amtl warm"] != aucs["amtl"]
+    first, text = run_experiment("table3", base, [0], (), tmp_path, warm_epochs=2)
+    arms = {arm["arm"]: arm for arm in first["arms"]}
+    names = "fbe,fbe warm,mde,mde warm,autoemb,autoemb warm,autoemb D alone,amtl,amtl warm as-is,amtl warm"
+    assert list(arms) == names.split(",")
+    assert arms["amtl warm"]["auc_test"] != arms["amtl warm as-is"]["auc_test"]
+    assert arms["amtl warm"]["changes"]["epochs"] == 2
+    assert "epochs" not in arms["amtl"]["changes"]
+    assert first["baseline"] == "fbe warm"
+    assert arms["fbe warm"]["auc_difference"]["mean"] == 0
+    assert "against fbe warm" in text
     stamp = (tmp_path / "runs" / "amtl-s0" / "model.safetensors").stat().st_mtime_ns
     ablation, text = run_experiment("table4", base, [0], (), tmp_path)
     assert (tmp_path / "runs" / "amtl-s0" / "model.safetensors").stat().st_mtime_ns == stamp
@@ -91,6 +98,62 @@ def test_experiments_share_their_runs(tmp_path: Path, tiny_train: Make) -> None:
     assert soft["amtl_nste"] is not None
     assert soft["amtl"] is None
     assert {"table3.json", "table3.md", "table4.json", "table4.md"} <= {p.name for p in tmp_path.iterdir()}
+    # T is chosen by the valid split, and the table says so.
+    grid = [arm for arm in ablation["arms"] if arm["grid"] == "amtl T"]
+    assert [arm["arm"] for arm in grid] == ["amtl", "amtl T=0.1", "amtl T=10"]
+    (chosen,) = (arm for arm in grid if arm["chosen"])
+    assert chosen["auc_valid"]["mean"] == max(arm["auc_valid"]["mean"] for arm in grid)
+    assert f"| {chosen['arm']} (best on valid) |" in text
+
+
+def test_some_arms_bring_those_they_need(tiny_train: Make) -> None:
+    plan = only(make_plan("table3", tiny_train(), (0.2,)), ["amtl@0.2 warm"])
+    assert [arm.name for arm in plan.arms] == ["fbe", "fbe warm", "amtl@0.2 warm"]
+    with pytest.raises(InputError, match=r"no such arm\n  found: amtl@0.9"):
+        only(plan, ["amtl@0.9"])
+
+
+def test_figure_3_shows_every_seed(tmp_path: Path, tiny_train: Make) -> None:
+    base = tiny_train(data=DATA, epochs=1)
+    plan = make_plan("fig3", base, ())
+    assert [arm.name for arm in plan.arms] == ["fbe", "amtl untrained", "amtl", "amtl warm", "aml", "aml warm"]
+    summary, text = run_experiment("fig3", base, [0, 1], (), tmp_path)
+    arms = {arm["arm"]: arm for arm in summary["arms"]}
+    assert arms["fbe"]["rank_correlation"] == {"user": None, "item": None}  # all ids alike
+    for arm in list(arms.values())[2:]:
+        found = [run["rank_correlation"]["user"] for run in arm["runs"]]
+        assert len(found) == 2
+        assert all(value is None or -1 <= value <= 1 for value in found)
+    assert "user: rank correlation" in text
+    assert "- amtl warm: user " in text
+
+
+def test_the_planted_rank_has_a_table(tmp_path: Path, tiny_train: Make) -> None:
+    """An arm that is made from a run is measured as a trained one, and an oracle trains with the dims it is given."""
+    base = tiny_train(data="synthetic:rows=3000,values=40,rank=8,tags=0,exponent=80", epochs=1)
+    summary, _ = run_experiment("planted", base, [0], (0.3,), tmp_path)
+    arms = {arm["arm"]: arm for arm in summary["arms"]}
+    assert summary["expected"] == "the planted rank"
+    assert arms["oracle dims"]["rank_correlation"]["user"]["mean"] == pytest.approx(1)
+    assert arms["reversed dims"]["rank_correlation"]["item"]["mean"] < -0.5
+    assert 0.1 < arms["principal@0.3"]["avg_dim_ratio"]["mean"] <= 0.3
+    assert arms["principal@0.3"]["auc_valid"] is None
+    assert arms["principal@0.3"]["bytes_table"] < arms["fbe"]["bytes_table"]
+    assert not (tmp_path / "runs" / "principal@0.3-s0").exists()
+    with pytest.raises(InputError, match="planted rank"):
+        make_plan("planted", tiny_train(data="ml-1m"), (0.3,))
+
+
+def test_principal_order_recovers_a_planted_rank(tmp_path: Path, tiny_train: Make) -> None:
+    """Dims that no training chose rise with the rank that the data was made with."""
+    data = "synthetic:rows=40000,values=120,rank=8,tags=0,exponent=80"
+    base = TrainConfig(data=data, dim=16, batch_size=512)
+    plan = make_plan("planted", base, (0.2,))
+    chosen = replace(plan, arms=tuple(arm for arm in plan.arms if arm.name in ("fbe", "principal@0.2")))
+    whole, cut = sweep(chosen, [0], tmp_path)
+    assert cut.avg_dim_ratio <= 0.2
+    assert cut.auc_test > whole.auc_test - 0.005
+    assert all(value is not None and value >= 0.5 for value in cut.rank_correlation.values()), cut.rank_correlation
 
 
 def test_table5_times_training_and_both_kinds_of_inference(tmp_path: Path, tiny_train: Make) -> None:

@@ -13,7 +13,7 @@ from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericFiel
 from amtl_export.models import ctr as ctr_module
 from amtl_export.models.amtl import MaskedEmbedding
 from amtl_export.models.budget import shift_logits
-from amtl_export.models.magprune import PrunedEmbedding
+from amtl_export.models.cut import PrunedEmbedding
 from amtl_export.models.protocol import Freezable
 from amtl_export.models.selection import (
     OneBranchSelector,
@@ -265,7 +265,7 @@ def test_sampled_mean_dims_are_the_mean_dims() -> None:
 
 @pytest.mark.parametrize("ratio", [1 / D, 0.3, 0.5, 0.8, 1.0])
 def test_pruning_cuts_trailing_dims_by_magnitude(ratio: float) -> None:
-    model = build("magprune").eval()
+    model = build("cut").eval()
     assert isinstance(model.embedding, PrunedEmbedding)
     governed = torch.cat([torch.arange(40), model.method.offsets[3] + torch.arange(29)])
     before = frozen_rows(model).clone()
@@ -283,7 +283,7 @@ def test_pruning_cuts_trailing_dims_by_magnitude(ratio: float) -> None:
 
 
 def test_what_was_pruned_learns_nothing() -> None:
-    model = build("magprune").train()
+    model = build("cut").train()
     assert isinstance(model.embedding, PrunedEmbedding)
     ids = torch.arange(40).unsqueeze(1)
     assert torch.equal(model.method.lookup(ids, (0,)).squeeze(1), model.embedding.table.weight[:40])

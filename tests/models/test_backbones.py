@@ -94,7 +94,7 @@ def test_a_sequence_uses_the_rows_of_its_field() -> None:
     assert model.method.frozen_dims()[-1] == 0  # the item field has the padding row now
 
 
-@pytest.mark.parametrize("method", ["amtl", "mde", "autoemb", "magprune"])
+@pytest.mark.parametrize("method", ["amtl", "mde", "autoemb", "cut"])
 def test_a_sequence_is_selected_by_its_fields_own_network(method: str) -> None:
     model = sequence_model("din", method).eval()
     ids = torch.arange(6).unsqueeze(1)

@@ -73,7 +73,8 @@ def test_a_seed_reproduces_every_bit(tmp_path: Path, tiny_train: Make, changes: 
         {"sparse": True},
         {"dim_budget": 0.3, "selection": SelectionConfig(temperature=5.0, temperature_end=0.1)},
         {"method": "autoemb"},
-        {"method": "magprune", "dim_budget": 0.5},
+        {"method": "cut", "dim_budget": 0.5},
+        {"select_on": "valid", "dim_budget": 0.3},
     ],
 )
 def test_an_interrupted_training_ends_with_the_same_bits(
@@ -133,7 +134,7 @@ def test_warm_start_takes_rows_by_value_and_hidden_layers(tmp_path: Path, fbe_ru
             notes.append(text)
 
     data = "synthetic:rows=3000,values=120,rank=4,tags=12"
-    config = tiny_train(data=data, epochs=1, lr=1e-12, warm_start=str(fbe_run.path))
+    config = tiny_train(data=data, epochs=1, lr=1e-12, warm_start=str(fbe_run.path), warm_order="as-is")
     warm = train(config, tmp_path / "warm", observer=Notes())
     assert any(note.startswith("warm start: user:") for note in notes)
     table = warm.model.get_parameter("embedding.table.weight")
@@ -240,8 +241,8 @@ def test_mde_keeps_a_dim_budget_by_how_it_is_built(tmp_path: Path, tiny_train: M
     assert load_run(run.path).model_config.mixed == MixedConfig(blocks=3, alpha=0.5, ratio=0.5)
 
 
-def test_magprune_prunes_what_was_trained_whole(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
-    pruned = train(tiny_train(method="magprune", dim_budget=0.4), tmp_path / "run")
+def test_cut_prunes_what_was_trained_whole(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
+    pruned = train(tiny_train(method="cut", dim_budget=0.4), tmp_path / "run")
     assert [r["auc_valid"] for r in pruned.history()] == [r["auc_valid"] for r in fbe_run.history()]
     assert pruned.metrics["avg_dim_ratio"] <= 0.4
     assert pruned.metrics["auc_valid"] < fbe_run.metrics["auc_valid"]
@@ -250,8 +251,8 @@ def test_magprune_prunes_what_was_trained_whole(tmp_path: Path, fbe_run: Run, ti
     assert torch.equal(pruned.model.embedding.frozen_rows(), torch.where(kept, whole, 0.0))  # type: ignore[operator]
 
 
-def test_magprune_trains_on_with_what_a_warm_start_leaves(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
-    config = tiny_train(method="magprune", dim_budget=0.4, warm_start=str(fbe_run.path))
+def test_cut_trains_on_with_what_a_warm_start_leaves(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
+    config = tiny_train(method="cut", dim_budget=0.4, warm_start=str(fbe_run.path))
     tuned = train(config, tmp_path / "run")
     dims = tuned.model.method.frozen_dims()
     assert all(record["avg_dim"] == tuned.metrics["avg_dim"] <= 0.4 * 12 for record in tuned.history())
@@ -262,8 +263,8 @@ def test_magprune_trains_on_with_what_a_warm_start_leaves(tmp_path: Path, fbe_ru
 
 
 def test_no_epoch_takes_a_warm_start_as_it_is(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
-    pruned = train(tiny_train(method="magprune", dim_budget=0.4), tmp_path / "pruned")
-    config = tiny_train(method="magprune", dim_budget=0.4, warm_start=str(fbe_run.path), epochs=0)
+    pruned = train(tiny_train(method="cut", dim_budget=0.4), tmp_path / "pruned")
+    config = tiny_train(method="cut", dim_budget=0.4, warm_start=str(fbe_run.path), epochs=0)
     taken = train(config, tmp_path / "taken")
     assert taken.history() == []
     for key in ("auc_valid", "auc_test", "avg_dim"):
@@ -272,17 +273,17 @@ def test_no_epoch_takes_a_warm_start_as_it_is(tmp_path: Path, fbe_run: Run, tiny
         tiny_train(epochs=0)
 
 
-@pytest.mark.parametrize("method", ["mde", "autoemb"])
-def test_methods_with_rows_of_another_kind_are_not_warm_started(
-    tmp_path: Path, fbe_run: Run, tiny_train: Make, method: str
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"method": "autoemb"}, "embedding.selections.0.controller.0.weight"),
+        ({"method": "amtl", "select_on": "valid", "dim_budget": 0.5}, "embedding.selectors.0.high.0.weight"),
+    ],
+)
+def test_a_controller_learns_from_validation_rows_only(
+    tmp_path: Path, tiny_train: Make, changes: dict[str, Any], name: str
 ) -> None:
-    with pytest.raises(InputError, match=f"fbe → {method}"):
-        train(tiny_train(method=method, warm_start=str(fbe_run.path)), tmp_path / "run")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_controller_learns_from_validation_rows_only(tmp_path: Path, tiny_train: Make) -> None:
-    config = tiny_train(method="autoemb", epochs=1)
+    config = tiny_train(**changes, epochs=1)
     encoded = encode(open_source(config.data), tmp_path / "data", 0)
     after = []
     for lr in (1e-12, 1e-2):
@@ -290,7 +291,6 @@ def test_a_controller_learns_from_validation_rows_only(tmp_path: Path, tiny_trai
         state = TrainState.start(
             build_model(model_config_for(config, encoded), encoded.vocabularies), replace(config, selection_lr=lr)
         )
-        name = "embedding.selections.0.controller.0.weight"
         before = state.model.get_parameter(name).detach().clone()
         state.run_epoch(encoded, Silent())
         after.append(float((state.model.get_parameter(name).detach() - before).abs().max()))

@@ -16,7 +16,11 @@ import polars as pl
 
 from amtl_export.data.schema import FieldSchema, RandomSplit, Schema
 from amtl_export.data.source import CHUNK_ROWS, FILE, ROW, Source
+from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
 from amtl_export.errors import InputError
+
+#: The p-th most frequent value of a large field is 1000 + 7·p.
+_FIRST, _STEP = 1000, 7
 
 Floats = npt.NDArray[np.float64]
 
@@ -126,6 +130,14 @@ def usable_rank(p: npt.NDArray[np.int64], V: int, R: int) -> npt.NDArray[np.int6
     return usable
 
 
+def planted_rank(config: SyntheticConfig, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
+    """r of every id of user or item, int64 `[V]`; 1 for ids that stand for no value."""
+    ranks = np.ones(vocabulary.size, dtype=np.int64)
+    p = (np.asarray(vocabulary.values).astype(np.int64) - _FIRST) // _STEP
+    ranks[FIRST_VALUE : FIRST_VALUE + len(p)] = usable_rank(p, config.values, config.rank)
+    return ranks
+
+
 def _chunks(config: SyntheticConfig) -> Iterator[pl.DataFrame]:
     planted = _Planted.draw(config)
     for number, start in enumerate(range(0, config.rows, CHUNK_ROWS)):
@@ -151,11 +163,13 @@ def _chunk(config: SyntheticConfig, planted: _Planted, rng: np.random.Generator,
         logit += 3.0 * fit.sum(axis=1) / np.maximum((earlier >= 0).sum(axis=1), 1)
     click = rng.random(n) < 1 / (1 + np.exp(-logit))
 
-    columns: dict[str, pl.Series] = {name: pl.Series(p[i] * 7 + 1000) for i, name in enumerate(large_fields(config))}
+    columns: dict[str, pl.Series] = {
+        name: pl.Series(p[i] * _STEP + _FIRST) for i, name in enumerate(large_fields(config))
+    }
     if config.tags:
         columns["tags"] = _lists(tag, tag < config.tags)
     if config.history:
-        columns["history"] = _lists(earlier * 7 + 1000, earlier >= 0)
+        columns["history"] = _lists(earlier * _STEP + _FIRST, earlier >= 0)
     columns["segment"] = pl.Series([f"s{s}" for s in segment])
     columns["age"] = pl.Series(age)
     columns["click"] = pl.Series(click.astype(np.float64))

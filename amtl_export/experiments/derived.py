@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from amtl_export.data.vocabulary import Vocabulary
-from amtl_export.freezing.frozen import FrozenModel, of_trained
+from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.cut import CutEmbedding
-from amtl_export.principal.dims import Rows, dims_within
-from amtl_export.training.order import in_principal_order
-from amtl_export.training.run import Run, build_model
+from amtl_export.principal.compress import compress
+from amtl_export.training.run import Run
 
 
-def cut_in_principal_order(ratio: float) -> Callable[[Run], FrozenModel]:
+def compressed(ratio: float) -> Callable[[Run], FrozenModel]:
     """A function from a run to its model in principal order, governed fields cut to mean dims of at most ratio·D."""
-
-    @torch.no_grad()
-    def derive(run: Run) -> FrozenModel:
-        ordered = in_principal_order(run)
-        config = replace(ordered.model.config, method="cut")
-        with torch.random.fork_rng(devices=[]):
-            model = build_model(config, run.vocabularies)
-        model.load_state_dict(ordered.model.state_dict(), strict=False)
-        table = _cut(model)
-        places = [i for i, field in enumerate(config.embedded) if field.governed and field.shares is None]
-        counts = {i: vocabulary.counts for i, vocabulary in enumerate(run.vocabularies.values())}
-        fields = [
-            Rows(
-                table.table.part(table.table.weight, i).numpy(),
-                counts[i].astype(np.float64),
-                ordered.bases[i].weights,
-                table.table.part(table.kept, i).numpy().copy(),
-            )
-            for i in places
-        ]
-        most = int(ratio * config.dim * sum(int((own.longest > 0).sum()) for own in fields))
-        for i, dims in zip(places, dims_within(fields, most), strict=True):
-            table.table.part(table.kept, i).copy_(torch.from_numpy(dims))
-        origin = {"run": run.path.name, "method": "cut", "backbone": config.backbone, "seed": run.train.seed}
-        return of_trained(model.eval(), config, run.schema, run.vocabularies, origin)
-
-    return derive
+    return lambda run: compress(freeze(run), dim_budget=ratio, curve=False)
 
 
 def fixed_dims(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from amtl_export.data.named.synthetic import SyntheticConfig, planted_rank
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
-from amtl_export.experiments.derived import cut_in_principal_order, fixed_dims
+from amtl_export.experiments.derived import compressed, fixed_dims
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.models.ctr import ATTENDING, BACKBONES, CtrModel
 from amtl_export.training.config import TrainConfig
@@ -116,12 +116,17 @@ class Base:
             self.arm(f"{name} tuned", method="cut", dim_budget=ratio, warm_from="fbe"),
         ]
 
+    def compressed(self, ratio: float) -> Arm:
+        """The FBE run in principal order and cut, without training."""
+        arm = self.arm(_named("compress", ratio), method="fbe", warm_from="fbe", epochs=0)
+        return replace(arm, derive=compressed(ratio))
+
     def held(self) -> list[Arm]:
         """Methods held to budgets."""
         arms = []
         for ratio in self.budgets:
             arms += [self.method("amtl", ratio), self.warmed("amtl", ratio), self.method("mde", ratio)]
-            arms += self.cut(ratio)
+            arms += [self.compressed(ratio), *self.cut(ratio)]
         return arms
 
     @property
@@ -158,6 +163,7 @@ def table3(base: Base) -> Plan:
     arms.append(_one_candidate(base))
     for ratio in base.ratios:
         arms += [base.method("amtl", ratio), base.as_is("amtl", ratio), base.warmed("amtl", ratio)]
+    arms += map(base.compressed, base.budgets)
     return Plan("Warm start against random start", tuple(arms), baseline="fbe warm")
 
 
@@ -166,7 +172,7 @@ def warm(base: Base) -> Plan:
     arms = [base.method("fbe"), base.warmed("fbe")]
     for ratio in base.ratios:
         arms += [base.as_is("amtl", ratio), base.warmed("amtl", ratio)]
-    arms.append(base.warmed("aml"))
+    arms += [base.warmed("aml"), *map(base.compressed, base.budgets)]
     return Plan("AMTL from principal order", tuple(arms), shown="dims", figure="groups", baseline="fbe warm")
 
 
@@ -186,6 +192,7 @@ def fig3(base: Base) -> Plan:
     for ratio in base.ratios:
         for method in ("amtl", "aml"):
             arms += [base.method(method, ratio), base.warmed(method, ratio)]
+    arms += map(base.compressed, base.budgets)
     return Plan("Mean dims by frequency group", tuple(arms), shown="dims", figure="groups")
 
 
@@ -221,8 +228,7 @@ def planted(base: Base) -> Plan:
     arms += [base.method("amtl"), base.warmed("amtl")]
     for ratio in base.budgets:
         arms += [base.method("amtl", ratio), base.warmed("amtl", ratio)]
-        derived = base.arm(_named("principal", ratio), method="fbe", warm_from="fbe", epochs=0)
-        arms.append(replace(derived, derive=cut_in_principal_order(ratio)))
+        arms.append(base.compressed(ratio))
     return Plan("Who recovers a planted rank", tuple(arms), "dims", "groups", None, truth, "the planted rank")
 
 

@@ -138,7 +138,7 @@ def _summed_up(name: str, seed: int, frozen: FrozenModel, metrics: dict[str, Any
         metrics["logloss_test"],
         metrics["avg_dim"],
         metrics["avg_dim_ratio"],
-        least_bytes(frozen.table.dims.numpy(), D) + _projection_bytes(frozen),
+        least_bytes(frozen.table.dims.numpy(), frozen.table.rows.shape[1]) + _projection_bytes(frozen),
         metrics.get("auc_test_soft"),
         {name: field.avg_dim for name, field in found.items()},
         {name: list(field.group_dims) for name, field in found.items()},
@@ -147,7 +147,10 @@ def _summed_up(name: str, seed: int, frozen: FrozenModel, metrics: dict[str, Any
 
 
 def _projection_bytes(frozen: FrozenModel) -> int:
-    """Of mde's projections, or of the bases that rows are written in."""
+    """Of mde's projections, or of the bases that stay in the graph."""
+    if frozen.compressed is not None:
+        chosen = next(own for own in frozen.compressed.report["placements"] if own["chosen"])
+        return int(chosen["projection_bytes"])
     embedding = frozen.ctr.embedding
     return embedding.bases.nbytes if isinstance(embedding, CodedEmbedding) else frozen.projection_bytes
 

@@ -73,6 +73,7 @@ def compress(
     batches: Any = None,
     all_fields: bool = False,
     dtype: ValueType | Literal["auto"] = "auto",
+    curve: bool = True,
     note: Note = lambda _: None,
 ) -> FrozenModel:
     """Put a trained model's tables in principal order and cut them; nothing is trained.
@@ -87,6 +88,7 @@ def compress(
         all_fields: of a run, cut the fields too that its schema does not mark as governed.
         dtype: of the stored numbers, which the AUC is judged with. `auto` tries all of them where there is an AUC drop,
             and the smallest file wins; with a dim budget it is fp32. `export` takes over what was found.
+        curve: whether AUC is measured at some budgets more, for the report.
         note: is told how it goes.
 
     Returns:
@@ -101,7 +103,7 @@ def compress(
     if batches is not None:
         original = replace(original, labelled=_given(original, batches))
     drop = DEFAULT_DROP if dim_budget is None and max_auc_drop is None else max_auc_drop
-    work = _Work(original, fold(original), all_fields, note)
+    work = _Work(original, fold(original), all_fields, curve, note)
     if not work.groups:
         raise InputError("compress: no table can be cut", found=work.left or "no table", fix="see the reasons")
     if drop is not None and work.auc_before is None:
@@ -175,12 +177,14 @@ class _Work:
         original: as it was given.
         plain: the same with one row of D numbers for each id.
         all_fields: whether fields that are not governed are cut too.
+        curve: whether some budgets more are measured.
         note: is told how it goes.
     """
 
     original: FrozenModel
     plain: FrozenModel
     all_fields: bool
+    curve: bool
     note: Note
     left: dict[str, str] = field(default_factory=dict)
 
@@ -471,7 +475,7 @@ def _search(
     else:
         assert drop is not None
         taken = _smallest(cuts, drop, dtypes)
-    if work.auc_before is not None:
+    if work.curve and work.auc_before is not None:
         _add_curve(cuts)
     _, dims, model = next(own for own in cuts.tried if own[0] is taken)
     curve = [replace(point, chosen=point is taken) for point, _, _ in cuts.tried]

@@ -54,23 +54,23 @@ def test_a_sweep_resumes_and_reports(tmp_path: Path, tiny_train: Make) -> None:
     plan = make_plan("pareto", base, (0.3,))
     first = sweep(plan, [0], tmp_path)
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*/model.safetensors")}
-    assert len(stamps) == len(plan.arms) == 8
+    assert len(stamps) == len(plan.arms) - 1 == 8  # compress trains nothing
     notes: list[str] = []
     both = sweep(plan, [0, 1], tmp_path, note=notes.append)
-    assert both[:8] == first  # nothing was trained again
+    assert both[:9] == first  # nothing was trained again
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
-    assert len(notes) == 16
+    assert len(notes) == 18
 
     summary = summarise("pareto", plan, base, both)
     json.dumps(summary, allow_nan=False)
     arms = {arm["arm"]: arm for arm in summary["arms"]}
-    names = "fbe,fbe warm,amtl@0.3,amtl@0.3 warm,mde@0.3,cut@0.3,cut@0.3 tuned,fbe D=4"
+    names = "fbe,fbe warm,amtl@0.3,amtl@0.3 warm,mde@0.3,compress@0.3,cut@0.3,cut@0.3 tuned,fbe D=4"
     assert list(arms) == names.split(",")
     assert arms["fbe"]["auc_difference"] == {"mean": 0.0, "std": 0.0}
     assert arms["fbe D=4"]["changes"] == {"method": "fbe", "dim": 4}
     assert all(arms[name]["avg_dim_ratio"]["mean"] <= 0.3 for name in arms if "@0.3" in name)
     assert arms["fbe D=4"]["bytes_table"] < arms["fbe"]["bytes_table"]
-    assert markdown(summary).count("\n| ") == 1 + 8
+    assert markdown(summary).count("\n| ") == 1 + 9
     plot(summary, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
@@ -136,10 +136,10 @@ def test_the_planted_rank_has_a_table(tmp_path: Path, tiny_train: Make) -> None:
     assert summary["expected"] == "the planted rank"
     assert arms["oracle dims"]["rank_correlation"]["user"]["mean"] == pytest.approx(1)
     assert arms["reversed dims"]["rank_correlation"]["item"]["mean"] < -0.5
-    assert 0.1 < arms["principal@0.3"]["avg_dim_ratio"]["mean"] <= 0.3
-    assert arms["principal@0.3"]["auc_valid"] is None
-    assert arms["principal@0.3"]["bytes_table"] < arms["fbe"]["bytes_table"]
-    assert not (tmp_path / "runs" / "principal@0.3-s0").exists()
+    assert 0.1 < arms["compress@0.3"]["avg_dim_ratio"]["mean"] <= 0.3
+    assert arms["compress@0.3"]["auc_valid"] is None
+    assert arms["compress@0.3"]["bytes_table"] < arms["fbe"]["bytes_table"]
+    assert not (tmp_path / "runs" / "compress@0.3-s0").exists()
     with pytest.raises(InputError, match="planted rank"):
         make_plan("planted", tiny_train(data="ml-1m"), (0.3,))
 
@@ -149,7 +149,7 @@ def test_principal_order_recovers_a_planted_rank(tmp_path: Path, tiny_train: Mak
     data = "synthetic:rows=40000,values=120,rank=8,tags=0,exponent=80"
     base = TrainConfig(data=data, dim=16, batch_size=512)
     plan = make_plan("planted", base, (0.2,))
-    chosen = replace(plan, arms=tuple(arm for arm in plan.arms if arm.name in ("fbe", "principal@0.2")))
+    chosen = replace(plan, arms=tuple(arm for arm in plan.arms if arm.name in ("fbe", "compress@0.2")))
     whole, cut = sweep(chosen, [0], tmp_path)
     assert cut.avg_dim_ratio <= 0.2
     assert cut.auc_test > whole.auc_test - 0.005

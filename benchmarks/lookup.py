@@ -56,6 +56,7 @@ LAYOUTS = {
     "onnx-dense": PlanConfig("dense"),
     "onnx-dense-int8": PlanConfig("dense", "int8"),
     "onnx-paged": PlanConfig("paged"),
+    "onnx-blocks": PlanConfig("blocks"),
     "onnx-ragged": PlanConfig("ragged"),
     "onnx-ragged-fp16": PlanConfig("ragged", "fp16"),
     "onnx-ragged-int8": PlanConfig("ragged", "int8"),

@@ -60,6 +60,7 @@ LAYOUTS = {
     "onnx-dense-int8": PlanConfig("dense", "int8"),
     "onnx-dense-int4": PlanConfig("dense", "int4"),
     "onnx-paged": PlanConfig("paged"),
+    "onnx-blocks": PlanConfig("blocks"),
     "onnx-ragged": PlanConfig("ragged"),
     "onnx-ragged-fp16": PlanConfig("ragged", "fp16"),
     "onnx-ragged-int8": PlanConfig("ragged", "int8"),

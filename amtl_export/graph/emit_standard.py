@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +37,7 @@ def paired_dense(builder: Builder, table: PairedDense, site: Site) -> ir.Value:
     return _scaled(builder, table.scales, site, numbers)
 
 
-def _dequantized(builder: Builder, table: Dense | Paged, site: Site, rows: ir.Value) -> ir.Value:
+def _dequantized(builder: Builder, table: Dense | Paged | Blocks, site: Site, rows: ir.Value) -> ir.Value:
     """Rows in their value type as float32, each times its scale."""
     if _rows_type(table) == np.float32:
         return rows
@@ -62,8 +59,10 @@ def _scaled(builder: Builder, scales: Scales, site: Site, wide: ir.Value) -> ir.
     return builder.op("Mul", wide, column, name=f"{site.scope}/dequantized")
 
 
-def _rows_type(table: Dense | Paged) -> np.dtype[Any]:
+def _rows_type(table: Dense | Paged | Blocks) -> np.dtype[Any]:
     """The value type of a table."""
+    if isinstance(table, Blocks):
+        return table.tables[0].dtype
     return (table.rows if isinstance(table, Dense) else table.pages).dtype
 
 
@@ -94,54 +93,41 @@ def _cut(builder: Builder, dim: int, site: Site, rows: ir.Value) -> ir.Value:
 
 
 def blocks(builder: Builder, table: Blocks, site: Site) -> ir.Value:
-    """Columns whose fields lie in the same runs are looked up together; each run's rows are padded and added."""
-    ends = table.starts + [len(rows) - 2 for rows in table.tables]
-    spans = list(zip(site.offsets, (o + s for o, s in zip(site.offsets, site.sizes, strict=True)), strict=True))
-    # A run's table answers zero for the row on either side of it, so a lone padding row needs no clipping.
-    inside = [[r for r in range(len(ends)) if table.starts[r] < end and begin < ends[r]] or [0] for begin, end in spans]
-    clipped = any(
-        begin < table.starts[r] - 1 or ends[r] + 1 < end
-        for (begin, end), runs in zip(spans, inside, strict=True)
-        for r in runs
-    )
-    groups = [(runs, len(list(same))) for runs, same in itertools.groupby(inside)]
-    parts, done = [], 0
-    for runs, columns in groups:
-        scope = site.scope if len(groups) == 1 else f"{site.scope}/columns_{done}"
-        row_numbers = builder.row_numbers(site)
-        if len(groups) > 1:
-            bounds = (("from", done), ("to", done + columns), ("axis", 1))
-            cut = [builder.constant(f"{scope}/{name}", np.array([value], dtype=np.int64)) for name, value in bounds]
-            row_numbers = builder.op("Slice", row_numbers, *cut, name=f"{scope}/row_numbers")
-        parts.append(_emit_runs(builder, table, runs, row_numbers, replace(site, scope=scope), clipped=clipped))
-        done += columns
-    return parts[0] if len(parts) == 1 else builder.op("Concat", *parts, name=f"{site.scope}/rows", axis=1)
+    """A Gather for each block, side by side; rows that end before a later block read its row of zeros."""
+    first = builder.table_array(site.stored, block_name(0), table.tables[0])
+    rows = builder.op("Gather", first, builder.row_numbers(site), name=f"{site.scope}/{block_name(0)}", axis=0)
+    if len(table.tables) == 1:
+        return _dequantized(builder, table, site, rows)
+    positions, clipped = _positions(builder, table, site, rows)
+    parts = [_first_columns(builder, table, site, rows) if table.positions_inside else rows]
+    for number, block in enumerate(table.tables[1:], start=1):
+        name, stored, within = block_name(number), f"table/{site.stored}/{block_name(number)}", positions
+        if number > 1 or not clipped:
+            kind = np.int32 if clipped else np.int64
+            zeros = builder.constant(f"{stored}_zeros", np.array(len(block) - 1, dtype=kind))
+            within = builder.op("Min", positions, zeros, name=f"{site.scope}/{name}_rows")
+        array = builder.table_array(site.stored, name, block)
+        parts.append(builder.op("Gather", array, within, name=f"{site.scope}/{name}", axis=0))
+    side_by_side = builder.op("Concat", *parts, name=f"{site.scope}/side_by_side", axis=-1)
+    return _dequantized(builder, table, site, side_by_side)
 
 
-def _emit_runs(
-    builder: Builder, table: Blocks, runs: Sequence[int], row_numbers: ir.Value, site: Site, *, clipped: bool
-) -> ir.Value:
-    """Rows that lie in some of the runs, `[*ids, D]`."""
-    terms = []
-    for run in runs:
-        start, rows = int(table.starts[run]), table.tables[run]
-        stored, scope = f"table/{site.stored}/{block_name(start)}", f"{site.scope}/{block_name(start)}"
-        before = builder.constant(f"{stored}_before", np.array(start - 1, dtype=np.int64))
-        local = builder.op("Sub", row_numbers, before, name=f"{scope}/local")
-        if clipped:
-            least = builder.constant("ids/zero", np.array(0, dtype=np.int64))
-            most = builder.constant(f"{stored}_last", np.array(len(rows) - 1, dtype=np.int64))
-            local = builder.op("Clip", local, least, most, name=f"{scope}/clipped")
-        looked_up = builder.op(
-            "Gather",
-            builder.table_array(site.stored, block_name(start), rows),
-            local,
-            name=f"{scope}/looked_up",
-            axis=0,
-        )
-        if rows.shape[1] < table.dim:
-            past = [0] * (2 * site.rank + 1) + [table.dim - rows.shape[1]]
-            pads = builder.constant(f"{stored}_pads_{site.rank}", np.array(past, dtype=np.int64))
-            looked_up = builder.op("Pad", looked_up, pads, name=f"{scope}/padded")
-        terms.append(looked_up)
-    return terms[0] if len(terms) == 1 else builder.op("Sum", *terms, name=f"{site.scope}/sum")
+def _positions(builder: Builder, table: Blocks, site: Site, first: ir.Value) -> tuple[ir.Value, bool]:
+    """Rows of the second block, and whether they are stored: int32, none past its end; else row numbers."""
+    scope = site.scope
+    if table.positions_inside:
+        column = builder.constant(f"table/{site.stored}/positions_column", np.array(table.first_width, dtype=np.int64))
+        floats = builder.op("Gather", first, column, name=f"{scope}/float_positions", axis=-1)
+        return builder.op("Cast", floats, name=f"{scope}/positions", to=ir.DataType.INT32), True
+    numbers = builder.row_numbers(site)
+    if table.positions is None:
+        return numbers, False
+    positions = builder.table_array(site.stored, "positions", table.positions)
+    return builder.op("Gather", positions, numbers, name=f"{scope}/positions", axis=0), True
+
+
+def _first_columns(builder: Builder, table: Blocks, site: Site, first: ir.Value) -> ir.Value:
+    """The first block without the positions."""
+    bounds = (("from", 0), ("to", table.first_width), ("axis", -1))
+    cut = [builder.constant(f"table/{site.stored}/first_{name}", np.array([value])) for name, value in bounds]
+    return builder.op("Slice", first, *cut, name=f"{site.scope}/first_columns")

@@ -141,18 +141,23 @@ def packaged(version: Mapping[str, Any], backend: str) -> RenderableType:
     )
 
 
+def _layout_and_widths(plan: Mapping[str, Any]) -> str:
+    widths = plan["block_widths"] or [plan["page_width"]]
+    return f"{plan['layout']} of {', '.join(map(str, widths))}" if widths[0] else str(plan["layout"])
+
+
 def plan_report(plans: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     """What each table would become."""
     rows = [
         (
             path,
-            f"{plan['layout']}{' of ' + str(plan['page_width']) if plan['page_width'] else ''}",
+            _layout_and_widths(plan),
             plan["dtype"],
             f"fused ({plan['multiplied']:.2f}x)" if plan["fused"] else "plain",
             f"{plan['rows']:,} × {plan['dim']}",
             f"{plan['avg_dim']:.1f} ({plan['looked_up_dim']:.1f})",
             f"{size(plan['bytes'])} ({plan['bytes'] / max(plan['bytes_dense'], 1):.2f}x)",
-            "-" if plan["relative_time"] is None else f"{plan['relative_time']:.1f}x",
+            f"{plan['relative_time']:.1f}x",
             plan["reason"],
         )
         for path, plan in plans.items()

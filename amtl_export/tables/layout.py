@@ -7,8 +7,8 @@ ragged layout beside each row's offset.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,9 @@ import numpy.typing as npt
 from amtl_export.tables.values import Floats, Numbers, Scales, Stored, dequantize, pairs, unpaired
 
 Ints = npt.NDArray[np.int64]
+
+#: Every whole number up to here is a float32.
+_FLOAT_INTEGERS = 1 << 24
 
 
 class LaidOut(Protocol):
@@ -127,32 +130,51 @@ class Paged:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Neighbouring rows of equal dims as tables of that width; no number is stored for a row.
+    """Columns cut into blocks; every block but the first holds only the rows that have dims in it.
+
+    Row r is `tables[0][r]`, then `tables[g][min(p, n_g)]` of each later block g. p is the row's position: rows that
+    reach more blocks come first, equal ones in their own order. n_g is the block's last row, of zeros.
 
     Attributes:
-        starts: int64 `[R]`, first table row of each run of equal dims.
-        scales: none: blocks hold float32 alone.
-        tables: float32 `[n + 2, d]` of each run; the first and the last row are zero, for rows of other runs.
-        dim: D.
+        tables: in the value type. The first is `[V, w_0]`, in the order of the table, or `[V, w_0 + 1]` with the
+            positions in its last column; each later one is `[n_g + 1, w_g]`, in the order of the positions.
+        positions: int32 `[V]`, at most n_1. None where the first block holds them, or where r is r's position.
+        positions_inside: whether the first block holds the positions, where they cost no cache miss of their own.
+            Floats do, up to 2^24.
+        scales: what rows are multiplied by, or None.
     """
 
-    starts: Ints
-    tables: tuple[Floats, ...]
-    dim: int
-    scales: None = None
+    tables: tuple[Numbers, ...]
+    positions: npt.NDArray[np.int32] | None = None
+    positions_inside: bool = False
+    scales: Scales | None = None
     layout: str = "blocks"
 
     @property
+    def first_width(self) -> int:
+        """w_0."""
+        return int(self.tables[0].shape[1]) - self.positions_inside
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.first_width + sum(int(table.shape[1]) for table in self.tables[1:])
+
+    @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """`block_<start>` of each run."""
-        return {block_name(start): table for start, table in zip(self.starts, self.tables, strict=True)}
+        """`block_0` and so on, `positions` and `quantized_scales` if there are any."""
+        tables: dict[str, npt.NDArray[Any]] = {block_name(g): table for g, table in enumerate(self.tables)}
+        positions = {} if self.positions is None else {"positions": self.positions}
+        return tables | positions | _scale_array(self.scales)
 
     def read(self, rows: Ints) -> Floats:
-        """Rows: the sum over the runs of what each has for them."""
-        total = np.zeros((len(rows), self.dim), dtype=np.float32)
-        for start, table in zip(self.starts, self.tables, strict=True):
-            total[:, : table.shape[1]] += table[np.clip(rows - (start - 1), 0, len(table) - 1)]
-        return total
+        """Rows, put together from their blocks."""
+        first = self.tables[0][rows]
+        positions = rows if self.positions is None else self.positions[rows]
+        if self.positions_inside:
+            positions = first[:, -1].astype(np.int32)
+        later = [table[np.minimum(positions, len(table) - 1)] for table in self.tables[1:]]
+        return dequantize(np.concatenate([first[:, : self.first_width], *later], axis=1), self.scales, rows)
 
 
 @dataclass(frozen=True)
@@ -223,9 +245,9 @@ def _scale_array(scales: Scales | None) -> dict[str, npt.NDArray[Any]]:
     )
 
 
-def block_name(start: int | np.int64) -> str:
-    """Name of the array of the run that begins at a table row."""
-    return f"block_{start}"
+def block_name(number: int) -> str:
+    """Name of a block's array."""
+    return f"block_{number}"
 
 
 def dense(rows: Stored) -> Dense | PairedDense:
@@ -275,30 +297,59 @@ def paged(rows: Stored, dims: Ints, width: int) -> Paged:
     return Paged(pages, page_table, D, rows.scales)
 
 
-def equal_runs(dims: Ints) -> Ints:
-    """int64 `[R + 1]`: where each run of equal dims begins, and V at the end."""
-    starts = np.flatnonzero(np.diff(dims, prepend=-1))
-    return np.append(starts, len(dims)).astype(np.int64)
-
-
-def blocks(stored: Stored, dims: Ints) -> Blocks:
-    """Cut a table into its runs of equal dims; runs of 0 dims take nothing.
+def later_blocks(dims: Ints, widths: Sequence[int]) -> Ints:
+    """int64 `[V]`: how many blocks behind the first each row has dims in.
 
     Args:
-        stored: float32 `[V, D]`, zero past dims.
+        dims: int64 `[V]`.
+        widths: columns of each block, together D.
+    """
+    return np.searchsorted(np.cumsum(widths), dims).astype(np.int64)
+
+
+def is_falling(numbers: Ints) -> bool:
+    """Whether no number is larger than the one before it."""
+    return bool((numbers[1:] <= numbers[:-1]).all())
+
+
+def blocks(rows: Stored, dims: Ints, widths: Sequence[int]) -> Blocks:
+    """Cut columns into blocks, and leave out of each later one the rows that have nothing in it.
+
+    Args:
+        rows: `[V, D]`, zero past dims.
         dims: int64 `[V]`, 0..D.
+        widths: columns of each block, at least one each, together D.
 
     Raises:
-        ValueError: another value type: nodes add the runs up, in float32.
+        ValueError: widths that do not cut D columns.
     """
-    rows = stored.numbers
-    if rows.dtype != np.float32:
-        raise ValueError(f"blocks hold float32, got {rows.dtype}")
-    bounds = equal_runs(dims)
-    runs = [(a, b, int(dims[a])) for a, b in pairwise(bounds) if dims[a]]
-    runs = runs or [(0, len(rows), 1)]
-    tables = tuple(np.pad(rows[a:b, :width], ((1, 1), (0, 0))).astype(np.float32, copy=False) for a, b, width in runs)
-    return Blocks(np.array([a for a, _, _ in runs], dtype=np.int64), tables, rows.shape[1])
+    numbers = rows.numbers
+    V, D = numbers.shape
+    if sum(widths) != D or min(widths) < 1:
+        raise ValueError(f"widths of blocks must be positive and add up to {D}, got {list(widths)}")
+    reached = later_blocks(dims, widths)
+    order = np.argsort(-reached, kind="stable")
+    later = [
+        _later_block(numbers, order[: np.count_nonzero(reached >= g)], slice(end - width, end))
+        for g, (width, end) in enumerate(zip(widths, np.cumsum(widths), strict=True))
+        if g
+    ]
+    first = np.ascontiguousarray(numbers[:, : widths[0]])
+    if is_falling(reached):
+        return Blocks((first, *later), scales=rows.scales)
+    count = len(later[0]) - 1
+    positions = np.full(V, count, dtype=np.int32)
+    positions[order[:count]] = np.arange(count, dtype=np.int32)
+    if first.dtype != np.float32 or count > _FLOAT_INTEGERS:
+        return Blocks((first, *later), positions, scales=rows.scales)
+    return Blocks((np.column_stack([first, positions.astype(np.float32)]), *later), positions_inside=True)
+
+
+def _later_block(numbers: Numbers, rows: Ints, columns: slice) -> Numbers:
+    """Some rows' columns, and a row of zeros."""
+    block = np.zeros((len(rows) + 1, columns.stop - columns.start), dtype=numbers.dtype)
+    block[:-1] = numbers[rows, columns]
+    return block
 
 
 def block_bits(D: int) -> int:

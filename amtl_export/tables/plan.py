@@ -5,9 +5,9 @@ A plan needs the dims and how often each row is looked up, no values, so it is m
 
 - nothing is laid out anew unless that saves a tenth of the bytes; tables of fewer than four floats a row stay dense;
 - for the target native, `ragged` is the smallest and the fastest, so it is taken;
-- for portable, where `ragged` would run by its slow fallback, `paged` is taken, of the width of least bytes times time;
+- for portable, where `ragged` would run by its slow fallback, that of `paged` and `blocks` is taken that has the least
+  bytes times time;
 - rows of int4 are `ragged` or `dense`;
-- `blocks` has the fewest bytes for tables built in blocks (mde), its time was not measured alone;
 - a lookup is fused with the layer that reads it (`ai.amtl::RaggedLinear`) where that multiplies enough less: surviving
   numbers alone, and a row that several examples of a block have once, at 0.78 to 0.99 of a plain layer's rate.
 """
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.table import FrozenEmbedding
-from amtl_export.tables.cost import best_width, blocks_bytes, dense_bytes, paged_cost, ragged_bytes
+from amtl_export.tables.cost import Cost, best_blocks, best_pages, dense_bytes, dense_cost, paged_cost, ragged_cost
 from amtl_export.tables.layout import LaidOut, blocks, dense, paged, ragged
 from amtl_export.tables.values import NARROW, SCALED, VALUE_TYPES, Stored, ValueType, value_type
 
@@ -35,6 +35,7 @@ FirstLayer = Literal["auto", "plain", "fused"]
 FIRST_LAYERS: tuple[FirstLayer, ...] = get_args(FirstLayer)
 Target = Literal["portable", "native"]
 TARGETS: tuple[Target, ...] = get_args(Target)
+
 LayerDtype = Literal["fp32", "int8"]
 LAYER_DTYPES: tuple[LayerDtype, ...] = get_args(LayerDtype)
 
@@ -46,9 +47,6 @@ WORTH_FUSING = 0.80
 
 #: Examples whose rows a fused layer looks for among each other (AMTL_BLOCK of native/table.h).
 BLOCK = 288
-
-#: Lookup time against a dense table's, one core, 8,192 lookups, rows in memory (benchmarks/results, lookup).
-_NATIVE_TIME, _FALLBACK_TIME = 0.7, 13.0
 
 
 @dataclass(frozen=True)
@@ -94,13 +92,9 @@ class PlanConfig:
             raise InputError("export: a layer in int8 reads int8 or int4 rows", found=asked, fix=fix)
         if self.fuses and self.layout not in ("auto", "ragged"):
             raise InputError("export: a fused first layer reads ragged tables", found=f"layout={self.layout!r}")
-        if self.layout == "paged" and self.dtype == "int4":
+        if self.layout in ("paged", "blocks") and self.dtype == "int4":
             fix = "layout='ragged' or layout='dense'; or dtype='int8'"
-            raise InputError("export: pages do not hold int4", found=f"layout={self.layout!r}", fix=fix)
-        if self.layout == "blocks" and self.dtype != "fp32":
-            raise InputError(
-                "export: blocks hold fp32", found=self.dtype, fix="layout='ragged', layout='paged' or layout='dense'"
-            )
+            raise InputError(f"export: {self.layout} tables do not hold int4", found=f"dtype={self.dtype!r}", fix=fix)
 
 
 @dataclass(frozen=True)
@@ -114,10 +108,11 @@ class TablePlan:
         looked_up_dim: mean dims over lookups, each row as often as training saw it.
         multiplied: part of a plain first layer's products that a fused one makes; see `multiplied_part`.
         page_width: c, or None if the table is not paged.
+        block_widths: columns of each block, or None if the table is not cut into blocks.
         fused: whether the linear layer behind a lookup becomes part of it.
         bytes: in the file.
         bytes_dense: of the same table dense, in fp32.
-        relative_time: expected lookup time against a dense fp32 table's; None for blocks, which was not measured alone.
+        relative_time: expected lookup time against a dense table's.
         reason: why, in words.
     """
 
@@ -128,11 +123,12 @@ class TablePlan:
     multiplied: float
     layout: Layout
     page_width: int | None
+    block_widths: tuple[int, ...] | None
     dtype: ValueType
     fused: bool
     bytes: int
     bytes_dense: int
-    relative_time: float | None
+    relative_time: float
     reason: str
 
     def to_json(self) -> dict[str, Any]:
@@ -145,7 +141,6 @@ def plan_table(
     config: PlanConfig,
     counts: npt.NDArray[np.int64] | None = None,
     *,
-    in_blocks: bool = False,
     read_whole: bool = False,
 ) -> TablePlan:
     """Choose for one table.
@@ -154,7 +149,6 @@ def plan_table(
         table: frozen.
         config: what is asked for.
         counts: int64 `[V]`, how often training saw each row; None takes every row as often.
-        in_blocks: whether the method gives dims to blocks of neighbouring rows.
         read_whole: whether the model reads the whole table too, for a tied output layer for instance.
 
     Raises:
@@ -162,18 +156,28 @@ def plan_table(
     """
     dims, (V, D) = table.dims.cpu().numpy(), table.rows.shape
     dtype = value_type(table, config.dtype)
-    layout, reason = _choose(dims, D, dtype, config, in_blocks=in_blocks, read_whole=read_whole)
-    width = _width(dims, D, dtype, config) if layout == "paged" else None
+    layout, cost, reason = _choose(dims, D, dtype, config, read_whole=read_whole)
     weights = None if counts is None or not counts.any() else counts
     looked_up = float(np.average(dims, weights=weights)) if V else 0.0
     fusible = layout == "ragged" and config.first_layer != "plain"
     multiplied = multiplied_part(table, weights)
     fused = fusible and (config.fuses or (config.target == "native" and multiplied <= WORTH_FUSING))
-    size, time = _cost(dims, D, layout, width, dtype, config.target)
-    avg_dim = float(dims.mean()) if V else 0.0
     return TablePlan(
-        V, D, avg_dim, looked_up, multiplied, layout, width, dtype, fused, size, dense_bytes(V, D), time, reason
-    )  # fmt: skip
+        rows=V,
+        dim=D,
+        avg_dim=float(dims.mean()) if V else 0.0,
+        looked_up_dim=looked_up,
+        multiplied=multiplied,
+        layout=layout,
+        page_width=cost.widths[0] if layout == "paged" else None,
+        block_widths=cost.widths if layout == "blocks" else None,
+        dtype=dtype,
+        fused=fused,
+        bytes=cost.bytes,
+        bytes_dense=dense_bytes(V, D),
+        relative_time=cost.relative_time,
+        reason=reason,
+    )
 
 
 def multiplied_part(table: FrozenEmbedding, counts: npt.NDArray[np.int64] | None) -> float:
@@ -198,48 +202,47 @@ def multiplied_part(table: FrozenEmbedding, counts: npt.NDArray[np.int64] | None
 
 
 def _choose(
-    dims: npt.NDArray[np.int64], D: int, dtype: ValueType, config: PlanConfig, *, in_blocks: bool, read_whole: bool
-) -> tuple[Layout, str]:
+    dims: npt.NDArray[np.int64], D: int, dtype: ValueType, config: PlanConfig, *, read_whole: bool
+) -> tuple[Layout, Cost, str]:
+    dense = dense_cost(len(dims), D, dtype)
     if D < NARROW:
-        return "dense", f"fewer than {NARROW} floats a row"
+        return "dense", dense, f"fewer than {NARROW} floats a row"
     if config.layout != "auto":
-        return config.layout, "asked for"
+        return config.layout, _cost(dims, D, dtype, config.layout, config), "asked for"
     if read_whole:
-        return "dense", "the model reads the whole table"
+        return "dense", dense, "the model reads the whole table"
+    ragged = ragged_cost(dims, D, dtype, native=config.target == "native")
     if config.fuses:
-        return "ragged", "a fused first layer was asked for"
-    most = (1 - WORTH_SAVING) * dense_bytes(len(dims), D, dtype)
-    if in_blocks and dtype == "fp32" and blocks_bytes(dims) <= most:
-        return "blocks", "built in blocks of equal dims"
-    ragged_fits = ragged_bytes(dims, D, dtype) <= most
-    if ragged_fits and config.target == "native":
-        return "ragged", "smallest, and the native operator will be there"
+        return "ragged", ragged, "a fused first layer was asked for"
+    most = (1 - WORTH_SAVING) * dense.bytes
+    if config.target == "native" and ragged.bytes <= most:
+        return "ragged", ragged, "smallest, and the native operator will be there"
     if dtype == "int4":
-        return "dense", "pages do not hold int4"
-    if best_width(dims, D, dtype).bytes <= most:
-        return "paged", "smallest without the native operator that is not slow"
-    return "dense", f"no other layout saves {WORTH_SAVING:.0%}"
+        return "dense", dense, "pages and blocks do not hold int4"
+    smaller: dict[Layout, Cost] = {
+        "paged": best_pages(dims, D, dtype, most),
+        "blocks": best_blocks(dims, D, dtype, most),
+    }
+    saving = {layout: cost for layout, cost in smaller.items() if cost.bytes <= most}
+    if not saving:
+        return "dense", dense, f"no other layout saves {WORTH_SAVING:.0%}"
+    best = min(saving, key=lambda layout: saving[layout].score)
+    return best, saving[best], "least bytes times time without the native operator"
 
 
-def _width(dims: npt.NDArray[np.int64], D: int, dtype: ValueType, config: PlanConfig) -> int:
-    width = config.page_width or best_width(dims, D, dtype).width
-    if not 1 <= width <= D:
-        raise InputError("export: the width of a page", found=f"page_width={width}", allowed=f"1..{D}")
-    return width
-
-
-def _cost(
-    dims: npt.NDArray[np.int64], D: int, layout: Layout, width: int | None, dtype: ValueType, target: Target
-) -> tuple[int, float | None]:
-    """Bytes, and time against dense fp32."""
-    if width is not None:
-        paged_table = paged_cost(dims, D, width, dtype)
-        return paged_table.bytes, paged_table.relative_time
-    if layout == "ragged":
-        return ragged_bytes(dims, D, dtype), _NATIVE_TIME if target == "native" else _FALLBACK_TIME
+def _cost(dims: npt.NDArray[np.int64], D: int, dtype: ValueType, layout: Layout, config: PlanConfig) -> Cost:
+    """Of a layout, with the widths that are best in it."""
+    if layout == "paged":
+        if config.page_width is None:
+            return best_pages(dims, D, dtype)
+        if not 1 <= config.page_width <= D:
+            raise InputError("export: the width of a page", found=f"page_width={config.page_width}", allowed=f"1..{D}")
+        return paged_cost(dims, D, config.page_width, dtype)
     if layout == "blocks":
-        return blocks_bytes(dims), None
-    return dense_bytes(len(dims), D, dtype), 1.0
+        return best_blocks(dims, D, dtype)
+    if layout == "ragged":
+        return ragged_cost(dims, D, dtype, native=config.target == "native")
+    return dense_cost(len(dims), D, dtype)
 
 
 def lay_out(rows: Stored, dims: npt.NDArray[np.int64], plan: TablePlan) -> LaidOut:
@@ -256,9 +259,9 @@ def lay_out(rows: Stored, dims: npt.NDArray[np.int64], plan: TablePlan) -> LaidO
     try:
         if plan.page_width is not None:
             return paged(rows, dims, plan.page_width)
-        if plan.layout == "dense":
-            return dense(rows)
-        return blocks(rows, dims) if plan.layout == "blocks" else ragged(rows, dims)
+        if plan.block_widths is not None:
+            return blocks(rows, dims, plan.block_widths)
+        return dense(rows) if plan.layout == "dense" else ragged(rows, dims)
     except ValueError as error:
         raise InputError(
             "export: the table cannot be laid out so", found=error, fix="another layout or dtype"
@@ -276,14 +279,7 @@ def plan(frozen: FrozenModel, config: PlanConfig) -> dict[str, TablePlan]:
     Raises:
         InputError: the page width does not fit.
     """
-    in_blocks = {frozen.table_path} if frozen.projection_bytes else set()
     return {
-        path: plan_table(
-            table,
-            config,
-            frozen.counts.get(path),
-            in_blocks=path in in_blocks,
-            read_whole=path in frozen.read_whole,
-        )
+        path: plan_table(table, config, frozen.counts.get(path), read_whole=path in frozen.read_whole)
         for path, table in frozen.tables.items()
     }

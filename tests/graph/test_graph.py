@@ -18,6 +18,7 @@ from amtl_export.freezing.frozen import FrozenModel, of_trained
 from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericField
 from amtl_export.models import ctr as ctr_module
 from amtl_export.spec import Feed
+from amtl_export.tables.cost import best_blocks
 from amtl_export.traffic.draw import draw
 
 
@@ -97,9 +98,8 @@ def test_large_tensors_are_external(bundle: Bundle) -> None:
 def test_one_table_serves_all_fields(bundle: Bundle, frozen: FrozenModel) -> None:
     model = onnx.load(str(bundle.model), load_external_data=False)
     tables = [t.name for t in model.graph.initializer if t.name.startswith("table/") and len(t.dims) == 2]
-    dims = frozen.table.dims.numpy()
-    runs = 1 + int((np.diff(dims[dims > 0]) != 0).sum())
-    assert len(tables) == {"dense": 1, "paged": 2, "blocks": runs, "ragged": 1}[bundle.signature.layout]
+    cut = len(best_blocks(frozen.table.dims.numpy(), frozen.config.dim).widths)
+    assert len(tables) == {"dense": 1, "paged": 2, "blocks": cut, "ragged": 1}[bundle.signature.layout]
 
 
 @given(st.lists(st.tuples(*[st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 130)] * 3), max_size=8))

@@ -1,11 +1,16 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amtl_export.tables import layout
 from amtl_export.tables.cost import (
-    best_width,
-    blocks_bytes,
+    MOST_BLOCKS,
+    best_blocks,
+    best_pages,
+    blocks_cost,
     candidate_widths,
     dense_bytes,
     least_bytes,
@@ -13,6 +18,7 @@ from amtl_export.tables.cost import (
     ragged_bytes,
 )
 from amtl_export.tables.layout import (
+    Blocks,
     Dense,
     Ints,
     LaidOut,
@@ -20,6 +26,7 @@ from amtl_export.tables.layout import (
     PairedDense,
     Ragged,
     block_bits,
+    block_name,
     blocks,
     dense,
     paged,
@@ -69,6 +76,9 @@ def from_arrays(made: LaidOut) -> LaidOut:
         return PairedDense(arrays["rows"], D, scales)
     if "rows" in arrays:
         return Dense(arrays["rows"], scales)
+    if isinstance(made, Blocks):
+        parts = tuple(arrays[block_name(g)] for g in range(len(made.tables)))
+        return Blocks(parts, arrays.get("positions"), made.positions_inside, scales)
     return Paged(arrays["pages"], arrays["page_table"], D, scales)
 
 
@@ -85,8 +95,9 @@ def test_every_layout_gives_fake_quantized_rows_back(table: tuple[Floats, Ints, 
         with pytest.raises(ValueError, match="pages do not hold int4"):
             paged(numbers, dims, width)
     else:
-        made.append(paged(numbers, dims, width))
-        sizes.append(paged_cost(dims, D, width, dtype).bytes)
+        cut = best_blocks(dims, D, dtype)
+        made += [paged(numbers, dims, width), blocks(numbers, dims, cut.widths)]
+        sizes += [paged_cost(dims, D, width, dtype).bytes, cut.bytes]
     for laid_out, size in zip(made, sizes, strict=True):
         read_back = from_arrays(laid_out)
         assert read_back.read(np.arange(V)).tobytes() == laid_out.read(np.arange(V)).tobytes() == expected.tobytes()
@@ -129,19 +140,80 @@ def test_the_cost_model_knows_the_bytes(table: tuple[Floats, Ints, int]) -> None
     assert paged_cost(dims, rows.shape[1], width).bytes == stored_bytes(paged(Stored(rows), dims, width))
 
 
-@given(tables())
-def test_blocks_give_every_row_back_and_know_their_bytes(table: tuple[Floats, Ints, int]) -> None:
+@st.composite
+def cuts(draw: st.DrawFn, D: int) -> tuple[int, ...]:
+    ends = draw(st.sets(st.integers(1, D - 1), max_size=5)) if D > 1 else set()
+    return tuple(b - a for a, b in itertools.pairwise([0, *sorted(ends), D]))
+
+
+@given(tables(), st.data())
+def test_blocks_give_every_row_back_and_know_their_bytes(table: tuple[Floats, Ints, int], data: st.DataObject) -> None:
     rows, dims, _ = table
-    rows = np.nan_to_num(rows)  # finite, as every trained row is: a sum keeps those bits, but for -0
-    rows[rows == 0] = 0.0
-    dims = np.sort(dims)
-    rows = np.where(np.arange(rows.shape[1]) < dims[:, None], rows, np.float32(0))
-    laid_out = blocks(Stored(rows), dims)
+    widths = data.draw(cuts(rows.shape[1]))
+    laid_out = blocks(Stored(rows), dims, widths)
     assert laid_out.read(np.arange(len(rows))).tobytes() == rows.tobytes()
     assert laid_out.dim == rows.shape[1]
-    if dims.any():
-        assert blocks_bytes(dims) == stored_bytes(laid_out)
-        assert len(laid_out.tables) == len(set(dims.tolist()) - {0})
+    assert len(laid_out.tables) == len(widths)
+    assert blocks_cost(dims, widths).bytes == stored_bytes(laid_out)
+
+
+@given(tables())
+def test_rows_in_falling_order_need_no_positions(table: tuple[Floats, Ints, int]) -> None:
+    rows, dims, _ = table
+    order = np.argsort(-dims, kind="stable")
+    rows, dims = rows[order], dims[order]
+    laid_out = blocks(Stored(rows), dims, best_blocks(dims, rows.shape[1]).widths)
+    assert laid_out.positions is None
+    assert not laid_out.positions_inside
+    assert laid_out.read(np.arange(len(rows))).tobytes() == rows.tobytes()
+
+
+def test_positions_that_no_float_holds_are_an_array_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    dims = np.array([1, 4, 0, 4, 2])
+    rows = np.where(np.arange(4) < dims[:, None], np.float32(1.5), np.float32(0))
+    inside, apart = blocks(Stored(rows), dims, (1, 3)), blocks(stored(rows, "fp16"), dims, (1, 3))
+    assert inside.positions_inside
+    assert inside.tables[0][:, 1].tolist() == [3, 0, 3, 1, 2]
+    assert apart.positions is not None
+    assert apart.positions.tolist() == [3, 0, 3, 1, 2]
+    monkeypatch.setattr(layout, "_FLOAT_INTEGERS", 2)
+    many = blocks(Stored(rows), dims, (1, 3))
+    assert many.positions is not None
+    assert not many.positions_inside
+    assert many.read(np.arange(5)).tobytes() == rows.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("dims", "D", "widths"),
+    [
+        (np.zeros(0, np.int64), 8, (8,)),
+        (np.zeros(9, np.int64), 8, (1, 7)),
+        (np.full(9, 8), 8, (8,)),
+        (np.full(9, 3), 8, (3, 5)),
+        (np.repeat([2, 8], [990, 10]), 8, (2, 6)),
+        (np.tile([2, 8], 500), 8, (8,)),
+    ],
+)
+def test_blocks_end_where_rows_do(dims: Ints, D: int, widths: tuple[int, ...]) -> None:
+    assert best_blocks(dims, D).widths == widths
+
+
+@given(tables(), st.sampled_from(["fp32", "fp16", "int8"]))
+def test_no_blocks_are_better_than_the_best(table: tuple[Floats, Ints, int], dtype: ValueType) -> None:
+    rows, dims, _ = table
+    D = min(rows.shape[1], 9)
+    dims = np.minimum(dims, D)
+    ends = (c for k in range(MOST_BLOCKS) for c in itertools.combinations(range(1, D), k))
+    every = [blocks_cost(dims, tuple(b - a for a, b in itertools.pairwise([0, *c, D])), dtype) for c in ends]
+    best = best_blocks(dims, D, dtype)
+    assert best.score <= min(cost.score for cost in every) * 1.02  # weights of rows are tried in steps
+    assert best.bytes <= dense_bytes(len(dims), D, dtype) + 4 * len(dims)
+
+
+@pytest.mark.parametrize("widths", [(3, 4), (8, 0), (9, -1)])
+def test_refuses_blocks_that_do_not_cut_the_row(widths: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="positive and add up to 8"):
+        blocks(Stored(np.zeros((2, 8), np.float32)), np.array([1, 2]), widths)
 
 
 @given(tables())
@@ -171,10 +243,10 @@ def test_widths_divide_the_row() -> None:
 
 def test_the_least_bytes_of_all_layouts() -> None:
     rng = np.random.default_rng(0)
-    few = np.repeat([64, 40, 20, 64, 30, 10], [10, 90, 400, 10, 90, 400])
-    assert least_bytes(few, 64) == blocks_bytes(few) < best_width(few, 64).bytes < 4 * 1000 * 64
+    few = np.repeat([64, 20, 10], [10, 90, 900])
+    assert least_bytes(few, 64) == best_blocks(few, 64).bytes < best_pages(few, 64).bytes < 4 * 1000 * 64
     assert least_bytes(np.full(1000, 64), 64) == 4 * 1000 * 64
     mixed = rng.integers(1, 20, 1000)
     assert least_bytes(mixed, 64) == stored_bytes(ragged(Stored(np.ones((1000, 64), np.float32)), mixed))
-    assert best_width(np.full(1000, 32), 64).width == 32
-    assert best_width(np.full(1000, 16), 64).relative_bytes < 0.4
+    assert best_pages(np.full(1000, 32), 64).widths == (32,)
+    assert best_pages(np.full(1000, 16), 64).relative_bytes < 0.4

@@ -24,41 +24,53 @@ def table(dims: Any, D: int = 64) -> FrozenEmbedding:
 
 
 @pytest.mark.parametrize(
-    ("dims", "config", "in_blocks", "layout"),
+    ("dims", "config", "layout"),
     [
-        (np.full(1000, 64), {}, False, "dense"),
-        (RNG.integers(60, 65, 1000), {}, False, "dense"),
-        (RNG.integers(60, 65, 1000), {"target": "native"}, False, "dense"),
-        (LOW, {}, False, "paged"),
-        (LOW, {"target": "native"}, False, "ragged"),
-        (LOW, {"target": "native", "dtype": "int8"}, False, "ragged"),
-        (LOW, {"target": "native", "dtype": "int4"}, False, "ragged"),
-        (LOW, {"dtype": "int4"}, False, "dense"),
-        (LOW, {"dtype": "int4", "first_layer": "fused"}, False, "ragged"),
-        (LOW, {"dtype": "int4", "layer_dtype": "int8"}, False, "ragged"),
-        (LOW, {"first_layer": "fused"}, False, "ragged"),
-        (LOW, {"dtype": "int8", "layer_dtype": "int8"}, False, "ragged"),
-        (LOW, {"layout": "dense", "target": "native"}, False, "dense"),
-        (FEW, {}, False, "paged"),
-        (FEW, {}, True, "blocks"),
-        (FEW, {"dtype": "int8"}, True, "paged"),
-        (FEW, {"dtype": "int4"}, True, "dense"),
-        (np.full(1000, 64), {}, True, "dense"),
+        (np.full(1000, 64), {}, "dense"),
+        (RNG.integers(60, 65, 1000), {}, "dense"),
+        (RNG.integers(60, 65, 1000), {"target": "native"}, "dense"),
+        (RNG.integers(1, 51, 1000), {}, "blocks"),
+        (np.tile([16, 32, 48, 64], 250), {}, "paged"),
+        (LOW, {}, "blocks"),
+        (LOW, {"dtype": "int8"}, "blocks"),
+        (LOW, {"target": "native"}, "ragged"),
+        (LOW, {"target": "native", "dtype": "int8"}, "ragged"),
+        (LOW, {"target": "native", "dtype": "int4"}, "ragged"),
+        (LOW, {"dtype": "int4"}, "dense"),
+        (LOW, {"dtype": "int4", "first_layer": "fused"}, "ragged"),
+        (LOW, {"dtype": "int4", "layer_dtype": "int8"}, "ragged"),
+        (LOW, {"first_layer": "fused"}, "ragged"),
+        (LOW, {"dtype": "int8", "layer_dtype": "int8"}, "ragged"),
+        (LOW, {"layout": "dense", "target": "native"}, "dense"),
+        (FEW, {}, "blocks"),
+        (np.full(1000, 40), {}, "blocks"),
     ],
 )
-def test_auto(dims: Any, config: Any, in_blocks: bool, layout: str) -> None:
-    assert plan_table(table(dims), PlanConfig(**config), in_blocks=in_blocks).layout == layout
+def test_auto(dims: Any, config: Any, layout: str) -> None:
+    assert plan_table(table(dims), PlanConfig(**config)).layout == layout
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8"])
+def test_a_compressed_table_is_cut_into_blocks(dtype: Any) -> None:
+    rank = np.tile(1 + np.arange(5000), 2)
+    dims = np.clip(3 + 40 * rank**-0.3 * np.exp(RNG.normal(0, 0.5, 10_000)), 1, 40).astype(np.int64)
+    plan = plan_table(table(dims), PlanConfig(dtype=dtype))
+    assert plan.layout == "blocks"
+    assert plan.block_widths is not None
+    assert 2 <= len(plan.block_widths) <= 4
+    assert plan.bytes < 0.4 * plan_table(table(dims), PlanConfig("dense", dtype)).bytes
+    assert plan.to_json()["block_widths"] == plan.block_widths
+
+
+def test_a_table_that_is_read_whole_stays_dense() -> None:
+    assert plan_table(table(LOW), PlanConfig(), read_whole=True).layout == "dense"
 
 
 @pytest.mark.parametrize("layout", ["dense", "paged", "blocks", "ragged"])
 @pytest.mark.parametrize("dtype", VALUE_TYPES)
 def test_the_bytes_are_known_beforehand(layout: Any, dtype: Any) -> None:
-    if layout == "blocks" and dtype != "fp32":
-        with pytest.raises(InputError, match="blocks hold fp32"):
-            PlanConfig(layout, dtype)
-        return
-    if layout == "paged" and dtype == "int4":
-        with pytest.raises(InputError, match="pages do not hold int4"):
+    if layout in ("paged", "blocks") and dtype == "int4":
+        with pytest.raises(InputError, match="do not hold int4"):
             PlanConfig(layout, dtype)
         return
     frozen = table(FEW)
@@ -109,7 +121,7 @@ def test_narrow_tables_stay_dense_and_in_full() -> None:
         ({"layer_dtype": "fp16"}, "unknown value type of layers"),
         ({"layer_dtype": "int8"}, r"(?s)reads int8 or int4 rows.*dtype='int8'"),
         ({"dtype": "int8", "layer_dtype": "int8", "first_layer": "plain"}, "reads int8 or int4 rows"),
-        ({"layout": "paged", "dtype": "int4"}, r"(?s)pages do not hold int4.*layout='ragged' or layout='dense'"),
+        ({"layout": "paged", "dtype": "int4"}, r"(?s)do not hold int4.*layout='ragged' or layout='dense'"),
     ],
 )
 def test_what_contradicts_itself_is_refused(config: Any, says: str) -> None:

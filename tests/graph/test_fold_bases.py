@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.freezing.frozen import FrozenModel, freeze
-from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
 from amtl_export.graph.facts import WEIGHT, fact
 from amtl_export.graph.passes.base import is_custom
 from amtl_export.graph.pipeline import fold_bases

@@ -181,6 +181,32 @@ def _sliced(graph: ir.Graph, decode: ir.Node, reader: ir.Node) -> list[ir.Node]:
     return _moved(graph, decode, reader, _with_coordinates(decode, reader), fields) if fields else []
 
 
+def _parted(graph: ir.Graph, decode: ir.Node, reader: ir.Node) -> list[ir.Node]:
+    """Split of columns of `[…, K, D]`, or of other axes than the numbers of a row."""
+    rows, bases, fields, parts = decode.outputs[0], decode.inputs[1], _fields(decode), reader.outputs
+    axis = reader.attributes["axis"].as_int() % rank(rows) if "axis" in reader.attributes else 0
+    known = all(part.shape is not None and sizes(part)[axis] for part in parts)
+    if bases is None or not known or axis == rank(rows) - 1 or any(part.is_graph_output() for part in parts):
+        return []
+    inputs = _with_coordinates(decode, reader)
+    new = ir.Node("", "Split", inputs, list(reader.attributes.values()), num_outputs=len(parts))
+    new.metadata_props.update(reader.metadata_props)
+    behind, begin = [], 0
+    for part, z in zip(parts, new.outputs, strict=True):
+        assert part.shape is not None
+        z.type, z.shape = part.type, ir.Shape([*part.shape.dims[:-1], sizes(bases)[1]])
+        columns = sizes(part)[axis]
+        own = fields[begin : begin + columns] if axis == rank(rows) - 2 and len(fields) > 1 else fields
+        behind.append(ir.node("Decode", [z, bases], {"fields": list(own)}, domain=DOMAIN))
+        behind[-1].metadata_props.update(decode.metadata_props)
+        behind[-1].outputs[0].type, behind[-1].outputs[0].shape = part.type, part.shape
+        begin += columns
+    graph.insert_before(reader, [new, *behind])
+    ir.convenience.replace_all_uses_with(list(parts), [own.outputs[0] for own in behind])
+    graph.remove(reader, safe=True)
+    return behind
+
+
 def _together(graph: ir.Graph, decode: ir.Node, reader: ir.Node) -> list[ir.Node]:
     """Concat of columns `[…, K, D]` that are all decoded by the same bases."""
     makers = [None if value is None else value.producer() for value in reader.inputs]
@@ -213,6 +239,7 @@ _RULES: dict[str, Callable[[ir.Graph, ir.Node, ir.Node], list[ir.Node]]] = {
     "Unsqueeze": _reshaped,
     "Gather": _chosen,
     "Slice": _sliced,
+    "Split": _parted,
     "Concat": _together,
 }
 

@@ -152,6 +152,11 @@ def _spans(segments: Sequence[Segment]) -> Iterator[tuple[Segment, int, int]]:
         begin += segment.width
 
 
+def _fold_text(part: Part) -> str:
+    """What is folded into a part, for its name; one weight may have several bases folded in, each for another layer."""
+    return f"folded/{part.facts[FOLD].replace(' ', ':')}/" if part.fold else ""
+
+
 def _segment_text(segment: Segment) -> str:
     return f"{segment.width} {segment.bases} {','.join(map(str, segment.fields))}".strip()
 
@@ -169,7 +174,7 @@ def part_of(graph: ir.Graph, value: ir.Value, columns: Sequence[int], form: str 
     of_whole = tuple(known.columns[i] for i in columns) if known else tuple(columns)
     transposed, fold = (known.transposed, known.fold) if known else (False, ())
     part = Part(str(weight or value.name), of_whole, form, transposed, fold)
-    name = f"{form}/{_written(of_whole)}/{'folded/' if fold else ''}{'transposed/' if transposed else ''}{part.weight}"
+    name = f"{form}/{_written(of_whole)}/{_fold_text(part)}{'transposed/' if transposed else ''}{part.weight}"
     chosen = np.ascontiguousarray(array[..., list(columns)])
     return initializer(graph, name, arranged(chosen, form), part.facts if weight is not None else {})
 
@@ -194,7 +199,7 @@ def folded_weight(graph: ir.Graph, value: ir.Value, segments: Sequence[Segment])
     made = folded(array, segments, bases)
     transposed = known is not None and known.transposed
     part = Part(str(weight or value.name), tuple(range(made.shape[1])), COLUMNS, transposed, tuple(segments))
-    name = f"folded/{part.facts[FOLD].replace(' ', ':')}/{'transposed/' if transposed else ''}{part.weight}"
+    name = f"{_fold_text(part)}{'transposed/' if transposed else ''}{part.weight}"
     return initializer(graph, name, made, part.facts if weight is not None else {})
 
 

@@ -50,7 +50,7 @@ def measure(frozen: FrozenModel, requests: Iterable[Feed], most: int) -> Measure
     """Look at gradients and lookups of requests.
 
     g is the gradient of the logit in a row that was looked up; of a probability, its logit's. Where a model gives
-    several outputs, each counts, in units of its own spread; of one with several numbers an example, a sum with random
+    several outputs, each counts, in units of its spread over the first batch that has one; of one with several numbers an example, a sum with random
     signs.
 
     Args:
@@ -59,6 +59,7 @@ def measure(frozen: FrozenModel, requests: Iterable[Feed], most: int) -> Measure
         most: examples to look at.
     """
     measured, signs = Measured(), torch.Generator().manual_seed(0)
+    spreads: dict[str, float] = {}
     with _recording(frozen.tables) as recorded, buffers_kept(frozen.module), torch.enable_grad():
         for feed in requests:
             if measured.requests >= most:
@@ -66,7 +67,7 @@ def measure(frozen: FrozenModel, requests: Iterable[Feed], most: int) -> Measure
             recorded.clear()
             tensors = [torch.from_numpy(np.array(feed[spec.name])) for spec in frozen.inputs]
             answers = dict(zip(frozen.outputs, frozen.module(*tensors), strict=True))
-            _add(measured, frozen, recorded, list(_targets(frozen, answers, signs)))
+            _add(measured, frozen, recorded, list(_targets(frozen, answers, spreads, signs)))
             measured.requests += next(iter(answers.values())).shape[0]
     return measured
 
@@ -104,18 +105,30 @@ def _recording(tables: dict[str, FrozenEmbedding]) -> Iterator[list[_Lookup]]:
             table.tap = None
 
 
-def _targets(frozen: FrozenModel, answers: dict[str, Tensor], signs: torch.Generator) -> Iterator[Tensor]:
+def _targets(
+    frozen: FrozenModel, answers: dict[str, Tensor], spreads: dict[str, float], signs: torch.Generator
+) -> Iterator[Tensor]:
     """A number for each output whose gradient in a row is g, summed over examples."""
     names = [frozen.score] if frozen.data is not None else list(frozen.outputs)
-    floats = [answers[name] for name in names if answers[name].is_floating_point() and answers[name].requires_grad]
-    for values in floats:
+    floats = {own: answers[own] for own in names if answers[own].is_floating_point() and answers[own].requires_grad}
+    for name, values in floats.items():
         known = values.detach()
         if known.numel() and 0 <= float(known.min()) <= float(known.max()) <= 1:
             values = torch.logit(values.clamp(_EDGE, 1 - _EDGE))
-        scale = 1.0 if len(floats) == 1 else float(values.detach().double().std().clamp(min=1e-12))
+        scale = 1.0 if len(floats) == 1 else _spread(name, values, spreads)
         flat = values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
         sign = torch.randint(0, 2, flat.shape[1:], generator=signs) * 2.0 - 1
         yield (flat * (sign if flat.shape[1] > 1 else 1.0)).sum() / scale
+
+
+def _spread(name: str, values: Tensor, spreads: dict[str, float]) -> float:
+    """Standard deviation of an output, as first seen; 1 until then: a single example, or a constant, has none."""
+    if name not in spreads:
+        seen = float(values.detach().double().std()) if values.numel() > 1 else 0.0
+        if not seen > 0:
+            return 1.0
+        spreads[name] = seen
+    return spreads[name]
 
 
 def _add(measured: Measured, frozen: FrozenModel, lookups: list[_Lookup], targets: list[Tensor]) -> None:

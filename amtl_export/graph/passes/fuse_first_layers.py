@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from amtl_export.graph.facts import CONSTANT, table_of
+from amtl_export.graph.facts import CONSTANT, WEIGHT, fact, table_of
 from amtl_export.graph.passes.base import GraphPass, custom_nodes, ensure, is_custom, is_op, require_unlowered
 from amtl_export.graph.pieces import Piece, pieces_of, side_by_side
 from amtl_export.graph.rewrite import initializer, is_constant, is_linear, rank, replace_value, sizes, sole_user, width
-from amtl_export.graph.weights import PANELS, SCALES, part_of, quantized_form
+from amtl_export.graph.weights import PANELS, SCALES, Part, Segment, part_of, quantized_form
 from amtl_export.native import DOMAIN
 
 
@@ -48,7 +48,8 @@ class FuseFirstLayers(GraphPass):
     """Split each layer that reads the rows of a lookup: `x · Wᵀ + b = rest · W₂ᵀ + (rows · W₁ᵀ + b)`.
 
     rows · W₁ᵀ + b is a LookupLinear, and a Relu behind it is part of it where there is no rest. Weights stay what they
-    were, in parts, or W₁ is quantized. Lookups that nothing else reads are gone.
+    were, in parts, or W₁ is quantized; not where something else multiplies these columns of the weight otherwise, or
+    with other bases folded in: no single weight would stand for both. Lookups that nothing else reads are gone.
 
     requires: no lookup is lowered; layers are Gemms (`StateLinearLayers`).
     ensures: every LookupLinear reads one of the tables, and has a size and an offset for each column of its ids.
@@ -65,8 +66,9 @@ class FuseFirstLayers(GraphPass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite in place."""
         found = [layer for node in model.graph if (layer := self._fusable(node))]
-        for layer in found:
-            _fuse(model.graph, layer, int8=self._int8)
+        int8 = [self._int8 and _read_alike(model.graph, layer, found) for layer in found]
+        for layer, quantized in zip(found, int8, strict=True):
+            _fuse(model.graph, layer, int8=quantized)
         common.RemoveUnusedNodesPass()(model)
         return ir.passes.PassResult(model, bool(found))
 
@@ -116,6 +118,34 @@ class FuseFirstLayers(GraphPass):
             self.missed(gemm, "the number of ids of an example is not fixed; it must be [batch] or [batch, K]", 5)
             return None
         return lookup
+
+
+def _read_alike(graph: ir.Graph, layer: _Fusable, found: Sequence[_Fusable]) -> bool:
+    """Whether all that reads the layer's columns of its weight is fused as it is."""
+    weight, columns = layer.gemm.inputs[1], set(_columns_of_whole(layer.gemm.inputs[1], layer.columns))
+    fused = {id(own.gemm): own for own in found}
+    for value in graph.initializers.values():
+        if not value.uses() or (value is not weight and fact(value, WEIGHT) != (fact(weight, WEIGHT) or "")):
+            continue
+        if _fold(value) != _fold(weight):
+            return False
+        if columns.isdisjoint(_columns_of_whole(value, range(sizes(value)[-1]))):
+            continue
+        others = [fused.get(id(use.node)) for use in value.uses()]
+        if any(own is None or set(_columns_of_whole(value, own.columns)) != columns for own in others):
+            return False
+    return True
+
+
+def _fold(value: ir.Value | None) -> tuple[Segment, ...]:
+    part = None if value is None else Part.described(value)
+    return part.fold if part else ()
+
+
+def _columns_of_whole(value: ir.Value | None, columns: Sequence[int]) -> list[int]:
+    """Where some columns of an initializer are in the weight that it is a part of."""
+    part = None if value is None else Part.described(value)
+    return [part.columns[i] for i in columns] if part else list(columns)
 
 
 def _why_not_linear(node: ir.Node) -> str:

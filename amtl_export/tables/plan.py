@@ -36,6 +36,9 @@ FIRST_LAYERS: tuple[FirstLayer, ...] = get_args(FirstLayer)
 Target = Literal["portable", "native"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
+#: Layouts that are smaller than dense, of standard operators.
+_SMALLER: tuple[Layout, ...] = ("paged", "blocks")
+
 LayerDtype = Literal["fp32", "int8"]
 LAYER_DTYPES: tuple[LayerDtype, ...] = get_args(LayerDtype)
 
@@ -214,15 +217,12 @@ def _choose(
     ragged = ragged_cost(dims, D, dtype, native=config.target == "native")
     if config.fuses:
         return "ragged", ragged, "a fused first layer was asked for"
-    most = (1 - WORTH_SAVING) * dense.bytes
+    most = _most_bytes(dims, D, dtype)
     if config.target == "native" and ragged.bytes <= most:
         return "ragged", ragged, "smallest, and the native operator will be there"
     if dtype == "int4":
         return "dense", dense, "pages and blocks do not hold int4"
-    smaller: dict[Layout, Cost] = {
-        "paged": best_pages(dims, D, dtype, most),
-        "blocks": best_blocks(dims, D, dtype, most),
-    }
+    smaller = {layout: _cost(dims, D, dtype, layout, config) for layout in _SMALLER}
     saving = {layout: cost for layout, cost in smaller.items() if cost.bytes <= most}
     if not saving:
         return "dense", dense, f"no other layout saves {WORTH_SAVING:.0%}"
@@ -230,16 +230,21 @@ def _choose(
     return best, saving[best], "least bytes times time without the native operator"
 
 
+def _most_bytes(dims: npt.NDArray[np.int64], D: int, dtype: ValueType) -> float:
+    """Of a layout that is worth it."""
+    return (1 - WORTH_SAVING) * dense_bytes(len(dims), D, dtype)
+
+
 def _cost(dims: npt.NDArray[np.int64], D: int, dtype: ValueType, layout: Layout, config: PlanConfig) -> Cost:
-    """Of a layout, with the widths that are best in it."""
+    """Of a layout, with the widths that are best in it, of those that save enough if any do."""
     if layout == "paged":
         if config.page_width is None:
-            return best_pages(dims, D, dtype)
+            return best_pages(dims, D, dtype, _most_bytes(dims, D, dtype))
         if not 1 <= config.page_width <= D:
             raise InputError("export: the width of a page", found=f"page_width={config.page_width}", allowed=f"1..{D}")
         return paged_cost(dims, D, config.page_width, dtype)
     if layout == "blocks":
-        return best_blocks(dims, D, dtype)
+        return best_blocks(dims, D, dtype, _most_bytes(dims, D, dtype))
     if layout == "ragged":
         return ragged_cost(dims, D, dtype, native=config.target == "native")
     return dense_cost(len(dims), D, dtype)

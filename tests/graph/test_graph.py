@@ -18,7 +18,6 @@ from amtl_export.freezing.frozen import FrozenModel, of_trained
 from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericField
 from amtl_export.models import ctr as ctr_module
 from amtl_export.spec import Feed
-from amtl_export.tables.cost import best_blocks
 from amtl_export.traffic.draw import draw
 
 
@@ -98,7 +97,7 @@ def test_large_tensors_are_external(bundle: Bundle) -> None:
 def test_one_table_serves_all_fields(bundle: Bundle, frozen: FrozenModel) -> None:
     model = onnx.load(str(bundle.model), load_external_data=False)
     tables = [t.name for t in model.graph.initializer if t.name.startswith("table/") and len(t.dims) == 2]
-    cut = len(best_blocks(frozen.table.dims.numpy(), frozen.config.dim).widths)
+    cut = len(bundle.report()["plan"]["embedding"]["block_widths"] or [])
     assert len(tables) == {"dense": 1, "paged": 2, "blocks": cut, "ragged": 1}[bundle.signature.layout]
 
 

@@ -161,7 +161,7 @@ def test_a_server_answers_as_the_module(triton: Path, tmp_path: Path, bundle: Bu
 
 
 def test_attached_tables_are_smaller(bundle: Bundle) -> None:
-    assert bundle.signature.layout == "paged"
+    assert bundle.signature.layout == "blocks"
     assert bundle.signature.table_bytes < sum(table.bytes_dense for table in bundle.signature.tables.values())
 
 

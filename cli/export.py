@@ -19,7 +19,10 @@ from amtl_export.cli.options import FOLDER, SOURCE, Common, TextList, common
 @click.option("--layout", default="auto", show_default=True, help="How rows lie: auto, dense, paged, blocks, ragged.")
 @click.option("--page-width", type=click.IntRange(min=1), help="Floats of a page (paged); chosen by cost if not given.")
 @click.option(
-    "--dtype", default="fp32", show_default=True, help="Of the stored values: fp32, fp16, int8, int4 (ragged or dense)."
+    "--dtype",
+    default="auto",
+    show_default=True,
+    help="Of the stored values: fp32, fp16, int8, int4 (ragged or dense); auto: what compress found, else fp32.",
 )
 @click.option(
     "--max-auc-drop",

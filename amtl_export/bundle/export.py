@@ -32,7 +32,7 @@ from amtl_export.native import DOMAIN, needed_library
 from amtl_export.runtime.session import onnxruntime
 from amtl_export.spec import TensorSpec
 from amtl_export.tables.layout import LaidOut, Paged, stored_bytes
-from amtl_export.tables.plan import PlanConfig, TablePlan, lay_out_all, plan
+from amtl_export.tables.plan import PlanConfig, TablePlan, for_model, lay_out_all, plan
 from amtl_export.tables.values import quantize
 
 #: Version of the metadata keys and of signature.json.
@@ -77,6 +77,7 @@ def export(
     if config.target == "native":
         needed_library()
     frozen = freeze(frozen)
+    config = for_model(config, frozen)
     if not frozen.tables:
         raise InputError(
             "the model reads no embedding table that can be frozen",
@@ -139,7 +140,7 @@ def _signature(
         score=frozen.score,
         reserved=sig.UNRESERVED if frozen.data is None else sig.RESERVED,
         vocabulary_hash=frozen.vocabulary_hash,
-        dtype=config.dtype,
+        dtype=config.stored,
         layer_dtype=config.layer_dtype,
         id_policy=config.id_policy,
         main=frozen.table_path,
@@ -184,7 +185,7 @@ def _describe(model: ir.Model, frozen: FrozenModel, config: ExportConfig, tables
             "amtl.schema_version": SCHEMA_VERSION,
             "amtl.vocabulary_hash": frozen.vocabulary_hash or "",
             "amtl.layout": tables[frozen.table_path].layout,
-            "amtl.dtype": config.dtype,
+            "amtl.dtype": config.stored,
             "amtl.layer_dtype": config.layer_dtype,
             "amtl.id_policy": config.id_policy,
             "amtl.method": str(frozen.origin["method"]),

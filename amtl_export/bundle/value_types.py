@@ -42,7 +42,7 @@ def choose_dtype(frozen: FrozenModel, config: ExportConfig, max_auc_drop: float)
     Raises:
         InputError: the model comes without labelled examples, or a value type was asked for as well.
     """
-    if config.dtype != "fp32":
+    if config.dtype != "auto":
         raise InputError("export: max_auc_drop chooses the value type", found=f"dtype={config.dtype!r} as well")
     changes = auc_changes(frozen)
     allowed = (dtype for dtype in reversed(VALUE_TYPES) if changes[dtype] <= max_auc_drop)

@@ -24,7 +24,7 @@ from amtl_export.freezing.frozen import Compressed, FrozenModel, fold, freeze
 from amtl_export.freezing.scores import Scores, torch_answers
 from amtl_export.principal.basis import Basis, Matrix, covariance, principal_basis, rows_in, shared_basis
 from amtl_export.principal.coding import CodedRows, coded_model
-from amtl_export.principal.dims import Dims, dims_at, dims_within, price_range
+from amtl_export.principal.dims import Dims, dims_at, dims_within, narrowed, price_range
 from amtl_export.principal.dims import Rows as CutRows
 from amtl_export.principal.metric import Measured, Rows, measure
 from amtl_export.principal.readers import Readers
@@ -58,6 +58,9 @@ _HALVINGS, _BUDGETS = 10, (0.02, 0.05, 0.1, 0.2, 0.4)
 
 #: Of another value type the price is looked for near that of the first: how far below (in its logarithm), how often.
 _BELOW, _HALVINGS_NEAR = 3.0, 4
+
+#: Rows may end at one width for each table where that adds at most this part to the damage of the cut.
+_NARROWING = 0.12
 
 #: Allowed AUC drop if neither that nor a budget is given.
 DEFAULT_DROP = 1e-4
@@ -410,6 +413,33 @@ class _Cuts:
             )
         return largest
 
+    def within(self, ratio: float) -> list[Dims]:
+        """Dims of at most ratio·D on average; what is cut off the longest rows goes to others."""
+        most = int(ratio * self.numbers + 1e-9)
+        dims = self._narrowed(dims_within(self.fields, most))
+        widths = {
+            table: max(int(own.max(initial=1)) for own, other in zip(dims, self._tables, strict=True) if other == table)
+            for table in self._tables
+        }
+        fields = [
+            own if table is None else replace(own, longest=np.minimum(own.longest, widths[table]))
+            for own, table in zip(self.fields, self._tables, strict=True)
+        ]
+        return dims_within(fields, most)
+
+    def at(self, price: float) -> list[Dims]:
+        """Dims for a price of one number."""
+        return self._narrowed(dims_at(self.fields, price))
+
+    def _narrowed(self, dims: list[Dims]) -> list[Dims]:
+        return narrowed(self.fields, dims, self._tables, _NARROWING)
+
+    @cached_property
+    def _tables(self) -> list[str | None]:
+        """The table of each group; None where other rows keep it as wide as it is."""
+        wide = {path for (path, _), _ in self.work._others()}
+        return [None if group.rows[0] in wide else group.rows[0] for group in self.work.groups]
+
     def attempt(self, dims: Sequence[Dims], dtype: ValueType = "fp32") -> Point:
         """Cut, and see what it costs."""
         chosen = dict(zip((group.rows for group in self.work.groups), dims, strict=True))
@@ -469,7 +499,7 @@ def _search(
     moved = cuts.moved()
     if dim_budget is not None:
         try:
-            taken = cuts.attempt(dims_within(cuts.fields, int(dim_budget * cuts.numbers + 1e-9)), dtypes[0])
+            taken = cuts.attempt(cuts.within(dim_budget), dtypes[0])
         except ValueError as error:
             raise InputError("compress: the dim budget", found=dim_budget, allowed=error, fix="a larger one") from None
     else:
@@ -490,7 +520,7 @@ def _add_curve(cuts: _Cuts) -> None:
     for ratio in _BUDGETS:
         tried = [point.avg_dim_ratio for point, _, _ in cuts.tried if point.dtype == "fp32"]
         if ratio * cuts.numbers >= least and not any(abs(known - ratio) < ratio / 4 for known in tried):
-            cuts.attempt(dims_within(cuts.fields, int(ratio * cuts.numbers)))
+            cuts.attempt(cuts.within(ratio))
 
 
 def _smallest(cuts: _Cuts, drop: float, dtypes: Sequence[ValueType]) -> Point:
@@ -519,7 +549,7 @@ def _largest_cut(
     best, price = cuts.attempt([own.longest for own in cuts.fields], dtype), low
     for number in range(halvings if cuts.allowed(best, drop) else 0):
         middle = high if number == 0 and halvings == _HALVINGS_NEAR else (low + high) / 2
-        point = cuts.attempt(dims_at(cuts.fields, float(np.exp(middle))), dtype)
+        point = cuts.attempt(cuts.at(float(np.exp(middle))), dtype)
         if cuts.allowed(point, drop):
             low = middle
             best, price = (point, middle) if point.bytes <= best.bytes else (best, price)

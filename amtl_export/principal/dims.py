@@ -78,6 +78,49 @@ def dims_within(fields: Sequence[Rows], most: int) -> list[Dims]:
     return dims_at(fields, least_price(fields, lambda dims: sum(int(own.sum()) for own in dims) <= most))
 
 
+def damages(fields: Sequence[Rows], dims: Sequence[Dims]) -> npt.NDArray[np.float64]:
+    """Damage of cutting each field at some dims, and earlier: `[fields, D + 1]`.
+
+    Number w is the damage where no row keeps more than w numbers, the last one that of the dims themselves.
+    """
+    width = max((field.numbers.shape[1] for field in fields), default=0)
+    total = np.zeros((len(fields), width + 1))
+    for own, field, kept in zip(total, fields, dims, strict=True):
+        begin, D = 0, field.numbers.shape[1]
+        for energy in field.energies():
+            here = kept[begin : begin + len(energy), None] > np.arange(D)
+            begin += len(energy)
+            lost, worth = float(energy[~here].sum()), np.where(here, energy, 0.0).sum(axis=0)
+            own[: D + 1] += lost + np.append(worth[::-1].cumsum()[::-1], 0.0)
+        own[D + 1 :] = own[D]
+    return total
+
+
+def narrowed(fields: Sequence[Rows], dims: Sequence[Dims], tables: Sequence[str | None], more: float) -> list[Dims]:
+    """Dims that end earlier, at one width for the rows of each table, where that does hardly more damage.
+
+    A table as narrow as that needs no layout of its own on a runtime without the native operators: it is read by one
+    Gather, and the layer behind it is narrower too.
+
+    Args:
+        fields: that are cut.
+        dims: of their rows.
+        tables: the table of each field; None of one whose rows stay as long as they are.
+        more: damage that may be added, as a part of what the dims do; each table adds an equal part at most.
+    """
+    found = damages(fields, dims)
+    allowed = more * float(found[:, -1].sum()) / max(len(set(tables)), 1)
+    cut = []
+    for field, kept, table in zip(fields, dims, tables, strict=True):
+        if table is None:
+            cut.append(kept)
+            continue
+        own = found[[name == table for name in tables]].sum(axis=0)
+        width = max(1, int(np.flatnonzero(own - own[-1] <= allowed)[0]))
+        cut.append(np.minimum(kept, min(width, field.numbers.shape[1])))
+    return cut
+
+
 def least_price(fields: Sequence[Rows], allowed: Callable[[list[Dims]], bool], halvings: int = _HALVINGS) -> float:
     """The least price whose dims are allowed, to a part in a thousand; fewer dims are always allowed if more are.
 

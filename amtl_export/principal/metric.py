@@ -50,8 +50,8 @@ def measure(frozen: FrozenModel, requests: Iterable[Feed], most: int) -> Measure
     """Look at gradients and lookups of requests.
 
     g is the gradient of the logit in a row that was looked up; of a probability, its logit's. Where a model gives
-    several outputs, each counts, in units of its spread over the first batch that has one; of one with several numbers an example, a sum with random
-    signs.
+    several outputs, each counts, in units of its spread over the first batch that has one; of one with several numbers
+    an example, a sum with random signs.
 
     Args:
         frozen: the model.

@@ -15,8 +15,8 @@ A plan needs the dims and how often each row is looked up, no values, so it is m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.tables.cost import Cost, best_blocks, best_pages, dense_bytes, dense_cost, paged_cost, ragged_cost
 from amtl_export.tables.layout import LaidOut, blocks, dense, paged, ragged
-from amtl_export.tables.values import NARROW, SCALED, VALUE_TYPES, Stored, ValueType, value_type
+from amtl_export.tables.values import NARROW, SCALED, VALUE_TYPES, Stored, ValueType, ValueTypeName, value_type
 
 Layout = Literal["dense", "paged", "blocks", "ragged"]
 LayoutName = Literal["auto", "dense", "paged", "blocks", "ragged"]
@@ -58,7 +58,7 @@ class PlanConfig:
 
     Attributes:
         layout: of every table, or `auto`.
-        dtype: of the stored numbers.
+        dtype: of the stored numbers; `auto` is what `compress` found for the target native, fp32 otherwise.
         page_width: c of the paged layout; None lets the cost model choose.
         target: what will run the bundle: `portable`, any ONNX Runtime, by standard operators alone; `native`, one where
             the native library is registered.
@@ -67,11 +67,16 @@ class PlanConfig:
     """
 
     layout: LayoutName = "auto"
-    dtype: ValueType = "fp32"
+    dtype: ValueTypeName = "auto"
     page_width: int | None = None
     target: Target = "portable"
     first_layer: FirstLayer = "auto"
     layer_dtype: LayerDtype = "fp32"
+
+    @property
+    def stored(self) -> ValueType:
+        """The value type, once it is known; fp32 where nothing says more."""
+        return "fp32" if self.dtype == "auto" else self.dtype
 
     @property
     def fuses(self) -> bool:
@@ -81,7 +86,7 @@ class PlanConfig:
     def __post_init__(self) -> None:
         for what, found, allowed in (
             ("layout", self.layout, LAYOUTS),
-            ("value type", self.dtype, VALUE_TYPES),
+            ("value type", self.dtype, ("auto", *VALUE_TYPES)),
             ("target", self.target, TARGETS),
             ("first layer", self.first_layer, FIRST_LAYERS),
             ("value type of layers", self.layer_dtype, LAYER_DTYPES),
@@ -90,7 +95,7 @@ class PlanConfig:
                 raise InputError(f"export: unknown {what}", found=found, allowed=", ".join(allowed))
         if self.page_width is not None and self.layout != "paged":
             raise InputError("export: a page width goes with layout='paged'", found=self.layout)
-        if self.layer_dtype == "int8" and (self.dtype not in SCALED or self.first_layer == "plain"):
+        if self.layer_dtype == "int8" and (self.dtype not in ("auto", *SCALED) or self.first_layer == "plain"):
             asked, fix = f"dtype={self.dtype!r}, first_layer={self.first_layer!r}", "dtype='int8', first_layer='fused'"
             raise InputError("export: a layer in int8 reads int8 or int4 rows", found=asked, fix=fix)
         if self.fuses and self.layout not in ("auto", "ragged"):
@@ -145,6 +150,7 @@ def plan_table(
     counts: npt.NDArray[np.int64] | None = None,
     *,
     read_whole: bool = False,
+    narrowed: bool = False,
 ) -> TablePlan:
     """Choose for one table.
 
@@ -153,13 +159,14 @@ def plan_table(
         config: what is asked for.
         counts: int64 `[V]`, how often training saw each row; None takes every row as often.
         read_whole: whether the model reads the whole table too, for a tied output layer for instance.
+        narrowed: whether the table is narrower than what the model reads, so that dense rows are a saving too.
 
     Raises:
         InputError: the page width does not fit.
     """
     dims, (V, D) = table.dims.cpu().numpy(), table.rows.shape
-    dtype = value_type(table, config.dtype)
-    layout, cost, reason = _choose(dims, D, dtype, config, read_whole=read_whole)
+    dtype = value_type(table, config.stored)
+    layout, cost, reason = _choose(dims, D, dtype, config, read_whole=read_whole, narrowed=narrowed)
     weights = None if counts is None or not counts.any() else counts
     looked_up = float(np.average(dims, weights=weights)) if V else 0.0
     fusible = layout == "ragged" and config.first_layer != "plain"
@@ -205,7 +212,13 @@ def multiplied_part(table: FrozenEmbedding, counts: npt.NDArray[np.int64] | None
 
 
 def _choose(
-    dims: npt.NDArray[np.int64], D: int, dtype: ValueType, config: PlanConfig, *, read_whole: bool
+    dims: npt.NDArray[np.int64],
+    D: int,
+    dtype: ValueType,
+    config: PlanConfig,
+    *,
+    read_whole: bool,
+    narrowed: bool,
 ) -> tuple[Layout, Cost, str]:
     dense = dense_cost(len(dims), D, dtype)
     if D < NARROW:
@@ -224,6 +237,8 @@ def _choose(
         return "dense", dense, "pages and blocks do not hold int4"
     smaller = {layout: _cost(dims, D, dtype, layout, config) for layout in _SMALLER}
     saving = {layout: cost for layout, cost in smaller.items() if cost.bytes <= most}
+    if narrowed and min(cost.score for cost in [dense, *saving.values()]) == dense.score:
+        return "dense", dense, "narrow enough for one Gather"
     if not saving:
         return "dense", dense, f"no other layout saves {WORTH_SAVING:.0%}"
     best = min(saving, key=lambda layout: saving[layout].score)
@@ -278,13 +293,39 @@ def lay_out_all(frozen: FrozenModel, rows: Mapping[str, Stored], plans: Mapping[
     return {path: lay_out(rows[path], table.dims.cpu().numpy(), plans[path]) for path, table in frozen.tables.items()}
 
 
+C = TypeVar("C", bound=PlanConfig)
+
+
+def for_model(config: C, frozen: FrozenModel) -> C:
+    """The config with its value type decided: what `compress` found, if the native operators will read it.
+
+    Standard operators read fp32 faster than anything smaller.
+
+    Raises:
+        InputError: it does not go with the rest of the config.
+    """
+    if config.dtype != "auto":
+        return config
+    found: ValueType = "fp32"
+    if frozen.compressed and config.target == "native":
+        found = frozen.compressed.report["dtype"]
+    return replace(config, dtype=found)
+
+
 def plan(frozen: FrozenModel, config: PlanConfig) -> dict[str, TablePlan]:
     """Path of each table → how `export` would store it; nothing is written.
 
     Raises:
         InputError: the page width does not fit.
     """
+    resolved = for_model(config, frozen)
     return {
-        path: plan_table(table, config, frozen.counts.get(path), read_whole=path in frozen.read_whole)
+        path: plan_table(
+            table,
+            resolved,
+            frozen.counts.get(path),
+            read_whole=path in frozen.read_whole,
+            narrowed=table.rows.shape[1] < frozen.dim(path),
+        )
         for path, table in frozen.tables.items()
     }

@@ -24,6 +24,7 @@ from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.table import FrozenEmbedding
 
 ValueType = Literal["fp32", "fp16", "int8", "int4"]
+ValueTypeName = Literal["auto", "fp32", "fp16", "int8", "int4"]
 VALUE_TYPES: tuple[ValueType, ...] = get_args(ValueType)
 
 #: Tables of fewer floats a row (a wide part) are stored dense and in full: a page number alone is as large.

@@ -20,20 +20,20 @@ def dense(builder: Builder, table: Dense, site: Site) -> ir.Value:
 
 
 def paired_dense(builder: Builder, table: PairedDense, site: Site) -> ir.Value:
-    """One Gather of pairs, put beside themselves: low halves are read on the left, high ones on the right."""
-    D, half, scope = table.dim, table.rows.shape[1], site.scope
+    """One Gather of pairs, then exact arithmetic in float32, which CUDA has too: it has no operator on bits."""
+    scope = site.scope
+    known = {"unit": 1 / 16, "sixteen": 16, "zero_point": PAIR_ZERO_POINT}
+    unit, sixteen, zero_point = (
+        builder.constant(f"table/pair_{name}", np.array(value, np.float32)) for name, value in known.items()
+    )
     rows = builder.table_array(site.stored, "rows", table.rows)
-    pairs = builder.op("Gather", rows, builder.row_numbers(site), name=f"{scope}/pairs", axis=0)
-    twice = builder.op("Concat", pairs, pairs, name=f"{scope}/twice", axis=-1)  # [*ids, 2 · half]
-    both = twice if D % 2 == 0 else _cut(builder, D, site, twice)
-    on_left = np.arange(D) < half
-    masks = builder.constant(f"table/masks_{D}", np.where(on_left, 0x0F, 0xF0).astype(np.uint8))
-    units = builder.constant(f"table/units_{D}", np.where(on_left, 1, 1 / 16).astype(np.float32))
-    zero_point = builder.constant("table/pair_zero_point", np.array(PAIR_ZERO_POINT, np.float32))
-    halves = builder.op("BitwiseAnd", both, masks, name=f"{scope}/halves")
-    wide = builder.op("Cast", halves, name=f"{scope}/cast", to=ir.DataType.FLOAT)
-    shifted = builder.op("Mul", wide, units, name=f"{scope}/shifted")
-    numbers = builder.op("Sub", shifted, zero_point, name=f"{scope}/numbers")
+    pairs = builder.op("Gather", rows, builder.row_numbers(site), name=f"{scope}/pairs", axis=0)  # [*ids, half]
+    wide = builder.op("Cast", pairs, name=f"{scope}/cast", to=ir.DataType.FLOAT)
+    high = builder.op("Floor", builder.op("Mul", wide, unit, name=f"{scope}/sixteenths"), name=f"{scope}/high")
+    low = builder.op("Sub", wide, builder.op("Mul", high, sixteen, name=f"{scope}/shifted"), name=f"{scope}/low")
+    both = builder.op("Concat", low, high, name=f"{scope}/halves", axis=-1)  # [*ids, 2 · half]
+    both = both if table.dim % 2 == 0 else _cut(builder, table.dim, site, both)
+    numbers = builder.op("Sub", both, zero_point, name=f"{scope}/numbers")
     return _scaled(builder, table.scales, site, numbers)
 
 

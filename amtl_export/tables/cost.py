@@ -33,6 +33,9 @@ MOST_BLOCKS = 4
 #: Ragged: benchmarks/results, lookup.
 _NATIVE_TIME, _FALLBACK_TIME = 0.7, 13.0
 
+#: A dense lookup of a value type against one of fp32: benchmarks/results, lookup.
+_DENSE_TIME: dict[ValueType, float] = {"fp32": 1.0, "fp16": 1.0, "int8": 1.6, "int4": 2.2}
+
 _POSITION_BYTES = 4
 
 
@@ -64,7 +67,7 @@ class Cost:
         widths: numbers of a page, or of each block.
         bytes: of all arrays.
         relative_bytes: against dense in fp32.
-        relative_time: expected lookup time against dense.
+        relative_time: expected lookup time against dense in fp32.
     """
 
     widths: tuple[int, ...]
@@ -85,7 +88,7 @@ def row_bytes(numbers: npt.NDArray[np.int64] | int, dtype: ValueType) -> int:
 
 def dense_cost(V: int, D: int, dtype: ValueType = "fp32") -> Cost:
     """The cost of the dense layout."""
-    return _cost((), dense_bytes(V, D, dtype), V, D, 1.0)
+    return _cost((), dense_bytes(V, D, dtype), V, D, _DENSE_TIME[dtype])
 
 
 def _cost(widths: tuple[int, ...], size: int, V: int, D: int, time: float) -> Cost:
@@ -104,7 +107,7 @@ def paged_cost(dims: npt.NDArray[np.int64], D: int, width: int, dtype: ValueType
     parts, V = -(-D // width), len(dims)
     pages = 1 + int((-(-dims // width)).sum())
     size = pages * row_bytes(width, dtype) + 4 * V * parts + scale_bytes(V, dtype)
-    return _cost((width,), size, V, D, 1.05 + 0.35 * parts)
+    return _cost((width,), size, V, D, (1.05 + 0.35 * parts) * _DENSE_TIME[dtype])
 
 
 def scale_bytes(V: int, dtype: ValueType) -> int:
@@ -181,7 +184,7 @@ def blocks_cost(dims: npt.NDArray[np.int64], widths: tuple[int, ...], dtype: Val
 def _blocks_cost(lengths: _Lengths, widths: tuple[int, ...], dtype: ValueType) -> Cost:
     V, D = lengths.rows, lengths.dim
     if len(widths) == 1:
-        return _cost(widths, dense_bytes(V, D, dtype), V, D, 1.0)
+        return _cost(widths, dense_bytes(V, D, dtype), V, D, _DENSE_TIME[dtype])
     ends = np.cumsum(widths)[:-1]
     later = lengths.longer[ends]  # [G - 1] rows of each later block, but for the zeros
     numbers = V * widths[0] + int((later + 1) @ widths[1:])
@@ -191,7 +194,7 @@ def _blocks_cost(lengths: _Lengths, widths: tuple[int, ...], dtype: ValueType) -
     if not lengths.in_order[ends].all():
         size += _POSITION_BYTES * V
         time += _BlockTime.POSITIONS[dtype]
-    return _cost(widths, size, V, D, time)
+    return _cost(widths, size, V, D, time * _DENSE_TIME[dtype])
 
 
 def best_blocks(dims: npt.NDArray[np.int64], D: int, dtype: ValueType = "fp32", most: float = np.inf) -> Cost:

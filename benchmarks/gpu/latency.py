@@ -31,6 +31,7 @@ LAYOUTS = {
     "onnx-ragged": PlanConfig("ragged"),
     "onnx-ragged-fp16": PlanConfig("ragged", "fp16"),
     "onnx-ragged-int8": PlanConfig("ragged", "int8"),
+    "onnx-ragged-int4": PlanConfig("ragged", "int4"),
 }
 
 #: Requests that take turns: ids and answers of a few are larger than a card's second-level cache.
@@ -70,7 +71,7 @@ def lookups(card: Card, rows: int, batches: tuple[int, ...], folder: Path) -> di
             )
             numbers = feeds[0]["ids"].size * point.dim
             for name, seconds in in_turns(card, works).items():
-                width = {"fp16": 2, "int8": 1}.get(name.rpartition("-")[2], 4)
+                width = {"fp16": 2, "int8": 1, "int4": 0.5}.get(name.rpartition("-")[2], 4)
                 read = numbers if name in ("onnx-dense", "torch-embedding") else kept
                 rate = (read * width + numbers * 4) / seconds
                 about = {"batch": batch, "ids": distribution, "subject": name, "us": seconds * 1e6}
@@ -113,7 +114,7 @@ def models(card: Card, planted: Planted, batches: tuple[int, ...], seconds: floa
         first.run(first.prepare(feeds[batches[0]][0]))
         starts[name] = {"load_s": loaded, "first_answer_s": time.perf_counter() - began}
         subjects += [own, first]
-        if card.kind == "cuda" and not name.endswith(("fp16", "int8")):
+        if card.kind == "cuda" and not name.endswith(("fp16", "int8", "int4")):
             subjects.append(Resident(f"{name}-no-graph", bundle.path, card, graphs=False))
         subjects.append(OnnxSubject(f"{name}-predict", bundle, card.kind, 1))
     cases: list[dict[str, Any]] = []

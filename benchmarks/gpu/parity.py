@@ -53,7 +53,7 @@ def every_row(card: Card, planted: Planted) -> dict[str, Any]:
     """Every row of the planted table, bit for bit, and out-of-range ids."""
     found = {}
     for name, bundle in planted.bundles.items():
-        rows = quantize(planted.frozen, value_types(planted.frozen, BUNDLES[name].dtype))
+        rows = quantize(planted.frozen, value_types(planted.frozen, BUNDLES[name].stored))
         stored = fake_quantized(planted.frozen, rows)
         check = check_rows(bundle, stored, card.kind, optimized=True)
         found[name] = asdict(check)

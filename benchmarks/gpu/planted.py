@@ -18,6 +18,7 @@ BUNDLES = {
     "onnx-ragged": ExportConfig(layout="ragged", first_layer="plain"),
     "onnx-ragged-fp16": ExportConfig(layout="ragged", first_layer="plain", dtype="fp16"),
     "onnx-ragged-int8": ExportConfig(layout="ragged", first_layer="plain", dtype="int8"),
+    "onnx-ragged-int4": ExportConfig(layout="ragged", first_layer="plain", dtype="int4"),
 }
 
 

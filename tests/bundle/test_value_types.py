@@ -37,7 +37,7 @@ def test_a_type_that_cannot_hold_the_numbers_is_not_allowed(run_copy: Path) -> N
 
 @pytest.mark.parametrize(
     ("layout", "dtype"),
-    [("auto", "int4"), ("ragged", "int4"), ("dense", "int4"), ("paged", "int8"), ("blocks", "fp32")],
+    [("auto", "int4"), ("ragged", "int4"), ("dense", "int4"), ("paged", "int8"), ("blocks", "int8")],
 )
 def test_the_smallest_type_that_the_layout_holds(frozen: FrozenModel, layout: LayoutName, dtype: ValueType) -> None:
     assert choose_dtype(frozen, ExportConfig(layout), max_auc_drop=1).dtype == dtype

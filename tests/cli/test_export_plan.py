@@ -84,7 +84,8 @@ def test_fields_of_the_request(command: Call, run: Run, tmp_path: Path) -> None:
     code, said = command("bench", "infer", out, "--vs", run.path, *words)
     assert code == 0, said
     subjects = {case["subject"] for case in json.loads(said)["cases"]}
-    assert subjects == {"torch-eager", "torch-masked", "onnx-dense", "onnx-dense-request"}
+    layout = json.loads((out / "report.json").read_text())["layout"]
+    assert subjects == {"torch-eager", "torch-masked", "onnx-dense", f"onnx-{layout}-request"}
     code, said = command("export", run.path, "--out", tmp_path / "other", "--request-fields", "nobody")
     assert code == 2
     assert f"allowed: {names[0]}, {names[1]}" in said

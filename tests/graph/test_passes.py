@@ -14,7 +14,8 @@ from amtl_export.graph.passes.state_shapes import StateShapes
 from amtl_export.graph.pipeline import Step, run
 from amtl_export.graph.rewrite import constant_ints, is_linear
 from amtl_export.native import DOMAIN
-from amtl_export.tables.layout import Dense
+from amtl_export.tables.layout import Dense, ragged
+from amtl_export.tables.values import stored
 
 
 def value(name: str, *shape: int | str, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
@@ -120,3 +121,10 @@ def test_a_pass_in_the_wrong_place_names_itself_and_those_before() -> None:
     with pytest.raises(ir.passes.PreconditionError, match="LookupSum of item, which is not ragged") as caught:
         run([Step(ReadRowsAlone()), Step(FuseSums(["item"])), Step(LowerLookups({"item": table}, "guard"))], summed(1))
     assert caught.value.__notes__ == ["in LowerLookups, after ReadRowsAlone, FuseSums"]
+
+
+def test_ragged_tables_are_all_of_int4_or_none_is() -> None:
+    rows, dims = np.ones((6, 4), np.float32), np.full(6, 4)
+    tables = {"item": ragged(stored(rows, "int4"), dims), "user": ragged(stored(rows, "int8"), dims)}
+    with pytest.raises(ir.passes.PreconditionError, match="some ragged tables are of int4"):
+        LowerLookups(tables, "guard")(graph_of([ir.node("Identity", [x := value("x", 2)])], x))

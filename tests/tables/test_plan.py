@@ -119,7 +119,7 @@ def test_narrow_tables_stay_dense_and_in_full() -> None:
         ({"layout": "paged", "first_layer": "fused"}, "reads ragged tables"),
         ({"layout": "paged", "dtype": "int8", "layer_dtype": "int8"}, "reads ragged tables"),
         ({"layer_dtype": "fp16"}, "unknown value type of layers"),
-        ({"layer_dtype": "int8"}, r"(?s)reads int8 or int4 rows.*dtype='int8'"),
+        ({"dtype": "fp32", "layer_dtype": "int8"}, r"(?s)reads int8 or int4 rows.*dtype='int8'"),
         ({"dtype": "int8", "layer_dtype": "int8", "first_layer": "plain"}, "reads int8 or int4 rows"),
         ({"layout": "paged", "dtype": "int4"}, r"(?s)do not hold int4.*layout='ragged' or layout='dense'"),
     ],

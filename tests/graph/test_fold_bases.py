@@ -346,8 +346,8 @@ COLUMNS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "chosen": lambda m, rows: m.pair(rows.index_select(2, torch.tensor([1, 0])).sum(1).flatten(1)),
     "together": lambda m, rows: m.flat(torch.cat([rows.sum(1), rows[:, 0], rows[:, 2]], 1).flatten(1)),
     "halves": lambda m, rows: m.one(rows.reshape(len(rows), -1, D).sum(1)),
-    "raw": lambda m, rows: rows.relu(),
-    "cut": lambda m, rows: rows[:, 1:, 1:].relu(),
+    "raw": lambda _, rows: rows.relu(),
+    "cut": lambda _, rows: rows[:, 1:, 1:].relu(),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import read_vocabularies, write_vocabularies
 from amtl_export.errors import InputError
-from amtl_export.files import atomic_folder, producer, read_json, write_json
+from amtl_export.files import atomic_folder, check_source, producer, read_json, write_json
 from amtl_export.freezing.frozen import (
     Compressed,
     FrozenModel,
@@ -50,7 +50,8 @@ def save_frozen(frozen: FrozenModel, out: Path | str, *, factory: str | None = N
         overwrite: replace an earlier folder.
 
     Raises:
-        InputError: `out` exists and may not be replaced, or a user's module comes without its factory.
+        InputError: `out` exists and may not be replaced, it holds what the model was compressed from, or a user's
+            module comes without its factory.
         EnvironmentLacks: no disk space or no permission.
     """
     factory = None if frozen.data else factory or frozen.source
@@ -58,6 +59,8 @@ def save_frozen(frozen: FrozenModel, out: Path | str, *, factory: str | None = N
         raise InputError(
             "a user's module is saved with the factory that makes it", fix='save_frozen(…, factory="my_model.py:build")'
         )
+    for source in _compressed_from(frozen):
+        check_source(source, Path(out), overwrite)
     model = frozen.data.config.to_json() if frozen.data else None
     with atomic_folder(Path(out), overwrite=overwrite) as draft:
         config = {"producer": producer(), "kind": "frozen", "model": model}
@@ -69,6 +72,14 @@ def save_frozen(frozen: FrozenModel, out: Path | str, *, factory: str | None = N
             write_json(draft / "schema.json", frozen.data.schema.to_json())
             write_vocabularies(draft, frozen.data.vocabularies)
         save_tensors(frozen.module.model.state_dict(), draft / "frozen.safetensors")
+
+
+def _compressed_from(frozen: FrozenModel) -> Iterator[str]:
+    """Where the model was compressed from, and that one."""
+    while frozen.compressed is not None and frozen.compressed.original is not None:
+        frozen = frozen.compressed.original
+        if frozen.source is not None:
+            yield frozen.source
 
 
 def _compressed(frozen: FrozenModel, out: Path) -> dict[str, Any]:

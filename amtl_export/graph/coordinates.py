@@ -59,11 +59,13 @@ def _with_coordinates(decode: ir.Node, reader: ir.Node) -> list[ir.Value | None]
 
 
 def _reduced(graph: ir.Graph, decode: ir.Node, reader: ir.Node) -> list[ir.Node]:
-    """ReduceSum and ReduceMean over other axes than the numbers of a row."""
+    """ReduceSum and ReduceMean over other axes than the numbers of a row, and than columns of different bases."""
     axes, axes_known = _axes(reader)
-    if not axes_known or len(_fields(decode)) > 1 or reader.outputs[0].shape is None:
+    last = rank(decode.outputs[0]) - 1
+    behind = last - 1 if len(_fields(decode)) > 1 else last
+    if not axes_known or not axes or reader.outputs[0].shape is None:
         return []
-    if not axes or any(axis % rank(decode.outputs[0]) == rank(decode.outputs[0]) - 1 for axis in axes):
+    if any(axis % (last + 1) >= behind for axis in axes):
         return []
     return _moved(graph, decode, reader, _with_coordinates(decode, reader), _fields(decode))
 
@@ -107,7 +109,7 @@ def _masked(graph: ir.Graph, decode: ir.Node, reader: ir.Node) -> list[ir.Node]:
     mask, yes, no = reader.inputs[:3]
     rows = decode.outputs[0]
     zero = no if yes is rows else yes
-    if mask is None or zero is None or not _is_zero(zero) or not _same_for_a_row(mask, rows):
+    if mask is None or zero is None or not _is_zero(zero) or not _same_for_a_row(mask, rows) or not _fits(zero, rows):
         return []
     if rank(reader.outputs[0]) != rank(rows):
         return []
@@ -162,8 +164,6 @@ def _chosen(graph: ir.Graph, decode: ir.Node, reader: ir.Node) -> list[ir.Node]:
         fields = tuple(fields[int(i)] for i in np.atleast_1d(positions.numpy()).ravel())
         if positions.numpy().ndim > 1:
             return []
-    elif len(fields) > 1 and positions.numpy().ndim != 1:
-        return []
     return _moved(graph, decode, reader, _with_coordinates(decode, reader), fields)
 
 

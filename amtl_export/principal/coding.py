@@ -35,6 +35,8 @@ class CodedRows:
 def coded_model(frozen: FrozenModel, rows: Mapping[Rows, CodedRows], dims: Mapping[Rows, Dims]) -> FrozenModel:
     """The model with some fields' rows in other bases, zero past their dims, in a table as wide as the longest.
 
+    Tables that share a basis are as wide as each other, so that products of their coordinates are those of rows.
+
     Args:
         frozen: with plain tables.
         rows: table and first row of a field → its rows.
@@ -42,7 +44,9 @@ def coded_model(frozen: FrozenModel, rows: Mapping[Rows, CodedRows], dims: Mappi
     """
     tables = frozen.tables
     chosen = {path: {own: rows[own] for own in rows if own[0] == path} for path in tables}
-    widths = {path: _width(tables[path], chosen[path], dims) for path in tables if chosen[path]}
+    alone = {path: _width(tables[path], chosen[path], dims) for path in tables if chosen[path]}
+    bases = {path: {id(own.basis.decode) for own in chosen[path].values()} for path in alone}
+    widths = {path: max(alone[other] for other in alone if bases[other] & bases[path]) for path in alone}
     memo: dict[int, Any] = {}
     for path, width in widths.items():
         memo[id(tables[path])] = _coded(path, tables[path], chosen[path], dims, width)

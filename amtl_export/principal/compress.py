@@ -29,6 +29,7 @@ from amtl_export.principal.dims import Rows as CutRows
 from amtl_export.principal.metric import Measured, Rows, measure
 from amtl_export.principal.readers import Readers
 from amtl_export.principal.report import BasisKind, CompressReport, FieldOrder, MetricKind, Placement, Point
+from amtl_export.source.binding import bind
 from amtl_export.source.call import ModuleCall
 from amtl_export.source.source import Batches, Source
 from amtl_export.spec import Feed
@@ -112,7 +113,7 @@ def compress(
     if drop is not None and work.auc_before is None:
         raise InputError(
             "compress: an AUC drop needs labelled examples",
-            found="none",
+            found="none" if original.labelled is None else "no AUC: a score is NaN, or all labels are alike",
             fix="Source(…, batches=…), compress(…, batches=…), or give dim_budget",
         )
     dtypes: tuple[ValueType, ...] = (dtype,) if dtype != "auto" else VALUE_TYPES if drop is not None else ("fp32",)
@@ -140,26 +141,35 @@ def _given(frozen: FrozenModel, batches: Any) -> Any:
     call = frozen.module.call
     if isinstance(call, ModuleCall):
         module = (frozen.trained or frozen.module).model
-        return Source(module, frozen.example, batches=_labelled(batches)).labelled(frozen.inputs)
+
+        def count(inputs: Any) -> int:
+            feed = bind(module, inputs).feed
+            return next((len(feed[spec.name]) for spec in frozen.inputs if spec.batched), 1)
+
+        return Source(module, frozen.example, batches=_labelled(batches, count)).labelled(frozen.inputs)
+    pairs = _labelled(batches, lambda inputs: len(next(iter(inputs.values()))))
 
     def rows(_: str) -> Iterator[tuple[Feed, npt.NDArray[np.float64]]]:
-        for inputs, labels in batches() if callable(batches) else batches:
+        for inputs, labels in pairs():
             feed = {name: np.asarray(values) for name, values in inputs.items()}
-            yield feed, np.asarray(_known(labels, feed), dtype=np.float64)
+            yield feed, np.asarray(labels, dtype=np.float64)
 
     return rows
 
 
-def _labelled(batches: Batches) -> Batches:
+def _labelled(batches: Batches, count: Callable[[Any], int]) -> Callable[[], Iterator[tuple[Any, Any]]]:
+    """The batches, again at each call; labels of 0 where there are none, which no AUC comes of."""
+    kept = list(batches) if isinstance(batches, Iterator) else batches
+
     def pairs() -> Iterator[tuple[Any, Any]]:
-        for inputs, labels in batches() if callable(batches) else batches:
-            yield inputs, np.zeros(1) if labels is None else labels
+        known: bool | None = None
+        for number, (inputs, labels) in enumerate(kept() if callable(kept) else kept):
+            if known not in (None, labels is not None):
+                raise InputError("compress: some batches have labels and some have none", where=f"batch {number}")
+            known = labels is not None
+            yield inputs, labels if known else np.zeros(count(inputs))
 
     return pairs
-
-
-def _known(labels: Any, feed: Feed) -> Any:
-    return np.zeros(len(next(iter(feed.values())))) if labels is None else labels
 
 
 @dataclass(frozen=True)
@@ -216,6 +226,8 @@ class _Work:
             return "the model reads the whole table"
         if self.plain.tables[own.table].rows.shape[1] < NARROW:
             return f"fewer than {NARROW} numbers a row"
+        if unfit := _not_finite(self.plain.tables[own.table].rows[own.offset : own.offset + own.size].numpy()):
+            return unfit
         if self.plain.data is not None and not own.governed and not self.all_fields and self._any_governed:
             return "the schema does not mark it as governed; all_fields=True cuts it too"
         return ""
@@ -276,10 +288,11 @@ class _Work:
         """What reads rows, whatever the bases are."""
         self.note("what reads the rows")
         rows = {}
-        for group in self.groups:
+        for number, group in enumerate(self.groups):
             D = self.dense(group).shape[1]
-            # Not orthonormal: products must not be taken for something that any basis leaves as it is.
-            skewed = Basis(np.eye(D), np.diag(np.linspace(1, 2, D)), np.ones(D), np.ones(D))
+            # Not orthonormal: products must not be taken for something that any basis leaves as it is. And each its
+            # own: a graph has equal constants once.
+            skewed = Basis(np.eye(D), np.diag(np.linspace(1, 2 + number, D)), np.ones(D), np.ones(D))
             rows[group.rows] = CodedRows(skewed, self.dense(group))
         return Readers(coded_model(self.plain, rows, self.whole))
 
@@ -301,8 +314,8 @@ class _Work:
         metrics: dict[Rows, tuple[MetricKind, Matrix]] = {}
         projected = self.identity.projected()
         for group in self.groups:
-            seen, D = self.measured.metric(group.rows), self.dense(group).shape[1]
-            if seen is not None and np.trace(seen) > 0:
+            seen = self.measured.metric(group.rows)
+            if seen is not None and 0 < np.trace(seen) < math.inf:
                 metrics[group.rows] = "gradients", seen
             elif group.rows in of_layers and group.rows not in projected:
                 metrics[group.rows] = "weights", of_layers[group.rows]
@@ -369,6 +382,7 @@ class _Found:
     rows: Mapping[Rows, CodedRows]
     dims: Mapping[Rows, Dims]
     point: Point
+    projected: set[Rows]
     projection_bytes: int
     multiply_adds: int
     moved: float
@@ -467,6 +481,12 @@ class _Cuts:
         return sum(4 * table.bases.numel() for path, table in model.coded.items() if path in projected)
 
 
+def _not_finite(rows: npt.NDArray[np.float32]) -> str:
+    """Which row holds NaN or infinity; empty if none does."""
+    wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    return f"row {wrong[0]} holds NaN or infinity" if len(wrong) else ""
+
+
 def table_bytes(model: FrozenModel, dtype: ValueType = "fp32") -> int:
     """Bytes of all tables in the smaller of the ragged and the dense layout."""
     total = 0
@@ -511,7 +531,8 @@ def _search(
     curve = [replace(point, chosen=point is taken) for point, _, _ in cuts.tried]
     curve.sort(key=lambda point: point.bytes)
     projection = taken.bytes - table_bytes(model, taken.dtype)
-    return _Found(kind, model, cuts.rows, dims, taken, projection, cuts.readers.multiply_adds(), moved, curve)
+    projected, multiply_adds = cuts.readers.projected(), cuts.readers.multiply_adds()
+    return _Found(kind, model, cuts.rows, dims, taken, projected, projection, multiply_adds, moved, curve)
 
 
 def _add_curve(cuts: _Cuts) -> None:
@@ -575,11 +596,10 @@ def _best(found: Sequence[_Found], before: float | None, drop: float | None) -> 
 def _report(
     work: _Work, found: Sequence[_Found], best: _Found, dim_budget: float | None, drop: float | None
 ) -> CompressReport:
-    projected = work.identity.projected()
     fields = {}
     for group in work.groups:
         rows, dims, whole = best.rows[group.rows], best.dims[group.rows], work.whole[group.rows]
-        kind: BasisKind = best.kind if group.rows in projected else "folded"
+        kind: BasisKind = best.kind if group.rows in best.projected else "folded"
         if best.kind == "shared":
             kind = "shared"
         energies = np.cumsum(rows.basis.energies)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from amtl_export.freezing.flat import buffers_kept
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.principal.basis import Matrix
@@ -51,7 +51,7 @@ def measure(frozen: FrozenModel, requests: Iterable[Feed], most: int) -> Measure
 
     g is the gradient of the logit in a row that was looked up; of a probability, its logit's. Where a model gives
     several outputs, each counts, in units of its spread over the first batch that has one; of one with several numbers
-    an example, a sum with random signs.
+    an example, a sum with random signs. What the model keeps of a call is kept by a copy.
 
     Args:
         frozen: the model.
@@ -60,7 +60,9 @@ def measure(frozen: FrozenModel, requests: Iterable[Feed], most: int) -> Measure
     """
     measured, signs = Measured(), torch.Generator().manual_seed(0)
     spreads: dict[str, float] = {}
-    with _recording(frozen.tables) as recorded, buffers_kept(frozen.module), torch.enable_grad():
+    shared = [*frozen.tables.values(), *frozen.module.parameters()]
+    frozen = frozen.with_model(copy.deepcopy(frozen.module.model, {id(own): own for own in shared}))
+    with _recording(frozen.tables) as recorded, torch.enable_grad():
         for feed in requests:
             if measured.requests >= most:
                 break

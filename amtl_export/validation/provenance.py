@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,9 @@ def _weights(graph: ir.Graph, model: nn.Module, selectors: set[str]) -> tuple[li
         array, weight, part = _array(value), fact(value, WEIGHT), Part.described(value)
         if name in selectors or fact(value, TABLE) or fact(value, CONSTANT):
             continue
-        if weight is not None and weight in kept:
+        if part and unknown_bases(part, kept):
+            changed.append(name)
+        elif weight is not None and weight in kept:
             key = (weight, part.transposed, part.fold) if part else (weight, False, ())
             columns.setdefault(key, set()).update(part.columns if part else range(_width(kept[weight])))
             if not _is_weight(array, part, kept[weight], kept):
@@ -112,6 +114,11 @@ def _weights(graph: ir.Graph, model: nn.Module, selectors: set[str]) -> tuple[li
     }
     missing = sorted(name for name, _ in model.named_parameters() if name in kept and name not in held)
     return unexplained, changed, missing
+
+
+def unknown_bases(part: Part, tensors: Collection[str]) -> set[str]:
+    """Bases that are folded into a weight and that a model does not have."""
+    return {segment.bases for segment in part.fold if segment.bases} - set(tensors)
 
 
 def _is_weight(

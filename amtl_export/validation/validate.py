@@ -23,7 +23,7 @@ from amtl_export.files import checksum_mismatches
 from amtl_export.freezing.frozen import Compressed, FrozenModel, freeze
 from amtl_export.freezing.scores import Scores, torch_answers
 from amtl_export.graph.facts import TABLE, fact
-from amtl_export.graph.weights import bytes_of
+from amtl_export.graph.weights import Part, bytes_of
 from amtl_export.native import library_path
 from amtl_export.runtime.session import Provider, nodes_by_provider, open_session
 from amtl_export.source.binding import bind, nested, same_structure
@@ -32,7 +32,7 @@ from amtl_export.source.source import Source
 from amtl_export.spec import BATCH, Feed, mismatch
 from amtl_export.tables.values import quantize
 from amtl_export.training.run import Run
-from amtl_export.validation.provenance import load_graph, trace_provenance
+from amtl_export.validation.provenance import load_graph, trace_provenance, unknown_bases
 from amtl_export.validation.rows import check_rows
 from amtl_export.validation.scores import graph_answers, rank_flips
 from amtl_export.validation.verdict import Tolerances, Verdict
@@ -129,7 +129,7 @@ class _Check:
 
     def run(self, inputs: Any) -> Verdict:
         """Every check; one that fails does not keep the others from running."""
-        if not self._same_model():
+        if not self._same_model() or not self._same_bases():
             return self.verdict
         steps: tuple[Callable[[], None], ...] = (
             self._files,
@@ -179,6 +179,21 @@ class _Check:
             )
             return False
         return True
+
+    def _same_bases(self) -> bool:
+        """Whether the source has the bases that are folded into the bundle's weights."""
+        try:
+            values = load_graph(self.bundle.model).graph.initializers.values()
+        except ValidationFailed:
+            return True  # said by the checks of files and weights
+        parts = [part for value in values if (part := Part.described(value))]
+        missing = {name for part in parts for name in unknown_bases(part, self.frozen.projections)}
+        if missing:
+            self.verdict.problems.append(
+                f"the bundle is of a compressed model: the source has no {', '.join(sorted(missing))}; "
+                "give the model that it was exported from"
+            )
+        return not missing
 
     def _vocabularies(self) -> None:
         if self.frozen.data is None:

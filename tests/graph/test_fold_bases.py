@@ -22,6 +22,7 @@ from amtl_export.graph.pipeline import fold_bases
 from amtl_export.graph.trace import trace
 from amtl_export.principal.compress import compress
 from amtl_export.runtime.predictor import load
+from amtl_export.source.source import Source
 from amtl_export.spec import Feed
 from amtl_export.validation.provenance import load_graph
 from amtl_export.validation.validate import validate
@@ -265,3 +266,168 @@ def test_one_tower_of_two_tables(tmp_path: Path, config: Any) -> None:
     model = compressed(Tower(), pair(), 1.0)  # as wide as each other: their weights must not be taken for each other's
     assert decoded(model) == set()
     proven(model, tmp_path / "bundle", ExportConfig("ragged", config, first_layer="fused", layer_dtype=config), pair)
+
+
+def test_a_quantized_layer_reads_coordinates(tmp_path: Path) -> None:
+    module = Reads({"wide": lambda m, x: m.pair(torch.cat([m.one(x["a"]), m.two(x["b"])], dim=1))})
+    model = compressed(module, feed())
+    config = ExportConfig("ragged", "int8", first_layer="fused", layer_dtype="int8")
+    bundle = proven(model, tmp_path / "bundle", config)
+    assert "RaggedLinearInt8" in [node.op_type for node in bundle.proto().graph.node]
+
+
+class Factors(nn.Module):
+    """FM over three tables of unlike sizes, and a linear part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user, self.item, self.place = nn.Embedding(V, D), nn.Embedding(V, D), nn.Embedding(7, D)
+        self.out = nn.Linear(3 * D, 1)
+        with torch.no_grad():
+            self.item.weight[:, 3:] = 0
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        rows = torch.stack([self.user(a), self.item(b), self.place(a % 7)], dim=1)
+        pairs = 0.5 * (rows.sum(1).square() - rows.square().sum(1)).sum(1)
+        score: Tensor = pairs + self.out(rows.flatten(1)).squeeze(1)
+        return score
+
+
+def labelled(batches: int = 3) -> list[tuple[dict[str, Tensor], Tensor]]:
+    return [(pair(40, seed), torch.arange(40) % 2) for seed in range(batches)]
+
+
+def test_products_of_tables_in_one_basis(tmp_path: Path) -> None:
+    model = compress(Source(Factors().eval(), pair(), batches=labelled()), max_auc_drop=0.04)
+    assert model.compressed is not None
+    report = model.compressed.report
+    assert {own["kind"] for own in report["placements"]} == {"projection", "shared"}
+    assert set(report["basis"].values()) == {"shared"}
+    assert decoded(model) == set()
+    assert bases_of(proven(model, tmp_path / "bundle", None, pair)) == []
+
+
+@pytest.mark.parametrize(("layout", "field"), [("dense", "a"), ("ragged", "b")])
+def test_fields_of_the_request(tmp_path: Path, layout: Any, field: str) -> None:
+    class Crossed(Tower):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            user, item = self.user(a), self.item(b)
+            return super().forward(a, b) + (user * item).sum(1) + (torch.relu(user) * item).sum(1)
+
+    model = compressed(Crossed(), pair())
+    bundle = export(model, tmp_path / "bundle", ExportConfig(layout, request_fields=(field,)))
+    assert validate(bundle.path, model).problems == []
+
+
+class Columns(nn.Module):
+    """Somebody's own method: a table of several fields, which looks up columns of any number of axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(30, D))
+        self.sizes, self.offsets = (20, 10), (0, 20)
+
+    def lookup(self, ids: Tensor, fields: Any) -> Tensor:
+        return self.weight[ids + torch.tensor([self.offsets[f] for f in fields])]
+
+    def frozen_rows(self) -> Tensor:
+        return self.weight.detach()
+
+    def frozen_dims(self) -> Tensor:
+        return torch.full((30,), D)
+
+
+COLUMNS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "flat": lambda m, rows: m.flat(rows.flatten(1)),
+    "mean": lambda m, rows: m.pair(rows.mean(1).flatten(1)),
+    "one_column": lambda m, rows: m.one(rows[:, :, 1].sum(1)),
+    "turned_round": lambda m, rows: m.pair(rows.flip(2).sum(1).flatten(1)),
+    "parts": lambda m, rows: m.pair(torch.cat([part.sum(1).squeeze(1) for part in rows.chunk(2, 2)], 1)),
+    "chosen": lambda m, rows: m.pair(rows.index_select(2, torch.tensor([1, 0])).sum(1).flatten(1)),
+    "together": lambda m, rows: m.flat(torch.cat([rows.sum(1), rows[:, 0], rows[:, 2]], 1).flatten(1)),
+    "halves": lambda m, rows: m.one(rows.reshape(len(rows), -1, D).sum(1)),
+    "raw": lambda _, rows: rows.relu(),
+    "cut": lambda _, rows: rows[:, 1:, 1:].relu(),
+}
+
+
+def test_columns_of_several_fields(tmp_path: Path) -> None:
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.flat = Columns(), nn.Linear(6 * D, 3)
+            self.pair, self.one = nn.Linear(2 * D, 3), nn.Linear(D, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            rows = self.table.lookup(x, (0, 1))  # [B, 3, 2, D]
+            return {name: read(self, rows) for name, read in COLUMNS.items()}
+
+    def example(rows: int = B, seed: int = 0) -> dict[str, Tensor]:
+        return {"x": torch.randint(0, 10, (rows, 3, 2), generator=torch.Generator().manual_seed(seed))}
+
+    model = compressed(Mine(), example())
+    assert decoded(model) == {"raw", "cut", "halves"}
+    proven(model, tmp_path / "bundle", None, example)
+
+
+def test_zeros_that_are_larger_than_the_rows(tmp_path: Path) -> None:
+    module = Reads(
+        {
+            "larger": lambda m, x: m.layer(
+                torch.where(x["mask"][:, :1, None], m.one(x["a"][:, None]), torch.zeros(3, D)).sum(1)
+            ),
+            "larger_mask": lambda m, x: m.layer(torch.where(x["mask"][:, :, None], m.one(x["a"][:, None]), 0.0).sum(1)),
+            "larger_scale": lambda m, x: m.layer((x["w"][:, :, None] * m.one(x["a"][:, None])).sum(1)),
+        }
+    )
+    proven(compressed(module, feed()), tmp_path / "bundle")
+
+
+def test_a_gru_reads_decoded_rows(tmp_path: Path) -> None:
+    model = compressed(Reads({"gru": lambda m, x: m.gru(m.one(x["s"]))[1].squeeze(0)}), feed())
+    assert decoded(model) == {"gru"}
+    bundle = export(model, tmp_path / "bundle")
+    assert validate(bundle.path, model).problems == []
+
+
+def test_flat_bags_by_their_offsets(tmp_path: Path) -> None:
+    class Bags(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sums, self.means = nn.EmbeddingBag(V, D, mode="sum"), nn.EmbeddingBag(V, D, mode="mean")
+            self.out = nn.Linear(D, 1)
+
+        def forward(self, ids: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+            score: Tensor = self.out(self.sums(ids, offsets, weights) + self.means(ids, offsets)).squeeze(1)
+            return score
+
+    example = {"ids": feed(12)["a"], "offsets": torch.tensor([0, 0, 3, 7]), "weights": torch.rand(12)}
+    shapes = {"ids": {0: "values"}, "weights": {0: "values"}, "offsets": {0: "bags"}}
+    model = compressed(Bags(), example, dynamic_shapes=shapes)
+    bundle = export(model, tmp_path / "bundle", ExportConfig("ragged"))
+    assert validate(bundle.path, model).problems == []
+
+
+def test_tables_that_stay_as_they_are(tmp_path: Path) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tied, self.item, self.wide = nn.Embedding(V, D), nn.Embedding(V, D), nn.Embedding(V, 2 * D)
+            self.narrow, self.unread, self.out = nn.Embedding(V, 2), nn.Embedding(V, D), nn.Linear(D, V)
+            self.last = nn.Linear(3 * D + 2, 1)
+            self.out.weight = self.tied.weight
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            scores: Tensor = self.out(self.tied(a))
+            return scores + self.last(torch.cat([self.item(b), self.wide(a), self.narrow(b)], dim=1))
+
+    model = compressed(Mixed(), pair())
+    assert model.compressed is not None
+    report = model.compressed.report
+    assert set(report["fields"]) == {"item", "wide"}
+    assert [report["fields"][name]["dim"] for name in ("item", "wide")] == [D, 2 * D]
+    assert "whole" in report["left"]["tied"]
+    assert "does not read" in report["left"]["unread"]
+    assert "numbers a row" in report["left"]["narrow"]
+    bundle = proven(model, tmp_path / "bundle", None, pair)
+    assert bases_of(bundle) == []

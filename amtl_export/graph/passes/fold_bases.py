@@ -84,8 +84,8 @@ def _segment(piece: Piece) -> Segment:
     name = fact(bases, WEIGHT)
     if bases is None or name is None:
         return Segment(piece.width)
-    columns = piece.width // sizes(bases)[2]
-    return Segment(piece.width, name, fields if len(fields) > 1 else fields * columns)
+    rows = piece.width // sizes(bases)[2]  # of columns `[…, K]`, the last axis fastest
+    return Segment(piece.width, name, fields * (rows // len(fields)))
 
 
 def _fold(graph: ir.Graph, gemm: ir.Node, segments: list[tuple[Piece, Segment]]) -> None:

@@ -1,0 +1,106 @@
+"""`amtl-export compress` as users run it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from amtl_export.training.run import Run
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+KEYS = {"fields", "avg_dim_ratio", "bytes_before", "bytes_after", "auc_valid_before", "auc_valid_after", "basis"} | {
+    "max_abs_logit_diff_before_cut"
+}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_from_a_run_to_a_verdict(amtl: Command, run: Run, tmp_path: Path) -> None:
+    small, plot = tmp_path / "small", tmp_path / "curve.png"
+    done = amtl("compress", run.path, "--out", small, "--dim-budget", 0.3, "--json", "-", "--plot", plot)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert set(report) >= KEYS
+    for own in report["fields"].values():
+        assert set(own) >= {"dim", "avg_dim", "effective_rank", "energy"}
+        assert len(own["energy"]) == own["dim"] == 12
+    assert set(report["basis"]) == set(report["fields"])
+    assert set(report["basis"].values()) <= {"folded", "shared", "projection"}
+    assert report["avg_dim_ratio"] <= 0.3
+    assert report["bytes_after"] < report["bytes_before"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert json.loads((small / "compressed.json").read_text())["report"] == report
+    bundle = tmp_path / "bundle"
+    assert amtl("export", small, "--out", bundle, "--target", "portable", "-q").returncode == 0
+    judged = amtl("validate", bundle, "--run", small, "--json", "-")
+    assert judged.returncode == 0, judged.stderr
+    verdict = json.loads(judged.stdout)
+    assert verdict["verdict"] == "pass"
+    assert verdict["delta_auc_original"] == pytest.approx(verdict["auc_onnx"] - verdict["auc_original"])
+    other = amtl("validate", bundle, "--run", run.path)
+    assert other.returncode == 3, other.stdout + other.stderr
+    assert "compressed" in " ".join((other.stdout + other.stderr).split())
+
+
+def test_a_dry_run_writes_nothing(amtl: Command, run: Run, tmp_path: Path) -> None:
+    done = amtl("compress", run.path, "--max-auc-drop", 0.05, "--dry-run", "--out", tmp_path / "small", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "principal order" in done.stdout
+    assert "valid AUC" in done.stdout
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--dim-budget", "0.5", "--max-auc-drop", "0.1"), "give one of them"),
+        (("--dim-budget", "0"), "--dim-budget"),
+        (("--dim-budget", "2"), "--dim-budget"),
+        (("--max-auc-drop", "-1"), "--max-auc-drop"),
+        (("--max-auc-drop", "x"), "--max-auc-drop"),
+        (("--dim-budget", "0.01"), "one dim for each of"),
+        (("--dim-budget", "0.3", "--plot", "curve.jpg"), "PNG"),
+        (("--dim-budget", "0.3", "--plot", "nowhere/curve.png"), "nowhere"),
+    ],
+)
+def test_what_is_asked_wrongly(amtl: Command, run: Run, tmp_path: Path, words: tuple[str, ...], says: str) -> None:
+    done = amtl("compress", run.path, "--out", "small", *words, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert names(tmp_path) == []
+
+
+def test_without_a_place_to_write(amtl: Command, run: Run) -> None:
+    done = amtl("compress", run.path)
+    assert (done.returncode, "--dry-run" in done.stderr) == (2, True)
+    assert amtl("compress").returncode == 2
+
+
+def test_the_source_stays(amtl: Command, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "runs" / "run")
+    before = names(tmp_path)
+    for out in ("runs/run", "runs/run/small", "runs", "runs/../runs/run"):
+        done = amtl("compress", "runs/run", "--out", out, "--dim-budget", 0.3, "--overwrite", cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert "output folder holds what is read" in done.stderr
+    (tmp_path / "link").symlink_to("runs/run")
+    done = amtl("compress", "link", "--out", "runs/run", "--dim-budget", 0.3, "--overwrite", cwd=tmp_path)
+    assert done.returncode == 2
+    (tmp_path / "link").unlink()
+    assert names(tmp_path) == before
+
+
+def test_help_names_every_flag(amtl: Command) -> None:
+    done = amtl("compress", "--help")
+    assert done.returncode == 0
+    for flag in ("--out", "--dim-budget", "--max-auc-drop", "--all-fields", "--dry-run", "--plot", "--json", "-q"):
+        assert flag in done.stdout

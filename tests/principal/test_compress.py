@@ -1,0 +1,467 @@
+"""Compressing runs and users' modules: what is reported is so, and what cannot be done is said."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from amtl_export import attach
+from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.data.named.synthetic import usable_rank
+from amtl_export.errors import InputError
+from amtl_export.freezing.folder import load_frozen, save_frozen
+from amtl_export.freezing.frozen import FrozenModel, freeze
+from amtl_export.freezing.scores import Scores, torch_answers
+from amtl_export.principal.compress import DEFAULT_DROP, compress, table_bytes
+from amtl_export.training.config import TrainConfig
+from amtl_export.training.loop import train
+from amtl_export.training.run import Run
+from amtl_export.validation.validate import validate
+
+V, D = 30, 8
+
+#: Each backbone and each method once; where the bases go in such a model.
+PAIRS = {
+    "dnn-amtl": "folded",
+    "widedeep-aml": "folded",
+    "deepfm-fbe": "projection or shared",
+    "dcnv2-mde": "projection",
+    "autoint-autoemb": "projection",
+    "din-magprune": "projection or folded",
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_train: Callable[..., TrainConfig]) -> Callable[[str], Run]:
+    """A small run of a backbone and a method, trained once."""
+    runs: dict[str, Run] = {}
+
+    def make(pair: str) -> Run:
+        if pair not in runs:
+            backbone, method = pair.split("-")
+            data = f"synthetic:rows=1500,values=60,rank=4,tags=9,history={3 if backbone == 'din' else 0}"
+            more = {"dim_budget": 0.5} if method == "magprune" else {}
+            config = tiny_train(data=data, dim=8, epochs=1, backbone=backbone, method=method, **more)
+            runs[pair] = train(config, tmp_path_factory.mktemp("pairs") / pair)
+        return runs[pair]
+
+    return make
+
+
+def report_of(model: FrozenModel) -> dict[str, Any]:
+    assert model.compressed is not None
+    return model.compressed.report
+
+
+def same_model(a: FrozenModel, b: FrozenModel) -> None:
+    """Two models with the same bits."""
+    one, two = (model.module.model.state_dict() for model in (a, b))
+    assert set(one) == set(two)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert {path: table.basis_of for path, table in a.coded.items()} == {p: t.basis_of for p, t in b.coded.items()}
+    for name, values in a.answers(a.example).items():
+        np.testing.assert_array_equal(b.answers(a.example)[name], values)
+
+
+def check_report(model: FrozenModel, original: FrozenModel) -> None:
+    """Every number of the report, counted again in the model."""
+    report = report_of(model)
+    dims = {name: model.field_dims(name).numpy() for name in report["fields"]}
+    whole = 0
+    for name, own in report["fields"].items():
+        kept = dims[name][dims[name] > 0]
+        assert own["avg_dim"] == pytest.approx(kept.mean())
+        assert (own["longest"], own["rows"]) == (kept.max(), len(dims[name]))
+        assert own["bytes_after"] == 4 * kept.sum()
+        assert own["bytes_before"] == 4 * own["dim"] * own["rows"]
+        assert len(own["energy"]) == own["dim"]
+        assert (np.diff(own["energy"]) >= -1e-12).all()
+        assert own["energy"][-1] == pytest.approx(1)
+        assert 0 <= own["effective_rank"] <= own["dim"] + 1e-9
+        assert report["basis"][name] == own["basis"]
+        whole += own["dim"] * len(kept)
+    assert report["avg_dim_ratio"] == pytest.approx(sum(int(own.sum()) for own in dims.values()) / whole)
+    assert report["bytes_before"] == original.dense_bytes
+    (placement,) = (own for own in report["placements"] if own["chosen"])
+    (point,) = (own for own in report["curve"] if own["chosen"])
+    assert report["bytes_after"] == table_bytes(model) + placement["projection_bytes"] == point["bytes"]
+    assert report["max_abs_logit_diff_before_cut"] <= 1e-4
+    if report["auc_valid_before"] is not None:
+        for split_model, key in ((original, "auc_valid_before"), (model, "auc_valid_after")):
+            answers = torch_answers(split_model, "valid", trained=split_model is original)
+            assert report[key] == pytest.approx(Scores.of(answers).auc, abs=1e-12)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_every_backbone_and_method(trained: Callable[[str], Run], tmp_path: Path, pair: str) -> None:
+    run = trained(pair)
+    original = freeze(run)
+    model = compress(run, dim_budget=0.3)
+    report = report_of(model)
+    assert {own["basis"] for own in report["fields"].values()} <= set(PAIRS[pair].split(" or "))
+    assert {own["metric"] for own in report["fields"].values()} == {"gradients"}
+    assert report["avg_dim_ratio"] <= 0.3
+    assert set(report["fields"]) | set(report["left"]) >= {"user", "item", "segment", "tags"}
+    check_report(model, original)
+    save_frozen(model, tmp_path / "compressed")
+    again = load_frozen(tmp_path / "compressed")
+    same_model(model, again)
+    assert report_of(again) == report
+    bundle = export(again, tmp_path / "bundle", ExportConfig(target="portable"))
+    verdict = validate(bundle.path, tmp_path / "compressed", split="valid")
+    assert verdict.problems == []
+    assert verdict.auc_original == pytest.approx(report["auc_valid_before"], abs=1e-12)
+    assert verdict.delta_auc_original == pytest.approx((verdict.auc_onnx or 0) - (verdict.auc_original or 0))
+
+
+def test_the_smallest_table_that_a_drop_allows(trained: Callable[[str], Run]) -> None:
+    run = trained("deepfm-fbe")
+    models = {drop: compress(run, max_auc_drop=drop) for drop in (0.0, 0.9)}
+    reports = {drop: report_of(model) for drop, model in models.items()}
+    for drop, report in reports.items():
+        assert report["auc_valid_before"] - report["auc_valid_after"] <= drop
+        assert (report["max_auc_drop"], report["dim_budget"]) == (drop, None)
+        check_report(models[drop], freeze(run))
+        allowed = [p for p in report["curve"] if report["auc_valid_before"] - p["auc_valid"] <= drop]
+        assert report["bytes_after"] <= min(point["bytes"] for point in allowed) * 1.05
+    assert reports[0.9]["bytes_after"] < reports[0.0]["bytes_after"]
+    assert reports[0.9]["avg_dim_ratio"] == pytest.approx(1 / 8)
+    assert DEFAULT_DROP == 1e-4
+
+
+def test_compressed_again(trained: Callable[[str], Run], tmp_path: Path) -> None:
+    first = compress(trained("dcnv2-mde"), dim_budget=0.5)
+    second = compress(first, dim_budget=0.5)
+    for name in report_of(first)["fields"]:  # what is there needs no more numbers than it had
+        before, after = first.field_dims(name).numpy(), second.field_dims(name).numpy()
+        assert after.sum() <= before.sum() * 1.2
+        assert ((before > 0) == (after > 0)).all()
+    save_frozen(first, tmp_path / "first")
+    third = compress(tmp_path / "first", dim_budget=0.2)
+    check_report(third, load_frozen(tmp_path / "first"))
+    save_frozen(third, tmp_path / "third")
+    same_model(third, load_frozen(tmp_path / "third"))
+    bundle = export(tmp_path / "third", tmp_path / "bundle")
+    assert validate(bundle.path, tmp_path / "third", split="valid").problems == []
+
+
+def test_moved_together_and_alone(trained: Callable[[str], Run], tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    shutil.copytree(trained("dnn-amtl").path, tmp_path / "a" / "run")
+    model = compress(tmp_path / "a" / "run", dim_budget=0.3)
+    save_frozen(model, tmp_path / "a" / "small")
+    export(model, tmp_path / "bundle", ExportConfig("dense"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = load_frozen(tmp_path / "b" / "small")
+    same_model(model, moved)
+    assert moved.compressed is not None
+    assert moved.compressed.original is not None
+    assert moved.compressed.original.source == str(tmp_path / "b" / "run")
+    shutil.rmtree(tmp_path / "b" / "run")
+    alone = load_frozen(tmp_path / "b" / "small")
+    same_model(model, alone)
+    verdict = validate(tmp_path / "bundle", tmp_path / "b" / "small")
+    assert (verdict.problems, verdict.auc_original) == ([], None)
+    assert any("not where it was" in note for note in verdict.notes)
+
+
+def test_files_that_were_spoiled(trained: Callable[[str], Run], tmp_path: Path) -> None:
+    save_frozen(compress(trained("dnn-amtl"), dim_budget=0.3), tmp_path / "small")
+    settings = (tmp_path / "small" / "compressed.json").read_text()
+    for spoiled in (settings[: len(settings) // 2], "{}", settings.replace('"bases"', '"other"')):
+        (tmp_path / "small" / "compressed.json").write_text(spoiled)
+        with pytest.raises(InputError):
+            load_frozen(tmp_path / "small")
+
+
+class Pair(nn.Module):
+    """Two tables and a layer."""
+
+    def __init__(self, dim: int = D) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.user, self.item = nn.Embedding(V, dim), nn.Embedding(V, dim, padding_idx=0)
+        self.hidden, self.out = nn.Linear(2 * dim, 6), nn.Linear(6, 1)
+
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        hidden = torch.relu(self.hidden(torch.cat([self.user(user), self.item(item)], dim=1)))
+        score: Tensor = self.out(hidden).squeeze(1)
+        return score
+
+
+def requests(rows: int = 40, seed: int = 0) -> dict[str, Tensor]:
+    drawn = torch.Generator().manual_seed(seed)
+    return {name: torch.randint(0, V, (rows,), generator=drawn) for name in ("user", "item")}
+
+
+def clicks(module: nn.Module, batches: int = 4) -> list[tuple[dict[str, Tensor], Tensor]]:
+    """Requests, and labels that the module's own scores make likely."""
+    made = [requests(seed=seed) for seed in range(1, batches + 1)]
+    with torch.no_grad():
+        return [(inputs, (module.eval()(**inputs) + 0.1 * torch.randn(40) > 0).long()) for inputs in made]
+
+
+def test_without_labels_the_layers_say_what_matters() -> None:
+    module = Pair().eval()
+    with torch.no_grad():
+        module.hidden.weight[:, 2:D] = 0  # the layer does not read these numbers of a user
+    model = compress(freeze(module, example=requests()), dim_budget=0.5)
+    report = report_of(model)
+    assert {own["metric"] for own in report["fields"].values()} == {"weights"}
+    assert report["fields"]["user"]["energy"][1] > 0.99
+    assert report["fields"]["item"]["energy"][1] < 0.9
+    assert report["fields"]["user"]["avg_dim"] < 3 < report["fields"]["item"]["avg_dim"]
+    assert (report["requests"], report["auc_valid_before"], report["auc_valid_after"]) == (0, None, None)
+    with pytest.raises(InputError, match=r"(?s)needs labelled examples.*batches=.*dim_budget"):
+        compress(freeze(module, example=requests()), max_auc_drop=0.01)
+    with pytest.raises(InputError, match="needs labelled examples"):
+        compress(freeze(module, example=requests()))
+
+
+def test_batches_that_are_given() -> None:
+    module = Pair()
+    frozen = freeze(module.eval(), example=requests())
+    given = clicks(module)
+    expected = report_of(compress(frozen, dim_budget=0.4, batches=given))
+    assert expected["requests"] == 160
+    assert expected["auc_valid_before"] > 0.9
+    assert report_of(compress(frozen, dim_budget=0.4, batches=iter(given))) == expected
+    unlabelled = report_of(compress(frozen, dim_budget=0.4, batches=[(inputs, None) for inputs, _ in given]))
+    assert (unlabelled["requests"], unlabelled["auc_valid_before"]) == (160, None)
+    assert unlabelled["fields"] == expected["fields"]
+    with pytest.raises(InputError, match="labels are alike"):
+        compress(frozen, max_auc_drop=0.1, batches=[(inputs, None) for inputs, _ in given])
+    with pytest.raises(InputError, match=r"(?s)some batches have labels.*batch 1"):
+        compress(frozen, dim_budget=0.4, batches=[given[0], (given[1][0], None)])
+
+
+def test_requests_of_a_run_that_are_given(trained: Callable[[str], Run]) -> None:
+    run = trained("dnn-amtl")
+    frozen = freeze(run)
+    assert frozen.labelled is not None
+    given = [(feed, None) for feed, _ in frozen.labelled("valid")]
+    report = report_of(compress(frozen, dim_budget=0.3, batches=given))
+    labelled = report_of(compress(frozen, dim_budget=0.3))
+    assert report["auc_valid_before"] is None
+    assert {n: f["avg_dim"] for n, f in report["fields"].items()} == {
+        n: f["avg_dim"] for n, f in labelled["fields"].items()
+    }
+    every = report_of(compress(frozen, dim_budget=0.3, all_fields=True))
+    assert set(every["fields"]) == set(report["fields"]) | {"segment", "tags"}
+
+
+def test_frozen_by_attach(tmp_path: Path) -> None:
+    module = Pair()
+    attach(module, {name: torch.bincount(requests(500)[name], minlength=V) for name in ("user", "item")})
+    frozen = freeze(module.eval(), example=requests())
+    model = compress(frozen, dim_budget=0.4, batches=clicks(module))
+    check_report(model, replace_labels(frozen, model))
+    for name in ("user", "item"):
+        assert report_of(model)["fields"][name]["avg_dim_before"] <= D
+    bundle = export(model, tmp_path / "bundle")
+    assert validate(bundle.path, model).problems == []
+
+
+def replace_labels(frozen: FrozenModel, like: FrozenModel) -> FrozenModel:
+    """The model with another's labelled examples."""
+    return FrozenModel(**{**vars(frozen), "labelled": like.labelled})
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({"dim_budget": 0.5, "max_auc_drop": 0.1}, "give one of them"),
+        ({"dim_budget": 0.0}, "dim_budget"),
+        ({"dim_budget": 1.5}, "dim_budget"),
+        ({"dim_budget": float("nan")}, "dim_budget"),
+        ({"max_auc_drop": -0.1}, "max_auc_drop"),
+        ({"max_auc_drop": float("nan")}, "max_auc_drop"),
+        ({"dim_budget": 0.1}, "one dim for each of 59 rows is more than 47 numbers"),
+    ],
+)
+def test_limits_that_cannot_be(limits: dict[str, float], says: str) -> None:
+    module = Pair()
+    with torch.no_grad():
+        module.item.weight[0] = 0
+    with pytest.raises(InputError, match=says):
+        compress(freeze(module.eval(), example=requests()), **limits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_row_that_is_no_number(value: float) -> None:
+    module = Pair()
+    given = clicks(module)
+    with torch.no_grad():
+        module.user.weight[7, 3] = value
+    report = report_of(compress(freeze(module, example=requests()), dim_budget=0.5, batches=given))
+    assert set(report["fields"]) == {"item"}
+    assert report["left"] == {"user": "row 7 holds NaN or infinity"}
+    with torch.no_grad():
+        module.item.weight[2] = value
+    with pytest.raises(InputError, match=r"(?s)no table can be cut.*row 2.*"):
+        compress(freeze(module, example=requests()), dim_budget=0.5, batches=given)
+
+
+def test_scores_that_are_no_number() -> None:
+    class Logs(Pair):
+        def forward(self, user: Tensor, item: Tensor) -> Tensor:
+            return torch.log(super().forward(user, item))
+
+    given = [(inputs, torch.arange(40) % 2) for inputs in (requests(seed=1), requests(seed=2))]
+    frozen = freeze(Logs().eval(), example=requests())
+    assert report_of(compress(frozen, dim_budget=0.5, batches=given))["auc_valid_before"] is None
+    with pytest.raises(InputError, match="a score is NaN"):
+        compress(frozen, max_auc_drop=0.5, batches=given)
+
+
+def test_a_score_that_is_constant() -> None:
+    module = Pair()
+    given = clicks(module)
+    with torch.no_grad():
+        module.out.weight.zero_()
+    report = report_of(compress(freeze(module, example=requests()), max_auc_drop=0.0, batches=given))
+    assert (report["auc_valid_before"], report["auc_valid_after"]) == (0.5, 0.5)
+    assert report["avg_dim_ratio"] == pytest.approx(1 / D)
+
+
+def test_small_tables(tmp_path: Path) -> None:
+    module = Pair(dim=4)
+    module.user = nn.Embedding(1, 4)  # one row
+    with torch.no_grad():
+        module.item.weight[1:] = module.item.weight[1]  # all rows alike
+        module.item.weight[0] = 0
+    example = {"user": torch.zeros(6, dtype=torch.int64), "item": torch.tensor([0, 1, 2, 3, 4, 5])}
+    model = compress(freeze(module.eval(), example=example), dim_budget=0.3)
+    report = report_of(model)
+    assert [own["avg_dim"] for own in report["fields"].values()] == [1, 1]
+    found, expected = model.answers(model.example)["output"], module(**example).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)  # one direction each: nothing is lost
+    bundle = export(model, tmp_path / "bundle", ExportConfig("ragged"))
+    assert validate(bundle.path, model).problems == []
+
+
+def test_all_ids_are_padding() -> None:
+    module = Pair()
+    with torch.no_grad():
+        module.item.weight[0] = 0
+    example = {"user": torch.arange(6), "item": torch.zeros(6, dtype=torch.int64)}
+    given = [(example, torch.arange(6) % 2)]
+    report = report_of(compress(freeze(module.eval(), example=example), dim_budget=0.5, batches=given))
+    assert report["fields"]["user"]["metric"] == "gradients"
+    assert report["fields"]["item"]["metric"] in ("weights", "none")
+    assert report["fields"]["item"]["avg_dim"] >= 1
+
+
+def test_what_a_model_collects_is_not_in_the_way() -> None:
+    class Collects(Pair):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows: dict[str, Tensor] = {}
+
+        def forward(self, user: Tensor, item: Tensor) -> Tensor:
+            self.rows["user"] = self.user(user)
+            return super().forward(user, item)
+
+    module = Collects()
+    frozen = freeze(module.eval(), example=requests())
+    assert report_of(compress(frozen, dim_budget=0.5, batches=clicks(module)))["requests"] == 160
+
+
+FACTORY = """
+import torch
+from torch import nn
+
+
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.item, self.user, self.out = nn.Embedding(40, 8), nn.Embedding(40, 8), nn.Linear(8, 1)
+
+    def forward(self, item, user):
+        return (self.item(item) * self.user(user)).sum(1) + self.out(self.item(item)).squeeze(1)
+
+
+def build():
+    torch.manual_seed(0)
+    ids = {"item": torch.randint(0, 40, (64,)), "user": torch.randint(0, 40, (64,))}
+    return Mine(), ids
+
+
+def labelled():
+    model, ids = build()
+    return model, ids, [(ids, torch.arange(64) % 2)] * 2
+"""
+
+
+@pytest.fixture
+def factory(tmp_path: Path) -> Iterator[str]:
+    file = tmp_path / "compressed_model.py"
+    file.write_text(FACTORY)
+    yield str(file)
+    for name in [name for name in sys.modules if "compressed_model" in name]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("function", ["build", "labelled"])
+def test_a_module_from_its_factory(tmp_path: Path, factory: str, function: str) -> None:
+    model = compress(f"{factory}:{function}", dim_budget=0.5)
+    save_frozen(model, tmp_path / "small")
+    again = load_frozen(tmp_path / "small")
+    same_model(model, again)
+    bundle = export(tmp_path / "small", tmp_path / "bundle")
+    verdict = validate(bundle.path, tmp_path / "small")
+    assert verdict.problems == []
+    assert (verdict.auc_original is None) == (function == "build")
+    wrong = validate(bundle.path, f"{factory}:{function}")
+    assert wrong.verdict == "fail"
+
+
+def test_the_source_is_not_written_over(trained: Callable[[str], Run], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained("dnn-amtl").path, tmp_path / "run"))
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    model = compress(run, dim_budget=0.3)
+    for out in (run, run / "small", tmp_path):
+        with pytest.raises(InputError):
+            save_frozen(model, out, overwrite=True)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+    save_frozen(model, tmp_path / "small")
+    again = compress(tmp_path / "small", dim_budget=0.2)
+    for out in (run, tmp_path / "small"):
+        with pytest.raises(InputError, match="holds what is read"):
+            save_frozen(again, out, overwrite=True)
+    same_model(load_frozen(tmp_path / "small"), model)
+
+
+def test_nothing_is_left_of_what_fails(trained: Callable[[str], Run], tmp_path: Path) -> None:
+    model = compress(trained("dnn-amtl"), dim_budget=0.3)
+    spoiled = FrozenModel(**{**vars(model), "origin": {"run": float("nan")}})
+    with pytest.raises(ValueError, match="JSON"):
+        save_frozen(spoiled, tmp_path / "small")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dims_follow_the_planted_rank(tmp_path: Path) -> None:
+    data = "synthetic:rows=40000,values=120,rank=8,tags=0,exponent=80"
+    run = train(TrainConfig(data=data, method="fbe", dim=16, epochs=3, hidden=(32,)), tmp_path / "run")
+    model = compress(run, dim_budget=0.25)
+    for name in ("user", "item"):
+        values = run.vocabularies[name].values
+        planted = usable_rank((values.to_numpy() - 1000) // 7, 120, 8)  # as the source writes values
+        dims = model.field_dims(name).numpy()[2:]
+        assert len(dims) > 100
+        assert spearman(planted, dims) >= 0.5
+        assert report_of(model)["fields"][name]["effective_rank"] < 12
+
+
+def spearman(a: Any, b: Any) -> float:
+    """Rank correlation, ties sharing their mean rank."""
+    ranks = [np.array([(own < value).sum() + ((own == value).sum() - 1) / 2 for value in own]) for own in (a, b)]
+    return float(np.corrcoef(*ranks)[0, 1])

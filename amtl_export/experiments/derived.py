@@ -13,8 +13,7 @@ from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.freezing.frozen import FrozenModel, of_trained
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.cut import CutEmbedding
-from amtl_export.principal.dims import Rows, dims_within
-from amtl_export.training.order import in_principal_order
+from amtl_export.training.order import cut_fields, dims_for, in_principal_order
 from amtl_export.training.run import Run, build_model
 
 
@@ -29,19 +28,7 @@ def cut_in_principal_order(ratio: float) -> Callable[[Run], FrozenModel]:
             model = build_model(config, run.vocabularies)
         model.load_state_dict(ordered.model.state_dict(), strict=False)
         table = _cut(model)
-        places = [i for i, field in enumerate(config.embedded) if field.governed and field.shares is None]
-        counts = {i: vocabulary.counts for i, vocabulary in enumerate(run.vocabularies.values())}
-        fields = [
-            Rows(
-                table.table.part(table.table.weight, i).numpy(),
-                counts[i].astype(np.float64),
-                ordered.bases[i].weights,
-                table.table.part(table.kept, i).numpy().copy(),
-            )
-            for i in places
-        ]
-        most = int(ratio * config.dim * sum(int((own.longest > 0).sum()) for own in fields))
-        for i, dims in zip(places, dims_within(fields, most), strict=True):
+        for i, dims in dims_for(cut_fields(ordered, run), ratio, config.dim).items():
             table.table.part(table.kept, i).copy_(torch.from_numpy(dims))
         origin = {"run": run.path.name, "method": "cut", "backbone": config.backbone, "seed": run.train.seed}
         return of_trained(model.eval(), config, run.schema, run.vocabularies, origin)

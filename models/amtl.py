@@ -79,6 +79,12 @@ class MaskedEmbedding(FixedEmbedding):
             rows += self.sizes[field]
         return total / max(rows, 1)
 
+    def begin_at(self, field: int, ratio: float) -> None:
+        """Start a field's selection near ratio·D dims."""
+        selector = self.selectors[str(field)]
+        assert isinstance(selector, Selector)
+        selector.begin_at(ratio)
+
     def last_biases(self) -> list[nn.Parameter]:
         """Of all selectors: what `budget.shift_logits` shifts."""
         return [bias for _, selector in self._governed() for bias in selector.last_biases()]

@@ -84,7 +84,7 @@ class Selector(nn.Module):
         """h of ids `[U]`, float32 `[U, D]`."""
 
     @torch.no_grad()
-    def _begin_at(self, ratio: float | None) -> None:
+    def begin_at(self, ratio: float | None) -> None:
         """Start the last biases so that h peaks near ratio·D dims; None leaves them."""
         if ratio is not None:
             k = torch.arange(self.dim)
@@ -130,7 +130,7 @@ class OneBranchSelector(Selector):
     def __init__(self, counts: Tensor, dim: int, config: SelectionConfig) -> None:
         super().__init__(counts, dim, config)
         self.only = mlp(len(config.features), config.hidden, dim)
-        self._begin_at(config.initial_ratio)
+        self.begin_at(config.initial_ratio)
 
     def scores(self, ids: Tensor) -> Tensor:
         """h of ids `[U]`, float32 `[U, D]`."""
@@ -155,7 +155,7 @@ class TwinSelector(Selector):
         super().__init__(counts, dim, config)
         self.high = mlp(len(config.features), config.hidden, dim)
         self.low = mlp(len(config.features), config.hidden, dim)
-        self._begin_at(config.initial_ratio)
+        self.begin_at(config.initial_ratio)
 
     def set_counts(self, counts: Tensor) -> None:
         """The features, and alpha of every id."""

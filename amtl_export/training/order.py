@@ -28,6 +28,8 @@ from amtl_export.models.dnn import Dnn
 from amtl_export.models.ordered import OrderedEmbedding
 from amtl_export.models.table import FieldTable
 from amtl_export.principal.basis import Basis, covariance, principal_basis, rows_in, shared_basis
+from amtl_export.principal.dims import Dims, dims_within
+from amtl_export.principal.dims import Rows as CutRows
 from amtl_export.principal.metric import measure
 from amtl_export.source.call import RunCall
 from amtl_export.spec import Feed
@@ -89,6 +91,29 @@ def in_principal_order(run: Run) -> Ordered:
     difference = _difference(model, run, sample)
     governed = {i: basis for i, basis in bases.items() if run.model_config.embedded[i].governed}
     return Ordered(model, governed, difference)
+
+
+def cut_fields(ordered: Ordered, run: Run) -> dict[int, CutRows]:
+    """Position of every governed field that has rows of its own → its rows in principal order, as they may be cut."""
+    table = _table(ordered.model)
+    counts = [vocabulary.counts for vocabulary in run.vocabularies.values()]
+    longest = table.full_dims()
+    return {
+        i: CutRows(
+            table.part(table.weight.detach(), i).numpy(),
+            counts[i].astype(np.float64),
+            basis.weights,
+            table.part(longest, i).numpy(),
+        )
+        for i, basis in ordered.bases.items()
+        if run.model_config.embedded[i].shares is None
+    }
+
+
+def dims_for(fields: Mapping[int, CutRows], ratio: float, D: int) -> dict[int, Dims]:
+    """The dims of least damage whose mean over all fields is at most ratio·D; field → int64 `[V]`."""
+    most = int(ratio * D * sum(int((own.longest > 0).sum()) for own in fields.values()))
+    return dict(zip(fields, dims_within(list(fields.values()), most), strict=True))
 
 
 def _difference(model: CtrModel, run: Run, sample: Sequence[Feed]) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -11,12 +11,13 @@ from torch import Tensor
 
 from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
 from amtl_export.errors import InputError
+from amtl_export.models.amtl import MaskedEmbedding
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import SELECTING, CtrModel
 from amtl_export.models.mde import MixedEmbedding
 from amtl_export.models.table import FieldTable
 from amtl_export.training.config import TrainConfig
-from amtl_export.training.order import as_read, in_principal_order, keeps_basis
+from amtl_export.training.order import Ordered, as_read, cut_fields, dims_for, in_principal_order, keeps_basis
 from amtl_export.training.run import Run, load_run
 
 #: Methods whose rows are read as they are, so that rows of any method can be theirs.
@@ -37,12 +38,14 @@ class Start:
         run: the earlier run.
         model: the run's own, or a rewritten one; its tensors are taken by name.
         notes: what was decided, and what was measured.
+        dims: governed field → mean dims that its selection begins at, as a part of D.
         rows_refused: why nothing of the embedding is taken; empty if something is.
     """
 
     run: Run
     model: CtrModel
     notes: tuple[str, ...] = ()
+    dims: Mapping[str, float] = field(default_factory=dict)
     rows_refused: str = ""
 
     def fit(self, config: ModelConfig) -> ModelConfig:
@@ -83,7 +86,16 @@ def open_start(config: TrainConfig) -> Start | None:
         f"principal order, the bases {where}; effective rank of D = {config.dim}: {ranks or 'no governed field'}",
         f"logits differ from the earlier run's by at most {ordered.difference:.2g}, all dims kept",
     )
-    return Start(run, ordered.model, notes)
+    return Start(run, ordered.model, notes, _first_dims(config, ordered, run))
+
+
+def _first_dims(config: TrainConfig, ordered: Ordered, run: Run) -> dict[str, float]:
+    """Mean dims of each field as a part of D that cost the model least within the budget; empty without a budget."""
+    if config.dim_budget is None or config.selection.initial_ratio is not None:
+        return {}
+    dims = dims_for(cut_fields(ordered, run), config.dim_budget, config.dim)
+    names = run.model_config.embedded
+    return {names[i].name: float(own[own > 0].mean()) / config.dim for i, own in dims.items()}
 
 
 def _as_is(run: Run, method: str) -> Start:
@@ -111,7 +123,7 @@ def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], start: Star
         InputError: nothing agrees.
     """
     taking = _Taking(model, vocabularies, start)
-    lines = [*start.notes, *taking.rows(), *taking.tensors()]
+    lines = [*start.notes, *taking.rows(), *taking.tensors(), *_begin(model, start)]
     if not taking.taken:
         raise InputError(
             "warm start from a run that shares no field and no layer",
@@ -119,6 +131,14 @@ def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], start: Star
             allowed=", ".join(vocabularies),
         )
     return lines
+
+
+def _begin(model: CtrModel, start: Start) -> Iterator[str]:
+    """Let the selection of each field begin at the start's dims."""
+    for i, own in enumerate(model.config.embedded):
+        if own.name in start.dims and own.governed and isinstance(model.chooser, MaskedEmbedding):
+            model.chooser.begin_at(i, start.dims[own.name])
+            yield f"{own.name}: the selection begins near {start.dims[own.name]:.3g} D, by energy within the budget"
 
 
 class _Taking:
@@ -155,8 +175,8 @@ class _Taking:
                 why = "the earlier run has none" if path not in earlier else f"{earlier[path].dim} numbers a row there"
                 yield f"not taken: {path}: {why}"
                 continue
-            for i, field in enumerate(table.fields):
-                if field.shares is None:
+            for i, own in enumerate(table.fields):
+                if own.shares is None:
                     yield self._field_rows(path, table, i, earlier[path])
 
     def _field_rows(self, path: str, table: FieldTable, i: int, earlier: FieldTable) -> str:

@@ -11,6 +11,7 @@ import torch
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import freeze
 from amtl_export.freezing.table import CodedEmbedding
+from amtl_export.models.config import SelectionConfig
 from amtl_export.models.ctr import BACKBONES, CtrModel
 from amtl_export.models.ordered import OrderedEmbedding
 from amtl_export.models.table import FieldTable
@@ -203,3 +204,16 @@ def test_what_differs_is_not_taken_and_named(tmp_path: Path, fbe_run: Run, tiny_
 def test_settings_that_mean_nothing_are_refused(tiny_train: Make, changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(changes))):
         tiny_train(**changes)
+
+
+def test_a_budgeted_selection_begins_at_the_dims_of_least_damage(
+    tmp_path: Path, fbe_run: Run, tiny_train: Make
+) -> None:
+    notes = Notes()
+    run = train(warmed(tiny_train, fbe_run, epochs=0, dim_budget=0.4), tmp_path / "run", observer=notes)
+    lines = [line for line in notes.lines if "the selection begins near" in line]
+    assert [line.split(": ")[1] for line in lines] == ["user", "item"]
+    assert 0.2 < run.metrics["avg_dim_ratio"] < 0.6
+    given = SelectionConfig(initial_ratio=0.9)
+    own = train(warmed(tiny_train, fbe_run, epochs=0, dim_budget=0.4, selection=given), tmp_path / "own")
+    assert own.metrics["avg_dim_ratio"] > 0.7  # what is asked for is what happens

@@ -63,6 +63,9 @@ _BELOW, _HALVINGS_NEAR = 3.0, 4
 #: Rows may end at one width for each table where that adds at most this part to the damage of the cut.
 _NARROWING = 0.12
 
+#: With a budget and labelled examples, tables are as narrow as costs at most so much AUC.
+_NARROWING_DROP = 4e-5
+
 #: Allowed AUC drop if neither that nor a budget is given.
 DEFAULT_DROP = 1e-4
 
@@ -427,19 +430,48 @@ class _Cuts:
             )
         return largest
 
-    def within(self, ratio: float) -> list[Dims]:
-        """Dims of at most ratio·D on average; what is cut off the longest rows goes to others."""
+    def within(self, ratio: float, width: int | None = None) -> list[Dims]:
+        """Dims of at most ratio·D on average, in tables that are narrow where that is cheap.
+
+        Args:
+            ratio: R.
+            width: dims of a row, at most; None takes what adds hardly to the damage.
+        """
         most = int(ratio * self.numbers + 1e-9)
+        if width is not None:
+            return dims_within(self._at_most([width] * len(self.fields)), most)
         dims = self._narrowed(dims_within(self.fields, most))
-        widths = {
-            table: max(int(own.max(initial=1)) for own, other in zip(dims, self._tables, strict=True) if other == table)
-            for table in self._tables
+        longest = [int(own.max(initial=1)) for own in dims]
+        widest = {
+            table: max(w for w, t in zip(longest, self._tables, strict=True) if t == table) for table in self._tables
         }
-        fields = [
-            own if table is None else replace(own, longest=np.minimum(own.longest, widths[table]))
-            for own, table in zip(self.fields, self._tables, strict=True)
+        return dims_within(self._at_most([widest[table] for table in self._tables]), most)
+
+    def _at_most(self, widths: Sequence[int]) -> list[CutRows]:
+        """What is cut, the rows of each group no longer than a width; those of wide tables as they are."""
+        return [
+            own if table is None else replace(own, longest=np.minimum(own.longest, width))
+            for own, table, width in zip(self.fields, self._tables, widths, strict=True)
         ]
-        return dims_within(fields, most)
+
+    def narrowest(self, ratio: float, dtype: ValueType) -> Point:
+        """The cut to a budget in the narrowest tables that cost hardly more AUC than the best ones."""
+        most = int(ratio * self.numbers + 1e-9)
+        whole = dims_within(self.fields, most)
+        best = self.attempt(whole, dtype)
+        low, high = 1, max(int(own.max(initial=1)) for own in whole)
+        if best.auc_valid is None or not any(self._tables):
+            return best if not any(self._tables) else self.attempt(self.within(ratio), dtype)
+        least = best.auc_valid - _NARROWING_DROP
+        while low < high:
+            width = (low + high) // 2
+            dims = self.within(ratio, width)
+            point = None if sum(int(own.sum()) for own in dims) < 0.8 * most else self.attempt(dims, dtype)
+            if point is not None and point.auc_valid is not None and point.auc_valid >= least:
+                best, high = point, width
+            else:
+                low = width + 1
+        return best
 
     def at(self, price: float) -> list[Dims]:
         """Dims for a price of one number."""
@@ -519,7 +551,7 @@ def _search(
     moved = cuts.moved()
     if dim_budget is not None:
         try:
-            taken = cuts.attempt(cuts.within(dim_budget), dtypes[0])
+            taken = cuts.narrowest(dim_budget, dtypes[0])
         except ValueError as error:
             raise InputError("compress: the dim budget", found=dim_budget, allowed=error, fix="a larger one") from None
     else:

@@ -30,10 +30,27 @@ def save_figure(figure: Any, path: Path) -> None:
     Raises:
         InputError: the file is not a .png.
     """
-    if path.suffix.lower() != ".png":
-        raise InputError("plots are PNG files", found=str(path), fix="plot=NAME.png")
+    _check_name(path)
     with os_errors("writing the plot", path):
         figure.savefig(path, dpi=150)
+
+
+def check_plot(path: Path) -> None:
+    """Refuse what could not be plotted, before any work is done.
+
+    Raises:
+        EnvironmentLacks: matplotlib is missing.
+        InputError: the file is not a .png, or its folder is not there.
+    """
+    _check_name(path)
+    if not path.absolute().parent.is_dir():
+        raise InputError("the plot's folder is not there", where=path.parent, fix="make it first")
+    new_figure(1)
+
+
+def _check_name(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise InputError("plots are PNG files", found=str(path), fix="plot=NAME.png")
 
 
 def plot_dims(found: Inspection, path: Path) -> None:

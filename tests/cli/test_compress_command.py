@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from amtl_export.cli import main
 from amtl_export.training.run import Run
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -17,6 +20,21 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 KEYS = {"fields", "avg_dim_ratio", "bytes_before", "bytes_after", "auc_valid_before", "auc_valid_after", "basis"} | {
     "max_abs_logit_diff_before_cut"
 }
+
+
+#: Runs a command in a folder of its own: the exit code, and what it says of errors.
+Here = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str]:
+        code = main.run(list(words))
+        return code, capsys.readouterr().err
+
+    return call
 
 
 def names(folder: Path) -> list[str]:
@@ -71,32 +89,46 @@ def test_a_dry_run_writes_nothing(amtl: Command, run: Run, tmp_path: Path) -> No
         (("--dim-budget", "0.3", "--plot", "nowhere/curve.png"), "nowhere"),
     ],
 )
-def test_what_is_asked_wrongly(amtl: Command, run: Run, tmp_path: Path, words: tuple[str, ...], says: str) -> None:
-    done = amtl("compress", run.path, "--out", "small", *words, cwd=tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
+def test_what_is_asked_wrongly(here: Here, run: Run, words: tuple[str, ...], says: str) -> None:
+    code, error = here("compress", str(run.path), "--out", "small", *words)
+    assert code == 2, error
+    assert says in error
+    assert "Traceback" not in error
+    assert names(Path()) == []
+
+
+def test_without_a_place_to_write(here: Here, run: Run) -> None:
+    code, error = here("compress", str(run.path))
+    assert (code, "--dry-run" in error) == (2, True)
+    assert here("compress")[0] == 2
+
+
+def test_the_source_stays(here: Here, run: Run) -> None:
+    shutil.copytree(run.path, "runs/run")
+    Path("link").symlink_to("runs/run")
+    before = names(Path())
+    for source, out in (
+        ("runs/run", "runs/run"),
+        ("runs/run", "runs/run/small"),
+        ("runs/run", "runs"),
+        ("runs/run", "runs/../runs/run"),
+        ("runs/run", "link"),
+        ("link", "runs/run"),
+    ):
+        code, error = here("compress", source, "--out", out, "--dim-budget", "0.3", "--overwrite")
+        assert (code, "output folder holds what is read" in error) == (2, True), error
+    assert names(Path()) == before
+
+
+def test_an_interruption_leaves_nothing(run: Run, tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("amtl-export")
+    words = [program, "compress", run.path, "--out", tmp_path / "small", "--max-auc-drop", "0.01"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline()  # it says what it does, and has much left to do
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=300) == 130
     assert names(tmp_path) == []
-
-
-def test_without_a_place_to_write(amtl: Command, run: Run) -> None:
-    done = amtl("compress", run.path)
-    assert (done.returncode, "--dry-run" in done.stderr) == (2, True)
-    assert amtl("compress").returncode == 2
-
-
-def test_the_source_stays(amtl: Command, run: Run, tmp_path: Path) -> None:
-    shutil.copytree(run.path, tmp_path / "runs" / "run")
-    before = names(tmp_path)
-    for out in ("runs/run", "runs/run/small", "runs", "runs/../runs/run"):
-        done = amtl("compress", "runs/run", "--out", out, "--dim-budget", 0.3, "--overwrite", cwd=tmp_path)
-        assert done.returncode == 2, done.stderr
-        assert "output folder holds what is read" in done.stderr
-    (tmp_path / "link").symlink_to("runs/run")
-    done = amtl("compress", "link", "--out", "runs/run", "--dim-budget", 0.3, "--overwrite", cwd=tmp_path)
-    assert done.returncode == 2
-    (tmp_path / "link").unlink()
-    assert names(tmp_path) == before
 
 
 def test_help_names_every_flag(amtl: Command) -> None:

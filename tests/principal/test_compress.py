@@ -464,4 +464,4 @@ def test_dims_follow_the_planted_rank(tmp_path: Path) -> None:
 def spearman(a: Any, b: Any) -> float:
     """Rank correlation, ties sharing their mean rank."""
     ranks = [np.array([(own < value).sum() + ((own == value).sum() - 1) / 2 for value in own]) for own in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(np.stack(ranks))[0, 1])

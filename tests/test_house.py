@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Rooms and single files of amtl_export/, each of which may import what stands above it. `models` knows none of them.
 ROOMS = [
     *("errors", "spec", "files", "metrics", "compare", "native"),
-    *("models", "data", "training", "source", "traffic", "freezing", "tables", "graph", "runtime", "doctor"),
+    *("models", "data", "training", "source", "traffic", "freezing", "tables", "graph"),
+    *("principal", "runtime", "doctor"),
     *("bundle", "validation", "bench", "serving", "report", "experiments"),
 ]
 

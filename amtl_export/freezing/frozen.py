@@ -49,7 +49,7 @@ class Compressed:
     Attributes:
         original: the model that it was before; None where that is not at hand.
         max_auc_drop: how much AUC it may cost on the valid split; None where dims were given.
-        report: what compressing it found, as `compress --json` has it.
+        report: what compressing it found, as the command writes it.
     """
 
     original: FrozenModel | None

@@ -77,7 +77,7 @@ def compress(
         note: is told how it goes.
 
     Returns:
-        The compressed model; `.compressed.report` is what `compress --json` writes.
+        The compressed model; `.compressed.report` is what the command writes as JSON.
 
     Raises:
         InputError: both or bad limits, no table that can be cut, or no labelled examples where an AUC is needed.

@@ -59,7 +59,7 @@ _HOME = {
     "bench_infer": "bench.infer",
     "bench_server": "bench.server",
     "bench_train": "bench.train",
-    "compress": "principal.compress",
+    "compress": "compression.compress",
     "count_ids": "models.attach",
     "describe": "data.describe",
     "detach": "models.attach",

@@ -21,9 +21,10 @@ from amtl_export.bench.traffic import Traffic
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.cli.options import IntList
+from amtl_export.compression.compress import compress
 from amtl_export.files import write_json
-from amtl_export.freezing.frozen import FrozenModel, fold, freeze
-from amtl_export.principal.compress import compress
+from amtl_export.freezing.folding import fold
+from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.validation.validate import validate
 
 #: Bundles of the compressed model.

@@ -53,9 +53,9 @@ def command(
     SOURCE is a run, a frozen model, or my_model.py:build. Rows are rewritten so that their leading numbers matter most;
     each id keeps as many as are worth their bytes.
     """
+    from amtl_export.compression.compress import compress
     from amtl_export.files import check_source
     from amtl_export.freezing.folder import save_frozen
-    from amtl_export.principal.compress import compress
     from amtl_export.report.plots import check_plot, plot_curve
     from amtl_export.report.tables import compressed
 

@@ -18,7 +18,8 @@ from amtl_export.bench.traffic import DISTRIBUTIONS, Distribution, Traffic
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import FrozenModel, fold, freeze
+from amtl_export.freezing.folding import fold
+from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.graph.inputs import one_request
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.session import Provider, check_provider

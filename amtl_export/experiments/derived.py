@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from amtl_export.compression.compress import compress
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.cut import CutEmbedding
-from amtl_export.principal.compress import compress
 from amtl_export.training.run import Run
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary, vocabulary_hash
 from amtl_export.errors import InputError
 from amtl_export.freezing.swap import Table
+from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.models.attach import AttachedTable, counts_of
 from amtl_export.models.config import ModelConfig
 from amtl_export.spec import BATCH, Column, TensorSpec
@@ -119,3 +120,16 @@ def _whole_numbers(values: Any, name: str, size: int) -> npt.NDArray[np.int64]:
     if numbers.shape != (size,) or not (np.isfinite(numbers) & (numbers >= 0) & (numbers % 1 == 0)).all():
         raise InputError("counts do not fit a table", where=name, allowed=f"{size} whole numbers from 0 on")
     return numbers.astype(np.int64)
+
+
+def table_field(path: str, trained: nn.Module, table: FrozenEmbedding, attached: bool) -> FieldRows:
+    """Of a user's table: the rows of one field."""
+    padding = getattr(trained.get_submodule(path), "padding_idx", None)
+    return FieldRows(path, path, 0, len(table.dims), attached, padding if isinstance(padding, int) else None)
+
+
+def method_fields(tables: Mapping[str, FrozenEmbedding]) -> Iterator[FieldRows]:
+    """Fields of embedding methods in a user's module: numbered where a table has several."""
+    for path, table in tables.items():
+        for i, (size, offset) in enumerate(zip(table.sizes, table.offsets, strict=True)):
+            yield FieldRows(f"{path}.{i}" if len(table.sizes) > 1 else path, path, offset, size, governed=True)

@@ -73,7 +73,7 @@ def answers(flat: Flat, feed: Feed, inputs: Sequence[TensorSpec], outputs: Seque
         inputs: of the model, in order.
         outputs: names of what it gives.
     """
-    device = _device(flat)
+    device = device_of(flat)
     # Copies: a model may change its inputs as it reads them.
     tensors = [torch.from_numpy(np.array(feed[spec.name])).to(device) for spec in inputs]
     with evaluating(flat), buffers_kept(flat):
@@ -94,5 +94,6 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
                     own.copy_(before)
 
 
-def _device(module: nn.Module) -> torch.device:
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters are."""
     return next((p.device for p in [*module.parameters(), *module.buffers()]), torch.device("cpu"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,24 +11,31 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from amtl_export.data.encode import Rows
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
-from amtl_export.freezing.fields import FieldRows, RunData, row_counts, run_inputs, table_counts
-from amtl_export.freezing.flat import Flat, answers, buffers_kept, evaluating, state_kept
+from amtl_export.freezing.fields import (
+    FieldRows,
+    RunData,
+    method_fields,
+    row_counts,
+    run_inputs,
+    table_counts,
+    table_field,
+)
+from amtl_export.freezing.flat import Flat, answers, buffers_kept, device_of, evaluating, state_kept
 from amtl_export.freezing.reads import tables_read
-from amtl_export.freezing.swap import TABLE, freeze_module, tables_of, unwrapped
+from amtl_export.freezing.swap import freeze_module, frozen_tables, tables_of, unwrapped
 from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
 from amtl_export.models.attach import is_attached
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.source.binding import DynamicShapes, bind, describe
 from amtl_export.source.call import ModuleCall, RunCall, name_outputs
-from amtl_export.source.source import Labelled, Source, build, is_factory
+from amtl_export.source.source import Labelled, Source, absolute, build, is_factory
 from amtl_export.spec import Feed, TensorSpec
 from amtl_export.traffic.draw import draw, from_rows
 from amtl_export.training.run import Run, load_run
@@ -49,7 +56,7 @@ class Compressed:
     Attributes:
         original: the model that it was before; None where that is not at hand.
         max_auc_drop: how much AUC it may cost on the valid split; None where dims were given.
-        report: what compressing it found, as `compress --json` has it.
+        report: what compressing it found, as the command writes it.
     """
 
     original: FrozenModel | None
@@ -216,17 +223,6 @@ class FrozenModel:
         return answers(self.trained or self.module, feed, self.inputs, self.outputs)
 
 
-def frozen_tables(module: nn.Module) -> dict[str, FrozenEmbedding]:
-    """Path in a module → frozen table; a table that a user's module holds has that module's path."""
-    return {_path(name): part for name, part in module.named_modules() if isinstance(part, FrozenEmbedding)}
-
-
-def _path(name: str) -> str:
-    """Where the table is, from where its rows are: without what a basis and a user's module put in between."""
-    name = name.removesuffix(".coded")
-    return name.rpartition(".")[0] if name.rpartition(".")[2].startswith(TABLE) else name
-
-
 def freeze(
     source: FrozenModel | Run | Source | nn.Module | str | Path,
     *,
@@ -283,12 +279,6 @@ def _opened(source: str) -> FrozenModel:
             fix="give the run, or the factory of a user's module: my_model.py:build",
         )
     return load_frozen(path) if is_frozen(path) else _of_run(load_run(path))
-
-
-def absolute(factory: str) -> str:
-    """A factory's file wherever the command runs that calls it again."""
-    file, _, function = factory.rpartition(":")
-    return f"{Path(file).resolve()}:{function}" if file.endswith(".py") else factory
 
 
 def of_trained(
@@ -377,8 +367,8 @@ def of_module(source: Source, name: str) -> FrozenModel:
         inputs=inputs,
         outputs=outputs,
         fields=(
-            *(_field(t.path, trained, frozen_tables(frozen)[t.path], attached[t.path]) for t in tables),
-            *_fields_of_methods({p: t for p, t in frozen_tables(frozen).items() if p not in attached}),
+            *(table_field(t.path, trained, frozen_tables(frozen)[t.path], attached[t.path]) for t in tables),
+            *method_fields({p: t for p, t in frozen_tables(frozen).items() if p not in attached}),
         ),
         example=binding.feed,
         score=source.score or outputs[0],
@@ -397,59 +387,9 @@ def of_module(source: Source, name: str) -> FrozenModel:
 
 
 def _output_names(trained: nn.Module, binding: Any, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    tensors = [tensor.clone().to(_device_of(trained)) for tensor in binding.example.values()]
+    tensors = [tensor.clone().to(device_of(trained)) for tensor in binding.example.values()]
     try:
         answer = binding.call(trained, tensors)
     except Exception as error:  # whatever the user's forward raises
         raise InputError("the model fails on its example", where=type(trained).__name__, found=error) from error
     return name_outputs(answer, wanted)
-
-
-def _device_of(module: nn.Module) -> torch.device:
-    return next((p.device for p in module.parameters()), torch.device("cpu"))
-
-
-def _field(path: str, trained: nn.Module, table: FrozenEmbedding, attached: bool) -> FieldRows:
-    padding = getattr(trained.get_submodule(path), "padding_idx", None)
-    return FieldRows(path, path, 0, len(table.dims), attached, padding if isinstance(padding, int) else None)
-
-
-def _fields_of_methods(tables: Mapping[str, FrozenEmbedding]) -> Iterator[FieldRows]:
-    """Fields of embedding methods in a user's module: numbered where a table has several."""
-    for path, table in tables.items():
-        for i, (size, offset) in enumerate(zip(table.sizes, table.offsets, strict=True)):
-            yield FieldRows(f"{path}.{i}" if len(table.sizes) > 1 else path, path, offset, size, governed=True)
-
-
-@torch.no_grad()
-def fold(frozen: FrozenModel) -> FrozenModel:
-    """The same model with one row of D numbers for every id, bases and projections multiplied in: the dense one."""
-    decoded = {path: _decoded(table) for path, table in frozen.coded.items()}
-    memo: dict[int, Any] = {id(table): decoded[path] for path, table in frozen.coded.items()}
-    frozen = frozen.with_model(copy.deepcopy(frozen.module.model, memo)) if memo else frozen
-    return _fold_projections(frozen) if frozen.projection_bytes else frozen
-
-
-def _decoded(table: CodedEmbedding) -> FrozenEmbedding:
-    """The rows themselves, of D numbers each."""
-    rows = torch.empty(len(table.coded.rows), table.bases.shape[2])
-    for size, offset, basis in zip(table.sizes, table.offsets, table.basis_of, strict=True):
-        for part in torch.arange(offset, offset + size).split(1 << 16):
-            rows[part] = table.coded.rows[part] @ table.bases[basis]
-    dims = torch.where(table.coded.dims > 0, rows.shape[1], 0)
-    return FrozenEmbedding(rows * (dims > 0).unsqueeze(1), dims, table.sizes, table.offsets)
-
-
-def _fold_projections(frozen: FrozenModel) -> FrozenModel:
-    """A run's model with mde's projections multiplied in."""
-    method, D = frozen.ctr.method, frozen.run_data.config.dim
-    rows = torch.zeros(len(frozen.table.dims), D)
-    for position, (size, offset) in enumerate(zip(method.sizes, method.offsets, strict=True)):
-        for ids in torch.arange(size).split(1 << 16):
-            rows[offset + ids] = method.lookup(ids.unsqueeze(1), (position,)).squeeze(1)
-    dims = torch.where(frozen.table.dims > 0, D, 0)
-    folded = FrozenEmbedding(rows * (dims > 0).unsqueeze(1), dims, method.sizes, method.offsets)
-    fields = tuple(replace(own, table=EMBEDDING) for own in frozen.fields)
-    counts = {EMBEDDING: frozen.counts[frozen.table_path]}
-    model = copy.deepcopy(frozen.ctr, {id(frozen.ctr.embedding): folded})
-    return replace(frozen.with_model(model), fields=fields, counts=counts)

@@ -107,6 +107,17 @@ def _is_table(module: nn.Module) -> bool:
     return not computed and module.max_norm is None and getattr(module, "mode", "") != "max"
 
 
+def frozen_tables(module: nn.Module) -> dict[str, FrozenEmbedding]:
+    """Path in a module → frozen table; a table that a user's module holds has that module's path."""
+    return {_path(name): part for name, part in module.named_modules() if isinstance(part, FrozenEmbedding)}
+
+
+def _path(name: str) -> str:
+    """Where the table is, from where its rows are: without what a basis and a user's module put in between."""
+    name = name.removesuffix(".coded")
+    return name.rpartition(".")[0] if name.rpartition(".")[2].startswith(TABLE) else name
+
+
 def check_types(module: nn.Module) -> None:
     """Refuse what graphs of this tool do not compute in.
 

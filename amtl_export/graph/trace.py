@@ -32,7 +32,8 @@ from torch import Tensor, nn
 
 from amtl_export.errors import InputError
 from amtl_export.freezing.flat import Flat
-from amtl_export.freezing.frozen import FrozenModel, frozen_tables
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.swap import frozen_tables
 from amtl_export.graph.exporting import exported
 from amtl_export.graph.facts import CLASSES, NAMESPACE, SCOPES, TABLE, WEIGHT, listed, scopes_of
 from amtl_export.graph.inputs import as_request

@@ -19,7 +19,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from amtl_export.freezing.frozen import frozen_tables
+from amtl_export.freezing.swap import frozen_tables
 from amtl_export.graph.facts import COLUMNS as COLUMNS_FACT
 from amtl_export.graph.facts import FOLD, FORM, TRANSPOSED, WEIGHT, fact
 from amtl_export.graph.ragged import fake_quantized_weight, panels, quantized_panels, scales_of

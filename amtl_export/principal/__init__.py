@@ -1,1 +1,1 @@
-"""Principal order: rows of a table rewritten so that their leading numbers matter most, then cut id by id."""
+"""Principal order: the basis in which the leading numbers of a row matter most, and where rows are cut in it."""

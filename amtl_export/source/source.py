@@ -119,6 +119,12 @@ def is_factory(text: str) -> bool:
     return bool(file) and function.isidentifier() and (file.endswith(".py") or "/" not in file)
 
 
+def absolute(factory: str) -> str:
+    """A factory's file wherever the command runs that calls it again."""
+    file, _, function = factory.rpartition(":")
+    return f"{Path(file).resolve()}:{function}" if file.endswith(".py") else factory
+
+
 def build(text: str) -> Source:
     """Call the factory that a text names.
 

@@ -18,9 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from amtl_export.data.encode import Rows
-from amtl_export.freezing.fields import run_inputs
-from amtl_export.freezing.flat import Flat, answers
-from amtl_export.freezing.frozen import of_trained
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.deepfm import DeepFm
@@ -30,10 +27,8 @@ from amtl_export.models.table import FieldTable
 from amtl_export.principal.basis import Basis, covariance, principal_basis, rows_in, shared_basis
 from amtl_export.principal.dims import Dims, dims_within
 from amtl_export.principal.dims import Rows as CutRows
-from amtl_export.principal.metric import measure
-from amtl_export.source.call import RunCall
-from amtl_export.spec import Feed
-from amtl_export.traffic.draw import from_rows
+from amtl_export.principal.gradients import Inputs, gradient_metrics
+from amtl_export.training.batches import Batch
 from amtl_export.training.run import Run, build_model
 
 #: Backbones whose only reader of rows is linear, so that a basis of each field folds into it.
@@ -77,7 +72,7 @@ def as_read(run: Run) -> CtrModel:
 def in_principal_order(run: Run) -> Ordered:
     """The run's model with its governed fields in principal order; it answers as before but for float32 roundings."""
     plain = as_read(run).eval()
-    sample = list(_sample(run.rows("valid"), run.model_config))
+    sample = list(_sample(run.rows("valid")))
     bases = _bases(plain, run, sample)
     table = _table(plain)
     rows = table.weight.clone()
@@ -88,7 +83,7 @@ def in_principal_order(run: Run) -> Ordered:
     config = replace(plain.config, ordered=keeps_basis(plain.config.backbone))
     model = _with_rows(run, plain, config, rows).eval()
     _take_decode(model, bases)
-    difference = _difference(model, run, sample)
+    difference = max(float((model(*inputs) - run.model(*inputs)).abs().max()) for inputs in sample)
     governed = {i: basis for i, basis in bases.items() if run.model_config.embedded[i].governed}
     return Ordered(model, governed, difference)
 
@@ -116,25 +111,14 @@ def dims_for(fields: Mapping[int, CutRows], ratio: float, D: int) -> dict[int, D
     return dict(zip(fields, dims_within(list(fields.values()), most), strict=True))
 
 
-def _difference(model: CtrModel, run: Run, sample: Sequence[Feed]) -> float:
-    """Largest difference of a logit to the run's model."""
-    call, inputs = RunCall(run.model_config), run_inputs(run.model_config)
-    both = (Flat(own, call) for own in (model, run.model))
-    answered = [[answers(flat, feed, inputs, ("logit", "probability"))["logit"] for feed in sample] for flat in both]
-    return max(float(np.abs(a - b).max()) for a, b in zip(*answered, strict=True))
-
-
-def _bases(model: CtrModel, run: Run, sample: Sequence[Feed]) -> dict[int, Basis]:
+def _bases(model: CtrModel, run: Run, sample: Sequence[Inputs]) -> dict[int, Basis]:
     """Position of every field whose rows are rewritten → basis.
 
     The directions are those of the rows alone, weighed by counts; gradients say how much a field's rows matter beside
     another's. So a basis is orthogonal and z is as large as e: training goes on with the step sizes that it knows.
     """
     config, table = model.config, _table(model)
-    frozen = of_trained(model, config, run.schema, run.vocabularies, {})
-    measured = measure(frozen, sample, SAMPLE)
-    known = [measured.metric((frozen.table_path, offset)) for offset in frozen.table.offsets]
-    metrics = [np.eye(config.dim) * (1.0 if G is None else np.trace(G) / config.dim) for G in known]
+    metrics = [np.eye(len(G)) * np.trace(G) / len(G) for G in gradient_metrics(model, sample)]
     counts = [vocabulary.counts for vocabulary in run.vocabularies.values()]
     scatters = [
         covariance(table.part(table.weight, i).numpy(), counts[i].astype(np.float64)) for i in range(len(counts))
@@ -194,8 +178,9 @@ def _rows_read(model: CtrModel) -> Tensor:
     return rows
 
 
-def _sample(rows: Rows, config: ModelConfig) -> Iterator[Feed]:
+def _sample(rows: Rows) -> Iterator[Inputs]:
     """Examples from all over a split."""
     index = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64))
     for start in range(0, len(index), _BATCH):
-        yield from_rows(rows.take(index[start : start + _BATCH]), config)
+        batch = Batch.of(rows.take(index[start : start + _BATCH]), torch.device("cpu"))
+        yield batch.ids, batch.numeric, batch.multi

@@ -14,8 +14,8 @@ import onnx_ir as ir
 from torch import nn
 
 from amtl_export.errors import ValidationFailed
-from amtl_export.freezing.frozen import FrozenModel, frozen_tables
-from amtl_export.freezing.swap import tables_of
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.swap import frozen_tables, tables_of
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.graph.facts import CONSTANT, TABLE, WEIGHT, fact, scopes_of
 from amtl_export.graph.weights import Part, Segment

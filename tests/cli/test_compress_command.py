@@ -122,7 +122,7 @@ def test_the_source_stays(here: Here, run: Run) -> None:
 
 def test_an_interruption_leaves_nothing(run: Run, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("amtl-export")
-    words = [program, "compress", run.path, "--out", tmp_path / "small", "--max-auc-drop", "0.01"]
+    words: list[str | Path] = [program, "compress", run.path, "--out", tmp_path / "small", "--max-auc-drop", "0.01"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert process.stderr.readline()  # it says what it does, and has much left to do

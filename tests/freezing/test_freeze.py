@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import InputError
 from amtl_export.freezing.folder import load_frozen, save_frozen
-from amtl_export.freezing.frozen import FrozenModel, fold, freeze
+from amtl_export.freezing.folding import fold
+from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.freezing.swap import freeze_module
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.report.inspection import inspect

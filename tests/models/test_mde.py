@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amtl_export.freezing.frozen import frozen_tables
-from amtl_export.freezing.swap import freeze_module
+from amtl_export.freezing.swap import freeze_module, frozen_tables
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.models import CtrModel, EmbeddedField, ModelConfig
 from amtl_export.models.config import MixedConfig

@@ -198,7 +198,7 @@ class _Lowering:
         self._builder.end(old, self._builder.op("Gather", rows, numbers, name=f"{old.name}/rows", axis=0))
 
     def replace_decode(self, node: ir.Node) -> None:
-        """Rows of coordinates: a product with each column's basis, columns first where there are several."""
+        """Rows of coordinates: a product with each column's basis; `[B, K, k]` with its columns first."""
         self._builder.begin(node)
         z, bases = node.inputs[:2]
         assert z is not None
@@ -208,13 +208,17 @@ class _Lowering:
             basis = self._builder.op("Gather", bases, self._index(fields[0]), name=f"{name}/basis", axis=0)
             self._builder.end(node.outputs[0], self._builder.op("MatMul", z, basis, name=f"{name}/rows"))
             return
-        axes = list(range(rank(z)))
-        swapped = [axes[-2], *axes[:-2], axes[-1]]  # [K, …, k]
-        flat = self._builder.op("Transpose", z, name=f"{name}/columns", perm=swapped)
         chosen = self._builder.op("Gather", bases, self._index(fields), name=f"{name}/bases", axis=0)  # [K, k, D]
-        rows = self._builder.op("MatMul", flat, chosen, name=f"{name}/decoded")
-        back = [*range(1, len(axes) - 1), 0, axes[-1]]
-        self._builder.end(node.outputs[0], self._builder.op("Transpose", rows, name=f"{name}/rows", perm=back))
+        if rank(z) == 3:
+            flat = self._builder.op("Transpose", z, name=f"{name}/columns", perm=[1, 0, 2])  # [K, B, k]
+            rows = self._builder.op("MatMul", flat, chosen, name=f"{name}/decoded")
+            back = self._builder.op("Transpose", rows, name=f"{name}/rows", perm=[1, 0, 2])
+        else:
+            axis = self._builder.constant("axes/-2", np.array([-2], dtype=np.int64))
+            single = self._builder.op("Unsqueeze", z, axis, name=f"{name}/columns")  # […, K, 1, k]
+            rows = self._builder.op("MatMul", single, chosen, name=f"{name}/decoded")
+            back = self._builder.op("Squeeze", rows, axis, name=f"{name}/rows")
+        self._builder.end(node.outputs[0], back)
 
     def _index(self, fields: int | list[int]) -> ir.Value:
         text = "_".join(map(str, np.atleast_1d(fields)))

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from amtl_export.compression.metric import Rows
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
 from amtl_export.principal.basis import Basis
 from amtl_export.principal.dims import Dims
-from amtl_export.principal.metric import Rows
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from amtl_export.compression.metric import Rows
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.table import CodedEmbedding
 from amtl_export.graph.facts import WEIGHT, fact
@@ -12,7 +13,6 @@ from amtl_export.graph.pipeline import fold_bases
 from amtl_export.graph.trace import trace
 from amtl_export.graph.weights import Part, Segment
 from amtl_export.principal.basis import Matrix
-from amtl_export.principal.metric import Rows
 
 
 class Readers:

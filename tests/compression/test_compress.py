@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from amtl_export import attach
 from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.compression.compress import DEFAULT_DROP, compress
+from amtl_export.compression.cuts import table_bytes
 from amtl_export.data.named.synthetic import usable_rank
 from amtl_export.errors import InputError
 from amtl_export.freezing.folder import load_frozen, save_frozen
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.freezing.scores import Scores, torch_answers
-from amtl_export.principal.compress import DEFAULT_DROP, compress, table_bytes
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.training.run import Run
@@ -464,4 +465,4 @@ def test_dims_follow_the_planted_rank(tmp_path: Path) -> None:
 def spearman(a: Any, b: Any) -> float:
     """Rank correlation, ties sharing their mean rank."""
     ranks = [np.array([(own < value).sum() + ((own == value).sum() - 1) / 2 for value in own]) for own in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(np.stack(ranks))[0, 1])

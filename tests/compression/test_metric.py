@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from amtl_export.compression.metric import Measured, measure
 from amtl_export.freezing.frozen import FrozenModel, freeze
-from amtl_export.principal.metric import Measured, measure
 from amtl_export.spec import Feed
 
 V, D = 12, 4

@@ -1,4 +1,4 @@
-"""What compressing a model found, as `compress --json` has it."""
+"""What compressing a model found, as the command writes it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,196 @@
+"""`compress`: a trained model's tables in principal order, each id cut where its tail is worth least.
+
+Nothing is trained. Rows are rewritten in the basis where leading numbers matter most (`basis`), each id keeps the dims
+whose damage is worth their bytes (`dims`), and the basis goes into what reads the rows (`graph.passes.fold_bases`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from amtl_export.compression.report import BasisKind, CompressReport, FieldOrder, Placement
+from amtl_export.compression.search import DEFAULT_DROP, BestCut, best_cut, smallest
+from amtl_export.compression.uncut import Note, RowGroup, Uncut
+from amtl_export.errors import InputError
+from amtl_export.freezing.folding import fold
+from amtl_export.freezing.frozen import Compressed, FrozenModel, freeze
+from amtl_export.principal.dims import Dims
+from amtl_export.source.binding import bind
+from amtl_export.source.call import ModuleCall
+from amtl_export.source.source import Batches, Source
+from amtl_export.spec import Feed
+from amtl_export.tables.values import (
+    VALUE_TYPES,
+    ValueType,
+)
+from amtl_export.training.run import Run
+
+
+def compress(
+    frozen: FrozenModel | Run | Source | nn.Module | str | Path,
+    *,
+    dim_budget: float | None = None,
+    max_auc_drop: float | None = None,
+    batches: Any = None,
+    all_fields: bool = False,
+    dtype: ValueType | Literal["auto"] = "auto",
+    curve: bool = True,
+    note: Note = lambda _: None,
+) -> FrozenModel:
+    """Put a trained model's tables in principal order and cut them; nothing is trained.
+
+    Args:
+        frozen: the model, or what `freeze` takes.
+        dim_budget: R: mean dims of the fields that are cut are at most R·D.
+        max_auc_drop: the smallest table is taken whose AUC on the valid split is at most so much lower; 1e-4 if neither
+            this nor `dim_budget` is given.
+        batches: (inputs, labels) of real requests, as `Source.batches`; the model's own labelled examples if not given.
+            Labels may be None where no AUC is needed.
+        all_fields: of a run, cut the fields too that its schema does not mark as governed.
+        dtype: of the stored numbers, which the AUC is judged with. `auto` tries all of them where there is an AUC drop,
+            and the smallest file wins; with a dim budget it is fp32. `export` takes over what was found.
+        curve: whether AUC is measured at some budgets more, for the report.
+        note: is told how it goes.
+
+    Returns:
+        The compressed model; `.compressed.report` is what the command writes as JSON.
+
+    Raises:
+        InputError: both or bad limits, no table that can be cut, or no labelled examples where an AUC is needed.
+        ValidationFailed: answers before the cut are not the model's.
+    """
+    _check_limits(dim_budget, max_auc_drop, dtype)
+    original = freeze(frozen)
+    if batches is not None:
+        original = replace(original, labelled=_given(original, batches))
+    drop = DEFAULT_DROP if dim_budget is None and max_auc_drop is None else max_auc_drop
+    work = Uncut(original, fold(original), all_fields, curve, note)
+    if not work.groups:
+        raise InputError("compress: no table can be cut", found=work.left or "no table", fix="see the reasons")
+    if drop is not None and work.auc_before is None:
+        raise InputError(
+            "compress: an AUC drop needs labelled examples",
+            found="none" if original.labelled is None else "no AUC: a score is NaN, or all labels are alike",
+            fix="Source(…, batches=…), compress(…, batches=…), or give dim_budget",
+        )
+    dtypes: tuple[ValueType, ...] = (dtype,) if dtype != "auto" else VALUE_TYPES if drop is not None else ("fp32",)
+    found = [best_cut(work, kind, dim_budget, drop, dtypes) for kind in work.kinds()]
+    best = smallest(found, work.auc_before, drop)
+    report = _report(work, found, best, dim_budget, drop)
+    return replace(best.model, labelled=original.labelled, compressed=Compressed(original, drop, report.to_json()))
+
+
+def _check_limits(dim_budget: float | None, max_auc_drop: float | None, dtype: str) -> None:
+    if dtype != "auto" and dtype not in VALUE_TYPES:
+        raise InputError("compress: unknown value type", found=dtype, allowed=", ".join(("auto", *VALUE_TYPES)))
+    if dim_budget is not None and max_auc_drop is not None:
+        raise InputError(
+            "compress: a dim budget and an AUC drop", found=f"{dim_budget} and {max_auc_drop}", fix="give one of them"
+        )
+    if dim_budget is not None and not 0 < dim_budget <= 1:
+        raise InputError("compress: dim_budget", found=dim_budget, allowed="above 0, at most 1")
+    if max_auc_drop is not None and not 0 <= max_auc_drop < 1:
+        raise InputError("compress: max_auc_drop", found=max_auc_drop, allowed="0 <= drop < 1")
+
+
+def _given(frozen: FrozenModel, batches: Any) -> Any:
+    """Labelled examples as the model's own would be."""
+    call = frozen.module.call
+    if isinstance(call, ModuleCall):
+        module = (frozen.trained or frozen.module).model
+
+        def count(inputs: Any) -> int:
+            feed = bind(module, inputs).feed
+            return next((len(feed[spec.name]) for spec in frozen.inputs if spec.batched), 1)
+
+        return Source(module, frozen.example, batches=_labelled(batches, count)).labelled(frozen.inputs)
+    pairs = _labelled(batches, lambda inputs: len(next(iter(inputs.values()))))
+
+    def rows(_: str) -> Iterator[tuple[Feed, npt.NDArray[np.float64]]]:
+        for inputs, labels in pairs():
+            feed = {name: np.asarray(values) for name, values in inputs.items()}
+            yield feed, np.asarray(labels, dtype=np.float64)
+
+    return rows
+
+
+def _labelled(batches: Batches, count: Callable[[Any], int]) -> Callable[[], Iterator[tuple[Any, Any]]]:
+    """The batches, again at each call; labels of 0 where there are none, which no AUC comes of."""
+    kept = list(batches) if isinstance(batches, Iterator) else batches
+
+    def pairs() -> Iterator[tuple[Any, Any]]:
+        known: bool | None = None
+        for number, (inputs, labels) in enumerate(kept() if callable(kept) else kept):
+            if known not in (None, labels is not None):
+                raise InputError("compress: some batches have labels and some have none", where=f"batch {number}")
+            known = labels is not None
+            yield inputs, labels if known else np.zeros(count(inputs))
+
+    return pairs
+
+
+def _report(
+    work: Uncut, found: Sequence[BestCut], best: BestCut, dim_budget: float | None, drop: float | None
+) -> CompressReport:
+    fields = {}
+    for group in work.groups:
+        rows, dims, whole = best.rows[group.rows], best.dims[group.rows], work.whole[group.rows]
+        kind: BasisKind = best.kind if group.rows in best.projected else "folded"
+        if best.kind == "shared":
+            kind = "shared"
+        energies = np.cumsum(rows.basis.energies)
+        D = rows.numbers.shape[1]
+        fields[group.name] = FieldOrder(
+            dim=D,
+            rows=group.size,
+            avg_dim_before=_mean_dims(work.plain, group, whole),
+            avg_dim=float(dims[dims > 0].mean()) if (dims > 0).any() else 0.0,
+            longest=int(dims.max(initial=0)),
+            effective_rank=rows.basis.effective_rank,
+            energy=(energies / energies[-1]).tolist() if energies[-1] > 0 else [1.0] * D,
+            basis=kind,
+            metric=work.metrics[group.rows][0],
+            bytes_before=4 * D * group.size,
+            bytes_after=4 * int(dims.sum()),
+        )
+    return CompressReport(
+        fields=fields,
+        left=work.left,
+        requests=work.measured.requests,
+        avg_dim_ratio=best.point.avg_dim_ratio,
+        bytes_before=work.original.dense_bytes,
+        bytes_after=best.point.bytes,
+        auc_valid_before=work.auc_before,
+        auc_valid_after=best.point.auc_valid,
+        dtype=best.point.dtype,
+        max_auc_drop=drop,
+        dim_budget=dim_budget,
+        max_abs_logit_diff_before_cut=best.moved,
+        placements=[
+            Placement(
+                own.kind,
+                own.point.dtype,
+                own.point.avg_dim_ratio,
+                own.point.bytes,
+                own.projection_bytes,
+                own.multiply_adds,
+                own.point.auc_valid,
+                own is best,
+            )
+            for own in found
+        ],
+        curve=best.curve,
+    )
+
+
+def _mean_dims(frozen: FrozenModel, group: RowGroup, whole: Dims) -> float:
+    path, offset = group.rows
+    dims = frozen.tables[path].dims[offset : offset + group.size].numpy()[whole > 0]
+    return float(dims.mean()) if len(dims) else 0.0

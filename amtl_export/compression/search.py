@@ -1,0 +1,127 @@
+"""The best cut: to a budget, or the smallest file that an AUC drop allows, over value types and ways to place bases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from amtl_export.compression.coding import CodedRows
+from amtl_export.compression.cuts import Cuts, table_bytes
+from amtl_export.compression.metric import Rows
+from amtl_export.compression.report import BasisKind, Point
+from amtl_export.compression.uncut import Uncut
+from amtl_export.errors import InputError
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.principal.dims import Dims, price_range
+from amtl_export.tables.values import (
+    ValueType,
+)
+
+#: Halvings of the price in the search for the largest cut that an AUC drop allows, and budgets of the curve beside it.
+_HALVINGS, _BUDGETS = 10, (0.02, 0.05, 0.1, 0.2, 0.4)
+
+#: Of another value type the price is looked for near that of the first: how far below (in its logarithm), how often.
+_BELOW, _HALVINGS_NEAR = 3.0, 4
+
+#: Allowed AUC drop if neither that nor a budget is given.
+DEFAULT_DROP = 1e-4
+
+
+@dataclass(frozen=True)
+class BestCut:
+    """The best cut of one way to place the bases."""
+
+    kind: BasisKind
+    model: FrozenModel
+    rows: Mapping[Rows, CodedRows]
+    dims: Mapping[Rows, Dims]
+    point: Point
+    projected: set[Rows]
+    projection_bytes: int
+    multiply_adds: int
+    moved: float
+    curve: list[Point]
+
+
+def best_cut(
+    work: Uncut, kind: BasisKind, dim_budget: float | None, drop: float | None, dtypes: Sequence[ValueType]
+) -> BestCut:
+    """The best cut for one way to place the bases."""
+    cuts = Cuts(work, kind)
+    moved = cuts.moved()
+    if dim_budget is not None:
+        try:
+            taken = cuts.narrowest(dim_budget, dtypes[0])
+        except ValueError as error:
+            raise InputError("compress: the dim budget", found=dim_budget, allowed=error, fix="a larger one") from None
+    else:
+        assert drop is not None
+        taken = _smallest(cuts, drop, dtypes)
+    if work.curve and work.auc_before is not None:
+        _add_curve(cuts)
+    _, dims, model = next(own for own in cuts.tried if own[0] is taken)
+    curve = [replace(point, chosen=point is taken) for point, _, _ in cuts.tried]
+    curve.sort(key=lambda point: point.bytes)
+    projection = taken.bytes - table_bytes(model, taken.dtype)
+    projected, multiply_adds = cuts.readers.projected(), cuts.readers.multiply_adds()
+    return BestCut(kind, model, cuts.rows, dims, taken, projected, projection, multiply_adds, moved, curve)
+
+
+def _add_curve(cuts: Cuts) -> None:
+    """Cuts in fp32 at some budgets, where none was tried near them."""
+    least = sum(int((own.longest > 0).sum()) for own in cuts.fields)
+    for ratio in _BUDGETS:
+        tried = [point.avg_dim_ratio for point, _, _ in cuts.tried if point.dtype == "fp32"]
+        if ratio * cuts.numbers >= least and not any(abs(known - ratio) < ratio / 4 for known in tried):
+            cuts.attempt(cuts.within(ratio))
+
+
+def _smallest(cuts: Cuts, drop: float, dtypes: Sequence[ValueType]) -> Point:
+    """The fewest bytes that cost at most `drop`, over value types."""
+    first, price = _largest_cut(cuts, drop, dtypes[0], price_range(cuts.fields), _HALVINGS)
+    best = first
+    for dtype in dtypes[1:]:
+        near = (price - _BELOW, price)
+        try:
+            point, _ = _largest_cut(cuts, drop, dtype, near, _HALVINGS_NEAR)
+        except InputError:  # a number is too large for the type
+            continue
+        if cuts.allowed(point, drop) and point.bytes < best.bytes:
+            best = point
+    return best
+
+
+def _largest_cut(
+    cuts: Cuts, drop: float, dtype: ValueType, prices: tuple[float, float], halvings: int
+) -> tuple[Point, float]:
+    """The fewest dims that cost at most `drop`, by bisection on the logarithm of the price of a number.
+
+    A first try at the upper end may be enough; where nothing is allowed, the rows are whole.
+    """
+    low, high = prices
+    best, price = cuts.attempt([own.longest for own in cuts.fields], dtype), low
+    for number in range(halvings if cuts.allowed(best, drop) else 0):
+        middle = high if number == 0 and halvings == _HALVINGS_NEAR else (low + high) / 2
+        point = cuts.attempt(cuts.at(float(np.exp(middle))), dtype)
+        if cuts.allowed(point, drop):
+            low = middle
+            best, price = (point, middle) if point.bytes <= best.bytes else (best, price)
+            if middle == high:
+                break
+        else:
+            high = middle
+    return best, price
+
+
+def smallest(found: Sequence[BestCut], before: float | None, drop: float | None) -> BestCut:
+    """The smallest that an AUC drop allows; at given dims the better one, the smaller if neither is by 1e-4."""
+    if before is None or len(found) == 1:
+        return found[0]
+    if drop is not None:
+        kept = [own for own in found if own.point.auc_valid is not None and before - own.point.auc_valid <= drop]
+        return min(kept or found, key=lambda own: own.point.bytes)
+    best = max(own.point.auc_valid or 0.0 for own in found)
+    near = [own for own in found if (own.point.auc_valid or 0.0) >= best - DEFAULT_DROP]
+    return min(near, key=lambda own: own.point.bytes)

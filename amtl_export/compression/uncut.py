@@ -1,0 +1,238 @@
+"""A model before it is cut: what can be cut, what an error in a row costs, what reads the rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from amtl_export.compression.coding import CodedRows, coded_model
+from amtl_export.compression.metric import Measured, Rows, measure
+from amtl_export.compression.readers import Readers
+from amtl_export.compression.report import BasisKind, MetricKind
+from amtl_export.freezing.fields import FieldRows
+from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.scores import Scores, torch_answers
+from amtl_export.principal.basis import Basis, Matrix, covariance, principal_basis, rows_in, shared_basis
+from amtl_export.principal.dims import Dims
+from amtl_export.spec import Feed
+from amtl_export.tables.values import (
+    NARROW,
+)
+
+#: Examples whose gradients are looked at.
+REQUESTS = 16_384
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows of a table that one or more fields read."""
+
+    rows: Rows
+    name: str
+    size: int
+    padding: int | None
+
+
+@dataclass
+class Uncut:
+    """One model being compressed.
+
+    Attributes:
+        original: as it was given.
+        plain: the same with one row of D numbers for each id.
+        all_fields: whether fields that are not governed are cut too.
+        curve: whether some budgets more are measured.
+        note: is told how it goes.
+    """
+
+    original: FrozenModel
+    plain: FrozenModel
+    all_fields: bool
+    curve: bool
+    note: Note
+    left: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def groups(self) -> list[RowGroup]:
+        """What is cut; what is not is noted in `left`."""
+        found: dict[Rows, RowGroup] = {}
+        for own in self.plain.fields:
+            reason = self._reason(own)
+            rows = own.table, own.offset
+            if reason:
+                self.left[own.name] = reason
+            elif rows in found:
+                known = found[rows]
+                padding = known.padding if own.padding is None else own.padding
+                found[rows] = replace(known, padding=padding)
+            else:
+                found[rows] = RowGroup(rows, own.name, own.size, own.padding)
+        return list(found.values())
+
+    def _reason(self, own: FieldRows) -> str:
+        """Why a field is left as it is; empty if it is not."""
+        if own.table not in self.plain.tables:
+            return "the model does not read it"
+        if own.table in self.plain.read_whole:
+            return "the model reads the whole table"
+        if self.plain.tables[own.table].rows.shape[1] < NARROW:
+            return f"fewer than {NARROW} numbers a row"
+        if unfit := _not_finite(self.plain.tables[own.table].rows[own.offset : own.offset + own.size].numpy()):
+            return unfit
+        if self.plain.data is not None and not own.governed and not self.all_fields and self._any_governed:
+            return "the schema does not mark it as governed; all_fields=True cuts it too"
+        return ""
+
+    @property
+    def _any_governed(self) -> bool:
+        return any(own.governed for own in self.plain.fields)
+
+    @cached_property
+    def auc_before(self) -> float | None:
+        """AUC of the model as it was given, on the valid split; None without labelled examples."""
+        if self.original.labelled is None:
+            return None
+        value = Scores.of(torch_answers(self.original, "valid", trained=True)).auc
+        return None if math.isnan(value) else value
+
+    def auc(self, model: FrozenModel) -> float | None:
+        """AUC of a compressed model on the same examples."""
+        if self.auc_before is None:
+            return None
+        return Scores.of(torch_answers(model, "valid", trained=False)).auc
+
+    @cached_property
+    def measured(self) -> Measured:
+        """Gradients and lookups of the labelled examples; of none where there are none."""
+        requests: Iterable[Feed] = ()
+        if self.original.labelled is not None:
+            requests = (feed for feed, _ in self.original.labelled("valid"))
+        self.note(f"gradients of up to {REQUESTS:,} requests")
+        return measure(self.plain, requests, REQUESTS)
+
+    @cached_property
+    def counts(self) -> dict[Rows, npt.NDArray[np.float64]]:
+        """q + 1 of every row: as training saw it, or as the requests did."""
+        known = all(group.rows[0] in self.plain.counts for group in self.groups)
+        given = self.plain.counts if known else self.measured.seen
+        counts = {}
+        for group in self.groups:
+            path, offset = group.rows
+            seen = given.get(path)
+            one = np.ones(group.size)
+            counts[group.rows] = one if seen is None else one + seen[offset : offset + group.size]
+        return counts
+
+    def dense(self, group: RowGroup) -> npt.NDArray[np.float32]:
+        """float32 `[V, D]`: the rows of a group as they were."""
+        path, offset = group.rows
+        rows: npt.NDArray[np.float32] = self.plain.tables[path].rows[offset : offset + group.size].numpy()
+        return rows
+
+    @cached_property
+    def scatters(self) -> dict[Rows, Matrix]:
+        """C of each group."""
+        return {group.rows: covariance(self.dense(group), self.counts[group.rows]) for group in self.groups}
+
+    @cached_property
+    def identity(self) -> Readers:
+        """What reads rows, whatever the bases are."""
+        self.note("what reads the rows")
+        rows = {}
+        for number, group in enumerate(self.groups):
+            D = self.dense(group).shape[1]
+            # Not orthonormal: products must not be taken for something that any basis leaves as it is. And each its
+            # own: a graph has equal constants once.
+            skewed = Basis(np.eye(D), np.diag(np.linspace(1, 2 + number, D)), np.ones(D), np.ones(D))
+            rows[group.rows] = CodedRows(skewed, self.dense(group))
+        return Readers(coded_model(self.plain, rows, self.whole))
+
+    @cached_property
+    def whole(self) -> dict[Rows, Dims]:
+        """All dims of every row, 0 for padding."""
+        dims = {}
+        for group in self.groups:
+            V, D = self.dense(group).shape
+            dims[group.rows] = np.full(V, D, np.int64)
+            if group.padding is not None and not self.dense(group)[group.padding].any():
+                dims[group.rows][group.padding] = 0
+        return dims
+
+    @cached_property
+    def metrics(self) -> dict[Rows, tuple[MetricKind, Matrix]]:
+        """G of each group and what it comes from: requests where there are any, else the layers that read it."""
+        of_layers = {} if self.measured.requests else self.identity.layer_metrics()
+        metrics: dict[Rows, tuple[MetricKind, Matrix]] = {}
+        projected = self.identity.projected()
+        for group in self.groups:
+            seen = self.measured.metric(group.rows)
+            if seen is not None and 0 < np.trace(seen) < math.inf:
+                metrics[group.rows] = "gradients", seen
+            elif group.rows in of_layers and group.rows not in projected:
+                metrics[group.rows] = "weights", of_layers[group.rows]
+        scale = float(np.mean([np.trace(own) / len(own) for _, own in metrics.values()])) if metrics else 1.0
+        for group in self.groups:
+            D = self.dense(group).shape[1]
+            metrics.setdefault(group.rows, ("none", scale * np.eye(D)))
+        return metrics
+
+    def kinds(self) -> list[BasisKind]:
+        """The ways to place bases that make a difference here."""
+        if not self.identity.projected():
+            return ["folded"]
+        shared = self._readers_of_shared()
+        return ["projection", "shared"] if shared is not None and not shared.projected() else ["projection"]
+
+    def _readers_of_shared(self) -> Readers | None:
+        widths = {self.dense(group).shape[1] for group in self.groups}
+        return Readers(coded_model(self.plain, self.coded("shared"), self.all_rows())) if len(widths) == 1 else None
+
+    def coded(self, kind: BasisKind) -> dict[Rows, CodedRows]:
+        """The rows of each group in its basis; of a shared one, of every other field of these tables as well."""
+        if kind != "shared":
+            bases = {
+                group.rows: principal_basis(self.scatters[group.rows], self.metrics[group.rows][1])
+                for group in self.groups
+            }
+            return {group.rows: self._coded(bases[group.rows], self.dense(group)) for group in self.groups}
+        found = shared_basis(
+            [self.scatters[group.rows] for group in self.groups], [self.metrics[group.rows][1] for group in self.groups]
+        )
+        rows = {group.rows: self._coded(own, self.dense(group)) for group, own in zip(self.groups, found, strict=True)}
+        for other, numbers in self.others():
+            rows[other] = self._coded(found[0], numbers)
+        return rows
+
+    def _coded(self, basis: Basis, numbers: npt.NDArray[np.float32]) -> CodedRows:
+        return CodedRows(basis, rows_in(basis, numbers))
+
+    def others(self) -> Iterator[tuple[Rows, npt.NDArray[np.float32]]]:
+        """Fields that are not cut, of tables that have one that is."""
+        cut = {group.rows for group in self.groups}
+        paths = {path for path, _ in cut}
+        for own in self.plain.fields:
+            rows = own.table, own.offset
+            if own.table in paths and rows not in cut:
+                cut.add(rows)
+                yield rows, self.plain.tables[own.table].rows[own.offset : own.offset + own.size].numpy()
+
+    def all_rows(self) -> dict[Rows, Dims]:
+        """Whole dims of every row of the tables that are cut, also of fields that are not."""
+        return self.whole | {rows: self._uncut(rows, len(numbers)) for rows, numbers in self.others()}
+
+    def _uncut(self, rows: Rows, size: int) -> Dims:
+        dims: Dims = self.plain.tables[rows[0]].dims[rows[1] : rows[1] + size].numpy()
+        return np.where(dims > 0, self.plain.tables[rows[0]].rows.shape[1], 0)
+
+
+def _not_finite(rows: npt.NDArray[np.float32]) -> str:
+    """Which row holds NaN or infinity; empty if none does."""
+    wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    return f"row {wrong[0]} holds NaN or infinity" if len(wrong) else ""

@@ -51,3 +51,17 @@ def test_warm_start_takes_the_wide_part_too(tmp_path: Path, tiny_train: Callable
     second = train(config, tmp_path / "second")
     name = "wide.ids.table.weight"
     assert second.model.get_parameter(name).allclose(first.model.get_parameter(name), atol=1e-6)
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES))
+def test_a_run_from_principal_order_exports(
+    tmp_path: Path, backbone: str, tiny_train: Callable[..., TrainConfig]
+) -> None:
+    """The basis is in the first layer, shared, or a projection of the graph, whichever the backbone needs."""
+    fbe = train(tiny_train(data=DATA, method="fbe", backbone=backbone, dim=8, epochs=1), tmp_path / "fbe")
+    config = tiny_train(data=DATA, backbone=backbone, dim=8, epochs=1, dim_budget=0.4, warm_start=str(fbe.path))
+    run = train(config, tmp_path / "run")
+    bundle = export(freeze(run), tmp_path / "bundle", ExportConfig(layout="paged"))
+    verdict = validate(bundle.path, run.path)
+    assert verdict.problems == []
+    assert verdict.rows_bit_equal == verdict.rows_checked

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from amtl_export.compression.compress import compress
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.cut import CutEmbedding
+from amtl_export.models.selection import Selector
 from amtl_export.training.run import Run
 
 
@@ -36,6 +38,18 @@ def fixed_dims(
                 kept.copy_(torch.where(kept > 0, dims, 0))
 
     return prepare
+
+
+@torch.no_grad()
+def keep_all(model: CtrModel, vocabularies: Mapping[str, Vocabulary]) -> None:  # noqa: ARG001 - a preparation's
+    """Let selection networks choose all D dims for every id, whatever its frequency: h is its last bias alone."""
+    for module in model.modules():
+        if isinstance(module, Selector):
+            biases = {id(bias) for bias in module.last_biases()}
+            for layer in module.modules():
+                if isinstance(layer, nn.Linear) and id(layer.bias) in biases:
+                    layer.weight.zero_()
+                    layer.bias.copy_(torch.arange(module.dim) / module.dim)
 
 
 def _cut(model: CtrModel) -> CutEmbedding:

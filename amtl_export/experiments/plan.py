@@ -12,7 +12,7 @@ import numpy.typing as npt
 from amtl_export.data.named.synthetic import SyntheticConfig, planted_rank
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
-from amtl_export.experiments.derived import compressed, fixed_dims
+from amtl_export.experiments.derived import compressed, fixed_dims, keep_all
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.models.ctr import ATTENDING, BACKBONES, CtrModel
 from amtl_export.training.config import TrainConfig
@@ -38,6 +38,10 @@ class Arm:
     derive: Callable[[Run], FrozenModel] | None = None
     prepare: Callable[[CtrModel, Mapping[str, Vocabulary]], None] | None = None
     grid: str | None = None
+
+
+#: A learning rate at which nothing moves.
+_HARDLY = 1e-12
 
 
 def _counts(vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
@@ -168,8 +172,12 @@ def table3(base: Base) -> Plan:
 
 
 def warm(base: Base) -> Plan:
-    """AMTL from a table as trained and from principal order, and AML beside it, against FBE trained on for as long."""
-    arms = [base.method("fbe"), base.warmed("fbe")]
+    """AMTL from a table as trained and from principal order, and AML beside it, against FBE trained on for as long.
+
+    "fbe warm ordered" is trained on from principal order and selects nothing: what the change of basis does by itself.
+    """
+    ordered = base.arm("fbe warm ordered", method="amtl", warm_from="fbe", selection_lr=_HARDLY)
+    arms = [base.method("fbe"), base.warmed("fbe"), replace(ordered, prepare=keep_all)]
     for ratio in base.ratios:
         arms += [base.as_is("amtl", ratio), base.warmed("amtl", ratio)]
     arms += [base.warmed("aml"), *map(base.compressed, base.budgets)]

@@ -113,6 +113,14 @@ def test_some_arms_bring_those_they_need(tiny_train: Make) -> None:
         only(plan, ["amtl@0.9"])
 
 
+def test_a_change_of_basis_has_a_control_that_selects_nothing(tmp_path: Path, tiny_train: Make) -> None:
+    plan = only(make_plan("warm", tiny_train(data=DATA, epochs=1), ()), ["fbe warm ordered", "amtl warm"])
+    results = {result.arm: result for result in sweep(plan, [0], tmp_path)}
+    assert list(results) == ["fbe", "fbe warm", "fbe warm ordered", "amtl warm"]
+    assert results["fbe warm ordered"].avg_dim_ratio == 1
+    assert len({result.auc_test for result in results.values()}) == 4
+
+
 def test_figure_3_shows_every_seed(tmp_path: Path, tiny_train: Make) -> None:
     base = tiny_train(data=DATA, epochs=1)
     plan = make_plan("fig3", base, ())

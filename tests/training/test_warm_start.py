@@ -227,7 +227,7 @@ def test_bases_that_a_model_keeps_are_of_the_fields_that_it_governs(tmp_path: Pa
     assert start is not None
     fewer = tuple(replace(field, governed=field.name == "user") for field in fbe.model_config.embedded)
     config = start.fit(replace(fbe.model_config, method="amtl", embedded=fewer))
-    with pytest.raises(InputError, match="those differ\n.*\n  found: user, item\n  allowed: user"):
+    with pytest.raises(InputError, match=r"those differ\n.*\n  found: user, item\n  allowed: user"):
         warm_start(build_model(config, fbe.vocabularies), fbe.vocabularies, start)
 
 

@@ -107,7 +107,7 @@ def cut_fields(ordered: Ordered, run: Run) -> dict[int, CutRows]:
 
 def dims_for(fields: Mapping[int, CutRows], ratio: float, D: int) -> dict[int, Dims]:
     """The dims of least damage whose mean over all fields is at most ratio·D; field → int64 `[V]`."""
-    most = int(ratio * D * sum(int((own.longest > 0).sum()) for own in fields.values()))
+    most = int(ratio * D * sum(int((own.longest > 0).sum()) for own in fields.values()) + 1e-6)
     return dict(zip(fields, dims_within(list(fields.values()), most), strict=True))
 
 

@@ -120,8 +120,17 @@ def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], start: Star
         What was taken and what was not, a line each.
 
     Raises:
-        InputError: nothing agrees.
+        InputError: nothing agrees, or rows in a basis that the model keeps are of other fields than it governs.
     """
+    ours, theirs = _governed(model.config), _governed(start.model.config)
+    if model.config.ordered and ours != theirs:
+        raise InputError(
+            "warm start: the model keeps a basis of every governed field, and those differ",
+            where=start.run.path,
+            found=", ".join(theirs),
+            allowed=", ".join(ours),
+            fix="warm_order='as-is'",
+        )
     taking = _Taking(model, vocabularies, start)
     lines = [*start.notes, *taking.rows(), *taking.tensors(), *_begin(model, start)]
     if not taking.taken:
@@ -131,6 +140,10 @@ def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], start: Star
             allowed=", ".join(vocabularies),
         )
     return lines
+
+
+def _governed(config: ModelConfig) -> list[str]:
+    return [own.name for own in config.embedded if own.governed]
 
 
 def _begin(model: CtrModel, start: Start) -> Iterator[str]:

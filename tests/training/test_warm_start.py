@@ -1,6 +1,7 @@
 """Warm starts: what is taken, in which order, and that nothing else changes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import partial_folder, train
 from amtl_export.training.observer import Silent
 from amtl_export.training.order import as_read, in_principal_order, keeps_basis
-from amtl_export.training.run import Run, load_run
+from amtl_export.training.run import Run, build_model, load_run
+from amtl_export.training.warm_start import open_start, warm_start
 
 Make = Callable[..., TrainConfig]
 DATA = "synthetic:rows=2000,values=80,tags=6,history=3"
@@ -217,3 +219,18 @@ def test_a_budgeted_selection_begins_at_the_dims_of_least_damage(
     given = SelectionConfig(initial_ratio=0.9)
     own = train(warmed(tiny_train, fbe_run, epochs=0, dim_budget=0.4, selection=given), tmp_path / "own")
     assert own.metrics["avg_dim_ratio"] > 0.7  # what is asked for is what happens
+
+
+def test_bases_that_a_model_keeps_are_of_the_fields_that_it_governs(tmp_path: Path, tiny_train: Make) -> None:
+    fbe = train(tiny_train(method="fbe", backbone="dcnv2", epochs=1), tmp_path / "fbe")
+    start = open_start(warmed(tiny_train, fbe))
+    assert start is not None
+    fewer = tuple(replace(field, governed=field.name == "user") for field in fbe.model_config.embedded)
+    config = start.fit(replace(fbe.model_config, method="amtl", embedded=fewer))
+    with pytest.raises(InputError, match=r"those differ\n.*\n  found: user, item\n  allowed: user"):
+        warm_start(build_model(config, fbe.vocabularies), fbe.vocabularies, start)
+
+
+def test_the_least_budget_is_one_dim_an_id(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
+    run = train(warmed(tiny_train, fbe_run, epochs=0, dim_budget=1 / 12), tmp_path / "run")
+    assert run.metrics["avg_dim"] >= 1

@@ -50,7 +50,7 @@ class Cuts:
         self.rows = work.coded(kind)
         self.fields = [self._cut_rows(group) for group in work.groups]
         self.readers = Readers(coded_model(work.plain, self.rows, work.all_rows()))
-        self.tried: list[tuple[Point, Mapping[Rows, Dims], FrozenModel]] = []
+        self.tried: list[tuple[Point, Mapping[Rows, Dims]]] = []
 
     def _cut_rows(self, group: RowGroup) -> CutRows:
         own = self.rows[group.rows]
@@ -139,14 +139,18 @@ class Cuts:
     def attempt(self, dims: Sequence[Dims], dtype: ValueType = "fp32") -> Point:
         """Cut, and see what it costs."""
         chosen = dict(zip((group.rows for group in self.work.groups), dims, strict=True))
-        model = coded_model(self.work.plain, self.rows, self.work.all_rows() | chosen)
+        model = self.model(chosen)
         ratio = sum(int(own.sum()) for own in dims) / self.numbers
         size = table_bytes(model, dtype) + self._projection_bytes(model)
         point = Point(self.kind, dtype, ratio, size, self.work.auc(self._stored(model, dtype)))
-        self.tried.append((point, chosen, model))
+        self.tried.append((point, chosen))
         auc = "" if point.auc_valid is None else f", valid AUC {point.auc_valid:.5f}"
         self.work.note(f"{self.kind}, {dtype}: mean dims {ratio:.3f} D, {size:,} bytes{auc}")
         return point
+
+    def model(self, dims: Mapping[Rows, Dims]) -> FrozenModel:
+        """The model cut at some dims."""
+        return coded_model(self.work.plain, self.rows, self.work.all_rows() | dict(dims))
 
     def _stored(self, model: FrozenModel, dtype: ValueType) -> FrozenModel:
         """The model with the numbers that a file of this value type holds."""

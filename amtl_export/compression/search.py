@@ -15,9 +15,7 @@ from amtl_export.compression.uncut import Uncut
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.principal.dims import Dims, price_range
-from amtl_export.tables.values import (
-    ValueType,
-)
+from amtl_export.tables.values import ValueType
 
 #: Halvings of the price in the search for the largest cut that an AUC drop allows, and budgets of the curve beside it.
 _HALVINGS, _BUDGETS = 10, (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -61,8 +59,9 @@ def best_cut(
         taken = _smallest(cuts, drop, dtypes)
     if work.curve and work.auc_before is not None:
         _add_curve(cuts)
-    _, dims, model = next(own for own in cuts.tried if own[0] is taken)
-    curve = [replace(point, chosen=point is taken) for point, _, _ in cuts.tried]
+    dims = next(own for point, own in cuts.tried if point is taken)
+    model = cuts.model(dims)
+    curve = [replace(point, chosen=point is taken) for point, _ in cuts.tried]
     curve.sort(key=lambda point: point.bytes)
     projection = taken.bytes - table_bytes(model, taken.dtype)
     projected, multiply_adds = cuts.readers.projected(), cuts.readers.multiply_adds()
@@ -73,7 +72,7 @@ def _add_curve(cuts: Cuts) -> None:
     """Cuts in fp32 at some budgets, where none was tried near them."""
     least = sum(int((own.longest > 0).sum()) for own in cuts.fields)
     for ratio in _BUDGETS:
-        tried = [point.avg_dim_ratio for point, _, _ in cuts.tried if point.dtype == "fp32"]
+        tried = [point.avg_dim_ratio for point, _ in cuts.tried if point.dtype == "fp32"]
         if ratio * cuts.numbers >= least and not any(abs(known - ratio) < ratio / 4 for known in tried):
             cuts.attempt(cuts.within(ratio))
 

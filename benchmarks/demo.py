@@ -131,7 +131,7 @@ def _bars(bundles: dict[str, Any]) -> Any:
         yield f"p50, batch {batch}", "dense", "█" * _BAR
         for name, own in bundles.items():
             p50 = {c["subject"]: c["p50_us"] for c in own["cases"] if c["batch"] == batch}
-            ours = p50[f"onnx-{own['report']['layout']}"]
+            ours = p50[f"onnx-{own['report']['layout']}".replace("dense", "narrow")]
             yield "", f"{name} {ours:,.0f} µs", _bar(ours / p50["onnx-dense"])
 
 

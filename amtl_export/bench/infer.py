@@ -136,21 +136,30 @@ def summary(frozen: FrozenModel) -> dict[str, Any]:
 
 
 def build_subjects(bundle: Bundle, frozen: FrozenModel, config: InferConfig, folder: Path) -> list[Subject]:
-    """The four subjects; fewer when the bundle is itself the dense one, or the model at hand is frozen already."""
+    """The four subjects; fewer when the bundle is itself the dense one, or the model at hand is frozen already.
+
+    Of a compressed model, dense and eager are the model with rows of D numbers.
+    """
     plain = fold(frozen)
     subjects: list[Subject] = [TorchSubject("torch-eager", dense_torch(plain), frozen.inputs, config.provider)]
     if frozen.trained is not None:
         subjects.append(TorchSubject("torch-masked", frozen.trained, frozen.inputs, config.provider))
     request = "-request" if bundle.signature.request_fields else ""
-    if bundle.signature.layout != "dense" or request:
+    narrow = frozen.table.rows.shape[1] < frozen.dim(frozen.table_path)
+    if bundle.signature.layout != "dense" or request or narrow:
         dense = export(plain, folder / "dense", ExportConfig(layout="dense"))
         subjects.append(OnnxSubject("onnx-dense", dense, config.provider, config.threads))
-    name = f"onnx-{bundle.signature.layout}{request}"
+    name = f"onnx-{_layout(bundle, narrow=narrow)}{request}"
     if bundle.signature.layout == "ragged" and config.provider == "cpu":  # timed without its native operator too
         fallback = apart(bundle, folder / "fallback")
         subjects.append(OnnxSubject(f"{name}-fallback", fallback, config.provider, config.threads, native=False))
     native = True if bundle.signature.layout == "ragged" else None
     return [*subjects, OnnxSubject(name, bundle, config.provider, config.threads, native, config.cuda)]
+
+
+def _layout(bundle: Bundle, *, narrow: bool) -> str:
+    """A bundle's layout; `narrow` for dense rows of a table that was compressed."""
+    return "narrow" if narrow and bundle.signature.layout == "dense" else bundle.signature.layout
 
 
 def time_cases(

@@ -17,6 +17,7 @@ from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
 from amtl_export.principal.basis import Basis
 from amtl_export.principal.dims import Dims
+from amtl_export.tables.values import NARROW
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ def coded_model(frozen: FrozenModel, rows: Mapping[Rows, CodedRows], dims: Mappi
 
 
 def _width(table: FrozenEmbedding, rows: Mapping[Rows, CodedRows], dims: Mapping[Rows, Dims]) -> int:
-    """Numbers of the longest row, of the fields that are left as they are too."""
+    """Numbers of the longest row, of the fields that are left as they are too; enough for every layout and type."""
     longest = table.dims.clone()
     for path, offset in rows:
         longest[offset : offset + len(dims[path, offset])] = torch.from_numpy(dims[path, offset])
-    return max(1, int(longest.max()) if len(longest) else 1)
+    return max(min(NARROW, table.rows.shape[1]), int(longest.max()) if len(longest) else 1)
 
 
 def _coded(

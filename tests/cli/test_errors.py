@@ -247,7 +247,7 @@ def warm_start_of_another_size(p: Place) -> list[object]:
     return p.train("--warm-start", p.run)
 
 
-@case(2, "→ mde", "from and to fbe")
+@case(2, "shares no field and no layer")
 def warm_start_of_another_kind(p: Place) -> list[object]:
     return p.train("--warm-start", p.run, "--method", "mde", "--dim", 12)
 

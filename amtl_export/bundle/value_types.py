@@ -46,7 +46,15 @@ def choose_dtype(frozen: FrozenModel, config: ExportConfig, max_auc_drop: float)
         raise InputError("export: max_auc_drop chooses the value type", found=f"dtype={config.dtype!r} as well")
     changes = auc_changes(frozen)
     allowed = (dtype for dtype in reversed(VALUE_TYPES) if changes[dtype] <= max_auc_drop)
-    return next(held for dtype in allowed if (held := _held(config, dtype)))
+    found = next((held for dtype in allowed if (held := _held(config, dtype))), None)
+    if found is None:
+        raise InputError(
+            "export: no value type that goes with the layout and the layer costs as little AUC",
+            found={dtype: f"{change:.3g}" for dtype, change in changes.items()},
+            allowed=max_auc_drop,
+            fix="a larger drop, or layer_dtype='fp32'",
+        )
+    return found
 
 
 def _held(config: ExportConfig, dtype: ValueType) -> ExportConfig | None:

@@ -6,7 +6,7 @@ whose damage is worth their bytes (`dims`), and the basis goes into what reads t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -67,13 +67,17 @@ def compress(
         ValidationFailed: answers before the cut are not the model's.
     """
     _check_limits(dim_budget, max_auc_drop, dtype)
-    original = freeze(frozen)
+    original = given = freeze(frozen)
     if batches is not None:
         original = replace(original, labelled=_given(original, batches))
     drop = DEFAULT_DROP if dim_budget is None and max_auc_drop is None else max_auc_drop
     work = Uncut(original, fold(original), all_fields, curve, note)
     if not work.groups:
-        raise InputError("compress: no table can be cut", found=work.left or "no table", fix="see the reasons")
+        raise InputError(
+            "compress: no table can be cut",
+            found=work.left or "no table",
+            fix="all_fields=True, or a model with tables of four numbers a row and more",
+        )
     if drop is not None and work.auc_before is None:
         raise InputError(
             "compress: an AUC drop needs labelled examples",
@@ -84,7 +88,12 @@ def compress(
     found = [best_cut(work, kind, dim_budget, drop, dtypes) for kind in work.kinds()]
     best = smallest(found, work.auc_before, drop)
     report = _report(work, found, best, dim_budget, drop)
-    return replace(best.model, labelled=original.labelled, compressed=Compressed(original, drop, report.to_json()))
+    # What was given for the search alone stands for no split of the model's own.
+    labelled = given.labelled or original.labelled
+    original = replace(original, labelled=labelled)
+    source = None if best.model.data else best.model.source  # a run's folder holds the model before, not this one
+    compressed = Compressed(original, drop, report.to_json())
+    return replace(best.model, labelled=labelled, compressed=compressed, source=source)
 
 
 def _check_limits(dim_budget: float | None, max_auc_drop: float | None, dtype: str) -> None:
@@ -121,8 +130,14 @@ def _given(frozen: FrozenModel, batches: Any) -> Any:
     return rows
 
 
-def _labelled(batches: Batches, count: Callable[[Any], int]) -> Callable[[], Iterator[tuple[Any, Any]]]:
+def _labelled(
+    batches: Batches | Mapping[str, Batches], count: Callable[[Any], int]
+) -> Callable[[], Iterator[tuple[Any, Any]]]:
     """The batches, again at each call; labels of 0 where there are none, which no AUC comes of."""
+    if isinstance(batches, Mapping):
+        if "valid" not in batches:
+            raise InputError("compress: no such split among the batches", found=sorted(batches), allowed="valid")
+        batches = batches["valid"]
     kept = list(batches) if isinstance(batches, Iterator) else batches
 
     def pairs() -> Iterator[tuple[Any, Any]]:

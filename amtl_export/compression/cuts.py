@@ -76,7 +76,10 @@ class Cuts:
             most = max(most, float(np.abs(before[finite]).max(initial=0.0)))
         if not largest <= _ROUNDING * max(most, 1.0):
             raise ValidationFailed(
-                "compress: another basis alone changes the answers", found=largest, allowed=_ROUNDING * max(most, 1.0)
+                "compress: another basis alone changes the answers",
+                found=largest,
+                allowed=_ROUNDING * max(most, 1.0),
+                fix="report this; freeze and export the model without compress meanwhile",
             )
         return largest
 
@@ -110,8 +113,10 @@ class Cuts:
         whole = dims_within(self.fields, most)
         best = self.attempt(whole, dtype)
         low, high = 1, max(int(own.max(initial=1)) for own in whole)
-        if best.auc_valid is None or not any(self._tables):
-            return best if not any(self._tables) else self.attempt(self.within(ratio), dtype)
+        if all(table is None for table in self._tables):
+            return best
+        if best.auc_valid is None:
+            return self.attempt(self.within(ratio), dtype)
         least = best.auc_valid - _NARROWING_DROP
         while low < high:
             width = (low + high) // 2

@@ -47,11 +47,6 @@ class Readers:
             total += len(node.attributes["fields"].as_ints()) * k * D
         return total
 
-    def projection_bytes(self) -> int:
-        """Of the bases that stay in the graph, as float32."""
-        names = {fact(node.inputs[1], WEIGHT) for node in decodes(self._graph)}
-        return sum(4 * table.bases.numel() for name, (_, table) in self._tables.items() if name in names)
-
     def layer_metrics(self) -> dict[Rows, Matrix]:
         """G = Wᵀ W of each field's rows, W the columns of the linear layers that read them."""
         model = self._coded.module.model

@@ -98,7 +98,7 @@ class CompressReport:
         requests: examples whose gradients were looked at.
         avg_dim_ratio: mean dims of the cut fields, over D, weighted by rows.
         bytes_before: of all tables, dense, in fp32.
-        bytes_after: of all tables in the ragged layout, in the value type, and of projections.
+        bytes_after: of all tables, ragged or dense, whichever is smaller, in the value type, and of projections.
         auc_valid_before: of the model as it was given.
         auc_valid_after: of the compressed one, its numbers stored so.
         dtype: of the stored numbers; `export` with `auto` takes it over for the target native.

@@ -115,12 +115,23 @@ def _largest_cut(
 
 
 def smallest(found: Sequence[BestCut], before: float | None, drop: float | None) -> BestCut:
-    """The smallest that an AUC drop allows; at given dims the better one, the smaller if neither is by 1e-4."""
-    if before is None or len(found) == 1:
-        return found[0]
+    """The smallest that an AUC drop allows; at given dims the better one, the smaller if neither is by 1e-4.
+
+    Raises:
+        InputError: whole rows in another basis, in the value type asked for, cost more AUC than that.
+    """
+    if before is None:
+        return min(found, key=lambda cut: cut.point.bytes)
+    drops = {cut.kind: before - (cut.point.auc_valid or 0.0) for cut in found}
     if drop is not None:
-        kept = [own for own in found if own.point.auc_valid is not None and before - own.point.auc_valid <= drop]
-        return min(kept or found, key=lambda own: own.point.bytes)
-    best = max(own.point.auc_valid or 0.0 for own in found)
-    near = [own for own in found if (own.point.auc_valid or 0.0) >= best - DEFAULT_DROP]
-    return min(near, key=lambda own: own.point.bytes)
+        kept = [cut for cut in found if drops[cut.kind] <= drop]
+        if not kept:
+            raise InputError(
+                "compress: nothing costs as little AUC",
+                found=f"{min(drops.values()):.3g} with whole rows",
+                allowed=drop,
+                fix="a larger max_auc_drop, dtype='auto', or dim_budget",
+            )
+        return min(kept, key=lambda cut: cut.point.bytes)
+    near = [cut for cut in found if drops[cut.kind] <= min(drops.values()) + DEFAULT_DROP]
+    return min(near, key=lambda cut: cut.point.bytes)

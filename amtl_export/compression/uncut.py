@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -62,19 +62,20 @@ class Uncut:
     @cached_property
     def groups(self) -> list[RowGroup]:
         """What is cut; what is not is noted in `left`."""
-        found: dict[Rows, RowGroup] = {}
-        for own in self.plain.fields:
-            reason = self._reason(own)
-            rows = own.table, own.offset
-            if reason:
-                self.left[own.name] = reason
-            elif rows in found:
-                known = found[rows]
-                padding = known.padding if own.padding is None else own.padding
-                found[rows] = replace(known, padding=padding)
-            else:
-                found[rows] = RowGroup(rows, own.name, own.size, own.padding)
-        return list(found.values())
+        readers: dict[Rows, list[FieldRows]] = {}
+        for field_rows in self.plain.fields:
+            readers.setdefault((field_rows.table, field_rows.offset), []).append(field_rows)
+        return [group for rows, fields in readers.items() if (group := self._group(rows, fields))]
+
+    def _group(self, rows: Rows, fields: Sequence[FieldRows]) -> RowGroup | None:
+        """Rows that some fields read, cut if one of these is; None where none is."""
+        reasons = {one.name: self._reason(one) for one in fields}
+        if all(reasons.values()):
+            self.left.update(reasons)
+            return None
+        name = next(name for name, reason in reasons.items() if not reason)
+        padding = next((one.padding for one in fields if one.padding is not None), None)
+        return RowGroup(rows, name, fields[0].size, padding)
 
     def _reason(self, own: FieldRows) -> str:
         """Why a field is left as it is; empty if it is not."""
@@ -168,7 +169,7 @@ class Uncut:
     @cached_property
     def metrics(self) -> dict[Rows, tuple[MetricKind, Matrix]]:
         """G of each group and what it comes from: requests where there are any, else the layers that read it."""
-        of_layers = {} if self.measured.requests else self.identity.layer_metrics()
+        of_layers = {} if self.measured.gradients else self.identity.layer_metrics()
         metrics: dict[Rows, tuple[MetricKind, Matrix]] = {}
         projected = self.identity.projected()
         for group in self.groups:

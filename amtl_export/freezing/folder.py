@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -47,7 +48,7 @@ def save_frozen(frozen: FrozenModel, out: Path | str, *, factory: str | None = N
             module comes without its factory.
         EnvironmentLacks: no disk space or no permission.
     """
-    factory = None if frozen.data else factory or frozen.source
+    factory = None if frozen.data else factory or _factory(frozen.source)
     if frozen.data is None and factory is None:
         raise InputError(
             "a user's module is saved with the factory that makes it", fix='save_frozen(…, factory="my_model.py:build")'
@@ -75,14 +76,32 @@ def _compressed_from(frozen: FrozenModel) -> Iterator[str]:
             yield frozen.source
 
 
+def _factory(source: str | None) -> str | None:
+    """The factory behind a source: itself, or that of a frozen folder."""
+    if source is None or is_factory(source):
+        return source
+    factory: str | None = read_json(Path(source) / "config.json").get("factory")
+    return factory
+
+
 def _compressed(frozen: FrozenModel, out: Path) -> dict[str, Any]:
     """What a compressed model is judged by, and where what it was made of can be opened."""
     assert frozen.compressed is not None
     original = frozen.compressed.original
-    source = None if original is None or original.data is None else original.source
-    relative = None if source is None else os.path.relpath(source, out.resolve())
+    source = None if original is None or original.source is None or is_factory(original.source) else original.source
+    places = {"source": source, "relative": source and os.path.relpath(source, out.resolve())}
     bases = {path: list(table.basis_of) for path, table in frozen.coded.items()}
-    return {"source": source, "relative": relative, "bases": bases, "report": frozen.compressed.report}
+    return places | {"digest": _digest(source), "bases": bases, "report": frozen.compressed.report}
+
+
+def _digest(source: Path | str | None) -> str | None:
+    """SHA-256 of a run's or a frozen folder's weights; None where there are none."""
+    files = [] if source is None else [Path(source) / name for name in ("model.safetensors", "frozen.safetensors")]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return None
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load_frozen(path: Path | str) -> FrozenModel:
@@ -120,11 +139,11 @@ def load_frozen(path: Path | str) -> FrozenModel:
 
 
 def _original(path: Path, compressed: dict[str, Any], frozen: FrozenModel) -> FrozenModel | None:
-    """The model that was compressed: the user's module at hand, the run if it is still there."""
-    if frozen.data is None:
-        return frozen
-    places = [path / (compressed["relative"] or ""), Path(compressed["source"] or "")]
-    found = next((place for place in places if (place / "config.json").is_file() and place != path), None)
+    """The model that was compressed: the factory's, or a folder whose weights are still what they were."""
+    if compressed["source"] is None:
+        return frozen if frozen.data is None else None
+    places = [path / compressed["relative"], Path(compressed["source"])]
+    found = next((place for place in places if _digest(place) == compressed["digest"]), None)
     return None if found is None else freeze(found)
 
 

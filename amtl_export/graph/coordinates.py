@@ -302,7 +302,8 @@ def _combined(node: ir.Node, nodes: list[ir.Node]) -> ir.Value | None:
         if made is None:
             return None
         kept[position] = made
-    return _again(node, kept, nodes, kept[which[0]])
+    widths = {sizes(value)[-1] for i in which if (value := kept[i]) is not None}
+    return _again(node, kept, nodes, kept[which[0]]) if len(widths) == 1 else None
 
 
 def _again(node: ir.Node, inputs: Sequence[ir.Value | None], nodes: list[ir.Node], like: ir.Value | None) -> ir.Value:

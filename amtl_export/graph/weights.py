@@ -162,8 +162,9 @@ def _segment_text(segment: Segment) -> str:
 
 
 def _segment(text: str) -> Segment:
-    width, *rows = text.split(" ")
-    return Segment(int(width), rows[0], tuple(map(int, rows[1].split(",")))) if rows else Segment(int(width))
+    width, _, rows = text.partition(" ")
+    bases, _, fields = rows.rpartition(" ")  # a module's name may have spaces
+    return Segment(int(width), bases, tuple(map(int, fields.split(",")))) if rows else Segment(int(width))
 
 
 def part_of(graph: ir.Graph, value: ir.Value, columns: Sequence[int], form: str = COLUMNS) -> ir.Value:

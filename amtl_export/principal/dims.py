@@ -55,13 +55,15 @@ def dims_at(fields: Sequence[Rows], price: float) -> list[Dims]:
 
 
 def _cut(field: Rows, price: float) -> Dims:
-    parts = []
+    parts, begin = [], 0
     for energy in field.energies():
+        longest = field.longest[begin : begin + len(energy)]
+        begin += len(energy)
+        k = np.arange(1, energy.shape[1] + 1)
         # Up to a constant of the row: what cutting at k does, less what the numbers before it are worth.
-        cost = price * np.arange(1, energy.shape[1] + 1) - np.cumsum(energy, axis=1)
-        parts.append(cost.argmin(axis=1) + 1)
-    dims = np.concatenate(parts) if parts else np.empty(0, np.int64)
-    return np.minimum(dims, field.longest)
+        cost = np.where(k <= np.maximum(longest, 1)[:, None], price * k - np.cumsum(energy, axis=1), np.inf)
+        parts.append(np.minimum(cost.argmin(axis=1) + 1, longest))
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
 def dims_within(fields: Sequence[Rows], most: int) -> list[Dims]:

@@ -87,7 +87,7 @@ class Part:
         """As metadata."""
         facts = {WEIGHT: self.weight, COLUMNS_FACT: _written(self.columns), FORM: self.form}
         facts |= {TRANSPOSED: "yes"} if self.transposed else {}
-        return facts | ({FOLD: ";".join(map(_segment_text, self.fold))} if self.fold else {})
+        return facts | ({FOLD: "\n".join(map(_segment_text, self.fold))} if self.fold else {})
 
     @classmethod
     def described(cls, value: ir.Value) -> Part | None:
@@ -97,7 +97,7 @@ class Part:
             return None
         ends = [span.split(":") for span in ranges.split(",")]
         columns = tuple(i for begin, end in ends for i in range(int(begin), int(end)))
-        fold = tuple(_segment(text) for text in (fact(value, FOLD) or "").split(";") if text)
+        fold = tuple(_segment(text) for text in (fact(value, FOLD) or "").split("\n") if text)
         return cls(weight, columns, form, fact(value, TRANSPOSED) is not None, fold)
 
     def of(self, whole: npt.NDArray[Any], bases: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -154,7 +154,7 @@ def _spans(segments: Sequence[Segment]) -> Iterator[tuple[Segment, int, int]]:
 
 def _fold_text(part: Part) -> str:
     """What is folded into a part, for its name; one weight may have several bases folded in, each for another layer."""
-    return f"folded/{part.facts[FOLD].replace(' ', ':')}/" if part.fold else ""
+    return f"folded/{';'.join(part.facts[FOLD].splitlines()).replace(' ', ':')}/" if part.fold else ""
 
 
 def _segment_text(segment: Segment) -> str:

@@ -80,7 +80,10 @@ def main(
         small = compress(freeze(source), dim_budget=dim_budget, all_fields=True, note=click.echo)
         bundles = {own: export(small, place / own, wanted) for own, wanted in SUBJECTS.items()}
         dense = export(fold(freeze(source)), place / "dense", ExportConfig(layout="dense"))
-        verdicts = {own: validate(bundle.path, small, split=split).to_json() for own, bundle in bundles.items()}
+        verdicts = {
+            own: validate(bundle.path, small, split=split).to_json() | {"bundle": own}
+            for own, bundle in bundles.items()
+        }
         for own, verdict in verdicts.items():
             click.echo(f"{own}: {verdict['verdict']}, {verdict['bytes_ratio']:.3f}, {verdict['delta_auc_original']}")
         subjects = [

@@ -10,6 +10,7 @@ from amtl_export.freezing.table import CodedEmbedding
 from amtl_export.graph.facts import WEIGHT, fact
 from amtl_export.graph.passes.fold_bases import decodes
 from amtl_export.graph.pipeline import fold_bases
+from amtl_export.graph.rewrite import sizes
 from amtl_export.graph.trace import trace
 from amtl_export.graph.weights import Part, Segment
 from amtl_export.principal.basis import Matrix
@@ -43,7 +44,8 @@ class Readers:
         """Of the projections that stay, for one example with one value in each multi-valued field."""
         total = 0
         for node in decodes(self._graph):
-            _, k, D = (size if isinstance(size, int) else 1 for size in node.inputs[1].shape or ())  # type: ignore[union-attr]
+            assert node.inputs[1] is not None
+            _, k, D = sizes(node.inputs[1])
             total += len(node.attributes["fields"].as_ints()) * k * D
         return total
 

@@ -26,6 +26,20 @@ def test_the_demo(tmp_path: Path) -> None:
     assert "p50, batch 1024" in summary
 
 
+def test_a_compressed_run(run: Run, tmp_path: Path) -> None:
+    words = ["--name", "tiny", "--dim-budget", 0.5, "--seconds", 0.001, "--batch", "1,64", "--out", tmp_path]
+    assert "portable: pass" in script("compressed.py", run.path, *words)
+    (file,) = tmp_path.glob("*-tiny-compressed-*.json")
+    values = json.loads(file.read_text())
+    for verdict in values["verdicts"].values():  # quantized rows may move the AUC of so few examples by more than usual
+        assert verdict["rows_bit_equal"] == verdict["rows_checked"] > 0
+        assert all(problem.startswith("AUC differs") for problem in verdict["problems"]), verdict["problems"]
+    assert values["verdicts"]["native"]["verdict"] == "pass"
+    assert {verdict["bundle"] for verdict in values["verdicts"].values()} == set(values["tables"])
+    subjects = {case["subject"] for case in values["cases"]}
+    assert subjects == {"onnx-dense", "onnx-dynamic-int8", *values["tables"]}
+
+
 def test_the_planted_table(tmp_path: Path) -> None:
     shown = script("infer_synthetic_1m.py", "--rows", 8000, "--seconds", 0.001, "--batch", "1,64", "--out", tmp_path)
     assert "mean dims 25.6" in shown

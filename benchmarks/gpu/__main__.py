@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from card import COPY_BYTES, Card
 from goals import goals
-from latency import lookups, models, tables_on_cpu
+from latency import compressed, lookups, models, tables_on_cpu
 from parity import DATA, every_row, past, problems, trained
 from planted import plant
 from plots import plot
@@ -35,7 +35,7 @@ from amtl_export.files import write_json
 from amtl_export.training.config import TrainConfig
 
 METHODS = ("fbe", "amtl", "aml", "mde", "autoemb")
-STAGES = ("parity", "lookups", "models", "training", "tables-on-cpu", "past")
+STAGES = ("parity", "lookups", "models", "compressed", "training", "tables-on-cpu", "past")
 
 
 @click.command()
@@ -82,6 +82,7 @@ def main(
             "parity": lambda: {"trained": trained(card, folder, data), "planted": every_row(card, planted)},
             "lookups": lambda: lookups(card, rows, batch[-3:], folder / "lookups"),
             "models": lambda: models(card, planted, batch, seconds, compiled=device == "cuda"),
+            "compressed": lambda: compressed(card, planted, batch, seconds, folder / "compressed-planted"),
             "training": lambda: bench_train(config, METHODS, epochs=3, device=device, note=click.echo),
             "tables-on-cpu": lambda: tables_on_cpu(planted, batch, seconds) if device == "cuda" else None,
             "past": lambda: past(card, numbers, folder),

@@ -8,7 +8,12 @@ from typing import Any
 def goals(result: dict[str, Any]) -> dict[str, Any]:
     """Ratios of what a stage measured; of stages that did not run, none."""
     found: dict[str, Any] = {}
-    for measure, stage in ((_lookups, "lookups"), (_models, "models"), (_training, "training")):
+    for measure, stage in (
+        (_lookups, "lookups"),
+        (_models, "models"),
+        (_compressed, "compressed"),
+        (_training, "training"),
+    ):
         if result.get(stage):
             found |= measure(result[stage])
     return found
@@ -45,6 +50,17 @@ def _models(stage: dict[str, Any]) -> dict[str, Any]:
                 if (peer, batch) in p50:
                     found[f"{name}, batch {batch}, p50 of {peer}"] = p50[name, batch] / p50[peer, batch]
     return found
+
+
+def _compressed(stage: list[dict[str, Any]]) -> dict[str, Any]:
+    """p50 and bytes of the compressed bundles, of the dense one's."""
+    own = {(case["subject"], case["batch"]): case for case in stage}
+    return {
+        f"{name}, batch {batch}, {key} of onnx-dense": case[key] / own["onnx-dense", batch][key]
+        for (name, batch), case in own.items()
+        for key in ("p50_us", "bytes")
+        if name != "onnx-dense"
+    }
 
 
 def _training(stage: dict[str, Any]) -> dict[str, Any]:

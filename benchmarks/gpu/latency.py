@@ -21,6 +21,8 @@ from torch.nn.functional import embedding
 
 from amtl_export.bench.subjects import OnnxSubject, dense_torch
 from amtl_export.bench.timing import Latency, Subject, interleave
+from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.compression.compress import compress
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.tables.plan import PlanConfig
 from amtl_export.traffic.draw import draw
@@ -136,6 +138,30 @@ def models(card: Card, planted: Planted, batches: tuple[int, ...], seconds: floa
                     subject.run(request)
                 kernels[subject.name] = card.kernels_us(partial(subject.run, request))
     return {"starts": starts, "cases": cases, "kernels_us": kernels}
+
+
+def compressed(
+    card: Card, planted: Planted, batches: tuple[int, ...], seconds: float, folder: Path
+) -> list[dict[str, Any]]:
+    """The planted model cut to a tenth in principal order, beside itself: requests and answers on the device."""
+    frozen, rng = planted.frozen, np.random.default_rng(0)
+    requests = [(draw(frozen.config, frozen.vocabularies, 4096, rng, "zipf"), None) for _ in range(FEEDS)]
+    cut = compress(frozen, dim_budget=0.1, batches=requests, dtype="fp32", all_fields=True, curve=False)
+    bundles = {"onnx-dense": planted.bundles["onnx-dense"]} | {
+        f"compressed-{layout}": export(cut, folder / layout, ExportConfig(layout=layout))
+        for layout in ("dense", "blocks", "ragged")
+    }
+    subjects: list[Subject] = [Resident(name, bundle.path, card) for name, bundle in bundles.items()]
+    cases = []
+    for batch in batches:
+        rng = np.random.default_rng(batch)
+        feeds = [draw(cut.config, cut.vocabularies, batch, rng, "zipf") for _ in range(FEEDS)]
+        times = interleave(subjects, feeds, seconds=seconds)
+        cases += [
+            {"batch": batch, "subject": s.name, **asdict(Latency.of(times[s.name], batch)), "bytes": s.bytes}
+            for s in subjects
+        ]
+    return cases
 
 
 def tables_on_cpu(planted: Planted, batches: tuple[int, ...], seconds: float) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from lookup import FIELDS, write_layout
 from planted import BUNDLES, Planted
 
 from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.compression.compress import compress
+from amtl_export.freezing.folder import save_frozen
 from amtl_export.freezing.frozen import freeze
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.metrics import auc
@@ -33,14 +36,19 @@ D = 64
 
 
 def trained(card: Card, folder: Path, data: str = DATA) -> dict[str, Any]:
-    """Verdicts of `validate` on the bundles of a model that was trained for this, and its AUC with TF32."""
+    """Verdicts of `validate` on the bundles of a model that was trained for this, compressed too; its AUC with TF32."""
     run = train(TrainConfig(data=data, epochs=1, dim=16), folder / "trained")
-    rows, frozen = run.rows("test"), freeze(run)
+    compressed = folder / "compressed"
+    save_frozen(compress(run, dim_budget=0.3, all_fields=True, curve=False), compressed)
+    rows = run.rows("test")
     found: dict[str, Any] = {"verdicts": {}, "auc_tf32": {}}
-    for name, config in BUNDLES.items():
+    for (kind, source), (layout, config) in itertools.product(
+        {"": run.path, "-compressed": compressed}.items(), BUNDLES.items()
+    ):
+        name = layout + kind
         fused: ExportConfig = replace(config, first_layer="auto")
-        bundle = export(frozen, folder / f"trained-{name}", fused)
-        verdict = validate(bundle.path, run.path, provider=card.kind)
+        bundle = export(freeze(source), folder / f"trained-{name}", fused)
+        verdict = validate(bundle.path, source, provider=card.kind)
         found["verdicts"][name] = verdict.to_json() | {"bundle": name, "run": ""}
         if card.kind == "cuda":
             tf32 = load(bundle.path, provider="cuda", cuda=Cuda(tf32=True))

@@ -15,6 +15,7 @@ BUNDLES = {
     "onnx-dense": ExportConfig(layout="dense"),
     "onnx-dense-fp16": ExportConfig(layout="dense", dtype="fp16"),
     "onnx-paged": ExportConfig(layout="paged"),
+    "onnx-blocks": ExportConfig(layout="blocks"),
     "onnx-ragged": ExportConfig(layout="ragged", first_layer="plain"),
     "onnx-ragged-fp16": ExportConfig(layout="ragged", first_layer="plain", dtype="fp16"),
     "onnx-ragged-int8": ExportConfig(layout="ragged", first_layer="plain", dtype="int8"),

@@ -112,7 +112,9 @@ class _Subject:
         model = copy.deepcopy(state.model).cpu().eval()
         bundle = export(of_trained(model, model_config, encoded.schema, encoded.vocabularies, origin), folder)
         session = bundle.session(provider=device, threads=torch.get_num_threads())
-        return cls(state, session, from_rows(encoded.rows["test"], model_config))
+        subject = cls(state, session, from_rows(encoded.rows["test"], model_config))
+        subject._answer(encoded.rows["test"], config.batch_size)  # a session's first answers take its memory
+        return subject
 
     def round(self, encoded: Encoded) -> None:
         """An epoch, then the test split twice."""

@@ -12,7 +12,8 @@ import pytest
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.bundle.raw import raw_fields, unknown_value, write_raw_bundle
 from amtl_export.data.catalog import open_source
-from amtl_export.data.rows import LABEL, SPLIT, read_rows
+from amtl_export.data.expressions import LABEL
+from amtl_export.data.rows import SPLIT, read_rows
 from amtl_export.freezing.frozen import freeze
 from amtl_export.graph.raw_features import RawField
 from amtl_export.runtime.predictor import load

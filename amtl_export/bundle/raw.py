@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import polars as pl
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.samples import read_test_data, write_messages, write_test_data
 from amtl_export.data.encode import padded_ids
+from amtl_export.data.normalise import Normalisation, Refuse, normalisations, normalised
 from amtl_export.data.vocabulary import MISSING, OOV, vocabulary_hash
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import write_sums
-from amtl_export.graph.raw_features import MISSING_VALUES, RawField, encoded_name, encoder_model, prepend_encoder
+from amtl_export.graph.raw_features import RawField, encoded_name, encoder_model, prepend_encoder
 from amtl_export.runtime.predictor import load
 from amtl_export.spec import Feed, TensorSpec
 
@@ -39,14 +40,15 @@ def raw_fields(bundle: Bundle) -> dict[str, RawField]:
             allowed=bundle.signature.vocabulary_hash,
             fix="export it again",
         )
-    schemas = {field.name: field for field in bundle.run_schema.embedded}
-    found_fields = {}
-    for name, vocabulary in vocabularies.items():
-        schema = schemas[name]
-        texts = (*bundle.run_schema.files.missing, *schema.missing) if vocabulary.type == "string" else ()
-        missing = tuple(sorted({MISSING_VALUES[vocabulary.type], *texts} - set(vocabulary.values)))
-        found_fields[name] = RawField(vocabulary, missing, schema.of or name)
-    return found_fields
+    owners = {field.name: field.of or field.name for field in bundle.run_schema.embedded}
+    specs = normalisations(bundle.run_schema)
+    return {name: RawField(vocabulary, specs[name], owners[name]) for name, vocabulary in vocabularies.items()}
+
+
+def raw_numbers(bundle: Bundle) -> dict[str, Normalisation]:
+    """Numeric field → what it does to a value."""
+    specs = normalisations(bundle.run_schema)
+    return {field.name: specs[field.name] for field in bundle.run_schema.numeric}
 
 
 def values_of(ids: npt.NDArray[np.int64], field: RawField) -> npt.NDArray[Any]:
@@ -67,30 +69,72 @@ def unknown_value(field: RawField) -> Any:
     return next("unknown" + "?" * i for i in range(len(known) + 1) if "unknown" + "?" * i not in known)
 
 
-def encoded(raw: Feed, inputs: tuple[TensorSpec, ...], fields: Mapping[str, RawField]) -> Feed:
-    """What a bundle's own graph takes for raw inputs, by the encoder that training used."""
+def encoded(raw: Feed, bundle: Bundle) -> Feed:
+    """What a bundle's own graph takes for a raw graph's inputs, by the reader that training used."""
+    fields, specs = raw_fields(bundle), normalisations(bundle.run_schema)
+    columns: dict[str, pl.Series] = {}
+    for spec in bundle.inputs:
+        if spec.source == "numeric":
+            columns |= {name: pl.Series(column) for name, column in zip(spec.fields, raw[spec.name].T, strict=True)}
+            continue
+        for name in spec.fields:
+            values = raw[name].tolist()
+            columns[name] = as_column(values if specs[name].many else [row[0] for row in values], specs[name])
+    widths = {name: values.shape[1] for name, values in raw.items() if name in fields}
+    return encoded_columns(columns, bundle.inputs, fields, specs, widths)
+
+
+def as_column(values: Sequence[Any], spec: Normalisation) -> pl.Series:
+    """Values of a field as a column of data that has it in its own type, or as texts if one of them is a text."""
+    one = [value for row in values for value in (row or () if spec.many else (row,))]
+    texts = any(isinstance(value, str) for value in one)
+    own = {"int64": pl.Int64(), "float32": pl.Float64()}.get("" if texts else spec.type, pl.String())
+    return pl.Series(spec.field, values, dtype=pl.List(own) if spec.many else own, strict=False)
+
+
+def encoded_columns(
+    columns: Mapping[str, pl.Series],
+    inputs: Sequence[TensorSpec],
+    fields: Mapping[str, RawField],
+    specs: Mapping[str, Normalisation],
+    widths: Mapping[str, int] | None = None,
+) -> Feed:
+    """Field → raw values, as the inputs of a bundle's own graph, by the reader that training used.
+
+    Args:
+        columns: field → values of any type that its data may have.
+        inputs: of the graph.
+        fields: every embedded field.
+        specs: every field.
+        widths: multi-valued field → L; as many as its longest row has, at least 1, if not given.
+
+    Raises:
+        InputError: a value cannot be used.
+    """
+    found = {name: normalised(column, specs[name], _refusing(name, column)) for name, column in columns.items()}
     feed: Feed = {}
     for spec in inputs:
         if spec.source == "numeric":
-            feed[spec.name] = raw[spec.name]
+            numbers = [found[name].fill_null(float("nan")).to_numpy() for name in spec.fields]
+            feed[spec.name] = np.stack(numbers, axis=1).astype(np.float32)
         elif spec.packed:
-            columns = [fields[name].vocabulary.encode(_series(raw[name][:, 0], fields[name])) for name in spec.fields]
-            feed[spec.name] = np.stack(columns, axis=1).astype(np.int64)
+            ids = [fields[name].vocabulary.encode(found[name]) for name in spec.fields]
+            feed[spec.name] = np.stack(ids, axis=1).astype(np.int64)
         else:
-            feed[spec.name] = _lists(raw[spec.name], fields[spec.name]).astype(np.int64)
+            lists = found[spec.name]
+            longest = lists.list.len().max()
+            width = (widths or {}).get(spec.name, max(1, longest if isinstance(longest, int) else 1))
+            feed[spec.name] = padded_ids(lists, fields[spec.name].vocabulary, width).astype(np.int64)
     return feed
 
 
-def _series(values: npt.NDArray[Any], field: RawField) -> pl.Series:
-    """Null where values are missing."""
-    present = [None if value in field.missing else value for value in values.tolist()]
-    return pl.Series(present, dtype=field.vocabulary.values.dtype)
+def _refusing(name: str, column: pl.Series) -> Refuse:
+    def refuse(bad: pl.Series, allowed: str) -> None:
+        if bad.fill_null(False).any():
+            found = column.filter(bad.fill_null(False)).to_list()[0]
+            raise InputError(f"field {name}: a value cannot be used", found=repr(found), allowed=allowed)
 
-
-def _lists(values: npt.NDArray[Any], field: RawField) -> npt.NDArray[np.int32]:
-    flat = _series(values.reshape(-1), field)
-    rows = [flat[i * values.shape[1] : (i + 1) * values.shape[1]].drop_nulls() for i in range(len(values))]
-    return padded_ids(pl.Series(rows, dtype=pl.List(flat.dtype)), field.vocabulary, values.shape[1])
+    return refuse
 
 
 def key_count(fields: Mapping[str, RawField]) -> int:
@@ -107,7 +151,7 @@ def write_raw_bundle(bundle: Bundle, folder: Path) -> None:
     """
     fields = raw_fields(bundle)
     model = ir.load(bundle.model)
-    prepend_encoder(model, bundle.inputs, fields)
+    prepend_encoder(model, bundle.inputs, fields, raw_numbers(bundle))
     shutil.copyfile(bundle.path / "model.onnx.data", folder / "model.onnx.data")
     raw, ids = _sample(bundle, fields)
     expected = load(bundle.path).predict(ids)
@@ -122,12 +166,13 @@ def write_encoder_bundle(bundle: Bundle, folder: Path) -> None:
         ValidationFailed: it does not give the ids of the sample's values.
     """
     fields = raw_fields(bundle)
-    model = encoder_model(bundle.inputs, fields)
+    model = encoder_model(bundle.inputs, fields, raw_numbers(bundle))
     model.metadata_props["amtl.vocabulary_hash"] = str(bundle.signature.vocabulary_hash)
     raw, ids = _sample(bundle, fields)
-    values_alone = {name: values for name, values in raw.items() if name in fields}
-    expected = {encoded_name(spec.name): ids[spec.name] for spec in bundle.inputs if spec.source != "numeric"}
-    _write(model, folder, values_alone, expected)
+    taken = {value.name for value in model.graph.inputs}
+    given = {value.name for value in model.graph.outputs}
+    expected = {encoded_name(n): values for n, values in ids.items() if encoded_name(n) in given}
+    _write(model, folder, {name: values for name, values in raw.items() if name in taken}, expected)
 
 
 def _sample(bundle: Bundle, fields: Mapping[str, RawField]) -> tuple[Feed, Feed]:
@@ -146,7 +191,7 @@ def _sample(bundle: Bundle, fields: Mapping[str, RawField]) -> tuple[Feed, Feed]
         columns = ids.T[:, :, None] if spec.packed else [ids]
         raw |= {name: values_of(column, fields[name]) for name, column in zip(spec.fields, columns, strict=True)}
     raw |= {spec.name: sample[spec.name] for spec in bundle.inputs if spec.source == "numeric"}
-    return raw, encoded(raw, bundle.inputs, fields)
+    return raw, encoded(raw, bundle)
 
 
 def _write(model: ir.Model, folder: Path, raw: Feed, expected: Feed) -> None:
@@ -154,7 +199,7 @@ def _write(model: ir.Model, folder: Path, raw: Feed, expected: Feed) -> None:
     onnx.checker.check_model(str(folder / "model.onnx"), full_check=True)
     outputs = load(folder).predict(raw)
     for name, values in expected.items():
-        if not np.allclose(outputs[name], values, rtol=1e-5, atol=1e-6):
+        if not np.allclose(outputs[name], values, rtol=1e-5, atol=1e-6, equal_nan=True):
             raise ValidationFailed("raw values are not answered as their ids are", where=name)
     write_messages(folder / "samples", raw, outputs)
     write_test_data(folder, raw, outputs)

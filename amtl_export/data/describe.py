@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from amtl_export.data.rows import LABEL, read_rows
+from amtl_export.data.expressions import LABEL
+from amtl_export.data.rows import read_rows
 from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import FIRST_VALUE, ValueCounter, Vocabulary
 

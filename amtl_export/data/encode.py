@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from amtl_export.data.rows import LABEL, Chunk, read_rows
+from amtl_export.data.expressions import LABEL
+from amtl_export.data.rows import Chunk, read_rows
 from amtl_export.data.schema import SPLITS, FieldSchema, Schema, SplitName
 from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import MISSING, ValueCounter, Vocabulary
@@ -125,24 +126,33 @@ class _Summary:
     lengths: dict[str, int]
 
 
+#: Of float32, relative.
+_RESOLUTION = float(np.finfo(np.float32).eps)
+
+
 class _Moments:
     """Mean and variance over chunks (Chan et al.'s pairwise update)."""
 
     def __init__(self) -> None:
         self.n, self.mean, self.m2 = 0, 0.0, 0.0
+        self.least, self.most = float("inf"), float("-inf")
 
     def add(self, values: npt.NDArray[np.float64]) -> None:
         if not len(values):
             return
         n, mean = len(values), float(values.mean())
+        self.least, self.most = min(self.least, float(values.min())), max(self.most, float(values.max()))
         delta, total = mean - self.mean, self.n + n
         self.m2 += float(((values - mean) ** 2).sum()) + delta * delta * self.n * n / total
         self.mean += delta * n / total
         self.n = total
 
     def stats(self) -> NumericStats:
-        std = float(np.sqrt(self.m2 / self.n)) if self.n else 0.0
-        return NumericStats(self.mean, std if std > 0 else 1.0)
+        """A constant has no spread: 1. One too small for float32 to tell values apart by is as large as it can tell."""
+        if not self.least < self.most:
+            return NumericStats(self.least if self.n else 0.0, 1.0)
+        std = float(np.sqrt(self.m2 / self.n))
+        return NumericStats(self.mean, max(std, abs(self.mean) * _RESOLUTION))
 
 
 def transformed(values: npt.NDArray[np.float64], field: FieldSchema) -> npt.NDArray[np.float64]:
@@ -172,7 +182,8 @@ def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
         for name, counter in counters.items():
             counter.add(_flat(train[name]))
         for field in schema.numeric:
-            moments[field.name].add(transformed(train[field.name].drop_nulls().to_numpy(), field))
+            numbers = train[field.name].drop_nulls().cast(pl.Float64).to_numpy()
+            moments[field.name].add(transformed(numbers, field))
     own = {f.name: counters[f.name].vocabulary(f.min_count) for f in schema.embedded if f.of is None}
     vocabularies = {f.name: own[f.name] if f.of is None else replace(own[f.of], field=f.name) for f in schema.embedded}
     return _Summary(vocabularies, {n: m.stats() for n, m in moments.items()}, rows, positives, lengths)

@@ -42,6 +42,7 @@ class FieldSchema(Strict):
         pool: how the rows of a multi-valued field become one.
         transform: applied to a numeric value before it is normalised; `log1p` is sign(x)·log(1+|x|).
         missing: further texts of this field that mean "missing".
+        trim: whether spaces around a text are no part of it, and several within it are one.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$")]
@@ -56,6 +57,7 @@ class FieldSchema(Strict):
     pool: Literal["mean", "sum"] = "mean"
     transform: Literal["none", "log1p"] = "none"
     missing: tuple[str, ...] = ()
+    trim: bool = True
 
     @property
     def source_column(self) -> str:
@@ -208,18 +210,6 @@ class Schema(Strict):
     def numeric(self) -> tuple[FieldSchema, ...]:
         """Numeric fields, the columns of the input `numeric`."""
         return tuple(f for f in self.fields if f.kind == "numeric")
-
-    def expression_columns(self) -> dict[str, str]:
-        """Columns that label, filter and a numeric time split compare as numbers → who asks."""
-        texts = {f.source_column for f in self.embedded if f.type == "string"}
-        asked: dict[str, str] = {}
-        for text, what in ((self.label, "label"), (self.filter, "filter")):
-            for column in _columns_of(text, what) if text is not None else ():
-                if column not in texts:
-                    asked.setdefault(column, what)
-        if isinstance(self.split, TimeSplit) and not isinstance(self.split.valid_from, str):
-            asked.setdefault(self.split.column, "split")
-        return asked
 
     def columns(self) -> set[str]:
         """Every column of the data that is needed."""

@@ -1,8 +1,10 @@
 """A graph that turns values into ids (`ai.onnx.ml::LabelEncoder`), alone or prepended to a bundle's.
 
-Each field has an input of its own, `[n, 1]`, or `[n, L]` if it is multi-valued: texts (string), or int64. A value that
-the vocabulary does not know is out of vocabulary; the empty text, the field's other texts for "missing", and the least
-int64 are missing. In a multi-valued field these fill up a row; a row of nothing else is missing, as in training.
+Each field has an input of its own, `[n, 1]`, or `[n, L]` if it is multi-valued: texts (string), or int64; numbers stay
+together. What a value means is `data/normalise.py`'s, in nodes: spaces go by StringSplit, whose parts are joined again,
+as are those of the vocabulary; the texts of "missing" and the least int64 are keys too. In a multi-valued field missing
+values are padding, as are those beyond `max_length`; a row of nothing else is missing. A value that the vocabulary does
+not know is out of vocabulary.
 """
 
 from __future__ import annotations
@@ -12,16 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
+import polars as pl
 from onnx_ir.tape import Tape
 
+from amtl_export.data.normalise import Normalisation
 from amtl_export.data.vocabulary import FIRST_VALUE, MISSING, OOV, Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.graph.trace import IR_VERSION, OPSET
 from amtl_export.spec import TensorSpec
-
-#: Type → the value that says "missing".
-MISSING_VALUES: dict[str, Any] = {"string": "", "int64": int(np.iinfo(np.int64).min)}
 
 #: What one model may hold, bytes; protobuf cannot read more than 2 GB.
 _MOST_BYTES = 1_900_000_000
@@ -35,12 +37,12 @@ class RawField:
 
     Attributes:
         vocabulary: value → id.
-        missing: values that mean "missing"; none of them is in the vocabulary.
+        spec: what the field does to a value.
         shares: the field whose vocabulary this one has too; its own name otherwise.
     """
 
     vocabulary: Vocabulary
-    missing: tuple[Any, ...]
+    spec: Normalisation
     shares: str
 
     @property
@@ -49,9 +51,14 @@ class RawField:
         return self.vocabulary.field
 
     @property
+    def missing(self) -> tuple[Any, ...]:
+        """Values that mean "missing"; none of them is in the vocabulary."""
+        return self.spec.missing_whole if self.spec.type == "int64" else self.spec.missing_texts
+
+    @property
     def type(self) -> ir.DataType:
         """Of its values in the graph."""
-        return ir.DataType.INT64 if self.vocabulary.type == "int64" else ir.DataType.STRING
+        return ir.DataType.INT64 if self.spec.type == "int64" else ir.DataType.STRING
 
 
 def encoded_name(name: str) -> str:
@@ -59,22 +66,25 @@ def encoded_name(name: str) -> str:
     return f"encoded_{name}"
 
 
-def encoder_model(inputs: Sequence[TensorSpec], fields: Mapping[str, RawField]) -> ir.Model:
-    """The model that gives each of a graph's inputs of ids, as `encoded_<input>`, for the values of its fields.
+def encoder_model(
+    inputs: Sequence[TensorSpec], fields: Mapping[str, RawField], numbers: Mapping[str, Normalisation]
+) -> ir.Model:
+    """The model that gives each of a graph's inputs, as `encoded_<input>`, for the values of its fields.
 
     Args:
-        inputs: of the graph; numbers are left out.
+        inputs: of the graph; numbers are left out where nothing is done to them.
         fields: every embedded field, by name.
+        numbers: every numeric field, by name.
 
     Raises:
-        InputError: nothing can say "missing" for a field, or the vocabularies are too large for one model.
+        InputError: the vocabularies are too large for one model.
     """
-    taken, ids, tape = _encoder(inputs, fields)
-    for name, value in ids.items():
+    taken, given, tape = _encoder(inputs, fields, numbers)
+    for name, value in given.items():
         value.name = encoded_name(name)
     graph = ir.Graph(
         taken,
-        list(ids.values()),
+        list(given.values()),
         nodes=tape.nodes,
         initializers=tape.initializers,
         opset_imports={"": OPSET, _ML: _ML_OPSET},
@@ -83,50 +93,77 @@ def encoder_model(inputs: Sequence[TensorSpec], fields: Mapping[str, RawField]) 
     return ir.Model(graph, ir_version=IR_VERSION)
 
 
-def prepend_encoder(model: ir.Model, inputs: Sequence[TensorSpec], fields: Mapping[str, RawField]) -> None:
+def prepend_encoder(
+    model: ir.Model,
+    inputs: Sequence[TensorSpec],
+    fields: Mapping[str, RawField],
+    numbers: Mapping[str, Normalisation],
+) -> None:
     """Let a bundle's graph take values where it took ids, in place; numbers stay behind them.
 
     Raises:
         InputError: as `encoder_model`.
     """
-    taken, ids, tape = _encoder(inputs, fields)
+    taken, given, tape = _encoder(inputs, fields, numbers)
     graph = model.graph
-    numbers = [value for value in graph.inputs if value.name not in ids]
+    others = [value for value in graph.inputs if value.name not in given]
     for value in graph.inputs:
-        if value.name in ids:
-            ir.convenience.replace_all_uses_with(value, ids[value.name])
+        if value.name in given:
+            ir.convenience.replace_all_uses_with(value, given[value.name])
     for value in tape.initializers:
         graph.initializers[str(value.name)] = value
     graph.insert_before(graph[0], tape.nodes)
     graph.inputs.clear()
-    graph.inputs.extend([*taken, *numbers])
+    graph.inputs.extend([*taken, *others])
     graph.opset_imports[_ML] = _ML_OPSET
 
 
 def _encoder(
-    inputs: Sequence[TensorSpec], fields: Mapping[str, RawField]
+    inputs: Sequence[TensorSpec], fields: Mapping[str, RawField], numbers: Mapping[str, Normalisation]
 ) -> tuple[list[ir.Value], dict[str, ir.Value], Tape]:
-    """What is taken; what each input of ids is; the nodes and initializers between, all named `encoder.…`."""
+    """What is taken; what each input of the graph is; the nodes and initializers between, all named `encoder.…`."""
     encoded = [spec for spec in inputs if spec.source != "numeric"]
     values = {name: _raw_input(spec, fields[name]) for spec in encoded for name in spec.fields}
+    taken = list(values.values())
     tape = Tape()
     looked_up = _looked_up(tape, fields, values)
-    ids: dict[str, ir.Value] = {}
+    given: dict[str, ir.Value] = {}
     for spec in encoded:
         if spec.packed:
             encoded_ids = tape.op("Concat", [looked_up[name] for name in spec.fields], {"axis": 1})
         else:
-            encoded_ids = _padded(tape, looked_up[spec.name], fields[spec.name].vocabulary)
+            encoded_ids = _padded(tape, looked_up[spec.name], fields[spec.name])
         encoded_ids.type, encoded_ids.shape = (
             ir.TensorType(ir.DataType.INT64),
             ir.Shape(_shape(spec, len(spec.columns) if spec.packed else 0)),
         )
-        ids[spec.name] = encoded_ids
+        given[spec.name] = encoded_ids
+    for spec in inputs:
+        missing = [numbers[name].missing_numbers for name in spec.fields] if spec.source == "numeric" else []
+        if any(missing):
+            number = ir.Value(name=spec.name, type=ir.TensorType(ir.DataType.FLOAT), shape=_number_shape(spec))
+            given[spec.name] = _without(tape, number, missing)
+            given[spec.name].type, given[spec.name].shape = number.type, number.shape
+            taken.append(number)
     for i, node in enumerate(tape.nodes):
         node.name = f"encoder.{i}.{node.op_type}"
         for j, value in enumerate(node.outputs):
             value.name = f"{node.name}.{j}"
-    return list(values.values()), ids, tape
+    return taken, given, tape
+
+
+def _number_shape(spec: TensorSpec) -> ir.Shape:
+    return ir.Shape(_shape(spec, len(spec.fields)))
+
+
+def _without(tape: Tape, numbers: ir.Value, missing: Sequence[Sequence[float]]) -> ir.Value:
+    """Numbers, NaN where a column has one of those that mean "missing" there."""
+    nan = _constant(tape, "nan", np.array([np.nan], dtype=np.float32))
+    for i in range(max(map(len, missing))):
+        marks = np.array([[own[i] if i < len(own) else np.nan for own in missing]], dtype=np.float32)
+        marked = tape.op("Equal", [numbers, _constant(tape, f"missing_numbers.{numbers.name}.{i}", marks)])
+        numbers = tape.op("Where", [marked, nan, numbers])
+    return numbers
 
 
 def _shape(spec: TensorSpec, width: int) -> list[int | str]:
@@ -139,11 +176,12 @@ def _raw_input(spec: TensorSpec, field: RawField) -> ir.Value:
 
 
 def _looked_up(tape: Tape, fields: Mapping[str, RawField], values: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
-    """Field → ids in the shape of its values; fields that share a vocabulary are looked up together."""
-    groups: dict[str, list[str]] = {}
+    """Field → ids in the shape of its values; fields with one vocabulary and one meaning are looked up together."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
     for name in values:
-        groups.setdefault(fields[name].shares, []).append(name)
-    sizes = {owner: _bytes(fields[owner].vocabulary) for owner in groups}
+        field = fields[name]
+        groups.setdefault((field.shares, field.spec.trim, field.missing), []).append(name)
+    sizes = {names[0]: _bytes(fields[names[0]].vocabulary) for names in groups.values()}
     if sum(sizes.values()) > _MOST_BYTES:
         raise InputError(
             "the vocabularies are too large for a model that encodes raw features",
@@ -154,34 +192,54 @@ def _looked_up(tape: Tape, fields: Mapping[str, RawField], values: Mapping[str, 
         )
     ids: dict[str, ir.Value] = {}
     for names in groups.values():
-        attributes = _attributes([fields[name] for name in names])
-        if len(names) == 1:
-            ids[names[0]] = tape.op("LabelEncoder", [values[names[0]]], attributes, domain=_ML)
-            continue
-        flat = [tape.op("Reshape", [values[name], _constant(tape, "flat", [-1])]) for name in names]
-        encoded = tape.op("LabelEncoder", [tape.op("Concat", flat, {"axis": 0})], attributes, domain=_ML)
-        lengths = tape.op("Concat", [tape.op("Shape", [one]) for one in flat], {"axis": 0})
-        parts = tape.op_multi_out("Split", [encoded, lengths], {"axis": 0}, num_outputs=len(names))
+        field = fields[names[0]]
+        words = _words(field) if field.spec.trim and field.type == ir.DataType.STRING else 0
+        flat = [tape.op("Reshape", [values[name], _integers(tape, "flat", [-1])]) for name in names]
+        together = flat[0] if len(flat) == 1 else tape.op("Concat", flat, {"axis": 0})
+        keys = _joined_words(tape, together, words) if words else together
+        encoded = tape.op("LabelEncoder", [keys], _attributes(field, words), domain=_ML)
+        parts = [encoded]
+        if len(names) > 1:
+            lengths = tape.op("Concat", [tape.op("Shape", [one]) for one in flat], {"axis": 0})
+            parts = list(tape.op_multi_out("Split", [encoded, lengths], {"axis": 0}, num_outputs=len(names)))
         for name, part in zip(names, parts, strict=True):
             ids[name] = tape.op("Reshape", [part, tape.op("Shape", [values[name]])])
     return ids
 
 
-def _attributes(fields: Sequence[RawField]) -> dict[str, Any]:
-    """Of the LabelEncoder of fields with one vocabulary."""
-    vocabulary = fields[0].vocabulary
-    missing = sorted({value for field in fields for value in field.missing})
-    if not missing:
-        raise InputError(
-            "raw features: the value that would say 'missing' is one of the field's own",
-            where=vocabulary.field,
-            found=repr(MISSING_VALUES[vocabulary.type]),
-            fix='name texts that mean it under missing = [...] in the schema, with type = "string"',
-        )
-    keys = "keys_int64s" if vocabulary.type == "int64" else "keys_strings"
+def _words(field: RawField) -> int:
+    """The most words that a value of the vocabulary, or a text of "missing", has; at least one."""
+    texts = [field.vocabulary.values, pl.Series(list(field.missing), dtype=pl.String)]
+    return 1 + max(int(own.str.count_matches(" ", literal=True).max() or 0) for own in texts)  # type: ignore[arg-type]
+
+
+def _joined_words(tape: Tape, texts: ir.Value, words: int) -> ir.Value:
+    """Texts `[n]` without spaces around, one between words, and as many at the end as make `words` spaces in all.
+
+    A text of more words keeps the first word too many, which no key has.
+    """
+    parts = tape.op_multi_out("StringSplit", [texts], num_outputs=2)[0]
+    shape = tape.op("Concat", [tape.op("Shape", [texts]), _integers(tape, f"words.{words}", [words + 1])], {"axis": 0})
+    none = _constant(tape, "no_text", np.array([""], dtype=object))
+    padded = tape.op("Concat", [parts, tape.op("Expand", [none, shape])], {"axis": 1})
+    space = _constant(tape, "space", np.array([" "], dtype=object))
+    joined: ir.Value | None = None
+    for i in range(words + 1):
+        word = tape.op("Gather", [padded, _integers(tape, f"word.{i}", i)], {"axis": 1})
+        joined = word if joined is None else tape.op("StringConcat", [tape.op("StringConcat", [joined, space]), word])
+    assert joined is not None
+    return joined
+
+
+def _attributes(field: RawField, words: int) -> dict[str, Any]:
+    """Of the LabelEncoder."""
+    values = [*field.vocabulary.values.to_list(), *field.missing]
+    known = len(field.vocabulary.values)
     return {
-        keys: [*vocabulary.values.to_list(), *missing],
-        "values_int64s": [*range(FIRST_VALUE, FIRST_VALUE + len(vocabulary.values)), *[MISSING] * len(missing)],
+        "keys_int64s" if field.type == ir.DataType.INT64 else "keys_strings": [
+            value + " " * (words - value.count(" ")) if words else value for value in values
+        ],
+        "values_int64s": [*range(FIRST_VALUE, FIRST_VALUE + known), *[MISSING] * len(field.missing)],
         "default_int64": OOV,
     }
 
@@ -191,31 +249,40 @@ def _bytes(vocabulary: Vocabulary) -> int:
     count = len(vocabulary.values)
     if vocabulary.type == "int64":
         return 15 * count
-    return 11 * count + int(vocabulary.values.str.len_bytes().sum())
+    return 12 * count + int(vocabulary.values.str.len_bytes().sum())
 
 
-def _padded(tape: Tape, ids: ir.Value, vocabulary: Vocabulary) -> ir.Value:
-    """Ids of a multi-valued field: padding where a value is missing; a row of padding alone is missing itself."""
-    assert vocabulary.padding is not None
-    missing, padding = (
-        _constant(tape, "missing", [MISSING]),
-        _constant(tape, f"padding.{vocabulary.field}", [vocabulary.padding]),
-    )
-    absent = tape.op("Equal", [ids, missing])
-    present = tape.op("Cast", [tape.op("Not", [absent])], {"to": ir.DataType.INT64})
-    count = tape.op("ReduceSum", [present, _constant(tape, "columns", [1])], {"keepdims": 1})
-    nothing = tape.op("Equal", [count, _constant(tape, "none", [0])])
-    filled = tape.op("Where", [absent, padding, ids])
-    axis, start, one = (_constant(tape, name, [v]) for name, v in (("columns", 1), ("none", 0), ("one", 1)))
-    end = _constant(tape, "end", [np.iinfo(np.int64).max])
+def _padded(tape: Tape, ids: ir.Value, field: RawField) -> ir.Value:
+    """Ids of a multi-valued field: padding where a value is missing or too many; a row of padding alone is missing."""
+    assert field.vocabulary.padding is not None
+    missing = _integers(tape, "missing", [MISSING])
+    padding = _integers(tape, f"padding.{field.name}", [field.vocabulary.padding])
+    there = tape.op("Not", [tape.op("Equal", [ids, missing])])
+    count = tape.op("CumSum", [tape.op("Cast", [there], {"to": ir.DataType.INT64}), _integers(tape, "columns", 1)])
+    most = _integers(tape, f"max_length.{field.name}", [field.spec.max_length or np.iinfo(np.int64).max])
+    kept = tape.op("And", [there, tape.op("LessOrEqual", [count, most])])
+    filled = tape.op("Where", [kept, ids, padding])
+    axis, start, one = (_integers(tape, name, [v]) for name, v in (("axis", 1), ("none", 0), ("one", 1)))
+    total = tape.op("ReduceSum", [tape.op("Cast", [there], {"to": ir.DataType.INT64}), axis], {"keepdims": 1})
+    nothing = tape.op("Equal", [total, start])
+    end = _integers(tape, "end", [np.iinfo(np.int64).max])
     first = tape.op("Slice", [filled, start, one, axis])
     rest = tape.op("Slice", [filled, one, end, axis])
     return tape.op("Concat", [tape.op("Where", [nothing, missing, first]), rest], {"axis": 1})
 
 
-def _constant(tape: Tape, name: str, values: Sequence[int]) -> ir.Value:
-    """An int64 initializer, made once."""
+def _integers(tape: Tape, name: str, values: Sequence[int] | int) -> ir.Value:
+    return _constant(tape, name, np.array(values, dtype=np.int64))
+
+
+def _constant(tape: Tape, name: str, values: npt.NDArray[Any]) -> ir.Value:
+    """An initializer, made once."""
     for value in tape.initializers:
         if value.name == f"encoder.{name}":
             return value
-    return tape.initializer(ir.tensor(np.array(values, dtype=np.int64), name=f"encoder.{name}"))
+    if values.dtype == object:
+        texts = ir.StringTensor(
+            [text.encode() for text in values], shape=ir.Shape(values.shape), name=f"encoder.{name}"
+        )
+        return tape.initializer(texts)
+    return tape.initializer(ir.tensor(values, name=f"encoder.{name}"))

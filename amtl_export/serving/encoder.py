@@ -1,22 +1,30 @@
-"""Values to ids, where requests are encoded_rows; needs Python alone, and the files beside it.
+"""Raw values to ids, where requests are made; needs Python alone, and the files beside it.
 
     encoder = Encoder("models/ctr/1/encoder")
     encoder.encode([{"user": 17, "tags": ["a", "b"], "price": 3.5}])     # input -> rows of ids or numbers
     encoder.request([...])                                               # a request, ready for json.dumps
 
-It is short so that it can be written again in another language: `encoder.json` says what each input is encoded_rows of,
-`<field>.jsonl` has a line `[value, count]` for each id from 0 on, and `golden.json` rows with what they must become.
+It is short so that it can be written again in another language. `encoder.json` says what each input is encoded of and,
+under `normalisation`, what each field does to a raw value: what training did (`data/normalise.py` of amtl-export).
+`<field>.jsonl` has a line `[value, count]` for each id from 0 on, `golden.json` rows with what training made of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 OOV, MISSING = 0, 1  # ids: a value not known, no value
+
+BLANKS = " \t\r\n\v\f"  # around the text of a number
+LARGEST = (2 - 2**-23) * 2.0**127  # of float32
+NO_NUMBER = -(2**63)  # the least int64 says "missing"
 
 Row = Mapping[str, Any]
 
@@ -37,6 +45,7 @@ class Encoder:
         self.vocabulary_hash: str = description["vocabulary_hash"]
         self._inputs: list[dict[str, Any]] = description["inputs"]
         self._fields: dict[str, dict[str, Any]] = description["fields"]
+        self._values = {spec["field"]: Normaliser(spec) for spec in description["normalisation"]}
         files = sorted({field["file"] for field in self._fields.values()})
         lines = {file: _read(Path(folder) / file) for file in files}
         found = hashlib.sha256("".join(_digest(n, f, lines[f["file"]]) for n, f in self._fields.items()).encode())
@@ -52,8 +61,9 @@ class Encoder:
     def encode(self, rows: Sequence[Row]) -> dict[str, list[list[Any]]]:
         """Input → a list for each row: ids, or numbers (NaN is a missing one).
 
-        A value of a row is a text or a whole number as the field's type says, a list of them for a multi-valued field,
-        a number for a numeric one; None, or no such key, is missing. Inputs of the request have one row.
+        A value of a row is what the data had: a text, a whole number, a truth value or a number, for a multi-valued
+        field a list of them or one text with separators; None, or no such key, is missing. Inputs of the request have
+        one row.
 
         Raises:
             ValueError: a value is of another kind; rows differ in an input of the request; a row has an unknown field.
@@ -92,33 +102,106 @@ class Encoder:
         return encoded_rows
 
     def _row(self, spec: dict[str, Any], row: Row, i: int) -> list[Any]:
-        if spec["kind"] == "list":
-            (name,) = spec["fields"]
-            return self._list(name, row.get(name), i)
-        take = self._id if spec["kind"] == "ids" else _number
-        return [take(name, row.get(name), i) for name in spec["fields"]]
+        try:
+            if spec["kind"] == "list":
+                (name,) = spec["fields"]
+                return [self._id(name, value) for value in self._values[name].many(row.get(name))] or [MISSING]
+            found = [self._values[name].one(row.get(name)) for name in spec["fields"]]
+        except ValueError as error:
+            raise ValueError(f"row {i}: {error}") from None
+        if spec["kind"] == "numeric":
+            return [math.nan if value is None else value for value in found]
+        return [self._id(name, value) for name, value in zip(spec["fields"], found, strict=True)]
 
-    def _id(self, name: str, value: Any, i: int) -> int:
-        field = self._fields[name]
-        if value is None:
-            return MISSING
-        if type(value) is not (int if field["type"] == "int64" else str):
-            raise ValueError(f"row {i}: {name} takes {field['type']}, found {value!r}")
-        return MISSING if value in field["missing"] else self._ids[field["file"]].get(value, OOV)
+    def _id(self, name: str, value: Any) -> int:
+        return MISSING if value is None else self._ids[self._fields[name]["file"]].get(value, OOV)
 
-    def _list(self, name: str, values: Any, i: int) -> list[int]:
+
+class Normaliser:
+    """What one field does to a raw value.
+
+    Args:
+        spec: `field`, `type` (string, int64 or float32), `trim`, `missing`, and for several values `separator` and
+            `max_length`; see `data/normalise.py` of amtl-export.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self._field, self._type, self._trim = spec["field"], spec["type"], spec["trim"]
+        self._separator, self._max_length = spec["separator"], spec["max_length"]
+        self._missing = {"", *map(self._trimmed, spec["missing"])}
+        found = [self._parsed(text.strip(BLANKS)) for text in spec["missing"]]
+        self._missing_numbers = {NO_NUMBER, *(number for number in found if number is not None)}
+
+    def one(self, value: Any) -> str | int | float | None:
+        """The value as training had it; None if it is missing.
+
+        Raises:
+            ValueError: it is of another kind.
+        """
+        if isinstance(value, str):
+            value = self._trimmed(value)
+        if value is None or value != value or (isinstance(value, str) and value in self._missing):
+            return None
+        found = self._text(value) if self._type == "string" else self._number(value)
+        missing = self._missing if self._type == "string" else self._missing_numbers
+        return None if found is None or found in missing else found
+
+    def many(self, values: Any) -> list[str | int | float]:
+        """The values that are kept, of a list or of a text with separators.
+
+        Raises:
+            ValueError: it is of another kind.
+        """
+        if isinstance(values, str):
+            values = values.split(self._separator)
         if not isinstance(values, list | tuple | None):
-            raise ValueError(f"row {i}: {name} takes a list, found {values!r}")
-        ids = [found for value in values or () if (found := self._id(name, value, i)) != MISSING]
-        return ids[: self._fields[name]["max_length"]] or [MISSING]
+            raise ValueError(f"{self._field} takes a list, found {values!r}")
+        present = [found for value in values or () if (found := self.one(value)) is not None]
+        return present[: self._max_length]
+
+    def _trimmed(self, text: str) -> str:
+        return " ".join(part for part in text.split(" ") if part) if self._trim else text
+
+    def _text(self, value: Any) -> str:
+        if not isinstance(value, str | bool | int):
+            raise ValueError(f"{self._field} takes a text or a whole number, found {value!r}")
+        return self._trimmed(str(value).lower() if isinstance(value, bool) else str(value))
+
+    def _number(self, value: Any) -> int | float | None:
+        """Of a text, or of a number."""
+        found: int | float | None
+        if isinstance(value, str):
+            text = value.strip(BLANKS)
+            if self._type == "float32" and text.lower() in ("nan", "+nan", "-nan"):
+                return None
+            found = self._parsed(text)
+        elif self._type == "int64":
+            exact = isinstance(value, float) and value.is_integer() and abs(value) <= 2**53
+            found = int(value) if exact else value if isinstance(value, int) and not isinstance(value, bool) else None
+            found = found if found is not None and -(2**63) <= found < 2**63 else None
+        else:
+            small = isinstance(value, int | float) and abs(value) <= LARGEST
+            found = _float32(float(value)) if small else None
+        if found is None:
+            kind = "a whole number that int64 holds" if self._type == "int64" else "a finite number that float32 holds"
+            raise ValueError(f"{self._field} takes {kind}, found {value!r}")
+        return found
+
+    def _parsed(self, text: str) -> int | float | None:
+        if self._type == "int64" and re.fullmatch(r"[+-]?[0-9]+(\.0*)?", text):
+            whole = int(text.partition(".")[0])
+            return whole if -(2**63) <= whole < 2**63 else None
+        if self._type == "float32" and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
+            return _float32(float(text))
+        return None
 
 
-def _number(name: str, value: Any, i: int) -> float:
-    if value is None:
-        return float("nan")
-    if type(value) not in (int, float) or value in (float("inf"), float("-inf")):
-        raise ValueError(f"row {i}: {name} takes a finite number, found {value!r}")
-    return float(value)
+def _float32(number: float) -> float | None:
+    """Rounded to float32; None if that cannot hold it."""
+    if not abs(number) <= LARGEST:
+        return None
+    (rounded,) = struct.unpack("<f", struct.pack("<f", number))
+    return float(rounded)
 
 
 def _read(file: Path) -> list[list[Any]]:

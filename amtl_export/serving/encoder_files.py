@@ -9,13 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.raw import raw_fields, unknown_value
-from amtl_export.data.encode import padded_ids
-from amtl_export.data.schema import FieldSchema
+from amtl_export.bundle.raw import as_column, encoded_columns, raw_fields, unknown_value
+from amtl_export.data.normalise import Normalisation, normalisations
 from amtl_export.files import write_json
 from amtl_export.graph.raw_features import RawField
 from amtl_export.spec import TensorSpec
@@ -29,7 +25,7 @@ def write_encoder(bundle: Bundle, folder: Path) -> None:
     """
     folder.mkdir()
     fields = raw_fields(bundle)
-    schemas = {field.name: field for field in bundle.run_schema.fields}
+    specs = normalisations(bundle.run_schema)
     files = {field.shares: f"{field.shares}.jsonl" for field in fields.values()}
     for owner, file in files.items():
         _write_vocabulary(fields[owner], folder / file)
@@ -40,16 +36,15 @@ def write_encoder(bundle: Bundle, folder: Path) -> None:
             name: {
                 "type": field.vocabulary.type,
                 "file": files[field.shares],
-                "missing": list(field.missing),
                 "padded": field.vocabulary.padded,
                 "padding": field.vocabulary.padding,
-                "max_length": schemas[name].max_length,
             }
             for name, field in fields.items()
         },
+        "normalisation": [spec.model_dump(mode="json") for spec in specs.values()],
     }
     write_json(folder / "encoder.json", description)
-    golden = _Golden(bundle.inputs, fields, schemas)
+    golden = _Golden(bundle.inputs, fields, specs)
     cases = [{"row": row, "inputs": golden.encoded(row)} for row in golden.rows()]
     write_json(folder / "golden.json", {"vocabulary_hash": bundle.signature.vocabulary_hash, "cases": cases})
     shutil.copyfile(Path(__file__).with_name("encoder.py"), folder / "encoder.py")
@@ -70,44 +65,32 @@ def _write_vocabulary(field: RawField, path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Golden:
-    """Rows that try each field's values, and what the encoder of the training makes of them."""
+    """Rows that try each field's values, and what training's reader makes of them."""
 
     inputs: Sequence[TensorSpec]
     fields: Mapping[str, RawField]
-    schemas: Mapping[str, FieldSchema]
+    specs: Mapping[str, Normalisation]
 
     def rows(self) -> list[dict[str, Any]]:
         """Each of a field's cases in some row."""
-        cases = {name: self._cases(schema) for name, schema in self.schemas.items()}
+        cases = {name: self._cases(spec) for name, spec in self.specs.items()}
         longest = max(map(len, cases.values()))
         return [{name: values[i % len(values)] for name, values in cases.items()} for i in range(longest)]
 
-    def _cases(self, schema: FieldSchema) -> list[Any]:
-        if schema.kind == "numeric":
-            return [0.0, -1.5, 1e6, None]
-        field = self.fields[schema.name]
+    def _cases(self, spec: Normalisation) -> list[Any]:
+        if spec.type == "float32":
+            return [0.0, -1.5, 1e6, 0.1, None, *spec.missing_numbers, *map(int, spec.missing_numbers)]
+        field = self.fields[spec.field]
         known = [*field.vocabulary.values.head(2), *field.vocabulary.values.tail(2)]
-        single = [None, *field.missing, unknown_value(field), *known]
-        if schema.kind == "categorical":
-            return single
-        return [None, [], *([value] for value in single), single, single * schema.max_length]
+        missing = spec.missing_texts if spec.type == "string" else spec.missing_whole
+        texts = [f"  {value} " for value in known if spec.trim]
+        single = [None, *missing, unknown_value(field), *known]
+        if not spec.many:
+            return [*single, *texts]
+        return [None, [], *([value] for value in single), single, single * (spec.max_length or 1), texts]
 
     def encoded(self, row: dict[str, Any]) -> dict[str, list[list[Any]]]:
         """Input → its only row; null is a missing number."""
-        return {spec.name: [self._row(spec, row)] for spec in self.inputs}
-
-    def _row(self, spec: TensorSpec, row: dict[str, Any]) -> list[Any]:
-        if spec.source == "numeric":
-            return [None if row[name] is None else float(np.float32(row[name])) for name in spec.fields]
-        if spec.packed:
-            return [self._id(self.fields[name], row[name]) for name in spec.fields]
-        vocabulary, missing = self.fields[spec.name].vocabulary, self.fields[spec.name].missing
-        present = [value for value in row[spec.name] or [] if value not in (None, *missing)]
-        present = present[: self.schemas[spec.name].max_length]
-        lists = pl.Series([present], dtype=pl.List(vocabulary.values.dtype))
-        return [int(i) for i in padded_ids(lists, vocabulary, max(len(present), 1))[0]]
-
-    @staticmethod
-    def _id(field: RawField, value: Any) -> int:
-        present = None if value in field.missing else value
-        return int(field.vocabulary.encode(pl.Series([present], dtype=field.vocabulary.values.dtype))[0])
+        columns = {name: as_column([row[name]], spec) for name, spec in self.specs.items()}
+        ids = encoded_columns(columns, self.inputs, self.fields, self.specs)
+        return {name: [[None if x != x else x for x in values[0].tolist()]] for name, values in ids.items()}

@@ -87,12 +87,16 @@ class Ensemble:
 
     def _config(self) -> str:
         raw, ids = self.encoder.opened, self.scorer.opened
-        inputs = [*raw.inputs, *(spec for spec in ids.inputs if spec.dtype == "float32")]
+        taken = {spec.name for spec in raw.inputs}
+        inputs = [*raw.inputs, *(s for s in ids.inputs if s.dtype == "float32" and s.name not in taken)]
         return ensemble_config(self.model.name, inputs, ids.outputs, self._steps, self.scorer.server.max_batch)
 
     def _write_client(self, folder: Path) -> None:
         numbers = {n: np.nan_to_num(v) for n, v in self.scorer.sample.items() if v.dtype == np.float32}
-        found = self.encoder.opened.predict(self.encoder.sample)
-        ids = {s.name: found[encoded_name(s.name)] for s in self.scorer.opened.inputs if s.name not in numbers}
-        answers = self.scorer.opened.predict(ids | numbers)
-        write_client(folder, self.encoder.sample | numbers, answers, batched=self.scorer.server.max_batch > 0)
+        raw = self.encoder.sample | {n: v for n, v in numbers.items() if n in self.encoder.sample}
+        found = self.encoder.opened.predict(raw)
+        given = {
+            s.name: found[encoded_name(s.name)] for s in self.scorer.opened.inputs if encoded_name(s.name) in found
+        }
+        answers = self.scorer.opened.predict(numbers | given)
+        write_client(folder, raw | numbers, answers, batched=self.scorer.server.max_batch > 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -24,16 +24,17 @@ from amtl_export.bundle.raw import (
     write_raw_bundle,
 )
 from amtl_export.bundle.samples import read_test_data
+from amtl_export.data.normalise import NO_NUMBER, Normalisation
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.inputs import graph_inputs
-from amtl_export.graph.raw_features import MISSING_VALUES, RawField, encoded_name, encoder_model
+from amtl_export.graph.raw_features import RawField, encoded_name, encoder_model
 from amtl_export.runtime.predictor import load
 from amtl_export.runtime.session import open_session
 from amtl_export.spec import BATCH, Column, TensorSpec
 
-NOTHING = MISSING_VALUES["int64"]
+NOTHING = NO_NUMBER
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def values(n: int = 40) -> dict[str, Any]:
 
 def test_values_are_answered_as_their_ids(raw_bundle: Path, bundle: Bundle) -> None:
     raw = values()
-    ids = encoded(raw, bundle.inputs, raw_fields(bundle))
+    ids = encoded(raw, bundle)
     assert {0, 1} < set(ids["ids"].ravel().tolist())
     assert ids["tags"][0].tolist() == [1, 14, 14, 14]
     expected, found = load(bundle.path).predict(ids), load(raw_bundle).predict(raw)
@@ -85,7 +86,7 @@ def test_texts_of_servers_and_of_numpy(raw_bundle: Path) -> None:
 def test_the_encoder_alone(paged_bundle: Bundle, tmp_path: Path) -> None:
     write_encoder_bundle(paged_bundle, tmp_path)
     raw = values()
-    expected = encoded(raw, paged_bundle.inputs, raw_fields(paged_bundle))
+    expected = encoded(raw, paged_bundle)
     given = {name: array for name, array in raw.items() if name != "numeric"}
     found = load(tmp_path).predict(given)
     np.testing.assert_array_equal(found["encoded_ids"], expected["ids"])
@@ -105,7 +106,7 @@ def test_request_fields(frozen: FrozenModel, tmp_path: Path, request_fields: tup
     predictor = load(tmp_path / "raw")
     assert {spec.name for spec in predictor.inputs if spec.shape[0] == 1} >= set(request_fields) - {"age"}
     raw = read_test_data(tmp_path / "raw", "input")
-    expected = load(bundle.path).predict(encoded(raw, bundle.inputs, raw_fields(bundle)))
+    expected = load(bundle.path).predict(encoded(raw, bundle))
     np.testing.assert_allclose(predictor.predict(raw)["logit"], expected["logit"], rtol=1e-6)
 
 
@@ -116,23 +117,23 @@ def inputs(request_fields: tuple[str, ...] = ()) -> tuple[TensorSpec, ...]:
     return graph_inputs((item, seen), request_fields)
 
 
-def shared(kind: str, given: list[Any], padded: bool = True) -> dict[str, RawField]:
+def shared(kind: Literal["string", "int64"], given: list[Any], padded: bool = True) -> dict[str, RawField]:
     """An item, and lists of items."""
     values = pl.Series(given, dtype=pl.Int64 if kind == "int64" else pl.String)
     counts = np.arange(len(given) + 2 + padded)
     item = Vocabulary("item", values, counts, padded)
-    missing = tuple({MISSING_VALUES[kind], *(("NA",) if kind == "string" else ())} - set(given))
-    return {
-        "item": RawField(item, missing, "item"),
-        "seen": RawField(replace(item, field="seen"), missing, "item"),
-    }
+    spec = Normalisation(field="item", column="item", type=kind, missing=("NA", "-5"))
+    lists = spec.model_copy(update={"field": "seen", "many": True, "max_length": 3})
+    return {"item": RawField(item, spec, "item"), "seen": RawField(replace(item, field="seen"), lists, "item")}
 
 
 @pytest.mark.parametrize(("kind", "given"), [("int64", [10, 20, -30]), ("string", ["a", "b", "c"])])
 @pytest.mark.parametrize("request_fields", [(), ("seen",)])
-def test_fields_that_share_a_vocabulary(kind: str, given: list[Any], request_fields: tuple[str, ...]) -> None:
+def test_fields_that_share_a_vocabulary(
+    kind: Literal["string", "int64"], given: list[Any], request_fields: tuple[str, ...]
+) -> None:
     fields = shared(kind, given)
-    model = encoder_model(inputs(request_fields), fields)
+    model = encoder_model(inputs(request_fields), fields, {})
     assert [node.op_type for node in model.graph].count("LabelEncoder") == 1
     assert key_count(fields) == 3
     _, b, c = given
@@ -145,12 +146,6 @@ def test_fields_that_share_a_vocabulary(kind: str, given: list[Any], request_fie
     found = dict(zip(names, session.run(names, feed), strict=True))
     assert found["encoded_ids"].tolist() == [[3], [1]]
     assert found["encoded_seen"].tolist() == [[4, 0, 5], [1, 5, 5]][: 1 if request_fields else 2]
-
-
-@pytest.mark.parametrize(("kind", "given"), [("int64", [1, NOTHING]), ("string", ["", "NA"])])
-def test_a_value_that_would_say_missing(kind: str, given: list[Any]) -> None:
-    with pytest.raises(InputError, match="one of the field's own"):
-        encoder_model(inputs(), shared(kind, given))
 
 
 def test_values_have_the_ids_they_are_of(paged_bundle: Bundle) -> None:
@@ -174,5 +169,6 @@ def test_too_many_values_for_a_model() -> None:
     """Two gigabytes of keys, from texts that share their bytes."""
     texts = pl.Series(["x" * 1000]).new_from_index(0, 2_000_000)
     vocabulary = Vocabulary("item", texts, np.ones(2_000_002, dtype=np.int64))
+    spec = Normalisation(field="item", column="item", type="string")
     with pytest.raises(InputError, match="too large"):
-        encoder_model(inputs()[:1], {"item": RawField(vocabulary, ("",), "item")})
+        encoder_model(inputs()[:1], {"item": RawField(vocabulary, spec, "item")}, {})

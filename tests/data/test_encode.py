@@ -147,11 +147,11 @@ def spoilt(tmp_path: Path, old: str, new: str) -> InputError:
     ("old", "new", "row", "found"),
     [
         ("a,,0", "a,,", 2, "None"),
-        ("a,,0", "a,,2", 2, "2.0"),
-        ("a,,0", "a,,nan", 2, "nan"),
+        ("a,,0", "a,,2", 2, "'2'"),
+        ("a,,0", "a,,nan", 2, "'nan'"),
         ("a,,0", "a,,yes", 2, "'yes'"),
         ("2.5,1", "cheap,1", 3, "'cheap'"),
-        ("2.5,1", "inf,1", 3, "inf"),
+        ("2.5,1", "inf,1", 3, "'inf'"),
         ("valid,Rome", "later,Rome", 5, "'later'"),
     ],
 )

@@ -39,7 +39,6 @@ def test_reads_every_part(tmp_path: Path) -> None:
     assert [f.name for f in schema.multi_valued] == ["tags"]
     assert [f.name for f in schema.numeric] == ["price"]
     assert schema.columns() == {"user", "tags", "price", "rating", "day"}
-    assert schema.expression_columns() == {"rating": "label"}
 
 
 def test_is_the_same_as_json(tmp_path: Path) -> None:

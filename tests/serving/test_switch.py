@@ -56,7 +56,7 @@ def test_versions_switch_under_load(
     expected = [load(bundle.path).predict(feed)["logit"] for bundle in bundles]
     if config.raw_features:
         bundles, feed = (served_bundle, retrained), raw(served_bundle, feed)
-        feeds = [encoded(feed, bundle.inputs, raw_fields(bundle)) for bundle in bundles]
+        feeds = [encoded(feed, bundle) for bundle in bundles]
         assert (feeds[0]["ids"] != feeds[1]["ids"]).mean() > 0.2
         expected = [load(b.path).predict(own)["logit"] for b, own in zip(bundles, feeds, strict=True)]
     assert np.abs(expected[0] - expected[1]).max() > 1e-3

@@ -1,0 +1,117 @@
+"""`label` and `filter`: SQL over raw columns, each compared as what the expression compares it with.
+
+A column of texts is one of numbers where the expression has it so (`rating >= 4`), and stays one of texts otherwise
+(`act = 'buy'`). These casts are the expression's own: no field sees them. Whole numbers are compared as such, never as
+floats; `true` and `false` are 1 and 0.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import polars as pl
+
+from amtl_export.data.normalise import BLANKS, NUMBER, WHOLE
+from amtl_export.data.refusal import refuse_first
+from amtl_export.data.schema import Schema
+from amtl_export.errors import InputError
+
+LABEL = "__label"
+
+
+class Expressions:
+    """The label and the filter of a schema.
+
+    Args:
+        schema: of the data.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._texts = {f.source_column for f in schema.embedded if f.type == "string"}
+        self._missing = schema.files.missing
+
+    def kept(self, raw: pl.DataFrame) -> pl.DataFrame:
+        """The rows where the filter is true; all of them without one.
+
+        Raises:
+            InputError: it cannot be computed on these columns, or a value of them cannot be read.
+        """
+        return raw if self._schema.filter is None else raw.filter(self._computed(raw, self._schema.filter, "filter"))
+
+    def label(self, raw: pl.DataFrame) -> pl.Series:
+        """`__label`, UInt8, 0 or 1.
+
+        Raises:
+            InputError: as `kept`; some row's label is not 0 or 1.
+        """
+        text = self._schema.label
+        label = self._computed(raw, text, "label").cast(pl.Float64).alias(LABEL)
+        bad = label.is_null() | label.is_nan() | ~label.is_in([0.0, 1.0])
+        column = pl.sql_expr(text).meta.root_names()[0]
+        refuse_first(raw, bad.fill_null(True), column, f"label {text!r}", "0 or 1 in every row")
+        return label.cast(pl.UInt8)
+
+    def _computed(self, raw: pl.DataFrame, text: str, what: str) -> pl.Series:
+        """The expression's values: numbers or truth values."""
+        expression = pl.sql_expr(text)
+        columns = list(dict.fromkeys(expression.meta.root_names()))
+        options = [self._readings(raw[column]) for column in columns]
+        problems = []
+        for readings in itertools.product(*options):
+            empty = pl.DataFrame(schema=dict(zip(columns, readings, strict=True)))
+            try:
+                found = empty.select(expression).to_series().dtype
+            except pl.exceptions.PolarsError as error:
+                problems.append(str(error).splitlines()[0])
+                continue
+            if found == pl.Boolean or found.is_numeric():
+                return self._evaluated(raw, dict(zip(columns, readings, strict=True)), expression, what)
+            problems.append(f"it gives {found}")
+        raise InputError(
+            f"the {what} expression cannot be computed",
+            found=f"{text!r}: {problems[0]}",
+            allowed="what is 0 or 1, or true or false, in every row",
+        )
+
+    def _readings(self, values: pl.Series) -> list[pl.DataType]:
+        """As what a column may be compared, the likeliest first."""
+        if values.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+            both = [pl.Float64(), pl.String()]
+            return both[::-1] if values.name in self._texts else both
+        return [values.dtype, pl.String()]
+
+    def _evaluated(
+        self, raw: pl.DataFrame, readings: Mapping[str, pl.DataType], expression: pl.Expr, what: str
+    ) -> pl.Series:
+        columns = [self._read(raw, column, reading, what) for column, reading in readings.items()]
+        try:
+            return pl.DataFrame(columns).select(expression).to_series()
+        except pl.exceptions.PolarsError:  # whole numbers among others in a list, say: as it was tried
+            tried = [column.cast(readings[column.name]) for column in columns]
+            return pl.DataFrame(tried).select(expression).to_series()
+
+    def _read(self, raw: pl.DataFrame, column: str, reading: pl.DataType, what: str) -> pl.Series:
+        values = raw[column]
+        if values.dtype in (pl.Categorical, pl.Enum, pl.Null) or reading == pl.String:
+            values = values.cast(pl.String)
+        if values.dtype == pl.String or (self._missing and not values.dtype.is_nested()):
+            texts = values.cast(pl.String, strict=False)
+            values = values.set(texts.is_in(["", *self._missing]).fill_null(False), None)
+        if values.dtype != pl.String or reading == pl.String:
+            return values
+        number = _number(values)
+        refuse_first(raw, number.is_null() & values.is_not_null(), column, what, "a number")
+        return number
+
+
+def _number(texts: pl.Series) -> pl.Series:
+    """Int64 where all are whole numbers, Float64 otherwise; null where a text is none."""
+    texts = texts.str.strip_chars(BLANKS)
+    truth = texts.str.to_lowercase().replace({"true": "1", "false": "0"})
+    if truth.str.contains(WHOLE).all():
+        whole = truth.str.replace(r"\.0*$", "").str.strip_prefix("+").cast(pl.Int64, strict=False)
+        if whole.null_count() == truth.null_count():
+            return whole
+    return truth.set(~truth.str.contains(NUMBER).fill_null(False), None).cast(pl.Float64, strict=False)

@@ -1,0 +1,236 @@
+"""What a raw value of a field means: one specification, executed by training, by `encoder/` and by the graph in front.
+
+A value is a text, a number, a truth value, or a list of them. In this order:
+
+1. Of a multi-valued field or sequence, a text is split at `separator`; each part goes on alone.
+2. Spaces (U+0020) around a text go, and several within it become one, unless `trim` is false.
+3. The empty text, the texts of `missing`, null and NaN are missing.
+4. By `type`: `string` takes a whole number as its decimal text and a truth value as `true` or `false`; `int64` takes a
+   text of a whole number (`19`, `+19`, `19.0`), and a float that is one and at most 2^53; `float32` takes any finite
+   number or its text, rounded to float32. A number that equals one of `missing`, and the least int64, are missing too.
+5. Of a multi-valued field or sequence, missing ones are left out, and the first `max_length` of the others are kept.
+
+Anything else is refused. `serving/encoder.py` executes this one value at a time, `graph/raw_features.py` in nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from amtl_export.data.schema import FieldSchema, Schema, Strict
+
+#: Says "missing" where nothing else can: the least int64.
+NO_NUMBER = int(np.iinfo(np.int64).min)
+
+WHOLE = r"^[+-]?[0-9]+(\.0*)?$"
+NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_EXACT = 2**53
+BLANKS = " \t\r\n\v\f"  # around the text of a number
+LARGEST = float(np.finfo(np.float32).max)
+
+#: Tells of the first bad value: a mask in the values' order, and what is allowed.
+Refuse = Callable[[pl.Series, str], None]
+
+
+class Normalisation(Strict):
+    """What one field does to a raw value.
+
+    Attributes:
+        field: its name.
+        column: of the data.
+        many: whether it has several values.
+        type: of each.
+        trim: whether spaces around a text are no part of it.
+        missing: texts that mean "missing", besides the empty one.
+        separator: between the values in a text.
+        max_length: how many values are kept.
+    """
+
+    field: str
+    column: str
+    many: bool = False
+    type: Literal["string", "int64", "float32"]
+    trim: bool = True
+    missing: tuple[str, ...] = ()
+    separator: str | None = None
+    max_length: int | None = None
+
+    @property
+    def missing_texts(self) -> tuple[str, ...]:
+        """Trimmed as values are, the empty one first."""
+        return tuple(dict.fromkeys(["", *(trimmed(text) if self.trim else text for text in self.missing)]))
+
+    @property
+    def missing_whole(self) -> tuple[int, ...]:
+        """Whole numbers that mean "missing", the least int64 first."""
+        found = [int(n) for n in _parsed(self.missing, pl.Int64)]
+        return tuple(dict.fromkeys([NO_NUMBER, *found]))
+
+    @property
+    def missing_numbers(self) -> tuple[float, ...]:
+        """Numbers that mean "missing", as float32 has them."""
+        return tuple(
+            dict.fromkeys(float(np.float32(n)) for n in _parsed(self.missing, pl.Float64) if abs(n) <= LARGEST)
+        )
+
+
+def normalisation(schema: Schema, field: FieldSchema) -> Normalisation:
+    """Compile a field of a schema; a sequence has the type and the texts of the field whose values it lists."""
+    owner = next((f for f in schema.fields if f.name == field.of), field)
+    many = field.kind in ("multi-valued", "sequence")
+    return Normalisation(
+        field=field.name,
+        column=field.source_column,
+        many=many,
+        type="float32" if field.kind == "numeric" else owner.type,
+        trim=owner.trim,
+        missing=tuple(dict.fromkeys((*schema.files.missing, *owner.missing, *field.missing))),
+        separator=field.separator if many else None,
+        max_length=field.max_length if many else None,
+    )
+
+
+def normalisations(schema: Schema) -> dict[str, Normalisation]:
+    """Field → what it does to a raw value."""
+    return {field.name: normalisation(schema, field) for field in schema.fields}
+
+
+def trimmed(text: str) -> str:
+    """Without spaces around, and one for several within."""
+    return " ".join(part for part in text.split(" ") if part)
+
+
+def normalised(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
+    """Values of a column as the field has them.
+
+    Args:
+        values: of any type.
+        spec: of the field.
+        refuse: is told of values that cannot be used, one mask for the column.
+
+    Returns:
+        String, Int64 or Float32, null where missing; of several values a List of them, null where there is none.
+    """
+    if not spec.many:
+        return _scalars(values, spec, refuse)
+    if values.dtype == pl.Null:
+        return values.cast(pl.List(_DTYPES[spec.type]))
+    if isinstance(values.dtype, pl.Array):
+        values = values.arr.to_list()
+    if not isinstance(values.dtype, pl.List):
+        if values.dtype != pl.String:
+            refuse(values.is_not_null(), "a list, or a text with separators")
+        values = values.str.split(spec.separator or "|")
+    return _lists(values, spec, refuse)
+
+
+def _lists(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
+    rows = pl.Series(np.arange(len(values), dtype=np.int64))
+    frame = pl.DataFrame({"row": rows, "value": values}).filter(pl.col("value").list.len() > 0).explode("value")
+    place = frame["row"]
+
+    def refuse_row(bad: pl.Series, allowed: str) -> None:
+        mask = np.zeros(len(values), dtype=bool)
+        mask[place.filter(bad.fill_null(False)).to_numpy()] = True
+        refuse(pl.Series(mask), allowed)
+
+    one = _scalars(frame["value"], spec, refuse_row)
+    kept = pl.DataFrame({"row": place, "value": one}).drop_nulls("value")
+    kept = kept.filter(pl.int_range(pl.len()).over("row") < spec.max_length)
+    lists = kept.group_by("row", maintain_order=True).agg("value")
+    joined = rows.to_frame("row").join(lists, on="row", how="left", maintain_order="left")
+    return joined["value"].cast(pl.List(_DTYPES[spec.type]))
+
+
+def _scalars(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
+    if isinstance(values.dtype, pl.Categorical | pl.Enum):
+        values = values.cast(pl.String)
+    if values.null_count() == len(values):
+        return pl.repeat(None, len(values), dtype=_DTYPES[spec.type], eager=True).alias(values.name)
+    if values.dtype == pl.String:
+        values = _present(values, spec)
+    return _TYPED[spec.type](values, spec, refuse)
+
+
+def _present(texts: pl.Series, spec: Normalisation) -> pl.Series:
+    """Texts trimmed, null where missing."""
+    if spec.trim:
+        texts = texts.str.strip_chars(" ")
+        if texts.str.contains("  ", literal=True).any():
+            texts = texts.str.replace_all(" {2,}", " ")
+    return texts.set(texts.is_in(spec.missing_texts).fill_null(False), None)
+
+
+def _texts(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
+    if values.dtype == pl.String:
+        return values
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+        refuse(
+            values.is_not_null(), 'texts or whole numbers; type = "int64" reads whole numbers that are stored as floats'
+        )
+    if values.dtype in (pl.Binary, pl.Object, pl.Duration) or values.dtype.is_nested():
+        refuse(values.is_not_null(), "a text, a whole number, a date or a truth value")
+    return _present(values.cast(pl.String), spec)
+
+
+def _whole(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
+    allowed = 'a whole number that int64 holds (or type = "string")'
+    if values.dtype == pl.String:
+        values = values.str.strip_chars(BLANKS)
+        refuse(~values.str.contains(WHOLE), allowed)
+        number = values.str.replace(r"\.0*$", "").str.strip_prefix("+").cast(pl.Int64, strict=False)
+    elif values.dtype.is_float():
+        values = values.fill_nan(None)
+        refuse((values != values.floor()) | (values.abs() > _EXACT), f"{allowed}; a float holds those up to 2^53")
+        number = values.cast(pl.Int64, strict=False)
+    elif values.dtype.is_integer() or values.dtype.is_decimal():
+        if values.dtype.is_decimal():
+            refuse(values != values.floor(), allowed)
+        number = values.cast(pl.Int64, strict=False)
+    else:
+        refuse(values.is_not_null(), allowed)
+        number = values.cast(pl.Int64, strict=False)
+    refuse(number.is_null() & values.is_not_null(), allowed)
+    return number.set(number.is_in(spec.missing_whole).fill_null(False), None)
+
+
+def _numbers(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
+    allowed = "a finite number that float32 holds"
+    if values.dtype == pl.String:
+        values = values.str.strip_chars(BLANKS)
+        values = values.set(values.str.to_lowercase().is_in(["nan", "+nan", "-nan"]).fill_null(False), None)
+        refuse(~values.str.contains(NUMBER), allowed)
+    elif not (values.dtype.is_numeric() or values.dtype == pl.Boolean):
+        refuse(values.is_not_null(), allowed)
+    number = values.cast(pl.Float64, strict=False).fill_nan(None)
+    refuse((number.is_null() & ~_nan(values) & values.is_not_null()) | (number.abs() > LARGEST), allowed)
+    rounded = number.cast(pl.Float32)
+    return rounded.set(rounded.is_in(list(spec.missing_numbers)).fill_null(False), None)
+
+
+def _nan(values: pl.Series) -> pl.Series:
+    if values.dtype.is_float():
+        return values.is_nan().fill_null(False)
+    return pl.repeat(False, len(values), dtype=pl.Boolean, eager=True)
+
+
+def _parsed(texts: tuple[str, ...], dtype: type[pl.DataType]) -> list[float]:
+    grammar = WHOLE if dtype == pl.Int64 else NUMBER
+    stripped = pl.Series(texts, dtype=pl.String).str.strip_chars(BLANKS)
+    fitting = stripped.filter(stripped.str.contains(grammar))
+    if dtype == pl.Int64:
+        fitting = fitting.str.replace(r"\.0*$", "").str.strip_prefix("+")
+    return fitting.cast(dtype, strict=False).drop_nulls().to_list()
+
+
+_DTYPES: dict[str, pl.DataType] = {"string": pl.String(), "int64": pl.Int64(), "float32": pl.Float32()}
+_TYPED: dict[str, Callable[[pl.Series, Normalisation, Refuse], pl.Series]] = {
+    "string": _texts,
+    "int64": _whole,
+    "float32": _numbers,
+}

@@ -1,0 +1,27 @@
+"""A value that cannot be used, with the row where it stands."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from amtl_export.data.source import FILE, ROW
+from amtl_export.errors import InputError
+
+
+def refuse_first(raw: pl.DataFrame, bad: pl.Series, column: str, asker: str, allowed: str) -> None:
+    """Raise on the first row where `bad` is true, naming file, row, column and value.
+
+    Raises:
+        InputError: some row is bad.
+    """
+    first = bad.arg_max() if bad.any() else None
+    if first is None:
+        return
+    value = raw[column][first] if column in raw.columns else None
+    raise InputError(
+        f"{asker}: a value cannot be used",
+        where=f"{raw[FILE][first]}, row {raw[ROW][first] + 1}, column {column!r}",
+        found=repr(value),
+        allowed=allowed,
+        fix="correct or drop the row, or name the text under missing = [...] in schema.toml",
+    )

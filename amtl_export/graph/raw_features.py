@@ -233,13 +233,13 @@ def _joined_words(tape: Tape, texts: ir.Value, words: int) -> ir.Value:
 
 def _attributes(field: RawField, words: int) -> dict[str, Any]:
     """Of the LabelEncoder."""
-    values = [*field.vocabulary.values.to_list(), *field.missing]
-    known = len(field.vocabulary.values)
+    ids = {value: MISSING for value in field.missing}  # which come first: a sequence may have more of them
+    for id_, value in enumerate(field.vocabulary.values.to_list(), start=FIRST_VALUE):
+        ids.setdefault(value, id_)
+    keys = [value + " " * (words - value.count(" ")) for value in ids] if words else list(ids)
     return {
-        "keys_int64s" if field.type == ir.DataType.INT64 else "keys_strings": [
-            value + " " * (words - value.count(" ")) if words else value for value in values
-        ],
-        "values_int64s": [*range(FIRST_VALUE, FIRST_VALUE + known), *[MISSING] * len(field.missing)],
+        "keys_int64s" if field.type == ir.DataType.INT64 else "keys_strings": keys,
+        "values_int64s": list(ids.values()),
         "default_int64": OOV,
     }
 

@@ -1,0 +1,242 @@
+"""A raw value means the same to training's reader, to the encoder in Python and to the graph in front."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amtl_export.data.encode import padded_ids
+from amtl_export.data.normalise import NO_NUMBER, Normalisation, normalised
+from amtl_export.data.vocabulary import ValueCounter
+from amtl_export.graph.raw_features import RawField, encoder_model
+from amtl_export.runtime.session import open_session
+from amtl_export.serving.encoder import Normaliser
+from amtl_export.spec import BATCH, Column, TensorSpec
+
+WORDS = st.text(st.sampled_from(" ab|\t\nnan.é"), max_size=8)
+NUMBERS = st.one_of(
+    st.integers(-(2**64), 2**64).map(str),
+    st.integers(-30, 30).map(lambda n: f" {n}.0"),
+    st.floats().map(repr),
+    st.sampled_from(
+        ["", " ", "-1", "+7", "07", "1.", ".5", "1e3", "1E400", "nan", "inf", "9007199254740993", "1_0", "٣"]
+    ),
+)
+TEXTS = st.one_of(WORDS, NUMBERS)
+
+
+class Refused(Exception):
+    pass
+
+
+def refuse(bad: pl.Series, allowed: str) -> None:
+    if bad.fill_null(False).any():
+        raise Refused(allowed)
+
+
+def read(values: Sequence[Any], dtype: Any, spec: Normalisation) -> list[Any]:
+    """Each value by itself through training's reader; Refused where it is."""
+    found: list[Any] = []
+    for value in values:
+        try:
+            found.append(normalised(pl.Series([value], dtype=dtype), spec, refuse).to_list()[0])
+        except Refused:
+            found.append(Refused)
+    return found
+
+
+def encode(values: Sequence[Any], spec: Normalisation) -> list[Any]:
+    """The same by the encoder of requests."""
+    own = Normaliser(spec.model_dump(mode="json"))
+    found: list[Any] = []
+    for value in values:
+        try:
+            found.append((own.many(value) or None) if spec.many else own.one(value))
+        except ValueError:
+            found.append(Refused)
+    return found
+
+
+@st.composite
+def specs(draw: st.DrawFn, *types: str) -> Normalisation:
+    many = draw(st.booleans())
+    return Normalisation(
+        field="f",
+        column="c",
+        many=many,
+        type=draw(st.sampled_from(types)),
+        trim=draw(st.booleans()),
+        missing=tuple(draw(st.lists(TEXTS, max_size=3))),
+        separator=draw(st.sampled_from(["|", " ", "ab"])) if many else None,
+        max_length=draw(st.integers(1, 4)) if many else None,
+    )
+
+
+@given(specs("string", "int64", "float32"), st.lists(st.one_of(st.none(), TEXTS), max_size=12))
+def test_texts(spec: Normalisation, values: list[str | None]) -> None:
+    assert encode(values, spec) == read(values, pl.String, spec)
+
+
+@given(specs("string", "int64", "float32"), st.data())
+def test_numbers(spec: Normalisation, data: st.DataObject) -> None:
+    kinds: dict[Any, st.SearchStrategy[Any]] = {
+        pl.Int64: st.integers(-(2**63), 2**63 - 1),
+        pl.Int8: st.integers(-128, 127),
+        pl.UInt64: st.integers(0, 2**64 - 1),
+        pl.Float64: st.one_of(st.floats(), st.integers(-(2**54), 2**54).map(float)),
+        pl.Float32: st.floats(width=32),
+    }
+    dtype = data.draw(st.sampled_from(list(kinds)))
+    values = data.draw(st.lists(st.one_of(st.none(), kinds[dtype]), max_size=8))
+    if spec.many:
+        lists = [values[:i] for i in range(len(values) + 1)]
+        assert encode(lists, spec) == read(lists, pl.List(dtype), spec)
+    else:
+        assert encode(values, spec) == read(values, dtype, spec)
+
+
+def test_a_column_is_read_as_its_values_are() -> None:
+    """Many rows at once as each alone."""
+    spec = Normalisation(field="f", column="c", many=True, type="int64", missing=("-1",), separator=",", max_length=2)
+    values = ["1,2,3", None, "", "-1", " 4 , ,-1,5 ,6", ",", "7"]
+    whole = normalised(pl.Series(values), spec, refuse)
+    assert whole.to_list() == [[1, 2], None, None, None, [4, 5], None, [7]] == read(values, pl.String, spec)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([True, False, None], "string", ["true", "false", None]),
+        ([True, False, None], "float32", [1.0, 0.0, None]),
+        ([date(2024, 5, 1)], "string", ["2024-05-01"]),
+        ([datetime(2024, 5, 1, 3, 4, 5)], "string", ["2024-05-01 03:04:05.000000"]),
+        ([Decimal("12.50"), None], "float32", [12.5, None]),
+        ([Decimal("12.00"), None], "int64", [12, None]),
+        ([2**64 - 1], "string", ["18446744073709551615"]),
+        ([19.0, math.nan, None], "int64", [19, None, None]),
+        ([None, None], "int64", [None, None]),
+        ([NO_NUMBER, -1], "int64", [None, None]),
+    ],
+)
+def test_types_of_parquet(values: list[Any], kind: Any, expected: list[Any]) -> None:
+    spec = Normalisation(field="f", column="c", type=kind, missing=("-1",))
+    series = pl.Series(values, dtype=pl.UInt64) if values == [2**64 - 1] else pl.Series(values)
+    assert normalised(series, spec, refuse).to_list() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1.5], "string"),
+        ([1.5], "int64"),
+        ([2.0**53 + 2], "int64"),
+        ([2**64 - 1], "int64"),
+        ([True], "int64"),
+        ([date(2024, 5, 1)], "int64"),
+        ([date(2024, 5, 1)], "float32"),
+        ([b"x"], "string"),
+        ([{"a": 1}], "string"),
+        ([[1]], "int64"),
+        ([1e39], "float32"),
+        ([math.inf], "float32"),
+        (["1,5"], "float32"),
+        (["19.5"], "int64"),
+    ],
+)
+def test_what_is_refused(values: list[Any], kind: Any) -> None:
+    spec = Normalisation(field="f", column="c", type=kind)
+    series = pl.Series(values, dtype=pl.UInt64) if values == [2**64 - 1] else pl.Series(values)
+    with pytest.raises(Refused):
+        normalised(series, spec, refuse)
+
+
+def test_dictionaries_and_arrays() -> None:
+    spec = Normalisation(field="f", column="c", type="string", missing=("-1",))
+    assert normalised(pl.Series(["a", "-1", None], dtype=pl.Categorical), spec, refuse).to_list() == ["a", None, None]
+    many = spec.model_copy(update={"many": True, "max_length": 2})
+    arrays = pl.Series([["a", "-1", "b"], ["-1", "-1", None]], dtype=pl.Array(pl.String, 3))
+    assert normalised(arrays, many, refuse).to_list() == [["a", "b"], None]
+
+
+def ids_of(values: Sequence[Any], spec: Normalisation) -> tuple[Any, Any]:
+    """Ids by the reader, and by the graph, of values that both take; the vocabulary is of every second value."""
+    dtype = pl.Int64 if spec.type == "int64" else pl.String
+    found = normalised(pl.Series(values, dtype=pl.List(dtype) if spec.many else dtype), spec, refuse)
+    counter = ValueCounter("f", "int64" if spec.type == "int64" else "string", padded=spec.many)
+    half = found[::2]
+    counter.add(half.explode() if spec.many else half)
+    vocabulary = counter.vocabulary(1)
+    column = (Column("f", vocabulary.size, vocabulary.padding),)
+    shape = (BATCH, "length_f") if spec.many else (BATCH, 1)
+    inputs = [TensorSpec("f" if spec.many else "ids", "int64", shape, column, "f" if spec.many else "ids")]
+    model = encoder_model(inputs, {"f": RawField(vocabulary, spec, "f")}, {})
+    nothing = NO_NUMBER if spec.type == "int64" else ""
+    width = max([1, *map(len, values)]) if spec.many else 1
+    rows = [[*row, *[nothing] * (width - len(row))] if spec.many else [row] for row in values]
+    array = np.array(rows, dtype=np.int64 if spec.type == "int64" else object).reshape(len(values), width)
+    (graph,) = open_session(ir.to_proto(model).SerializeToString()).run(None, {"f": array})
+    if not spec.many:
+        return vocabulary.encode(found).tolist(), graph[:, 0].tolist()
+    reader = padded_ids(found, vocabulary, width).tolist()
+    padding = vocabulary.padding
+    return [[i for i in row if i != padding] for row in reader], [[i for i in row if i != padding] for row in graph]
+
+
+@given(specs("string"), st.data())
+def test_the_graph_gives_the_ids_of_texts(spec: Normalisation, data: st.DataObject) -> None:
+    one = WORDS.map(lambda text: text.replace("\0", ""))
+    values = data.draw(st.lists(st.lists(one, max_size=5) if spec.many else one, min_size=1, max_size=12))
+    reader, graph = ids_of(values, spec)
+    assert graph == reader
+
+
+@given(specs("int64"), st.data())
+def test_the_graph_gives_the_ids_of_whole_numbers(spec: Normalisation, data: st.DataObject) -> None:
+    spec = spec.model_copy(update={"missing": ("-1", "3.0", "n/a", *spec.missing)})
+    one = st.one_of(st.integers(-3, 8), st.sampled_from([NO_NUMBER, 2**63 - 1, 2**53 + 1]))
+    values = data.draw(st.lists(st.lists(one, max_size=5) if spec.many else one, min_size=1, max_size=12))
+    reader, graph = ids_of(values, spec)
+    assert graph == reader
+
+
+def test_the_graph_leaves_missing_numbers_out() -> None:
+    spec = Normalisation(field="a", column="a", type="float32", missing=("-1", "0.1", "n/a"))
+    numbers = {"a": spec, "b": spec.model_copy(update={"field": "b", "missing": ()})}
+    inputs = [TensorSpec("numeric", "float32", (BATCH, 2), (Column("a"), Column("b")), "numeric")]
+    session = open_session(ir.to_proto(encoder_model(inputs, {}, numbers)).SerializeToString())
+    given_ = np.array([[-1, -1], [0.1, 0.1], [2, np.nan], [np.nan, 2]], dtype=np.float32)
+    (found,) = session.run(None, {"numeric": given_})
+    expected = given_.copy()
+    expected[:2, 0] = np.nan
+    np.testing.assert_array_equal(found, expected)
+    reader = [normalised(pl.Series(given_[:, i]), own, refuse).to_list() for i, own in enumerate(numbers.values())]
+    np.testing.assert_array_equal(np.array(reader, dtype=np.float32).T, expected)
+
+
+def test_a_sequence_with_other_missing_texts_has_its_own_meaning() -> None:
+    """Fields of one vocabulary whose texts for "missing" differ are looked up apart."""
+    spec = Normalisation(field="item", column="item", type="string")
+    seen = Normalisation(field="seen", column="seen", many=True, type="string", missing=("a",), max_length=3)
+    counter = ValueCounter("item", "string", padded=True)
+    counter.add(pl.Series(["a", "b"]))
+    item = counter.vocabulary(1)
+    fields = {"item": RawField(item, spec, "item"), "seen": RawField(replace(item, field="seen"), seen, "item")}
+    inputs = [
+        TensorSpec("ids", "int64", (BATCH, 1), (Column("item", 5),), "ids"),
+        TensorSpec("seen", "int64", (BATCH, "length_seen"), (Column("seen", 5, 4),), "seen"),
+    ]
+    session = open_session(ir.to_proto(encoder_model(inputs, fields, {})).SerializeToString())
+    texts = {"item": np.array([["a"]], object), "seen": np.array([["a", "b"]], object)}
+    ids, lists = session.run(["encoded_ids", "encoded_seen"], texts)
+    assert (ids.tolist(), lists.tolist()) == ([[2]], [[4, 3]])

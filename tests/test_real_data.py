@@ -17,8 +17,8 @@ from amtl_export.data.rows import SPLIT, read_rows
 from amtl_export.freezing.frozen import freeze
 from amtl_export.graph.raw_features import RawField
 from amtl_export.runtime.predictor import load
-from amtl_export.serving.encoder import Encoder
-from amtl_export.serving.encoder_files import write_encoder
+from amtl_export.bundle.encoder import Encoder
+from amtl_export.bundle.encoder_files import write_encoder
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.training.run import Run

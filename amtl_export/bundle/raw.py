@@ -111,7 +111,7 @@ def encoded_columns(
     Raises:
         InputError: a value cannot be used.
     """
-    found = {name: normalised(column, specs[name], _refusing(name, column)) for name, column in columns.items()}
+    found = {name: normalised(column, specs[name], refusing(name, column)) for name, column in columns.items()}
     feed: Feed = {}
     for spec in inputs:
         if spec.source == "numeric":
@@ -128,10 +128,12 @@ def encoded_columns(
     return feed
 
 
-def _refusing(name: str, column: pl.Series) -> Refuse:
+def refusing(name: str, column: pl.Series | None = None) -> Refuse:
+    """Raise `InputError` for the first value of a column that cannot be used."""
+
     def refuse(bad: pl.Series, allowed: str) -> None:
         if bad.fill_null(False).any():
-            found = column.filter(bad.fill_null(False)).to_list()[0]
+            found = None if column is None else column.filter(bad.fill_null(False)).to_list()[0]
             raise InputError(f"field {name}: a value cannot be used", found=repr(found), allowed=allowed)
 
     return refuse

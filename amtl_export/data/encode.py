@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from amtl_export.data.expressions import LABEL
+from amtl_export.data.raw_sample import RawSample
 from amtl_export.data.rows import Chunk, read_rows
 from amtl_export.data.schema import SPLITS, FieldSchema, Schema, SplitName
 from amtl_export.data.source import Source
@@ -82,7 +83,9 @@ def encode(source: Source, folder: Path, seed: int, limit_rows: int | None = Non
     """
     summary = _count(read_rows(source, seed, limit_rows), source.schema)
     _check_splits(summary, source)
-    _write(read_rows(source, seed, limit_rows), source.schema, summary, folder)
+    sample = RawSample.drawn(summary.rows[2], seed)
+    _write(read_rows(source, seed, limit_rows), source.schema, summary, folder, sample)
+    sample.write(folder)
     stats = {name: {"mean": s.mean, "std": s.std} for name, s in summary.stats.items()}
     write_json(folder / "stats.json", stats)
     return Encoded(source.schema, summary.vocabularies, summary.stats, open_rows(folder, source.schema))
@@ -205,12 +208,13 @@ def _check_splits(summary: _Summary, source: Source) -> None:
             )
 
 
-def _write(chunks: Iterator[Chunk], schema: Schema, summary: _Summary, folder: Path) -> None:
+def _write(chunks: Iterator[Chunk], schema: Schema, summary: _Summary, folder: Path, sample: RawSample) -> None:
     arrays = [
         _create(folder / split, schema, n, summary.lengths) for split, n in zip(SPLITS, summary.rows, strict=True)
     ]
     start = [0, 0, 0]
     for chunk in chunks:
+        sample.take(chunk.raw_of_split(2), start[2])
         for index, rows in enumerate(arrays):
             part = chunk.of_split(index)
             place = slice(start[index], start[index] + len(part))

@@ -10,7 +10,7 @@ A value is a text, a number, a truth value, or a list of them. In this order:
    number or its text, rounded to float32. A number that equals one of `missing`, and the least int64, are missing too.
 5. Of a multi-valued field or sequence, missing ones are left out, and the first `max_length` of the others are kept.
 
-Anything else is refused. `serving/encoder.py` executes this one value at a time, `graph/raw_features.py` in nodes.
+Anything else is refused. `bundle/encoder.py` executes this one value at a time, `graph/raw_features.py` in nodes.
 """
 
 from __future__ import annotations

@@ -34,6 +34,10 @@ class Chunk:
         """The rows of one split, in order."""
         return self.fields.filter(pl.col(SPLIT) == index)
 
+    def raw_of_split(self, index: int) -> pl.DataFrame:
+        """The same rows as the data has them."""
+        return self.raw.filter(self.fields[SPLIT] == index)
+
 
 def read_rows(source: Source, seed: int, limit_rows: int | None = None) -> Iterator[Chunk]:
     """One pass over the source, the same rows in the same splits each time.

@@ -133,9 +133,10 @@ def load_frozen(path: Path | str) -> FrozenModel:
     if compressed is None:
         return frozen
     report = compressed["report"]
-    labelled = None if original is None else original.labelled
     judged = Compressed(original, report["max_auc_drop"], report)
-    return replace(frozen, labelled=labelled, compressed=judged)
+    if original is None:
+        return replace(frozen, labelled=None, compressed=judged)
+    return replace(frozen, labelled=original.labelled, raw=original.raw, compressed=judged)
 
 
 def _original(path: Path, compressed: dict[str, Any], frozen: FrozenModel) -> FrozenModel | None:

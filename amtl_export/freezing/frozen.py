@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from torch import Tensor, nn
 
 from amtl_export.data.encode import Rows
@@ -28,6 +29,7 @@ from amtl_export.freezing.fields import (
 )
 from amtl_export.freezing.flat import Flat, answers, buffers_kept, device_of, evaluating, state_kept
 from amtl_export.freezing.reads import tables_read
+from amtl_export.freezing.run_rows import labelled_rows, raw_rows
 from amtl_export.freezing.swap import freeze_module, frozen_tables, tables_of, unwrapped
 from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
 from amtl_export.models.attach import is_attached
@@ -37,7 +39,7 @@ from amtl_export.source.binding import DynamicShapes, bind, describe
 from amtl_export.source.call import ModuleCall, RunCall, name_outputs
 from amtl_export.source.source import Labelled, Source, absolute, build, is_factory
 from amtl_export.spec import Feed, TensorSpec
-from amtl_export.traffic.draw import draw, from_rows
+from amtl_export.traffic.draw import draw
 from amtl_export.training.run import Run, load_run
 
 #: Where the embedding table is in a `CtrModel`, itself or below; a wide part has a second one, of D = 1.
@@ -45,8 +47,6 @@ EMBEDDING = "embedding"
 
 #: Rows of the example of a run's model.
 _EXAMPLE_ROWS = 1000
-
-_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,10 @@ class Compressed:
     original: FrozenModel | None
     max_auc_drop: float | None
     report: dict[str, Any]
+
+
+def _no_raw() -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class FrozenModel:
         read_whole: tables that the model reads whole, for a tied output layer for instance.
         data: what only a run knows.
         labelled: examples with known outcome, by split; None where there are none.
+        raw: gives rows of the test split as the run's data had them, and as training encoded them; None without.
         compressed: of a model whose tables were cut in principal order, what it was before.
         source: the folder or the factory that it was opened from; None for one that a program holds.
     """
@@ -100,6 +105,7 @@ class FrozenModel:
     read_whole: frozenset[str] = frozenset()
     data: RunData | None = None
     labelled: Labelled | None = None
+    raw: Callable[[], tuple[pl.DataFrame, Rows] | None] = _no_raw
     compressed: Compressed | None = None
     source: str | None = None
 
@@ -325,14 +331,8 @@ def _of_run(run: Run) -> FrozenModel:
         "data": Path(run.train.data).name,  # a bundle travels: no path of the machine that trained it
     }
     frozen = of_trained(run.model, run.model_config, run.schema, run.vocabularies, origin)
-    return replace(frozen, labelled=partial(_labelled_rows, run), source=str(run.path.resolve()))
-
-
-def _labelled_rows(run: Run, split: Any) -> Any:
-    rows: Rows = run.rows(split)
-    for start in range(0, len(rows), _BATCH):
-        part = rows.take(slice(start, start + _BATCH))
-        yield from_rows(part, run.model_config), np.asarray(part.label, dtype=np.float64)
+    labelled, raw = partial(labelled_rows, run), partial(raw_rows, run)
+    return replace(frozen, labelled=labelled, raw=raw, source=str(run.path.resolve()))
 
 
 def of_module(source: Source, name: str) -> FrozenModel:

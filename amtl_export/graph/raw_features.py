@@ -233,7 +233,7 @@ def _joined_words(tape: Tape, texts: ir.Value, words: int) -> ir.Value:
 
 def _attributes(field: RawField, words: int) -> dict[str, Any]:
     """Of the LabelEncoder."""
-    ids = {value: MISSING for value in field.missing}  # which come first: a sequence may have more of them
+    ids = dict.fromkeys(field.missing, MISSING)  # which come first: a sequence may have more of them
     for id_, value in enumerate(field.vocabulary.values.to_list(), start=FIRST_VALUE):
         ids.setdefault(value, id_)
     keys = [value + " " * (words - value.count(" ")) for value in ids] if words else list(ids)

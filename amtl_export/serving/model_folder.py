@@ -13,12 +13,12 @@ import numpy as np
 
 import amtl_export
 from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.encoder_files import write_encoder
 from amtl_export.bundle.samples import write_messages
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import atomic_folder, copy_folder, producer, read_json, write_json
 from amtl_export.native import library_path, needed_library
 from amtl_export.runtime.predictor import Arrays, Predictor
-from amtl_export.serving.encoder_files import write_encoder
 from amtl_export.serving.triton_config import Backend, Device, ServerConfig, WarmUp, model_config
 
 #: Parts of this package that a version carries for the Python backend: what `runtime.predictor` imports.

@@ -14,10 +14,13 @@ import onnx_ir.passes.common as passes
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.graph.facts import TABLE, fact
 from amtl_export.graph.lookups import Lookup
 from amtl_export.graph.ragged import GATHER
+from amtl_export.graph.weights import bytes_of
 from amtl_export.native import DOMAIN
 from amtl_export.runtime.session import Provider, open_session
+from amtl_export.validation.provenance import load_graph
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -268,3 +271,11 @@ def _describe(names: list[str], ids: Ids, good: npt.NDArray[np.bool_], found: Fl
         name = names[column % len(names)]
         lines.append(f"field {name}, id {ids[row, column]}, dim {at}: found {a[at]!r}, the source has {b[at]!r}")
     return lines
+
+
+def table_bytes(bundle: Bundle, frozen: FrozenModel) -> int:
+    """Bytes of the tables' arrays and projections, from the graph itself."""
+    graph = load_graph(bundle.model)
+    values = graph.graph.initializers.values()
+    tables = sum(value.const_value.nbytes for value in values if fact(value, TABLE) and value.const_value is not None)
+    return int(tables) + bytes_of(graph, frozen.projections)

@@ -22,8 +22,7 @@ from amtl_export.errors import AmtlError, InputError, ValidationFailed
 from amtl_export.files import checksum_mismatches
 from amtl_export.freezing.frozen import Compressed, FrozenModel, freeze
 from amtl_export.freezing.scores import Scores, torch_answers
-from amtl_export.graph.facts import TABLE, fact
-from amtl_export.graph.weights import Part, bytes_of
+from amtl_export.graph.weights import Part
 from amtl_export.native import library_path
 from amtl_export.runtime.session import Provider, nodes_by_provider, open_session
 from amtl_export.source.binding import bind, nested, same_structure
@@ -33,7 +32,8 @@ from amtl_export.spec import BATCH, Feed, mismatch
 from amtl_export.tables.values import quantize
 from amtl_export.training.run import Run
 from amtl_export.validation.provenance import load_graph, trace_provenance, unknown_bases
-from amtl_export.validation.rows import check_rows
+from amtl_export.validation.raw_rows import check_source
+from amtl_export.validation.rows import check_rows, table_bytes
 from amtl_export.validation.scores import graph_answers, rank_flips
 from amtl_export.validation.verdict import Tolerances, Verdict
 
@@ -134,6 +134,7 @@ class _Check:
         steps: tuple[Callable[[], None], ...] = (
             self._files,
             self._vocabularies,
+            self._raw_values,
             self._provenance,
             self._rows,
             lambda: self._answers(inputs),
@@ -210,6 +211,17 @@ class _Check:
             if value != expected:
                 problems.append(f"{where} states the vocabulary hash {value}, the run's is {expected}")
 
+    def _raw_values(self) -> None:
+        """The run's raw rows, and hostile values, to ids in every way that a request may take."""
+        if self.frozen.data is None:
+            return
+        if (kept := self.frozen.raw()) is None:
+            self.verdict.notes.append("raw values were not checked: the source keeps no raw rows; train it anew")
+            return
+        found = check_source(self.bundle, *kept)
+        self.verdict.raw_rows_checked, self.verdict.raw_rows_equal = found.rows, found.equal
+        self.verdict.problems += [f"raw value of field {line}" for line in found.problems]
+
     def _provenance(self) -> None:
         found = trace_provenance(self.bundle.model, self.frozen)
         self.verdict.selector_nodes = len(found.selector_nodes)
@@ -237,7 +249,7 @@ class _Check:
             if not np.array_equal(self.bundle.dims(name), frozen.field_dims(name).numpy()):
                 verdict.problems.append(f"the dims in vocab/{name}.parquet are not the source's")
         verdict.bytes_dense = frozen.dense_bytes
-        verdict.bytes_table = _table_bytes(self.bundle, frozen)
+        verdict.bytes_table = table_bytes(self.bundle, frozen)
         verdict.bytes_ratio = verdict.bytes_table / frozen.dense_bytes
         reference = self._reference
         for optimized in (True, False):
@@ -381,11 +393,3 @@ class _Check:
 
 def _one_line(error: AmtlError) -> str:
     return " ".join(str(error).split())
-
-
-def _table_bytes(bundle: Bundle, frozen: FrozenModel) -> int:
-    """Bytes of the tables' arrays and projections, from the graph itself."""
-    graph = load_graph(bundle.model)
-    values = graph.graph.initializers.values()
-    tables = sum(value.const_value.nbytes for value in values if fact(value, TABLE) and value.const_value is not None)
-    return int(tables) + bytes_of(graph, frozen.projections)

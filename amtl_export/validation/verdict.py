@@ -48,6 +48,8 @@ class Verdict:
         max_abs_logit_change_by_quantization: what quantized values change, in PyTorch.
         rows_checked: ids of the tables that were looked up in the graph; rows_bit_equal of them have the source's bits.
         hostile_ids_checked: ids outside the tables, tried at the lookups and through the whole model.
+        raw_rows_checked: rows of raw values, hostile ones too, that went through training's reader, `encoder/` and the
+            graph in front; raw_rows_equal of them have the ids that training has. None where a run kept none.
         scores_are: logits or probabilities, which the logloss needs to know.
         rank_flips: neighbours in the source's ranking that the graph ranks the other way.
         nan_answers: numbers that are NaN in the module itself as in the graph.
@@ -89,6 +91,8 @@ class Verdict:
     native_operator: bool | None = None
     nodes_by_provider: dict[str, int] | None = None
     hostile_ids_checked: int | None = None
+    raw_rows_checked: int | None = None
+    raw_rows_equal: int | None = None
     unoptimized: str | None = None
     batch_of_none: str | None = None
     batch_of_one: str | None = None

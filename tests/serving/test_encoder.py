@@ -20,8 +20,8 @@ from amtl_export.errors import InputError
 from amtl_export.files import read_json
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.runtime.predictor import load
-from amtl_export.serving.encoder import Encoder
-from amtl_export.serving.encoder_files import write_encoder
+from amtl_export.bundle.encoder import Encoder
+from amtl_export.bundle.encoder_files import write_encoder
 
 
 @pytest.fixture(scope="session")
@@ -157,6 +157,6 @@ def test_in_python_too(folder: Path, served_bundle: Bundle) -> None:
 
 
 def test_the_file_in_a_version_is_the_packages_own(folder: Path) -> None:
-    spec = importlib.util.find_spec("amtl_export.serving.encoder")
+    spec = importlib.util.find_spec("amtl_export.bundle.encoder")
     assert spec is not None
     assert (folder / "encoder.py").read_text() == Path(str(spec.origin)).read_text()

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from amtl_export.data.schema import SPLITS, ColumnSplit, FieldSchema, RandomSplit, Schema, TimeSplit
+from amtl_export.data.schema import FieldSchema, Schema
 from amtl_export.data.source import FILE, ROW, Source
+from amtl_export.data.splits import SPLIT, split_of_rows
 from amtl_export.errors import InputError
 
 LABEL = "__label"
-SPLIT = "__split"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_rows(source: Source, seed: int, limit_rows: int | None = None) -> Itera
             left -= len(kept)
         label = _label(kept, schema)
         fields = [_field(kept, field) for field in schema.fields]
-        yield Chunk(pl.DataFrame([*fields, label, _split(kept, schema, rng)]))
+        yield Chunk(pl.DataFrame([*fields, label, split_of_rows(kept, schema, rng, refuse_first)]))
         if left == 0:
             return
 
@@ -149,24 +149,3 @@ def _typed(values: pl.Series, field: FieldSchema, kept: pl.DataFrame) -> pl.Seri
     bad = (cast.is_null() & values.is_not_null()) | fraction
     refuse_first(kept, bad, field.source_column, f"field {field.name}", 'a whole number (or type = "string")')
     return cast
-
-
-def _split(kept: pl.DataFrame, schema: Schema, rng: np.random.Generator) -> pl.Series:
-    rule = schema.split
-    if isinstance(rule, RandomSplit):
-        draw = rng.random(len(kept))
-        index = (draw < rule.valid).astype(np.uint8) + 2 * ((draw >= rule.valid) & (draw < rule.valid + rule.test))
-        return pl.Series(SPLIT, index.astype(np.uint8))
-    column = kept[rule.column]
-    if isinstance(rule, TimeSplit):
-        if isinstance(rule.valid_from, str):
-            column = column.cast(pl.String)
-        asker = "time split"
-        refuse_first(kept, column.is_null(), rule.column, asker, "a time in every row")
-        late = (column >= rule.valid_from).cast(pl.UInt8) + (column >= rule.test_from).cast(pl.UInt8)
-        return late.cast(pl.UInt8).alias(SPLIT)
-    assert isinstance(rule, ColumnSplit)
-    names = {getattr(rule, split): index for index, split in enumerate(SPLITS)}
-    known = column.cast(pl.String).replace_strict(names, default=None, return_dtype=pl.UInt8)
-    refuse_first(kept, known.is_null(), rule.column, "column split", f"one of {sorted(names)}")
-    return known.alias(SPLIT)

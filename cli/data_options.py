@@ -26,7 +26,7 @@ def data_options(command: F) -> F:
             required=True,
             metavar="NAME|FOLDER",
             help="ml-1m, ml-100k, ijcai18, taobao, taobao-history, criteo, synthetic[:rows=N,values=V,…], "
-            "or a folder or file with a schema.toml.",
+            "or a folder or file with a schema.toml (./ml-1m for one of such a name).",
         ),
     ):
         command = option(command)
@@ -73,6 +73,7 @@ def train_config(*, path: Path | None, warm_start: Path | None = None, **given: 
     Raises:
         InputError: a value is out of range.
     """
+    from amtl_export.data.catalog import is_named
     from amtl_export.errors import InputError
     from amtl_export.models.config import SelectionConfig
     from amtl_export.training.config import TrainConfig
@@ -88,7 +89,7 @@ def train_config(*, path: Path | None, warm_start: Path | None = None, **given: 
     selection = {name: given.pop(option) for option, name in names.items() if given.get(option) is not None}
     rest = {name: value for name, value in given.items() if value is not None and name not in names}
     data = rest.pop("data")
-    if Path(data).exists():
+    if not is_named(data) and Path(data).exists():
         data = str(Path(data).resolve())
     try:
         return TrainConfig(

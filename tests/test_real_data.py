@@ -9,6 +9,8 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 
+from amtl_export.bundle.encoder import Encoder
+from amtl_export.bundle.encoder_files import write_encoder
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.bundle.raw import raw_fields, unknown_value, write_raw_bundle
 from amtl_export.data.catalog import open_source
@@ -17,8 +19,6 @@ from amtl_export.data.rows import SPLIT, read_rows
 from amtl_export.freezing.frozen import freeze
 from amtl_export.graph.raw_features import RawField
 from amtl_export.runtime.predictor import load
-from amtl_export.bundle.encoder import Encoder
-from amtl_export.bundle.encoder_files import write_encoder
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.training.run import Run

@@ -9,8 +9,14 @@ from amtl_export.data.source import Source, folder_source
 from amtl_export.errors import InputError
 
 
+def is_named(data: Path | str) -> bool:
+    """Whether `data` is the name of a source, even if a folder is called the same."""
+    name = str(data).partition(":")[0]
+    return name in NAMED or name == "synthetic"
+
+
 def open_source(data: Path | str, path: Path | str | None = None) -> Source:
-    """Find the source that `data` and `path` mean.
+    """Find the source that `data` and `path` mean. A known name is the named source; `./ml-1m` is a folder.
 
     Args:
         data: a named source, or a folder or file with a `schema.toml` beside it.
@@ -24,7 +30,9 @@ def open_source(data: Path | str, path: Path | str | None = None) -> Source:
         return synthetic.source(options)
     if name in NAMED:
         if path is None:
-            raise InputError(f"the source {name} needs path=FOLDER", fix="path=FOLDER with the files as published")
+            own = f"; the folder of this name is data='./{name}'" if Path(name).exists() else ""
+            fix = f"path=FOLDER with the files as published{own}"
+            raise InputError(f"the source {name} needs path=FOLDER", fix=fix)
         if not Path(path).is_dir():
             raise InputError("no such folder", where=path, fix=f"path=FOLDER with the files of {name}")
         return NAMED[name](Path(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from amtl_export.data.source import FILE, ROW
+from amtl_export.data.frames import FILE, ROW
 from amtl_export.errors import InputError
 
 

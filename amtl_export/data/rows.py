@@ -11,10 +11,8 @@ import polars as pl
 from amtl_export.data.expressions import Expressions
 from amtl_export.data.normalise import Normalisation, normalisations, normalised
 from amtl_export.data.refusal import refuse_first
-from amtl_export.data.schema import SPLITS, ColumnSplit, RandomSplit, Schema, TimeSplit
 from amtl_export.data.source import Source
-
-SPLIT = "__split"
+from amtl_export.data.splits import SPLIT, split_of_rows
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def read_rows(source: Source, seed: int, limit_rows: int | None = None) -> Itera
             kept = kept.head(left)
             left -= len(kept)
         fields = [_field(kept, spec) for spec in specs]
-        typed = pl.DataFrame([*fields, expressions.label(kept), _split(kept, schema, rng)])
+        typed = pl.DataFrame([*fields, expressions.label(kept), split_of_rows(kept, schema, rng)])
         yield Chunk(typed, kept.select(columns))
         if left == 0:
             return
@@ -73,26 +71,3 @@ def _field(kept: pl.DataFrame, spec: Normalisation) -> pl.Series:
         refuse_first(kept, bad.fill_null(False), spec.column, f"field {spec.field}", allowed)
 
     return normalised(kept[spec.column], spec, refuse).alias(spec.field)
-
-
-def _split(kept: pl.DataFrame, schema: Schema, rng: np.random.Generator) -> pl.Series:
-    rule = schema.split
-    if isinstance(rule, RandomSplit):
-        draw = rng.random(len(kept))
-        index = (draw < rule.valid).astype(np.uint8) + 2 * ((draw >= rule.valid) & (draw < rule.valid + rule.test))
-        return pl.Series(SPLIT, index.astype(np.uint8))
-    column = kept[rule.column]
-    if isinstance(rule, TimeSplit):
-        if isinstance(rule.valid_from, str):
-            column = column.cast(pl.String)
-        elif column.dtype == pl.String:
-            column = column.cast(pl.Float64, strict=False)
-        asker = "time split"
-        refuse_first(kept, column.is_null(), rule.column, asker, "a time in every row")
-        late = (column >= rule.valid_from).cast(pl.UInt8) + (column >= rule.test_from).cast(pl.UInt8)
-        return late.cast(pl.UInt8).alias(SPLIT)
-    assert isinstance(rule, ColumnSplit)
-    names = {getattr(rule, split): index for index, split in enumerate(SPLITS)}
-    known = column.cast(pl.String).replace_strict(names, default=None, return_dtype=pl.UInt8)
-    refuse_first(kept, known.is_null(), rule.column, "column split", f"one of {sorted(names)}")
-    return known.alias(SPLIT)

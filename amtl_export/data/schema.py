@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from amtl_export.errors import InputError
 
@@ -77,7 +79,7 @@ class FileFormat(Strict):
     """How the files are written.
 
     Attributes:
-        format: csv, tsv or parquet; by the files' suffix when not given.
+        format: csv, tsv, parquet, libsvm or libffm; by the files' suffix when not given.
         pattern: which files of a folder are read, in name order.
         separator: between columns; more than one character is allowed (then nothing is quoted).
         header: whether the first line names the columns.
@@ -87,12 +89,12 @@ class FileFormat(Strict):
         missing: texts that mean "missing", besides the empty one.
     """
 
-    format: Literal["csv", "tsv", "parquet"] | None = None
+    format: Literal["csv", "tsv", "parquet", "libsvm", "libffm"] | None = None
     pattern: str | None = None
     separator: Annotated[str, Field(min_length=1)] | None = None
     header: bool = True
     columns: tuple[str, ...] | None = None
-    quote: Annotated[str, Field(max_length=1)] = '"'
+    quote: Annotated[str, Field(pattern=r"^[\x01-\x7f]?$")] = '"'
     encoding: Literal["utf8", "latin-1"] = "utf8"
     missing: tuple[str, ...] = ()
 
@@ -119,34 +121,100 @@ class RandomSplit(Strict):
         return self
 
 
+def _time_text(value: Any) -> Any:
+    """TOML's own dates and times as ISO texts, which JSON can hold."""
+    return value.isoformat() if isinstance(value, date | datetime) else value
+
+
+def as_time(text: str) -> datetime | None:
+    """The time that an ISO date or date-time means; None for any other text."""
+    if not re.match(r"\d{4}-\d{2}-\d{2}($|[T ])", text):
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+Time = Annotated[int | float | str, BeforeValidator(_time_text)]
+
+
 class TimeSplit(Strict):
-    """Rows before `valid_from` train, rows from `test_from` on test. Texts compare as texts (ISO dates)."""
+    """Rows before `valid_from` train, rows from `test_from` on test.
+
+    Numbers compare with numbers, ISO dates and date-times with dates, other texts with texts. A time with an offset
+    is an instant; one without is what the data's own clock shows.
+    """
 
     rule: Literal["time"]
     column: str
-    valid_from: float | str
-    test_from: float | str
+    valid_from: Time
+    test_from: Time
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if isinstance(self.valid_from, str) != isinstance(self.test_from, str):
             raise ValueError("valid_from and test_from must both be texts or both be numbers")
-        if not self.valid_from < self.test_from:  # type: ignore[operator]  # of one kind: checked above
+        first, second = (as_time(t) if isinstance(t, str) else None for t in (self.valid_from, self.test_from))
+        if (first is None) != (second is None):
+            raise ValueError("valid_from and test_from must both be dates, or neither")
+        if first is not None and second is not None:
+            if (first.tzinfo is None) != (second.tzinfo is None):
+                raise ValueError("valid_from and test_from must both have an offset, or neither")
+            in_order = first < second
+        else:
+            in_order = self.valid_from < self.test_from  # type: ignore[operator]  # of one kind: checked above
+        if not in_order:
             raise ValueError("valid_from must come before test_from")
         return self
 
 
+def _column_text(value: Any) -> Any:
+    """`1` and `true` as the column's text has them."""
+    return str(value).lower() if isinstance(value, bool | int) else value
+
+
+ColumnText = Annotated[str, BeforeValidator(_column_text)]
+
+
 class ColumnSplit(Strict):
-    """A column says the split of each row."""
+    """A column says the split of each row; what is no text compares as its text."""
 
     rule: Literal["column"]
     column: str
-    train: str = "train"
-    valid: str = "valid"
-    test: str = "test"
+    train: ColumnText = "train"
+    valid: ColumnText = "valid"
+    test: ColumnText = "test"
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if len({self.train, self.valid, self.test}) < 3:
+            raise ValueError("train, valid and test must be three different values")
+        return self
 
 
-Split = Annotated[RandomSplit | TimeSplit | ColumnSplit, Field(discriminator="rule")]
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Patterns = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_several)]
+
+
+class FilesSplit(Strict):
+    """Each file belongs to one split: patterns relative to the folder, with `*`, `?`, `[…]` and `**`."""
+
+    rule: Literal["files"]
+    train: Patterns
+    valid: Patterns
+    test: Patterns
+
+    @property
+    def patterns(self) -> tuple[tuple[str, ...], ...]:
+        """In the order of SPLITS."""
+        return self.train, self.valid, self.test
+
+
+Split = Annotated[RandomSplit | TimeSplit | ColumnSplit | FilesSplit, Field(discriminator="rule")]
 
 
 class Schema(Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import resource
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from amtl_export.bundle.bundle import Bundle
@@ -164,9 +166,75 @@ def empty_csv(p: Place) -> list[object]:
     return p.train()
 
 
-@case(2, "cannot be parsed", "rows.csv")
+@case(2, "too many columns", "rows.csv, row 3", "found: 5 columns", "allowed: 3 columns")
 def too_many_columns(p: Place) -> list[object]:
     p.change(p.rows, "2,2.5,0", "2,2.5,0,9,9")
+    return p.train()
+
+
+@case(2, "too few columns", "rows.csv, row 3", "found: 2 columns: '2,2.5'")
+def too_few_columns(p: Place) -> list[object]:
+    p.change(p.rows, "2,2.5,0", "2,2.5")
+    return p.train()
+
+
+@case(2, "empty line", "rows.csv, row 3", "remove the line")
+def empty_line(p: Place) -> list[object]:
+    p.change(p.rows, "2,2.5,0", "")
+    return p.train()
+
+
+@case(2, "damaged or cut off", "rows.csv.gz", "again")
+def truncated_gzip(p: Place) -> list[object]:
+    (p.data / "rows.csv.gz").write_bytes(gzip.compress(p.rows.read_bytes())[:-20])
+    p.rows.unlink()
+    return p.train()
+
+
+@case(2, "no gzip file", "rows.csv.gz")
+def gzip_in_name_only(p: Place) -> list[object]:
+    p.rows.rename(p.data / "rows.csv.gz")
+    return p.train()
+
+
+@case(2, "files of several formats", "csv (rows.csv), tsv (rows.tsv)", "format = ")
+def two_formats(p: Place) -> list[object]:
+    shutil.copy(p.rows, p.data / "rows.tsv")
+    return p.train()
+
+
+@case(2, "belongs to no split", "rows.csv", "[split]")
+def file_of_no_split(p: Place) -> list[object]:
+    split = '[split]\nrule = "files"\ntrain = "a.csv"\nvalid = "b.csv"\ntest = "c.csv"\n[[field]]'
+    p.change(p.data / "schema.toml", "[[field]]", split)
+    return p.train()
+
+
+@case(2, "time split", "rows.csv, row 3, column 'a'", "'soon'", "a date")
+def time_that_is_none(p: Place) -> list[object]:
+    split = '[split]\nrule = "time"\ncolumn = "a"\nvalid_from = 2024-05-01\ntest_from = 2024-05-02\n[[field]]'
+    p.change(p.data / "schema.toml", "[[field]]", split)
+    p.change(p.data / "schema.toml", 'type = "int64"', 'type = "string"')
+    lines = [f"2024-04-0{i % 9 + 1},{i}.5,{i % 2}" for i in range(200)]
+    lines[2] = "soon,2.5,0"
+    p.rows.write_text("\n".join(["a,x,y", *lines]) + "\n")
+    return p.train()
+
+
+@case(2, "cannot be used", "rows.libsvm, row 2", "'7:0.5'", "numeric field")
+def libsvm_with_a_number(p: Place) -> list[object]:
+    p.rows.unlink()
+    (p.data / "rows.libsvm").write_text("1 3:1\n0 7:0.5\n")
+    text = 'label = "label"\n[[field]]\nname = "features"\nkind = "multi-valued"\n'
+    (p.data / "schema.toml").write_text(text)
+    return p.train()
+
+
+@case(2, "type that no field can use", "Binary", "store it as text")
+def binary_column(p: Place) -> list[object]:
+    p.rows.unlink()
+    frame = pl.DataFrame({"a": [b"x"] * 9, "x": [1.0] * 9, "y": [0, 1, 0] * 3})
+    frame.write_parquet(p.data / "rows.parquet")
     return p.train()
 
 

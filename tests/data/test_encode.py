@@ -172,7 +172,9 @@ def test_a_cut_off_file(tmp_path: Path) -> None:
 
 
 def test_too_many_columns(tmp_path: Path) -> None:
-    assert "cannot be parsed" in str(spoilt(tmp_path, "test,Rome,a,1,0", "test,Rome,a,1,0,9,9"))
+    error = spoilt(tmp_path, "test,Rome,a,1,0", "test,Rome,a,1,0,9,9")
+    assert "too many columns" in str(error)
+    assert "rows.csv, row 8" in str(error)
 
 
 def test_a_missing_column(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amtl_export.bundle.encoder import Normaliser
 from amtl_export.data.encode import padded_ids
 from amtl_export.data.normalise import NO_NUMBER, Normalisation, normalised
 from amtl_export.data.vocabulary import ValueCounter
 from amtl_export.graph.raw_features import RawField, encoder_model
 from amtl_export.runtime.session import open_session
-from amtl_export.bundle.encoder import Normaliser
 from amtl_export.spec import BATCH, Column, TensorSpec
 
 WORDS = st.text(st.sampled_from(" ab|\t\nnan.é"), max_size=8)

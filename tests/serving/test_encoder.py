@@ -15,13 +15,13 @@ import pytest
 from triton_server import Server, post
 
 from amtl_export.bundle.bundle import Bundle, open_bundle
+from amtl_export.bundle.encoder import Encoder
+from amtl_export.bundle.encoder_files import write_encoder
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import InputError
 from amtl_export.files import read_json
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.runtime.predictor import load
-from amtl_export.bundle.encoder import Encoder
-from amtl_export.bundle.encoder_files import write_encoder
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from amtl_export.data.frames import Reading
 from amtl_export.data.schema import FileFormat, Schema
-from amtl_export.data.source import Source, scan_text, stream
+from amtl_export.data.source import Source, stream
+from amtl_export.data.text_files import read_text
 from amtl_export.errors import InputError
 
 
@@ -33,10 +34,10 @@ def find(folder: Path, *names: str) -> Path:
 
 def table(
     file: Path, separator: str, columns: tuple[str, ...], encoding: Any = "utf8", header: bool = False
-) -> pl.LazyFrame:
+) -> Reading:
     """A published text table without quoting."""
     files = FileFormat(header=header, columns=columns, quote="", encoding=encoding)
-    return scan_text(file, separator, files)
+    return read_text(file, separator, files)
 
 
 def side_rows(file: Path, separator: str, columns: tuple[str, ...], encoding: Any = "utf8") -> pl.DataFrame:
@@ -61,10 +62,6 @@ def side_table(file: Path, separator: str, columns: tuple[str, ...], encoding: A
     return frame.lazy()
 
 
-def joined(name: str, folder: Path, file: Path, frame: pl.LazyFrame, schema: Schema) -> Source:
+def joined(name: str, folder: Path, file: Path, reading: Reading, schema: Schema) -> Source:
     """A source over one lazy frame in the order of its main file."""
-
-    def chunks(frame: pl.LazyFrame, file: Path) -> Iterator[pl.DataFrame]:
-        yield from stream(frame, file)
-
-    return Source(name, schema, functools.partial(chunks, frame, file), folder)
+    return Source(name, schema, functools.partial(stream, reading, file), folder)

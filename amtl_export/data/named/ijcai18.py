@@ -12,9 +12,11 @@ from pathlib import Path
 
 import polars as pl
 
+from amtl_export.data.frames import ROW, Reading
 from amtl_export.data.named.files import find, joined
 from amtl_export.data.schema import ColumnSplit, FieldSchema, FileFormat, Schema, TimeSplit
-from amtl_export.data.source import ROW, Source, scan_text
+from amtl_export.data.source import Source
+from amtl_export.data.text_files import read_text
 
 _CATEGORICAL = {
     "C1": "item", "C2": "category", "C3": "brand", "C4": "city",
@@ -73,12 +75,17 @@ def source(folder: Path) -> Source:
     """The published file if it is there, else `tr_2w.csv` and `te_8k.csv`."""
     if (folder / PUBLISHED).is_file():
         file = folder / PUBLISHED
-        return joined("ijcai18", folder, file, scan_text(file, " ", FileFormat(quote="")), _published_schema())
+        return joined("ijcai18", folder, file, read_text(file, " ", FileFormat(quote="")), _published_schema())
     train_file, test_file = find(folder, "tr_2w.csv", PUBLISHED), find(folder, "te_8k.csv")
     columns = ["Label", *_NUMERIC, *_CATEGORICAL]
-    train = scan_text(train_file, ",", FileFormat()).select(ROW, *columns)
-    test = scan_text(test_file, ",", FileFormat()).select(ROW, *columns)
+    train, test = (_whole(file, columns) for file in (train_file, test_file))
     test = test.join(train.select(columns), on=columns, how="anti", nulls_equal=True, maintain_order="left")
     split = pl.when(pl.col(ROW) % 10 == 9).then(pl.lit("valid")).otherwise(pl.lit("train"))
     frame = pl.concat([train.with_columns(split.alias("split")), test.with_columns(pl.lit("test").alias("split"))])
-    return joined("ijcai18", folder, train_file, frame, _schema())
+    return joined("ijcai18", folder, train_file, Reading(frame), _schema())
+
+
+def _whole(file: Path, columns: list[str]) -> pl.LazyFrame:
+    reading = read_text(file, ",", FileFormat())
+    reading.check().finish()
+    return reading.frame.select(ROW, *columns)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from amtl_export.data.frames import Reading
 from amtl_export.data.named.files import find, joined, side_table, table
 from amtl_export.data.schema import FieldSchema, RandomSplit, Schema
 from amtl_export.data.source import Source
@@ -62,8 +63,8 @@ def ml_100k(folder: Path) -> Source:
     names = [pl.when(pl.col(f) == "1").then(pl.lit(g)) for f, g in zip(flags, _GENRES_100K, strict=True)]
     genre = pl.concat_str(names, separator="|", ignore_nulls=True)
     movies = movies.select("item_id", genre=genre, release_year=_year(pl.col("title")))
-    frame = table(ratings, "\t", ("user_id", "item_id", "rating", "timestamp"))
-    return _ratings("ml-100k", folder, ratings, frame, users.select(_USER), movies)
+    rated = table(ratings, "\t", ("user_id", "item_id", "rating", "timestamp"))
+    return _ratings("ml-100k", folder, ratings, rated, users.select(_USER), movies)
 
 
 def _year(title: pl.Expr) -> pl.Expr:
@@ -71,8 +72,8 @@ def _year(title: pl.Expr) -> pl.Expr:
 
 
 def _ratings(
-    name: str, folder: Path, file: Path, ratings: pl.LazyFrame, users: pl.LazyFrame, movies: pl.LazyFrame
+    name: str, folder: Path, file: Path, ratings: Reading, users: pl.LazyFrame, movies: pl.LazyFrame
 ) -> Source:
-    frame = ratings.join(users, on="user_id", how="left", maintain_order="left")
+    frame = ratings.frame.join(users, on="user_id", how="left", maintain_order="left")
     frame = frame.join(movies, on="item_id", how="left", maintain_order="left")
-    return joined(name, folder, file, frame, _schema())
+    return joined(name, folder, file, ratings._replace(frame=frame), _schema())

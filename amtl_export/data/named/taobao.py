@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from amtl_export.data.frames import Reading
 from amtl_export.data.named.files import find, joined, side_rows, side_table, table
 from amtl_export.data.schema import FieldSchema, Schema, TimeSplit
 from amtl_export.data.source import Source
@@ -44,26 +45,26 @@ def _schema() -> Schema:
 def source(folder: Path) -> Source:
     """`ecomm_edge_train.txt`, `ecomm_item_feature.txt`, `ecomm_user_feature.txt`."""
     edges = find(folder, "ecomm_edge_train.txt")
-    return joined("taobao", folder, edges, _frame(folder, edges), _schema())
+    return joined("taobao", folder, edges, _rows(folder, edges), _schema())
 
 
 def with_history(folder: Path) -> Source:
     """The same rows with a sequence: what the user met on earlier days, the last first, 20 items at most."""
     edges = find(folder, "ecomm_edge_train.txt")
-    frame = _frame(folder, edges).join(_earlier(edges), on=("user_id", "date"), how="left", maintain_order="left")
+    rows = _rows(folder, edges)
+    frame = rows.frame.join(_earlier(edges), on=("user_id", "date"), how="left", maintain_order="left")
     schema = _schema()
     history = FieldSchema(name="history", kind="sequence", of="item_id", type="int64", max_length=_LONGEST)
-    return joined(
-        "taobao-history", folder, edges, frame, schema.model_copy(update={"fields": (*schema.fields, history)})
-    )
+    schema = schema.model_copy(update={"fields": (*schema.fields, history)})
+    return joined("taobao-history", folder, edges, rows._replace(frame=frame), schema)
 
 
-def _frame(folder: Path, edges: Path) -> pl.LazyFrame:
+def _rows(folder: Path, edges: Path) -> Reading:
     items = side_table(find(folder, "ecomm_item_feature.txt"), "\t", _ITEM)
     users = side_table(find(folder, "ecomm_user_feature.txt"), "\t", _USER)
-    frame = table(edges, "\t", _EDGE)
-    frame = frame.join(users, on="user_id", how="left", maintain_order="left")
-    return frame.join(items, on="item_id", how="left", maintain_order="left")
+    rows = table(edges, "\t", _EDGE)
+    frame = rows.frame.join(users, on="user_id", how="left", maintain_order="left")
+    return rows._replace(frame=frame.join(items, on="item_id", how="left", maintain_order="left"))
 
 
 def _earlier(edges: Path) -> pl.LazyFrame:

@@ -1,0 +1,73 @@
+"""What every reader of files shares: the columns that say where a row stands, and Polars' errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import polars as pl
+
+from amtl_export.errors import InputError
+
+#: Columns that every chunk carries beside the data's own: where each row stands.
+ROW = "__row"
+FILE = "__file"
+
+
+class Check(Protocol):
+    """Follows one pass over a file."""
+
+    def chunk(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        """The rows of a chunk that count.
+
+        Raises:
+            InputError: a row cannot be used.
+        """
+
+    def finish(self) -> None:
+        """The pass is at its end.
+
+        Raises:
+            InputError: what is left cannot be used.
+        """
+
+
+class CheckMaker(Protocol):
+    """Makes the check of a fresh pass."""
+
+    def __call__(self) -> Check:
+        """A check that has seen nothing."""
+
+
+class Unchecked:
+    """Of a format that has no lines."""
+
+    def chunk(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        """The rows as they are."""
+        return chunk
+
+    def finish(self) -> None:
+        """Nothing is left."""
+
+
+class Reading(NamedTuple):
+    """A lazy frame over a file with `__row` from 0, and what to check on the way."""
+
+    frame: pl.LazyFrame
+    check: CheckMaker = Unchecked
+
+
+@contextmanager
+def polars_errors(file: Path) -> Iterator[None]:
+    """Turn Polars' own error inside the block into an `InputError` that names the file."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        raise InputError(
+            "the file cannot be parsed",
+            where=file,
+            found=str(error).strip().splitlines()[0],
+            fix="is it cut off, or are [files] format, separator and quote in schema.toml right?",
+        ) from error

@@ -1,0 +1,82 @@
+"""Parquet files as lazy frames, and whether all files of a folder have the same types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import polars as pl
+
+from amtl_export.data.frames import ROW, Reading, polars_errors
+from amtl_export.errors import InputError, os_errors
+
+
+def read_parquet(file: Path, columns: set[str], types: dict[str, pl.DataType]) -> Reading:
+    """Read one file: arrays as lists, dictionaries as texts, other types as they are.
+
+    Args:
+        file: to read.
+        columns: that are asked for.
+        types: of the columns, by all files of the folder.
+    """
+    with polars_errors(file), os_errors("reading data", file):
+        frame = pl.scan_parquet(file, glob=False, hive_partitioning=False)
+        stored = frame.collect_schema()
+    casts = [
+        pl.col(name).cast(types.get(name, _plain(stored[name])))
+        for name in sorted(columns & set(stored.names()))
+        if stored[name] != types.get(name, _plain(stored[name]))
+    ]
+    return Reading(frame.with_columns(casts).with_row_index(ROW))
+
+
+def column_types(files: Iterable[Path], columns: set[str]) -> dict[str, pl.DataType]:
+    """Column → its type in all of the files; a column of nothing but nulls has that of the others.
+
+    Raises:
+        InputError: a file cannot be parsed, a type cannot be used, or two files differ.
+    """
+    found: dict[str, tuple[pl.DataType, pl.DataType, Path]] = {}
+    for file in files:
+        with polars_errors(file), os_errors("reading data", file):
+            stored = pl.read_parquet_schema(file)
+        for name in sorted(columns & set(stored)):
+            own = _plain(stored[name])
+            _refuse_unusable(stored[name], name, file)
+            known, as_stored, first = found.setdefault(name, (own, stored[name], file))
+            if known == pl.Null:
+                found[name] = (own, stored[name], file)
+            elif own not in (known, pl.Null):
+                raise InputError(
+                    f"two files have column {name!r} with different types",
+                    where=file,
+                    found=stored[name],
+                    allowed=f"{as_stored}, as in {first.name}",
+                    fix="write all files with one type",
+                )
+    return {name: kept for name, (kept, _, _) in found.items()}
+
+
+def _plain(dtype: pl.DataType) -> pl.DataType:
+    if isinstance(dtype, pl.Categorical | pl.Enum):
+        return pl.String()
+    if isinstance(dtype, pl.Array | pl.List):
+        return pl.List(_plain(dtype.inner))  # type: ignore[arg-type]  # an instance, of a schema that was read
+    return dtype
+
+
+def _refuse_unusable(dtype: pl.DataType, name: str, file: Path) -> None:
+    inner = dtype.inner if isinstance(dtype, pl.Array | pl.List) else dtype
+    if inner == pl.Binary:
+        fix = "store it as text: cast the column to string before it is written"
+    elif isinstance(inner, pl.Struct | pl.Array | pl.List) or inner == pl.Object:
+        fix = "write its parts as columns of their own"
+    else:
+        return
+    raise InputError(
+        f"column {name!r} has a type that no field can use",
+        where=file,
+        found=dtype,
+        allowed="texts, numbers, truth values, dates and times, or lists of them",
+        fix=fix,
+    )

@@ -1,0 +1,124 @@
+"""What Parquet's types become, and the two formats of index:value pairs."""
+
+from __future__ import annotations
+
+import gzip
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import polars as pl
+import pytest
+from data_places import SCHEMA, place, rows, write
+
+from amtl_export.data.catalog import open_source
+from amtl_export.data.encode import encode
+from amtl_export.errors import InputError
+
+LIBSVM = """label = "label > 0"
+[[field]]
+name = "features"
+kind = "multi-valued"
+min_count = 1
+"""
+
+
+def test_arrays_dictionaries_and_nulls(tmp_path: Path) -> None:
+    folder = place(tmp_path, SCHEMA + '[[field]]\nname = "day"\nkind = "categorical"\n')
+    arrays = pl.Series("u", [["a", "b"]], dtype=pl.Array(pl.Categorical(), 2))
+    days = pl.Series("day", ["mon"], dtype=pl.Enum(["mon"]))
+    write(folder / "b.parquet", pl.DataFrame([arrays, days, pl.Series("y", [1])]))
+    write(folder / "a.parquet", pl.DataFrame({"u": [None], "day": [None], "y": [0]}))
+    found = rows(folder)
+    assert found.schema["u"] == pl.List(pl.String)
+    assert found["u"].to_list() == [None, ["a", "b"]]
+    assert found["day"].to_list() == [None, "mon"]
+    assert found.schema["y"] == pl.Int64
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pl.Series("u", [Decimal("1.5")]),
+        pl.Series("u", [datetime(2024, 5, 1, tzinfo=UTC)]),
+        pl.Series("u", [2**64 - 1], dtype=pl.UInt64),
+        pl.Series("u", [[1, None]]),
+        pl.Series("u", [True]),
+    ],
+    ids=str,
+)
+def test_other_types_stay(tmp_path: Path, values: pl.Series) -> None:
+    folder = place(tmp_path)
+    write(folder / "a.parquet", pl.DataFrame([values, pl.Series("y", [1])]))
+    assert rows(folder)["u"].equals(values, check_dtypes=True)
+
+
+def test_files_that_differ(tmp_path: Path) -> None:
+    folder = place(tmp_path)
+    write(folder / "a.parquet", pl.DataFrame({"u": ["a"], "y": [1], "x": [1]}))
+    write(folder / "b.parquet", pl.DataFrame({"u": [1.5], "y": [1], "x": ["not asked for"]}))
+    with pytest.raises(InputError, match=r"'u' with different types\n.*b\.parquet\n  found: Float64\n.*a\.parquet"):
+        rows(folder)
+
+
+@pytest.mark.parametrize("value", [b"x", {"a": 1}, [[1]], [b"x"], [{"a": 1}]])
+def test_types_without_a_field(tmp_path: Path, value: object) -> None:
+    folder = place(tmp_path)
+    write(folder / "a.parquet", pl.DataFrame({"u": [value], "y": [1]}))
+    with pytest.raises(InputError, match=r"column 'u' has a type that no field can use"):
+        rows(folder)
+
+
+@pytest.mark.parametrize("name", ["a.libsvm", "a.svm.gz", "a.txt"])
+def test_libsvm(tmp_path: Path, name: str) -> None:
+    schema = LIBSVM.replace("\n", '\n[files]\nformat = "libsvm"\n', 1) if name == "a.txt" else LIBSVM
+    text = "1 3:1 70:1.0\n-1\n1 \t5:1 \n\n"
+    folder = place(tmp_path, schema)
+    write(folder / name, gzip.compress(text.encode()) if name.endswith("gz") else text)
+    found = rows(folder)
+    assert found["label"].to_list() == ["1", "-1", "1"]
+    assert found["features"].to_list() == [["3", "70"], [], ["5"]]
+
+
+def test_libsvm_is_encoded(tmp_path: Path) -> None:
+    folder = place(tmp_path, LIBSVM)
+    write(folder / "a.libsvm", "".join(f"{'1' if i % 3 else '-1'} {i % 7}:1 {10 + i % 2}:1\n" for i in range(300)))
+    encoded = encode(open_source(str(folder)), tmp_path / "out", seed=0)
+    assert len(encoded.vocabularies["features"].values) == 9
+    assert 0.5 < encoded.rows["train"].label.mean() < 0.8
+
+
+def test_libffm(tmp_path: Path) -> None:
+    fields = "".join(f'[[field]]\nname = "field_{n}"\nkind = "multi-valued"\n' for n in (0, 2))
+    folder = place(tmp_path, 'label = "label"\n' + fields)
+    write(folder / "a.ffm", "1 0:3:1 1:9:1 2:4:1 2:5:1\n0 0:7:1\n")
+    found = rows(folder)
+    assert found["field_0"].to_list() == [["3"], ["7"]]
+    assert found["field_2"].to_list() == [["4", "5"], []]
+
+
+def test_a_field_that_no_line_has(tmp_path: Path) -> None:
+    fields = "".join(f'[[field]]\nname = "field_{n}"\nkind = "multi-valued"\n' for n in (0, 22))
+    folder = place(tmp_path, 'label = "label"\n' + fields)
+    write(folder / "a.ffm", "1 0:3:1\n")
+    write(folder / "b.ffm", "1 2:3:1\n")
+    with pytest.raises(InputError, match=r"no line has.*\n(.*\n)?  found: field_22"):
+        rows(folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [("1 3:0.5", "'3:0.5'"), ("1 qid:4 3:1", "'qid:4'"), ("1 3:1 # x", "'#'"), ("3:1 4:1", "'3:1'"), ("", "''")],
+)
+def test_libsvm_refuses(tmp_path: Path, line: str, found: str) -> None:
+    folder = place(tmp_path, LIBSVM)
+    write(folder / "a.libsvm", f"1 2:1\n{line}\n1 2:1\n")
+    with pytest.raises(InputError, match=rf"a\.libsvm, row 2\n  found: {found}"):
+        rows(folder)
+
+
+def test_libffm_refuses_a_number(tmp_path: Path) -> None:
+    folder = place(tmp_path, 'label = "label"\n[[field]]\nname = "field_0"\nkind = "multi-valued"\n')
+    write(folder / "a.ffm", "1 0:3:1\n0 1:3:2.5\n")
+    with pytest.raises(InputError, match=r"a\.ffm, row 2\n  found: '1:3:2\.5'"):
+        rows(folder)

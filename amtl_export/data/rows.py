@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from amtl_export.data.beside import beside
 from amtl_export.data.schema import SPLITS, ColumnSplit, FieldSchema, RandomSplit, Schema, TimeSplit
 from amtl_export.data.source import FILE, ROW, Source
 from amtl_export.errors import InputError
@@ -22,7 +23,8 @@ class Chunk:
 
     Attributes:
         fields: one column per field: String or Int64 for categorical, Float64 for numeric, List for
-            multi-valued; null is missing; plus `__label` UInt8 and `__split` UInt8 (index into SPLITS).
+            multi-valued; null is missing; plus `__label` UInt8 and `__split` UInt8 (index into SPLITS),
+            and `__group` UInt64 and `__weight` Float32 if the schema asks for them.
     """
 
     fields: pl.DataFrame
@@ -54,7 +56,7 @@ def read_rows(source: Source, seed: int, limit_rows: int | None = None) -> Itera
             left -= len(kept)
         label = _label(kept, schema)
         fields = [_field(kept, field) for field in schema.fields]
-        yield Chunk(pl.DataFrame([*fields, label, _split(kept, schema, rng)]))
+        yield Chunk(pl.DataFrame([*fields, label, _split(kept, schema, rng), *beside(kept, fields, schema)]))
         if left == 0:
             return
 

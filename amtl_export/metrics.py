@@ -136,11 +136,13 @@ def _average_ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 def logloss(logits: Logits, label: npt.NDArray[Any], weight: npt.NDArray[Any] | None = None) -> float:
     """Mean binary cross entropy, log(1 + e^z) - y z, in float64; with weights Σ w · loss / Σ w."""
     z = logits.astype(np.float64)
-    losses = np.logaddexp(0.0, z) - label * z
+    with np.errstate(invalid="ignore"):
+        losses = np.logaddexp(0.0, z) - label * z
+    losses = np.where(np.isinf(z), np.where((z > 0) == (label == 1), 0.0, np.inf), losses)
     if weight is None:
         return float(np.mean(losses))
     share = weight.astype(np.float64)
-    return float(losses @ (share / share.sum()))
+    return float(np.where(share > 0, losses, 0.0) @ (share / share.sum()))
 
 
 def logit_of(probability: Logits) -> npt.NDArray[np.float64]:

@@ -121,3 +121,10 @@ def test_auc_refuses_one_class_and_nan() -> None:
 def test_logloss_is_exact_for_large_logits() -> None:
     found = logloss(np.array([1000.0, -1000.0, 0.0]), np.array([1, 1, 0]))
     assert found == pytest.approx((0 + 1000 + np.log(2)) / 3)
+
+
+def test_logloss_of_infinite_logits() -> None:
+    sure = np.array([np.inf, -np.inf, 0.0])
+    assert logloss(sure, np.array([1, 0, 1])) == pytest.approx(np.log(2) / 3)
+    assert logloss(sure, np.array([0, 0, 1])) == np.inf
+    assert logloss(sure, np.array([0, 0, 1]), np.array([0.0, 1.0, 1.0])) == pytest.approx(np.log(2) / 2)

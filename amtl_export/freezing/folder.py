@@ -133,9 +133,9 @@ def load_frozen(path: Path | str) -> FrozenModel:
     if compressed is None:
         return frozen
     report = compressed["report"]
-    labelled = None if original is None else original.labelled
+    labelled, beside = (None, None) if original is None else (original.labelled, original.beside)
     judged = Compressed(original, report["max_auc_drop"], report)
-    return replace(frozen, labelled=labelled, compressed=judged)
+    return replace(frozen, labelled=labelled, beside=beside, compressed=judged)
 
 
 def _original(path: Path, compressed: dict[str, Any], frozen: FrozenModel) -> FrozenModel | None:

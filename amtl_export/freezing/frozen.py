@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from amtl_export.data.encode import Rows
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
@@ -27,6 +26,7 @@ from amtl_export.freezing.fields import (
     table_field,
 )
 from amtl_export.freezing.flat import Flat, answers, buffers_kept, device_of, evaluating, state_kept
+from amtl_export.freezing.labelled import BesideOf, beside_rows, labelled_rows
 from amtl_export.freezing.reads import tables_read
 from amtl_export.freezing.swap import freeze_module, frozen_tables, tables_of, unwrapped
 from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
@@ -37,7 +37,7 @@ from amtl_export.source.binding import DynamicShapes, bind, describe
 from amtl_export.source.call import ModuleCall, RunCall, name_outputs
 from amtl_export.source.source import Labelled, Source, absolute, build, is_factory
 from amtl_export.spec import Feed, TensorSpec
-from amtl_export.traffic.draw import draw, from_rows
+from amtl_export.traffic.draw import draw
 from amtl_export.training.run import Run, load_run
 
 #: Where the embedding table is in a `CtrModel`, itself or below; a wide part has a second one, of D = 1.
@@ -45,8 +45,6 @@ EMBEDDING = "embedding"
 
 #: Rows of the example of a run's model.
 _EXAMPLE_ROWS = 1000
-
-_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,7 @@ class FrozenModel:
         read_whole: tables that the model reads whole, for a tied output layer for instance.
         data: what only a run knows.
         labelled: examples with known outcome, by split; None where there are none.
+        beside: their groups and weights; None for examples that come without.
         compressed: of a model whose tables were cut in principal order, what it was before.
         source: the folder or the factory that it was opened from; None for one that a program holds.
     """
@@ -100,6 +99,7 @@ class FrozenModel:
     read_whole: frozenset[str] = frozenset()
     data: RunData | None = None
     labelled: Labelled | None = None
+    beside: BesideOf | None = None
     compressed: Compressed | None = None
     source: str | None = None
 
@@ -108,6 +108,11 @@ class FrozenModel:
         """Path in the model → frozen table, of those that are read."""
         tables = frozen_tables(self.module.model)
         return {path: table for path, table in tables.items() if path not in self.unread}
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the labelled examples have weights."""
+        return self.beside is not None and self.data is not None and self.data.schema.weight is not None
 
     @property
     def table_path(self) -> str:
@@ -325,14 +330,8 @@ def _of_run(run: Run) -> FrozenModel:
         "data": Path(run.train.data).name,  # a bundle travels: no path of the machine that trained it
     }
     frozen = of_trained(run.model, run.model_config, run.schema, run.vocabularies, origin)
-    return replace(frozen, labelled=partial(_labelled_rows, run), source=str(run.path.resolve()))
-
-
-def _labelled_rows(run: Run, split: Any) -> Any:
-    rows: Rows = run.rows(split)
-    for start in range(0, len(rows), _BATCH):
-        part = rows.take(slice(start, start + _BATCH))
-        yield from_rows(part, run.model_config), np.asarray(part.label, dtype=np.float64)
+    labelled, beside = partial(labelled_rows, run), partial(beside_rows, run)
+    return replace(frozen, labelled=labelled, beside=beside, source=str(run.path.resolve()))
 
 
 def of_module(source: Source, name: str) -> FrozenModel:

@@ -25,7 +25,7 @@ from amtl_export.spec import Feed
 TOLERANCE = 1e-4
 
 #: Of a number itself: what sums in another order come to.
-_ROUNDINGS = 16 * float(np.finfo(np.float32).eps)
+ROUNDINGS = 16 * float(np.finfo(np.float32).eps)
 
 #: Least scale: a sigmoid of float32 is not more exact than 1e-7, however small it is.
 _LEAST = 1e-3
@@ -98,7 +98,7 @@ def _difference(
     if not apart.size:
         return Difference(name, 0.0, 1.0, 0.0, 0, 0.0, 0.0, 0)
     scale = scale_of(wide) if scale is None else scale
-    rounding = _ROUNDINGS * np.where(np.isfinite(wide), np.abs(wide), 0.0)
+    rounding = ROUNDINGS * np.where(np.isfinite(wide), np.abs(wide), 0.0)
     relative = np.maximum(apart - rounding, 0.0) / scale
     at = np.unravel_index(int(relative.argmax() if relative.any() else apart.argmax()), apart.shape)
     row = int(at[0]) if apart.ndim else 0

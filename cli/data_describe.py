@@ -17,7 +17,7 @@ def command(data: str, path: Path | None, limit_rows: int | None, common: Common
     """Print fields, vocabulary sizes, skew and label rate."""
     from amtl_export.data.catalog import open_source
     from amtl_export.data.describe import describe
-    from amtl_export.report.tables import data_summary
+    from amtl_export.report.data import data_summary
 
     summary = describe(open_source(data, path), common.seed, limit_rows)
     common.result(summary.to_json(), lambda: data_summary(summary))

@@ -37,7 +37,7 @@ def speaking_in_flags() -> Iterator[None]:
     try:
         yield
     except AmtlError as error:
-        raise Failed(in_flags(str(error), flags(click.get_current_context().command)), error.exit_code) from error
+        raise Failed(in_own_flags(str(error)), error.exit_code) from error
 
 
 def flags(command: click.Command) -> dict[str, str]:
@@ -47,6 +47,11 @@ def flags(command: click.Command) -> dict[str, str]:
         for parameter in command.params
         if isinstance(parameter, click.Option) and parameter.name
     }
+
+
+def in_own_flags(text: str) -> str:
+    """A text of the library with the running command's flags."""
+    return in_flags(text, flags(click.get_current_context().command))
 
 
 def in_flags(text: str, flags: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from amtl_export.cli.errors import in_own_flags
 from amtl_export.cli.options import Common
 from amtl_export.training.observer import Silent, TrainObserver
 
@@ -30,8 +31,10 @@ def watch(common: Common) -> Iterator[TrainObserver]:
 
 def epoch_line(record: dict[str, Any]) -> str:
     """One epoch in words."""
+    gauc = record.get("gauc_valid")
+    grouped = "" if gauc is None else f"GAUC {gauc:.4f}, "
     return (
-        f"epoch {record['epoch']:>2}: loss {record['loss_train']:.4f}, valid AUC {record['auc_valid']:.4f}, "
+        f"epoch {record['epoch']:>2}: loss {record['loss_train']:.4f}, valid AUC {record['auc_valid']:.4f}, {grouped}"
         f"logloss {record['logloss_valid']:.4f}, mean dims {record['avg_dim']:.2f}, "
         f"{record['examples_per_second']:,.0f} examples/s"
     )
@@ -42,7 +45,7 @@ class _Lines(Silent):
         self._common = common
 
     def note(self, text: str) -> None:
-        self._common.note(text)
+        self._common.note(in_own_flags(text))
 
     def epoch_finished(self, record: dict[str, Any]) -> None:
         self._common.note(epoch_line(record))
@@ -60,7 +63,7 @@ class _Bar(Silent):
         self._started = 0.0
 
     def note(self, text: str) -> None:
-        self._bar.console.print(text, highlight=False)
+        self._bar.console.print(in_own_flags(text), highlight=False)
 
     def epoch_started(self, epoch: int, steps: int) -> None:
         if self._task is not None:

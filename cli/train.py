@@ -39,7 +39,7 @@ def command(common: Common, out: Path, threads: int | None, **given: Any) -> Non
     import torch
 
     from amtl_export.cli.progress import watch
-    from amtl_export.report.tables import metrics
+    from amtl_export.report.data import metrics
     from amtl_export.training.loop import train
 
     config = train_config(seed=common.seed, **given)

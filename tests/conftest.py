@@ -11,16 +11,39 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import settings
 
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.data.catalog import open_source
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.training.run import Run, load_run
+
+WEIGHTED = """
+label = "click"
+group = "user"
+weight = "w"
+[split]
+rule = "column"
+column = "part"
+[[field]]
+name = "user"
+kind = "categorical"
+type = "int64"
+[[field]]
+name = "item"
+kind = "categorical"
+type = "int64"
+[[field]]
+name = "age"
+kind = "numeric"
+"""
 
 # Shared machines pause; no test depends on wall-clock speed.
 settings.register_profile("patient", deadline=None)
@@ -56,6 +79,39 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_train: Callable[..., Trai
 def fbe_run(tmp_path_factory: pytest.TempPathFactory, tiny_train: Callable[..., TrainConfig]) -> Run:
     """A finished FBE run of the same data."""
     return train(tiny_train(method="fbe"), tmp_path_factory.mktemp("runs") / "fbe")
+
+
+def _write_weighted(folder: Path, spoil: int | None = None) -> Path:
+    """Data of which every third row has the weight 0; those rows' labels can be drawn anew."""
+    (source,) = open_source("synthetic:rows=2400,values=40,tags=0").chunks()
+    n = len(source)
+    rng = np.random.default_rng(1)
+    weight = np.where(np.arange(n) % 3 == 0, 0.0, rng.integers(1, 5, n) / 4)
+    part = np.where(np.arange(n) % 10 == 0, "valid", np.where(np.arange(n) % 10 == 1, "test", "train"))
+    frame = source.select("user", "item", "age", "click").with_columns(w=pl.Series(weight), part=pl.Series(part))
+    if spoil is not None:
+        other = pl.Series(np.random.default_rng(spoil).integers(0, 2, n))
+        frame = frame.with_columns(
+            click=pl.when(pl.col("w") == 0).then(other).otherwise(pl.col("click").cast(pl.Int64))
+        )
+    folder.mkdir()
+    frame.with_columns(pl.col("click").cast(pl.Int64)).write_csv(folder / "rows.csv")
+    (folder / "schema.toml").write_text(WEIGHTED)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weighted_data() -> Callable[..., Path]:
+    """Writes data with groups and weights into a folder; `spoil` draws labels of rows of weight 0 anew."""
+    return _write_weighted
+
+
+@pytest.fixture(scope="session")
+def weighted_run(tmp_path_factory: pytest.TempPathFactory, tiny_train: Callable[..., TrainConfig]) -> Run:
+    """A finished AMTL run of data with groups and weights."""
+    folder = tmp_path_factory.mktemp("weighted")
+    config = tiny_train(data=str(_write_weighted(folder / "data")), epochs=1, batch_size=128)
+    return train(config, folder / "run")
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,9 @@ def compress(
     _check_limits(dim_budget, max_auc_drop, dtype)
     original = given = freeze(frozen)
     if batches is not None:
-        original = replace(original, labelled=_given(original, batches))
+        if given.weighted:
+            note("the batches that were given have no weights: AUC is unweighted")
+        original = replace(original, labelled=_given(original, batches), beside=None)
     drop = DEFAULT_DROP if dim_budget is None and max_auc_drop is None else max_auc_drop
     work = Uncut(original, fold(original), all_fields, curve, note)
     if not work.groups:
@@ -90,10 +92,10 @@ def compress(
     report = _report(work, found, best, dim_budget, drop)
     # What was given for the search alone stands for no split of the model's own.
     labelled = given.labelled or original.labelled
-    original = replace(original, labelled=labelled)
+    original = replace(original, labelled=labelled, beside=given.beside)
     source = None if best.model.data else best.model.source  # a run's folder holds the model before, not this one
     compressed = Compressed(original, drop, report.to_json())
-    return replace(best.model, labelled=labelled, compressed=compressed, source=source)
+    return replace(best.model, labelled=labelled, beside=given.beside, compressed=compressed, source=source)
 
 
 def _check_limits(dim_budget: float | None, max_auc_drop: float | None, dtype: str) -> None:
@@ -184,6 +186,7 @@ def _report(
         bytes_after=best.point.bytes,
         auc_valid_before=work.auc_before,
         auc_valid_after=best.point.auc_valid,
+        weighted=work.original.weighted,
         dtype=best.point.dtype,
         max_auc_drop=drop,
         dim_budget=dim_budget,

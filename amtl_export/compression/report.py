@@ -101,6 +101,7 @@ class CompressReport:
         bytes_after: of all tables, ragged or dense, whichever is smaller, in the value type, and of projections.
         auc_valid_before: of the model as it was given.
         auc_valid_after: of the compressed one, its numbers stored so.
+        weighted: whether these AUCs are; weights have no say in directions, gradients and counts.
         dtype: of the stored numbers; `export` with `auto` takes it over for the target native.
         max_auc_drop: that was allowed; None where dims were given.
         dim_budget: that was given; None where a drop was.
@@ -117,6 +118,7 @@ class CompressReport:
     bytes_after: int
     auc_valid_before: float | None
     auc_valid_after: float | None
+    weighted: bool
     dtype: ValueType
     max_auc_drop: float | None
     dim_budget: float | None

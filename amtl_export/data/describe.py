@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from amtl_export.data.beside import GROUP
 from amtl_export.data.expressions import LABEL
 from amtl_export.data.rows import read_rows
 from amtl_export.data.source import Source
@@ -49,7 +50,12 @@ class NumericSummary:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """A data set at a glance, over all its splits."""
+    """A data set at a glance, over all its splits.
+
+    Attributes:
+        groups: that group AUC is the mean of; None if the schema names no group.
+        weighted: whether rows have weights; what is counted here has none.
+    """
 
     data: str
     rows: int
@@ -57,6 +63,8 @@ class DataSummary:
     split_rows: tuple[int, int, int]
     fields: tuple[FieldSummary, ...]
     numeric: tuple[NumericSummary, ...]
+    groups: int | None = None
+    weighted: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -73,7 +81,10 @@ def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> Da
     counters = {f.name: ValueCounter(f.name, f.type) for f in schema.embedded}
     split_rows, clicks = [0, 0, 0], 0
     extremes: dict[str, list[pl.DataFrame]] = {f.name: [] for f in schema.numeric}
+    groups = pl.Series([], dtype=pl.UInt64)
     for chunk in read_rows(source, seed, limit_rows):
+        if schema.group is not None:
+            groups = pl.concat([groups, chunk.fields[GROUP].unique()]).unique()
         clicks += int(chunk.fields[LABEL].sum())
         for index in range(3):
             split_rows[index] += len(chunk.of_split(index))
@@ -89,7 +100,9 @@ def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> Da
     fields = tuple(_field_summary(f.name, f.kind, f.governed, counters[f.name].vocabulary(1)) for f in schema.embedded)
     numeric = tuple(_numeric_summary(name, parts, rows) for name, parts in extremes.items())
     split = (split_rows[0], split_rows[1], split_rows[2])
-    return DataSummary(source.name, rows, clicks / max(rows, 1), split, fields, numeric)
+    counted = None if schema.group is None else len(groups)
+    weighted = schema.weight is not None
+    return DataSummary(source.name, rows, clicks / max(rows, 1), split, fields, numeric, counted, weighted)
 
 
 def _field_summary(name: str, kind: str, governed: bool, vocabulary: Vocabulary) -> FieldSummary:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from amtl_export.data.beside import GROUP, WEIGHT
 from amtl_export.data.expressions import LABEL
 from amtl_export.data.raw_sample import RawSample
 from amtl_export.data.rows import Chunk, read_rows
@@ -40,12 +41,16 @@ class Rows:
         numeric: float32 `[N, Nn]`, raw values; NaN is missing.
         multi: field → int32 `[N, L]`, padded with the field's padding id.
         label: uint8 `[N]`.
+        group: uint64 `[N]`, equal for rows of a group; None if the schema names no group.
+        weight: float32 `[N]`, finite and not negative; None if the schema names no weight.
     """
 
     ids: Array
     numeric: Array
     multi: dict[str, Array]
     label: Array
+    group: Array | None = None
+    weight: Array | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -53,7 +58,9 @@ class Rows:
     def take(self, index: npt.NDArray[np.int64] | slice) -> Rows:
         """A copy of the rows at `index`, in memory."""
         multi = {name: np.array(values[index]) for name, values in self.multi.items()}
-        return Rows(np.array(self.ids[index]), np.array(self.numeric[index]), multi, np.array(self.label[index]))
+        group, weight = (None if own is None else np.array(own[index]) for own in (self.group, self.weight))
+        ids, numeric, label = (np.array(own[index]) for own in (self.ids, self.numeric, self.label))
+        return Rows(ids, numeric, multi, label, group, weight)
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,9 @@ def _open_split(folder: Path, schema: Schema) -> Rows:
         return loaded
 
     multi = {f.name: load(f"multi_{f.name}") for f in schema.multi_valued}
-    return Rows(load("ids"), load("numeric"), multi, load("label"))
+    group = None if schema.group is None else load("group")
+    weight = None if schema.weight is None else load("weight")
+    return Rows(load("ids"), load("numeric"), multi, load("label"), group, weight)
 
 
 @dataclass
@@ -125,6 +134,7 @@ class _Summary:
     vocabularies: dict[str, Vocabulary]
     stats: dict[str, NumericStats]
     rows: list[int]
+    weighty: list[int]
     positives: list[int]
     lengths: dict[str, int]
 
@@ -172,11 +182,13 @@ def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
     }
     moments = {f.name: _Moments() for f in schema.numeric}
     lengths = {f.name: 1 for f in schema.multi_valued}
-    rows, positives = [0, 0, 0], [0, 0, 0]
+    rows, weighty, positives = [0, 0, 0], [0, 0, 0], [0, 0, 0]
     for chunk in chunks:
         for index in range(len(SPLITS)):
             part = chunk.of_split(index)
             rows[index] += len(part)
+            part = part if schema.weight is None else part.filter(pl.col(WEIGHT) > 0)
+            weighty[index] += len(part)
             positives[index] += int(part[LABEL].sum())
         for field in schema.multi_valued:
             longest = chunk.fields[field.name].list.len().max()
@@ -189,7 +201,7 @@ def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
             moments[field.name].add(transformed(numbers, field))
     own = {f.name: counters[f.name].vocabulary(f.min_count) for f in schema.embedded if f.of is None}
     vocabularies = {f.name: own[f.name] if f.of is None else replace(own[f.of], field=f.name) for f in schema.embedded}
-    return _Summary(vocabularies, {n: m.stats() for n, m in moments.items()}, rows, positives, lengths)
+    return _Summary(vocabularies, {n: m.stats() for n, m in moments.items()}, rows, weighty, positives, lengths)
 
 
 def _flat(values: pl.Series) -> pl.Series:
@@ -198,12 +210,13 @@ def _flat(values: pl.Series) -> pl.Series:
 
 
 def _check_splits(summary: _Summary, source: Source) -> None:
-    for split, rows, positives in zip(SPLITS, summary.rows, summary.positives, strict=True):
+    counted = "rows" if source.schema.weight is None else "rows of a weight above 0"
+    for split, rows, positives in zip(SPLITS, summary.weighty, summary.positives, strict=True):
         if rows == 0 or positives in (0, rows):
             raise InputError(
                 f"the {split} split cannot be used: AUC needs clicks and non-clicks",
                 where=source.path or source.name,
-                found=f"{rows} rows, {positives} positive",
+                found=f"{rows} {counted}, {positives} positive",
                 fix="more rows (limit_rows), or another label, filter or [split] in schema.toml",
             )
 
@@ -223,8 +236,9 @@ def _write(chunks: Iterator[Chunk], schema: Schema, summary: _Summary, folder: P
     if start != summary.rows:
         raise InputError("the data changed while it was read", found=f"{start} rows", allowed=f"{summary.rows} rows")
     for rows in arrays:
-        for array in (rows.ids, rows.numeric, rows.label, *rows.multi.values()):
-            array.flush()  # type: ignore[attr-defined]  # a memmap, typed as the array it is read as later
+        for array in (rows.ids, rows.numeric, rows.label, *rows.multi.values(), rows.group, rows.weight):
+            if array is not None:
+                array.flush()  # type: ignore[attr-defined]  # a memmap, typed as the array it is read as later
 
 
 def _create(folder: Path, schema: Schema, n: int, lengths: dict[str, int]) -> Rows:
@@ -235,7 +249,10 @@ def _create(folder: Path, schema: Schema, n: int, lengths: dict[str, int]) -> Ro
 
     multi = {f.name: array(f"multi_{f.name}", "<i4", n, lengths[f.name]) for f in schema.multi_valued}
     ids = array("ids", "<i4", n, len(schema.categorical))
-    return Rows(ids, array("numeric", "<f4", n, len(schema.numeric)), multi, array("label", "|u1", n))
+    numeric, label = array("numeric", "<f4", n, len(schema.numeric)), array("label", "|u1", n)
+    group = None if schema.group is None else array("group", "<u8", n)
+    weight = None if schema.weight is None else array("weight", "<f4", n)
+    return Rows(ids, numeric, multi, label, group, weight)
 
 
 def _fill(rows: Rows, place: slice, part: pl.DataFrame, schema: Schema, vocabularies: dict[str, Vocabulary]) -> None:
@@ -247,6 +264,9 @@ def _fill(rows: Rows, place: slice, part: pl.DataFrame, schema: Schema, vocabula
         width = rows.multi[field.name].shape[1]
         rows.multi[field.name][place] = padded_ids(part[field.name], vocabularies[field.name], width)
     rows.label[place] = part[LABEL].to_numpy()
+    for array, name in ((rows.group, GROUP), (rows.weight, WEIGHT)):
+        if array is not None:
+            array[place] = part[name].to_numpy()
 
 
 def padded_ids(values: pl.Series, vocabulary: Vocabulary, width: int) -> npt.NDArray[np.int32]:

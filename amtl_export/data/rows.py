@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from amtl_export.data.beside import beside
 from amtl_export.data.expressions import Expressions
 from amtl_export.data.normalise import Normalisation, normalisations, normalised
 from amtl_export.data.refusal import refuse_first
@@ -21,7 +22,8 @@ class Chunk:
 
     Attributes:
         fields: one column per field: String or Int64 for categorical, Float32 for numeric, List for
-            multi-valued; null is missing; plus `__label` UInt8 and `__split` UInt8 (index into SPLITS).
+            multi-valued; null is missing; plus `__label` UInt8 and `__split` UInt8 (index into SPLITS),
+            and `__group` UInt64 and `__weight` Float32 if the schema asks for them.
         raw: the data's own columns that the fields are made of, row by row.
     """
 
@@ -60,7 +62,8 @@ def read_rows(source: Source, seed: int, limit_rows: int | None = None) -> Itera
             kept = kept.head(left)
             left -= len(kept)
         fields = [_field(kept, spec) for spec in specs]
-        typed = pl.DataFrame([*fields, expressions.label(kept), split_of_rows(kept, schema, rng)])
+        split = split_of_rows(kept, schema, rng)
+        typed = pl.DataFrame([*fields, expressions.label(kept), split, *beside(kept, fields, schema)])
         yield Chunk(typed, kept.select(columns))
         if left == 0:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from amtl_export.data.schema_problems import lines, nearest, tidied
 from amtl_export.errors import InputError
 
 Kind = Literal["categorical", "numeric", "multi-valued", "sequence"]
@@ -223,12 +225,16 @@ class Schema(Strict):
     Attributes:
         label: a column of 0 and 1, or an SQL expression that is true for a click.
         filter: an SQL expression; rows where it is not true are left out.
+        group: a field or a column whose values form the groups of group AUC, the user for instance.
+        weight: a field or a column that says how much each row counts in loss and metrics: a number >= 0.
         fields: in the order in which the exported graph takes them.
     """
 
     version: Literal[1] = 1
     label: Annotated[str, Field(min_length=1)]
     filter: str | None = None
+    group: Annotated[str, Field(min_length=1)] | None = None
+    weight: Annotated[str, Field(min_length=1)] | None = None
     files: FileFormat = FileFormat()
     split: Split = RandomSplit()
     fields: Annotated[tuple[FieldSchema, ...], Field(alias="field", min_length=1)]
@@ -246,6 +252,9 @@ class Schema(Strict):
         for text, what in ((self.label, "label"), (self.filter, "filter")):
             if text is not None:
                 _columns_of(text, what)
+        for text, what in ((self.group, "group"), (self.weight, "weight")):
+            if text in {field.name for field in self.multi_valued}:
+                raise ValueError(f"{what} = {text!r} is a field of several values a row; one is needed")
         types = {field.name: field.type for field in self.categorical}
         for field in self.sequences:
             if field.of not in types:
@@ -279,6 +288,20 @@ class Schema(Strict):
         """Numeric fields, the columns of the input `numeric`."""
         return tuple(f for f in self.fields if f.kind == "numeric")
 
+    @property
+    def group_column(self) -> str | None:
+        """The data's column that groups come from."""
+        return self._column(self.group)
+
+    @property
+    def weight_column(self) -> str | None:
+        """The data's column that weights come from."""
+        return self._column(self.weight)
+
+    def _column(self, name: str | None) -> str | None:
+        """A field's column, if there is such a field."""
+        return next((field.source_column for field in self.fields if field.name == name), name)
+
     def columns(self) -> set[str]:
         """Every column of the data that is needed."""
         needed = {field.source_column for field in self.fields}
@@ -286,7 +309,7 @@ class Schema(Strict):
         needed |= set(_columns_of(self.filter, "filter")) if self.filter else set()
         if isinstance(self.split, TimeSplit | ColumnSplit):
             needed.add(self.split.column)
-        return needed
+        return needed | {column for column in (self.group_column, self.weight_column) if column is not None}
 
     def to_json(self) -> dict[str, Any]:
         """The schema as JSON values, readable by `from_values`."""
@@ -299,13 +322,15 @@ class Schema(Strict):
         Raises:
             InputError: every problem, each with its key and what was found.
         """
+        known, unknown = tidied(values, _keys)
+        problems = list(unknown.values())
         try:
-            return cls.model_validate(values)
+            schema = cls.model_validate(known)
         except ValidationError as error:
-            raise InputError(
-                f"{len(error.errors())} problem(s) in the schema:\n" + "\n".join(_problems(error)),
-                where=where,
-            ) from None
+            problems = lines(error.errors(), unknown)
+        if problems:
+            raise InputError(f"{len(problems)} problem(s) in the schema:\n" + "\n".join(problems), where=where)
+        return schema
 
     @classmethod
     def from_toml(cls, path: Path) -> Schema:
@@ -334,11 +359,20 @@ def _columns_of(expression: str, what: str) -> list[str]:
         raise ValueError(f"{what} is not a column or SQL expression: {expression!r} ({error})") from None
 
 
-def _problems(error: ValidationError) -> list[str]:
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "schema"
-        found = problem["input"]
-        shown = f", found {found!r}" if isinstance(found, str | int | float | bool) else ""
-        lines.append(f"  {key}: {problem['msg']}{shown}")
-    return lines
+def _keys(path: tuple[str, ...], table: Mapping[str, Any]) -> Mapping[str, bool] | None:
+    """The keys that a table of a schema may have, and whether it must have them."""
+    if path == ("split",):
+        rules: dict[str, type[BaseModel]] = {"random": RandomSplit, "time": TimeSplit, "column": ColumnSplit}
+        rule = table.get("rule", table.get(nearest("rule", table) or ""))
+        parts = [rules[rule]] if isinstance(rule, str) and rule in rules else list(rules.values())
+    elif path == ():
+        parts = [Schema]
+    elif path == ("files",):
+        parts = [FileFormat]
+    elif path in (("field",), ("fields",)):
+        parts = [FieldSchema]
+    else:
+        return None
+    plural = {"fields": True} if path == () and "field" not in table else {}
+    keys = {field.alias or name: field.is_required() for part in parts for name, field in part.model_fields.items()}
+    return keys | {key: needed for key, needed in plural.items() if key in table}

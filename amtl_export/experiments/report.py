@@ -16,13 +16,15 @@ def markdown(summary: Mapping[str, Any]) -> str:
     fields = list(summary["arms"][0]["field_dims"]) if summary["shown"] == "dims" else []
     ranked = [name for name in fields if "rank_correlation" in summary["arms"][0]]
     ranks = [f"{name}: rank correlation" for name in ranked]
-    heads = ["", "test AUC", "Δ AUC", "p", "logloss", "mean dims", "ratio", *fields, *ranks, "table bytes"]
+    grouped = ["GAUC"] if any(arm.get("gauc_test") for arm in summary["arms"]) else []
+    heads = ["", "test AUC", "Δ AUC", "p", *grouped, "logloss", "mean dims", "ratio", *fields, *ranks, "table bytes"]
     baseline = summary.get("baseline", "the first row")
     lines = [
         f"# {summary['title']}",
         "",
         f"{settings['data']}, {backbone}D = {settings['dim']}, seeds {', '.join(map(str, summary['seeds']))}, "
         f"{summary['date']}. Δ and p (exact sign-flip test over seeds) are against {baseline}."
+        + (" AUC, GAUC and logloss are weighted." if summary.get("weighted") else "")
         + (f" Rank correlation is Spearman's, of dims with {summary['expected']}." if ranked else ""),
         "",
         "| " + " | ".join(heads) + " |",
@@ -34,6 +36,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
             _shown(arm["auc_test"], 4),
             f"{arm['auc_difference']['mean']:+.4f}",
             f"{arm['p_paired']:.2g}" if len(arm["runs"]) > 1 else "",
+            *(_shown(arm["gauc_test"], 4) if arm["gauc_test"] else "–" for _ in grouped),
             _shown(arm["logloss_test"], 4),
             _shown(arm["avg_dim"], 1),
             f"{arm['avg_dim_ratio']['mean']:.2f}",

@@ -20,12 +20,13 @@ from amtl_export.experiments.plan import Arm, Plan
 from amtl_export.files import producer, write_json
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.freezing.table import CodedEmbedding
-from amtl_export.metrics import auc, logloss, rank_correlation
+from amtl_export.metrics import rank_correlation
 from amtl_export.report.inspection import inspect_field
 from amtl_export.tables.cost import least_bytes
 from amtl_export.training.batches import predict
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
+from amtl_export.training.measures import measured
 from amtl_export.training.run import Run, load_run
 
 
@@ -35,6 +36,8 @@ class ArmResult:
 
     Attributes:
         auc_valid: of the valid split; None where nothing was trained.
+        weighted: whether AUC, GAUC and logloss are.
+        gauc_test: None if the data has no groups, or none with both clicks and non-clicks.
         bytes_table: of the embedding table in its smallest layout, projections included.
         field_dims: governed field → mean dims.
         groups: governed field → mean dims in seven frequency groups.
@@ -53,6 +56,8 @@ class ArmResult:
     field_dims: dict[str, float]
     groups: dict[str, list[float]]
     rank_correlation: dict[str, float | None]
+    gauc_test: float | None = None
+    weighted: bool = False
 
 
 def sweep(
@@ -116,8 +121,8 @@ def _measured(frozen: FrozenModel, run: Run) -> dict[str, Any]:
     dims = np.concatenate([frozen.field_dims(name).numpy() for name in governed])
     mean = float(dims[dims > 0].mean())
     return {
-        "auc_test": auc(logits, test.label),
-        "logloss_test": logloss(logits, test.label),
+        **measured(logits, test, "test"),
+        "weighted": test.weight is not None,
         "avg_dim": mean,
         "avg_dim_ratio": mean / frozen.config.dim,
     }
@@ -143,6 +148,8 @@ def _summed_up(name: str, seed: int, frozen: FrozenModel, metrics: dict[str, Any
         {name: field.avg_dim for name, field in found.items()},
         {name: list(field.group_dims) for name, field in found.items()},
         {field: _rises(frozen.field_dims(field).numpy(), plan, frozen.vocabularies[field]) for field in governed},
+        metrics.get("gauc_test"),
+        metrics.get("weighted", False),
     )
 
 
@@ -186,6 +193,7 @@ def summarise(name: str, plan: Plan, base: TrainConfig, results: Sequence[ArmRes
                 "chosen": arm in chosen,
                 "auc_valid": _spread([r.auc_valid for r in arm_results if r.auc_valid is not None]),
                 "auc_test": _spread([r.auc_test for r in arm_results]),
+                "gauc_test": _spread([r.gauc_test for r in arm_results if r.gauc_test is not None]),
                 "logloss_test": _spread([r.logloss_test for r in arm_results]),
                 "avg_dim": _spread([r.avg_dim for r in arm_results]),
                 "avg_dim_ratio": _spread([r.avg_dim_ratio for r in arm_results]),
@@ -202,6 +210,7 @@ def summarise(name: str, plan: Plan, base: TrainConfig, results: Sequence[ArmRes
                     {
                         "seed": r.seed,
                         "auc_test": r.auc_test,
+                        "gauc_test": r.gauc_test,
                         "avg_dim": r.avg_dim,
                         "rank_correlation": r.rank_correlation,
                         "groups": r.groups,
@@ -222,6 +231,7 @@ def summarise(name: str, plan: Plan, base: TrainConfig, results: Sequence[ArmRes
         "shown": plan.shown,
         "figure": plan.figure,
         "baseline": baseline,
+        "weighted": any(r.weighted for r in results),
         "expected": plan.expected_name,
         "arms": arms,
     }

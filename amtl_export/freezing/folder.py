@@ -135,8 +135,9 @@ def load_frozen(path: Path | str) -> FrozenModel:
     report = compressed["report"]
     judged = Compressed(original, report["max_auc_drop"], report)
     if original is None:
-        return replace(frozen, labelled=None, compressed=judged)
-    return replace(frozen, labelled=original.labelled, raw=original.raw, compressed=judged)
+        return replace(frozen, labelled=None, beside=None, compressed=judged)
+    beside = original.beside
+    return replace(frozen, labelled=original.labelled, beside=beside, raw=original.raw, compressed=judged)
 
 
 def _original(path: Path, compressed: dict[str, Any], frozen: FrozenModel) -> FrozenModel | None:

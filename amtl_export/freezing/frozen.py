@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 from torch import Tensor, nn
 
-from amtl_export.data.encode import Rows
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
@@ -28,8 +26,8 @@ from amtl_export.freezing.fields import (
     table_field,
 )
 from amtl_export.freezing.flat import Flat, answers, buffers_kept, device_of, evaluating, state_kept
+from amtl_export.freezing.labelled import BesideOf, RawRows, beside_rows, labelled_rows, raw_rows
 from amtl_export.freezing.reads import tables_read
-from amtl_export.freezing.run_rows import labelled_rows, raw_rows
 from amtl_export.freezing.swap import freeze_module, frozen_tables, tables_of, unwrapped
 from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
 from amtl_export.models.attach import is_attached
@@ -64,10 +62,6 @@ class Compressed:
     report: dict[str, Any]
 
 
-def _no_raw() -> None:
-    return None
-
-
 @dataclass(frozen=True)
 class FrozenModel:
     """A model whose embeddings are constants: what is exported.
@@ -87,7 +81,8 @@ class FrozenModel:
         read_whole: tables that the model reads whole, for a tied output layer for instance.
         data: what only a run knows.
         labelled: examples with known outcome, by split; None where there are none.
-        raw: gives rows of the test split as the run's data had them, and as training encoded them; None without.
+        raw: rows of the test split as the run's data had them; None of a module.
+        beside: their groups and weights; None for examples that come without.
         compressed: of a model whose tables were cut in principal order, what it was before.
         source: the folder or the factory that it was opened from; None for one that a program holds.
     """
@@ -105,7 +100,8 @@ class FrozenModel:
     read_whole: frozenset[str] = frozenset()
     data: RunData | None = None
     labelled: Labelled | None = None
-    raw: Callable[[], tuple[pl.DataFrame, Rows] | None] = _no_raw
+    raw: RawRows | None = None
+    beside: BesideOf | None = None
     compressed: Compressed | None = None
     source: str | None = None
 
@@ -114,6 +110,11 @@ class FrozenModel:
         """Path in the model → frozen table, of those that are read."""
         tables = frozen_tables(self.module.model)
         return {path: table for path, table in tables.items() if path not in self.unread}
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the labelled examples have weights."""
+        return self.beside is not None and self.data is not None and self.data.schema.weight is not None
 
     @property
     def table_path(self) -> str:
@@ -331,8 +332,8 @@ def _of_run(run: Run) -> FrozenModel:
         "data": Path(run.train.data).name,  # a bundle travels: no path of the machine that trained it
     }
     frozen = of_trained(run.model, run.model_config, run.schema, run.vocabularies, origin)
-    labelled, raw = partial(labelled_rows, run), partial(raw_rows, run)
-    return replace(frozen, labelled=labelled, raw=raw, source=str(run.path.resolve()))
+    labelled, beside, raw = partial(labelled_rows, run), partial(beside_rows, run), partial(raw_rows, run)
+    return replace(frozen, labelled=labelled, beside=beside, raw=raw, source=str(run.path.resolve()))
 
 
 def of_module(source: Source, name: str) -> FrozenModel:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.metrics import auc, logit_of, logloss
+from amtl_export.freezing.labelled import Beside
+from amtl_export.metrics import auc, gauc, logit_of, logloss
 from amtl_export.spec import Feed
 
 Floats = npt.NDArray[np.float64]
-#: Scores and labels, `[N]` each.
-Scored = tuple[npt.NDArray[Any], Floats]
+Array = npt.NDArray[Any]
+
+
+class Scored(NamedTuple):
+    """Scores and labels, `[N]` each, and what judges them beside labels."""
+
+    values: Array
+    labels: Floats
+    beside: Beside = Beside()
 
 
 ScoreKind = Literal["logit", "probability"]
@@ -27,17 +35,24 @@ class Scores:
     """Scores of one split and what they are worth.
 
     Attributes:
-        values: `[N]`.
-        labels: `[N]`.
+        scored: scores and labels, groups and weights.
         kind: what the values are, for the logloss.
         auc: NaN where a score is NaN, or all labels are alike; logloss likewise.
+        gauc: group AUC; NaN also where there are no groups, or none with both a click and a non-click.
+        gauc_groups: how many have both.
     """
 
-    values: npt.NDArray[Any]
-    labels: Floats
+    scored: Scored
     kind: ScoreKind
-    auc: float
-    logloss: float
+    auc: float = float("nan")
+    logloss: float = float("nan")
+    gauc: float = float("nan")
+    gauc_groups: int = 0
+
+    @property
+    def values(self) -> Array:
+        """`[N]`."""
+        return self.scored.values
 
     @classmethod
     def of(cls, scored: Scored, kind: ScoreKind | None = None) -> Scores:
@@ -47,24 +62,51 @@ class Scores:
             scored: scores and labels.
             kind: what the scores are; None takes them for probabilities where all are within [0, 1].
         """
-        values, labels = scored
+        values, labels, beside = scored
         if kind is None:
             kind = "probability" if len(values) and 0 <= values.min() <= values.max() <= 1 else "logit"
-        if np.isnan(values).any() or len(np.unique(labels)) < 2:
-            return cls(values, labels, kind, float("nan"), float("nan"))
+        counted = labels if beside.weight is None else labels[beside.weight > 0]
+        if np.isnan(values).any() or len(np.unique(counted)) < 2:
+            return cls(scored, kind)
         logits = values if kind == "logit" else logit_of(values)
-        return cls(values, labels, kind, auc(values, labels), logloss(logits, labels))
+        worth, grouped, groups = _worth(scored)
+        return cls(scored, kind, worth, logloss(logits, labels, beside.weight), grouped, groups)
 
-    def resolution(self, difference: float) -> float:
-        """The most that the AUC can change when every score moves by at most `difference`.
+    def reach(self, moved: Array, most: Array) -> Reach:
+        """How far AUC and GAUC can be from these scores' when score i moves by at most d_i.
 
-        Only a click and a non-click whose scores are within twice that can change places; a pair is worth 1 / (P·N).
+        Both rise with the score of a click and fall with that of a non-click. So they are least where every click
+        moves down and every non-click up, and largest the other way round. Scores that are far apart, seen from d,
+        cannot change places; where few pairs there are, one that can is worth much.
+
+        Args:
+            moved: `[N]`, the scores after the move; d_i is at most what score i has moved.
+            most: `[N]`, and at most this.
         """
-        clicks, others = (np.sort(self.values[self.labels == label].astype(np.float64)) for label in (1, 0))
-        near = np.searchsorted(others, clicks + 2 * difference, side="right") - np.searchsorted(
-            others, clicks - 2 * difference, side="left"
-        )
-        return float(near.sum() / max(1, len(clicks) * len(others)))
+        labels, beside = self.scored.labels, self.scored.beside
+        wide = self.values.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            apart = np.where(wide == moved, 0.0, np.abs(wide - moved))
+        towards = np.where(labels == 1, 1, -1) * np.fmin(apart, most)
+        low, high = (_worth(Scored(wide + sign * towards, labels, beside)) for sign in (-1, 1))
+        return Reach((self.auc - low[0], self.gauc - low[1]), (high[0] - self.auc, high[1] - self.gauc))
+
+
+class Reach(NamedTuple):
+    """What AUC and GAUC can lose, and gain; none is negative, and those of a GAUC that is none are NaN."""
+
+    losses: tuple[float, float]
+    gains: tuple[float, float]
+
+
+def _worth(scored: Scored) -> tuple[float, float, int]:
+    """AUC, GAUC and its groups, of scores that are numbers and labels of both kinds."""
+    values, labels, beside = scored
+    whole = auc(values, labels, beside.weight)
+    if beside.group is None:
+        return whole, float("nan"), 0
+    own = gauc(values, labels, beside.group, beside.weight)
+    return whole, float("nan") if own.value is None else own.value, own.groups
 
 
 def labelled(frozen: FrozenModel, split: str) -> Iterator[tuple[Feed, Floats]]:
@@ -90,11 +132,11 @@ def torch_answers(frozen: FrozenModel, split: str, *, trained: bool) -> Scored:
         except Exception as error:  # whatever the user's forward raises
             raise InputError("the model fails on a labelled batch", found=f"{type(error).__name__}: {error}") from error
 
-    return gathered((scored(feed), labels) for feed, labels in labelled(frozen, split))
+    return gathered(((scored(feed), labels) for feed, labels in labelled(frozen, split)), frozen, split)
 
 
-def gathered(parts: Iterator[tuple[npt.NDArray[Any], Floats]]) -> Scored:
-    """Scores and labels of all batches, one of each for every example.
+def gathered(parts: Iterator[tuple[npt.NDArray[Any], Floats]], frozen: FrozenModel, split: str) -> Scored:
+    """Scores and labels of all batches of a split, one of each for every example.
 
     Raises:
         InputError: another number of labels.
@@ -103,4 +145,4 @@ def gathered(parts: Iterator[tuple[npt.NDArray[Any], Floats]]) -> Scored:
     joined, known = np.concatenate(scores), np.concatenate(labels)
     if joined.shape != known.shape:
         raise InputError("labels do not fit the scores", found=known.shape, allowed=joined.shape, fix="one for each")
-    return joined, known
+    return Scored(joined, known, Beside() if frozen.beside is None else frozen.beside(split))

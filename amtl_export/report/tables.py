@@ -10,7 +10,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from amtl_export.data.describe import DataSummary
 from amtl_export.doctor import Check
 from amtl_export.report.inspection import FieldInspection, Inspection
 
@@ -42,49 +41,6 @@ def size(count: float) -> str:
 def bars(values: Sequence[float], top: float) -> str:
     """One block character for each value."""
     return "".join(_BLOCKS[min(8, round(8 * value / top))] if top else " " for value in values)
-
-
-def data_summary(summary: DataSummary) -> RenderableType:
-    """For `data describe`."""
-    train, valid, test = summary.split_rows
-    head = Text(
-        f"{summary.data}: {summary.rows:,} rows ({train:,} train, {valid:,} valid, {test:,} test), "
-        f"label rate {summary.label_rate:.2%}"
-    )
-    rows = [
-        (
-            f.name,
-            f.kind,
-            "yes" if f.governed else "",
-            f"{f.values:,}",
-            f"{f.missing_ratio:.1%}",
-            f"{f.once_ratio:.1%}",
-            f"{f.top1pct_share:.1%}",
-            "" if f.zipf_exponent is None else f"{f.zipf_exponent:.2f}",
-        )
-        for f in summary.fields
-    ]
-    columns = ("field", "kind", "governed", "values", "missing", "seen once", "top 1% hold", "Zipf")
-    parts: list[RenderableType] = [head, table("Embedded fields", columns, rows, left=3)]
-    if summary.numeric:
-        numbers = [(n.name, f"{n.missing_ratio:.1%}", _number(n.minimum), _number(n.maximum)) for n in summary.numeric]
-        parts.append(table("Numeric fields", ("field", "missing", "min", "max"), numbers))
-    return Group(*parts)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:g}"
-
-
-def metrics(values: Mapping[str, Any]) -> RenderableType:
-    """For `train`: the end of a run."""
-    rows = [(name, f["vocab"], f["dim"], f"{f['avg_dim']:.1f}") for name, f in values["fields"].items()]
-    head = Text(
-        f"{values['method']}/{values['backbone']}: test AUC {values['auc_test']:.4f}, "
-        f"logloss {values['logloss_test']:.4f}, mean dims {values['avg_dim']:.1f} "
-        f"({values['avg_dim_ratio']:.2f} D), best epoch {values['best_epoch']} of {values['epochs']}"
-    )
-    return Group(head, table("Fields", ("field", "vocab", "D", "mean dims"), rows))
 
 
 def bundle_report(report: Mapping[str, Any], path: str) -> RenderableType:
@@ -242,12 +198,14 @@ def _curve(points: Sequence[Mapping[str, Any]]) -> Table:
 
 def verdict(found: Verdict) -> RenderableType:
     """For `validate`."""
+    weighted = ", weighted" if found.weighted else ""
     rows = [
         ("rows bit-equal", f"{_shown(found.rows_bit_equal, ',')} of {_shown(found.rows_checked, ',')}"),
         ("out-of-range ids", _shown(found.hostile_ids_checked, ",")),
         ("AUC PyTorch", _shown(found.auc_torch, ".6f")),
         ("AUC ONNX Runtime", _shown(found.auc_onnx, ".6f")),
         ("|ΔAUC|", _shown(found.abs_delta_auc, ".1e")),
+        *_within_groups(found),
         *_against_original(found),
         ("logloss PyTorch / ONNX", f"{_shown(found.logloss_torch, '.6f')} / {_shown(found.logloss_onnx, '.6f')}"),
         ("largest |Δlogit|", _shown(found.max_abs_logit_diff, ".1e")),
@@ -264,11 +222,22 @@ def verdict(found: Verdict) -> RenderableType:
         ("nodes by provider", _counts(found.nodes_by_provider)),
     ]
     parts: list[RenderableType] = [
-        table(f"{found.bundle} against {found.run}, {found.split} split", ("check", "found"), rows),
+        table(f"{found.bundle} against {found.run}, {found.split} split{weighted}", ("check", "found"), rows),
         Text(found.verdict.upper(), style="bold red" if found.problems else "bold green"),
     ]
     parts += [Text(f"  {line}") for line in (*found.problems, *found.notes)]
     return Group(*parts)
+
+
+def _within_groups(found: Verdict) -> list[tuple[str, str]]:
+    """Of examples with groups, group AUC."""
+    if found.gauc_groups is None:
+        return []
+    pair = f"{_shown(found.gauc_torch, '.6f')} / {_shown(found.gauc_onnx, '.6f')}"
+    return [
+        (f"GAUC PyTorch / ONNX, {found.gauc_groups:,} groups", pair),
+        ("|ΔGAUC|", _shown(found.abs_delta_gauc, ".1e")),
+    ]
 
 
 def _against_original(found: Verdict) -> list[tuple[str, str]]:

@@ -25,12 +25,14 @@ class Batch:
         numeric: float32 `[B, N]`, or None without numeric fields.
         multi: int64 `[B, L]` for each multi-valued field.
         label: float32 `[B]`.
+        share: float32 `[B]`, w / Σ w over the batch, all 0 where the sum is; None without weights.
     """
 
     ids: Tensor | None
     numeric: Tensor | None
     multi: tuple[Tensor, ...]
     label: Tensor
+    share: Tensor | None = None
 
     @classmethod
     def of(cls, rows: Rows, device: torch.device) -> Batch:
@@ -38,7 +40,14 @@ class Batch:
         ids = torch.from_numpy(rows.ids.astype(np.int64)).to(device) if rows.ids.shape[1] else None
         numeric = torch.from_numpy(np.ascontiguousarray(rows.numeric)).to(device) if rows.numeric.shape[1] else None
         multi = tuple(torch.from_numpy(values.astype(np.int64)).to(device) for values in rows.multi.values())
-        return cls(ids, numeric, multi, torch.from_numpy(rows.label.astype(np.float32)).to(device))
+        label = torch.from_numpy(rows.label.astype(np.float32)).to(device)
+        return cls(ids, numeric, multi, label, None if rows.weight is None else _shares(rows.weight).to(device))
+
+
+def _shares(weight: npt.NDArray[np.float32]) -> Tensor:
+    """Summed in float64, which float32 weights do not overflow."""
+    wide = weight.astype(np.float64)
+    return torch.from_numpy((wide / (wide.sum() or 1.0)).astype(np.float32))
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -20,7 +20,7 @@ from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash, write_vocabularies
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import check_target, producer, publish, read_json, write_json
-from amtl_export.metrics import auc, logloss
+from amtl_export.metrics import auc
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.selection import SoftTwinSelector
@@ -28,6 +28,7 @@ from amtl_export.training.batches import predict
 from amtl_export.training.checkpoint import Progress, latest, save_checkpoint
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.dims import average_dim, prune_trained
+from amtl_export.training.measures import measured, notes
 from amtl_export.training.observer import Silent, TrainObserver
 from amtl_export.training.run import Run, build_model, load_run, model_config_for
 from amtl_export.training.state import TrainState
@@ -109,6 +110,9 @@ def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
 
 def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, prepare: Prepare | None, resumed: bool) -> None:
     encoded = _reopen(work) if resumed else _prepare(work, config, observer)
+    said = notes(config, encoded.rows["train"])
+    for line in said:
+        observer.note(f"note: {line}")
     with reproducible(config.seed):
         model, model_config = _resumed_model(work, encoded) if resumed else _new_model(work, config, encoded, observer)
         if prepare is not None and not resumed:
@@ -127,7 +131,7 @@ def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, prepare:
             model.load_state_dict(state.best)
         if config.dim_budget is not None and not config.warm_start:
             prune_trained(config.dim_budget, model)
-        _finish(work, config, model_config, model, encoded, state.progress)
+        _finish(work, config, model_config, model, encoded, state.progress, said)
 
 
 def _new_model(
@@ -194,6 +198,7 @@ def _finish(
     model: CtrModel,
     encoded: Encoded,
     progress: Progress,
+    said: list[str],
 ) -> None:
     valid, test = encoded.rows["valid"], encoded.rows["test"]
     logits = predict(model, test)
@@ -209,9 +214,9 @@ def _finish(
         "seed": config.seed,
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
-        "auc_valid": auc(predict(model, valid), valid.label),
-        "auc_test": auc(logits, test.label),
-        "logloss_test": logloss(logits, test.label),
+        **measured(predict(model, valid), valid, "valid"),
+        **measured(logits, test, "test"),
+        "weighted": test.weight is not None,
         "avg_dim": avg_dim,
         "avg_dim_ratio": avg_dim / model_config.dim,
         "dim_budget": config.dim_budget,
@@ -220,6 +225,7 @@ def _finish(
         "params_embedding": len(model.method.frozen_dims()) * model_config.dim,
         "params_embedding_kept": int(model.method.frozen_dims().sum()),
         "rows": {split: len(rows) for split, rows in encoded.rows.items()},
+        "notes": said,
     }
     soft = _soft_auc(model, test)
     if soft is not None:
@@ -258,4 +264,4 @@ def _soft_auc(model: CtrModel, rows: Rows) -> float | None:
     logits = predict(model, rows) if soft else None
     for module in soft:
         module.soft_evaluation = False
-    return None if logits is None else auc(logits, rows.label)
+    return None if logits is None else auc(logits, rows.label, rows.weight)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 
@@ -13,6 +12,7 @@ from amtl_export.models.ctr import CtrModel
 from amtl_export.models.protocol import Searched
 from amtl_export.training.batches import Batch, device_of, shuffled
 from amtl_export.training.config import TrainConfig
+from amtl_export.training.measures import batch_loss
 
 
 class ControllerSearch:
@@ -49,7 +49,7 @@ class ControllerSearch:
                 batch = Batch.of(rows.take(index), device_of(self._model))
                 self._model.zero_grad(set_to_none=True)
                 logit = self._model(batch.ids, batch.numeric, batch.multi)
-                loss = F.binary_cross_entropy_with_logits(logit, batch.label)
+                loss = batch_loss(logit, batch)
                 (loss if self._penalty is None else loss + self._penalty()).backward()
                 self.optimizer.step()
                 yield

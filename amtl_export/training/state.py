@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer, SparseAdam
 
 from amtl_export.data.encode import Encoded, Rows
 from amtl_export.errors import InputError
-from amtl_export.metrics import auc, logloss
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.selection import Selector
 from amtl_export.training.batches import Batch, device_of, predict, shuffled
 from amtl_export.training.checkpoint import Progress, load_checkpoint
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.dims import SelectionBudget, average_dim, open_budget
+from amtl_export.training.measures import batch_loss, mass, measured
 from amtl_export.training.observer import TrainObserver
 from amtl_export.training.search import ControllerSearch, open_search, searched_parameters
 
@@ -79,7 +78,8 @@ class TrainState:
         logits = predict(self.model, valid)
         if not np.isfinite(logits).all():
             raise InputError("training diverged: logits are not finite", where=f"epoch {epoch}", fix="a smaller lr")
-        auc_valid = auc(logits, valid.label)
+        judged = measured(logits, valid, "valid")
+        auc_valid = judged["auc_valid"]
         self.progress = replace(
             self.progress,
             epoch=epoch,
@@ -96,8 +96,7 @@ class TrainState:
         return {
             "epoch": epoch,
             "loss_train": loss,
-            "auc_valid": auc_valid,
-            "logloss_valid": logloss(logits, valid.label),
+            **judged,
             "avg_dim": average_dim(self.model),
             "seconds": seconds,
             "examples_per_second": len(rows) / seconds,
@@ -114,15 +113,15 @@ class TrainState:
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
             logit = self.model(batch.ids, batch.numeric, batch.multi)
-            loss = F.binary_cross_entropy_with_logits(logit, batch.label)
+            loss = batch_loss(logit, batch)
             # With a search, its steps have the penalty.
             (loss if self.budget is None or self.search is not None else loss + self.budget.penalty()).backward()
             for optimizer in self.optimizers:
                 optimizer.step()
             value = float(loss.detach())
-            total += value * len(index)
+            total += value * mass(rows, index)
             observer.step(value, len(index))
-        return total / len(rows)
+        return total / mass(rows)
 
 
 def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:

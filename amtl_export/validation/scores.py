@@ -23,7 +23,8 @@ def graph_answers(bundle: Bundle, frozen: FrozenModel, split: str, provider: Pro
     """
     native = None if optimized or provider == "cuda" else False
     session = bundle.session(provider=provider, optimized=optimized, native=native)
-    return gathered((_answered(session, feed, bundle, frozen), labels) for feed, labels in labelled(frozen, split))
+    parts = ((_answered(session, feed, bundle, frozen), labels) for feed, labels in labelled(frozen, split))
+    return gathered(parts, frozen, split)
 
 
 def _answered(session: Any, feed: Feed, bundle: Bundle, frozen: FrozenModel) -> npt.NDArray[Any]:

@@ -16,12 +16,12 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.check import Trial
 from amtl_export.bundle.reference import reference_of
 from amtl_export.bundle.samples import read_test_data
-from amtl_export.compare import Difference, compare
+from amtl_export.compare import compare
 from amtl_export.data.schema import SplitName
 from amtl_export.errors import AmtlError, InputError, ValidationFailed
 from amtl_export.files import checksum_mismatches
 from amtl_export.freezing.frozen import Compressed, FrozenModel, freeze
-from amtl_export.freezing.scores import Scores, torch_answers
+from amtl_export.freezing.scores import ScoreKind, Scores, torch_answers
 from amtl_export.graph.weights import Part
 from amtl_export.native import library_path
 from amtl_export.runtime.session import Provider, nodes_by_provider, open_session
@@ -36,9 +36,7 @@ from amtl_export.validation.raw_rows import check_source
 from amtl_export.validation.rows import check_rows, table_bytes
 from amtl_export.validation.scores import graph_answers, rank_flips
 from amtl_export.validation.verdict import Tolerances, Verdict
-
-#: Of float32, against the largest score: what a few of them come to.
-_ROUNDING = 1e-6
+from amtl_export.validation.worth import held
 
 
 def validate(
@@ -215,7 +213,7 @@ class _Check:
         """The run's raw rows, and hostile values, to ids in every way that a request may take."""
         if self.frozen.data is None:
             return
-        if (kept := self.frozen.raw()) is None:
+        if self.frozen.raw is None or (kept := self.frozen.raw()) is None:
             self.verdict.notes.append("raw values were not checked: the source keeps no raw rows; train it anew")
             return
         found = check_source(self.bundle, *kept)
@@ -323,72 +321,62 @@ class _Check:
             self._say_unscored()
             return
         reference = self._reference
-        expected = Scores.of(torch_answers(frozen, self.split, trained=True))
-        wanted = expected.values
+        kind: ScoreKind | None = "logit" if frozen.data is not None else None  # a run's may all be within [0, 1], too
+        expected = wanted = Scores.of(torch_answers(frozen, self.split, trained=True), kind)
         if reference is not frozen:
-            wanted = torch_answers(reference, self.split, trained=False)[0]
-            verdict.max_abs_logit_change_by_quantization = float(np.abs(wanted - expected.values).max())
+            wanted = Scores.of(torch_answers(reference, self.split, trained=False), expected.kind)
+            verdict.max_abs_logit_change_by_quantization = float(np.abs(wanted.values - expected.values).max())
         verdict.auc_torch, verdict.logloss_torch = expected.auc, expected.logloss
-        verdict.rows_scored, verdict.scores_are = len(wanted), expected.kind
+        verdict.rows_scored, verdict.scores_are = len(wanted.values), expected.kind
+        if expected.scored.beside.group is not None:
+            verdict.gauc_torch, verdict.gauc_groups = expected.gauc, expected.gauc_groups
+        verdict.weighted = expected.scored.beside.weight is not None
+        allowed: dict[bool, float] = {}
         for optimized in (True, False) if verdict.unoptimized in ("answered", None) else (True,):
             answers = graph_answers(self.bundle, frozen, self.split, self.provider, optimized=optimized)
-            self._hold(expected, wanted, Scores.of(answers, expected.kind), optimized=optimized)
+            allowed[optimized] = self._hold(expected, wanted, Scores.of(answers, expected.kind), optimized=optimized)
 
         if frozen.compressed is not None and frozen.compressed.original is not None:
-            self._hold_original(
-                frozen.compressed, Scores.of(torch_answers(frozen.compressed.original, self.split, trained=True)).auc
-            )
+            original = Scores.of(torch_answers(frozen.compressed.original, self.split, trained=True))
+            self._hold_original(frozen.compressed, original.auc, allowed[True])
 
     def _say_unscored(self) -> None:
         if self.frozen.compressed is not None and self.frozen.compressed.original is None:
             self.verdict.notes.append("no AUC: the model that was compressed is not where it was")
 
-    def _hold_original(self, compressed: Compressed, original: float) -> None:
-        """The graph's AUC against that of the model before it was compressed."""
+    def _hold_original(self, compressed: Compressed, original: float, tolerance: float) -> None:
+        """The graph's AUC against that of the model before it was compressed; a tolerance beside what was allowed."""
         verdict = self.verdict
         verdict.auc_original, verdict.max_auc_drop = original, compressed.max_auc_drop
         if verdict.auc_onnx is None or math.isnan(original):
             return
         verdict.delta_auc_original = verdict.auc_onnx - original
         drop, allowed = -verdict.delta_auc_original, compressed.max_auc_drop
-        if (
-            self.split == "valid"
-            and allowed is not None
-            and not drop <= allowed + self.tolerances.auc_for(self.bundle.signature.dtype)
-        ):
+        if self.split == "valid" and allowed is not None and not drop <= allowed + tolerance:
             verdict.problems.append(f"AUC is {drop:.3g} below the model that was compressed; allowed {allowed:.3g}")
 
-    def _hold(self, expected: Scores, wanted: Any, found: Scores, *, optimized: bool) -> None:
-        """Scores of the graph against those of the source."""
-        verdict = self.verdict
-        (difference,) = compare({self.frozen.score: wanted}, {self.frozen.score: found.values})
-        delta = abs(found.auc - expected.auc)
+    def _hold(self, expected: Scores, wanted: Scores, found: Scores, *, optimized: bool) -> float:
+        """Scores of the graph against those of the source; what AUC may differ."""
+        verdict, tolerances = self.verdict, self.tolerances
+        (difference,) = compare({self.frozen.score: wanted.values}, {self.frozen.score: found.values})
         verdict.max_abs_logit_diff = max(verdict.max_abs_logit_diff or 0.0, difference.absolute)
         verdict.max_relative_diff = max(verdict.max_relative_diff or 0.0, difference.relative)
         verdict.minimum_logit_atol, verdict.nan_answers = verdict.max_relative_diff, difference.nans
         if optimized:
             verdict.auc_onnx, verdict.logloss_onnx = found.auc, found.logloss
-            verdict.abs_delta_auc, verdict.rank_flips = delta, rank_flips(expected.values, found.values)
+            verdict.abs_delta_auc = abs(found.auc - expected.auc)
+            verdict.rank_flips = rank_flips(expected.values, found.values)
+            if verdict.gauc_groups is not None:
+                verdict.gauc_onnx, verdict.abs_delta_gauc = found.gauc, abs(found.gauc - expected.gauc)
         level = "optimised" if optimized else "not optimised"
-        allowed = self._auc_allowed(expected, difference)
-        if not delta <= allowed and not math.isnan(expected.auc):
+        metrics = held(expected, wanted, found, difference.scale, tolerances, self.bundle.signature.dtype)
+        verdict.problems += [problem for own in metrics if (problem := own.problem(level))]
+        if not difference.relative <= tolerances.logit_atol:
             verdict.problems.append(
-                f"AUC differs by {delta:.3g} ({level}); allowed {allowed:.3g}; "
-                f"auc_atol={delta * 1.01:.2g} would have passed"
-            )
-        if not difference.relative <= self.tolerances.logit_atol:
-            verdict.problems.append(
-                f"a logit differs by {difference.absolute:.3g} ({level}); allowed {self.tolerances.logit_atol:.3g}; "
+                f"a logit differs by {difference.absolute:.3g} ({level}); allowed {tolerances.logit_atol:.3g}; "
                 f"logit_atol={difference.relative * 1.01:.2g} would have passed"
             )
-
-    def _auc_allowed(self, expected: Scores, difference: Difference) -> float:
-        """What AUC may differ: unless it was given, not less than float32 roundings make of this split."""
-        allowed = self.tolerances.auc_for(self.bundle.signature.dtype)
-        if self.tolerances.auc_atol is not None:
-            return allowed
-        rounding = min(difference.absolute, _ROUNDING * difference.scale)
-        return max(allowed, expected.resolution(rounding))
+        return metrics[0].allowed if metrics else 0.0
 
 
 def _one_line(error: AmtlError) -> str:

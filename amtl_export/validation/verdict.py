@@ -15,7 +15,8 @@ class Tolerances:
     """What may differ.
 
     Attributes:
-        auc_atol: |AUC difference| to the source; None for the value type's own, see `auc_for`.
+        auc_atol: |AUC difference| to the source, and |GAUC difference|; None for the value type's own, see `auc_for`,
+            and what pairs come to that float32 roundings can turn round, see `worth`.
         logit_atol: largest difference of any answer, for scores up to 1; relative to the largest score above that. In
             a lossy value type it is held against the model with its tables quantized.
     """
@@ -39,6 +40,9 @@ class Verdict:
         problems: why it failed, a sentence each; empty means pass.
         notes: what could not be looked at, and why.
         auc_torch: of the source on its labelled examples, and of the graph; None without labels.
+        gauc_torch: group AUC, likewise; None without groups, NaN where none has both a click and a non-click.
+        gauc_groups: groups that have both; None without groups.
+        weighted: whether examples have weights, which AUC, GAUC and logloss take; None without labels.
         auc_original: of the model before it was compressed, on the same examples; None if the source is not compressed.
         delta_auc_original: what the graph's AUC is more than that.
         max_auc_drop: what compressing was allowed to cost on the valid split.
@@ -67,6 +71,11 @@ class Verdict:
     auc_torch: float | None = None
     auc_onnx: float | None = None
     abs_delta_auc: float | None = None
+    gauc_torch: float | None = None
+    gauc_onnx: float | None = None
+    abs_delta_gauc: float | None = None
+    gauc_groups: int | None = None
+    weighted: bool | None = None
     auc_original: float | None = None
     delta_auc_original: float | None = None
     max_auc_drop: float | None = None

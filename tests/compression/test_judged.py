@@ -17,9 +17,12 @@ from amtl_export.compression.compress import compress
 from amtl_export.errors import InputError
 from amtl_export.freezing.folder import load_frozen, save_frozen
 from amtl_export.freezing.frozen import freeze
+from amtl_export.metrics import auc
 from amtl_export.principal.dims import Rows, dims_at
+from amtl_export.training.batches import predict
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
+from amtl_export.training.run import Run
 from amtl_export.validation.validate import validate
 
 FACTORY = """
@@ -77,6 +80,38 @@ def test_a_drop_that_nothing_keeps(tmp_path: Path, tiny_train: Callable[..., Tra
     given = [(feed, (score > middle).astype(float)) for (feed, _), score in zip(pairs, scores, strict=True)]
     with pytest.raises(InputError, match=r"(?s)nothing costs as little AUC.*larger max_auc_drop"):
         compress(frozen, max_auc_drop=0.0, dtype="int4", batches=given)  # the AUC before is 1
+
+
+def test_weights_judge_what_is_compressed(tmp_path: Path, weighted_run: Run) -> None:
+    small = compress(weighted_run.path, dim_budget=0.4)
+    assert small.compressed is not None
+    assert small.compressed.report["weighted"] is True
+    assert small.compressed.report["auc_valid_before"] == pytest.approx(weighted_run.metrics["auc_valid"], abs=1e-12)
+    save_frozen(small, tmp_path / "small")
+    opened = load_frozen(tmp_path / "small")
+    assert opened.weighted
+    bundle = export(opened, tmp_path / "bundle")
+    verdict = validate(bundle.path, tmp_path / "small", split="valid")
+    assert verdict.problems == []
+    assert verdict.weighted
+    assert verdict.auc_original == pytest.approx(weighted_run.metrics["auc_valid"], abs=1e-12)
+    assert verdict.auc_torch == pytest.approx(small.compressed.report["auc_valid_after"], abs=1e-6)
+    assert verdict.gauc_groups == weighted_run.metrics["gauc_groups_valid"]
+
+
+def test_batches_that_are_given_have_no_weights_and_it_is_said(weighted_run: Run) -> None:
+    frozen, notes = freeze(weighted_run), list[str]()
+    assert frozen.labelled is not None
+    given = list(frozen.labelled("valid"))
+    small = compress(frozen, dim_budget=0.4, batches=given, note=notes.append)
+    assert small.compressed is not None
+    rows = weighted_run.rows("valid")
+    plain = auc(predict(weighted_run.model, rows), rows.label)
+    assert small.compressed.report["weighted"] is False
+    assert small.compressed.report["auc_valid_before"] == pytest.approx(plain, abs=1e-12)
+    assert plain != pytest.approx(weighted_run.metrics["auc_valid"], abs=1e-6)
+    assert any("have no weights" in note for note in notes)
+    assert small.weighted  # what is validated later is the run's own split
 
 
 class Named(nn.Module):

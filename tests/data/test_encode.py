@@ -1,3 +1,4 @@
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from amtl_export.data import source as source_module
 from amtl_export.data.catalog import open_source
+from amtl_export.data.describe import describe
 from amtl_export.data.encode import encode, open_rows, padded_ids
 from amtl_export.data.rows import read_rows
 from amtl_export.data.vocabulary import MISSING, ValueCounter
@@ -45,7 +47,7 @@ test,Rome,a,1,0
 
 def folder(tmp_path: Path, rows: str = ROWS, schema: str = SCHEMA, name: str = "rows.csv") -> str:
     place = tmp_path / "own"
-    place.mkdir()
+    place.mkdir(parents=True)
     (place / "schema.toml").write_text(schema)
     (place / name).write_text(rows)
     return str(place)
@@ -189,6 +191,114 @@ def test_a_truncated_array(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(InputError, match="encoded rows cannot be read"):
         open_rows(tmp_path / "out", source.schema)
+
+
+BESIDE = """uid,w,part,city,y
+7,1,train,Rome,1
+,0.5,train,Oslo,0
+8, 2 ,train,Rome,0
+7,0,valid,Rome,1
+7,3,valid,Oslo,1
+8,1e-3,valid,Oslo,0
+,1,test,Rome,1
+8,1,test,Rome,0
+"""
+WITH_BESIDE = """
+label = "y"
+group = "user"
+weight = "w"
+[split]
+rule = "column"
+column = "part"
+[[field]]
+name = "user"
+column = "uid"
+kind = "categorical"
+type = "int64"
+[[field]]
+name = "city"
+kind = "categorical"
+"""
+
+
+def test_groups_and_weights_are_stored_beside_the_label(tmp_path: Path) -> None:
+    source = open_source(folder(tmp_path, BESIDE, WITH_BESIDE))
+    encode(source, tmp_path / "out", seed=0)
+    rows = open_rows(tmp_path / "out", source.schema)
+    train, valid = rows["train"], rows["valid"]
+    assert train.group is not None
+    assert train.weight is not None
+    assert train.weight.tolist() == [1.0, 0.5, 2.0]
+    assert (train.weight.dtype, train.group.dtype) == (np.float32, np.uint64)
+    # The first eight bytes of BLAKE2b of "7" and "8": the same on every machine; 0 for rows without a user.
+    seven, eight = (int.from_bytes(blake2b(text, digest_size=8).digest(), "little") for text in (b"7", b"8"))
+    assert train.group.tolist() == [seven, 0, eight]
+    assert valid.group is not None
+    assert valid.take(slice(1, 3)).group.tolist() == [seven, eight]  # type: ignore[union-attr]
+    assert valid.take(np.array([2])).weight.tolist() == [np.float32(1e-3)]  # type: ignore[union-attr]
+    plain = open_source(folder(tmp_path / "plain"))
+    encode(plain, tmp_path / "plain" / "out", seed=0)
+    test = open_rows(tmp_path / "plain" / "out", plain.schema)["test"]
+    assert test.group is test.weight is test.take(slice(1)).group is None
+
+
+def test_a_group_may_be_a_column_that_is_no_field(tmp_path: Path) -> None:
+    frame = pl.read_csv(BESIDE.encode())
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "schema.toml").write_text(WITH_BESIDE.replace('group = "user"', 'group = "uid"'))
+    frame.write_parquet(tmp_path / "own" / "rows.parquet")
+    source = open_source(str(tmp_path / "own"))
+    encode(source, tmp_path / "out", seed=0)
+    (tmp_path / "csv").mkdir()
+    same = open_source(folder(tmp_path / "csv", BESIDE, WITH_BESIDE))
+    encode(same, tmp_path / "csv" / "out", seed=0)
+    for split, rows in open_rows(tmp_path / "csv" / "out", same.schema).items():
+        found = open_rows(tmp_path / "out", source.schema)[split]
+        np.testing.assert_array_equal(found.group, rows.group)
+        np.testing.assert_array_equal(found.weight, rows.weight)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "row", "found"),
+    [
+        ("7,1,train", "7,-1,train", 1, "'-1'"),
+        ("7,1,train", "7,,train", 1, "None"),
+        ("8, 2 ,train", "8,two,train", 3, "'two'"),
+        ("7,3,valid", "7,inf,valid", 5, "'inf'"),
+        ("7,3,valid", "7,nan,valid", 5, "'nan'"),
+        ("7,3,valid", "7,1e39,valid", 5, "'1e39'"),  # no float32
+    ],
+)
+def test_a_bad_weight_is_named_with_its_row(tmp_path: Path, old: str, new: str, row: int, found: str) -> None:
+    assert old in BESIDE
+    with pytest.raises(InputError) as caught:
+        encode(open_source(folder(tmp_path, BESIDE.replace(old, new), WITH_BESIDE)), tmp_path / "out", seed=0)
+    assert f"rows.csv, row {row}, column 'w'" in str(caught.value)
+    assert f"found: {found}" in str(caught.value)
+    assert "allowed: a finite number >= 0" in str(caught.value)
+
+
+def test_weights_that_leave_one_class(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="2 rows of a weight above 0, 2 positive") as caught:
+        rows = BESIDE.replace("7,0,valid", "7,1,valid").replace("8,1e-3,valid", "8,0,valid")
+        encode(open_source(folder(tmp_path, rows, WITH_BESIDE)), tmp_path / "out", seed=0)
+    assert "the valid split" in str(caught.value)
+
+
+def test_a_filter_leaves_out_rows_before_their_weights_are_looked_at(tmp_path: Path) -> None:
+    rows = BESIDE.replace("8, 2 ,train", "8,,train")
+    schema = WITH_BESIDE.replace('label = "y"', 'label = "y"\nfilter = "w IS NOT NULL"')
+    encoded = encode(open_source(folder(tmp_path, rows, schema)), tmp_path / "out", seed=0)
+    assert encoded.rows["train"].weight is not None
+    assert encoded.rows["train"].weight.tolist() == [1.0, 0.5]
+
+
+def test_describe_counts_groups(tmp_path: Path) -> None:
+    summary = describe(open_source(folder(tmp_path, BESIDE, WITH_BESIDE)))
+    assert (summary.groups, summary.weighted) == (3, True)
+    assert describe(open_source("synthetic:rows=2000,values=40")).groups == 40
+    plain = describe(open_source(folder(tmp_path / "plain")))
+    assert (plain.groups, plain.weighted) == (None, False)
 
 
 @given(st.lists(st.lists(st.sampled_from(["a", "b", "c", "?"]), max_size=5), max_size=20))

@@ -38,6 +38,7 @@ def test_movielens_reads_both_forms(tmp_path: Path, timestamps: bool) -> None:
     first = next(iter(read_rows(source, 0))).fields
     assert set(first["genre"][0]) == {"Drama", "War"}
     assert all(len(year) == 4 for year in first["release_year"])
+    assert summary.groups == first["user_id"].n_unique()
 
 
 def test_a_line_of_the_wrong_length_is_named(tmp_path: Path) -> None:

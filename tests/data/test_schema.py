@@ -85,6 +85,84 @@ def test_says_that_it_is_missing(tmp_path: Path) -> None:
         Schema.from_toml(tmp_path / "schema.toml")
 
 
+FIELD = '[[field]]\nname = "user"\nkind = "categorical"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ('label = "y"\n' + FIELD + "colour = 3\n", ["field.0.colour: unknown key, found 3; known are name, kind, "]),
+        (
+            'lable = "y"\n' + FIELD,
+            ["lable: unknown key, found 'y'; did you mean label?"],
+        ),
+        (
+            'label = "y"\n' + FIELD.replace("name", "nmae"),
+            ["field.0.nmae: unknown key, found 'user'; did you mean name?"],
+        ),
+        (
+            'label = "y"\n' + FIELD + 'governd = "x"\nmin_count = "a"\n',
+            ["field.0.governd: unknown key, found 'x'; did you mean governed?", "field.0.min_count: Input should be"],
+        ),
+        ('label = "y"\n[[filed]]\nname = "user"\nkind = "categorical"\n', ["filed: unknown key; did you mean field?"]),
+        (
+            'label = "y"\n[split]\nrul = "random"\n' + FIELD,
+            ["split.rul: unknown key, found 'random'; did you mean rule?"],
+        ),
+        (
+            'label = "y"\n[split]\nrule = "random"\nvald = 0.2\n' + FIELD,
+            ["split.vald: unknown key, found 0.2; did you mean valid?"],
+        ),
+        (
+            'label = "y"\n[split]\nrule = "random"\ncolumn = "day"\n' + FIELD,
+            ["split.column: unknown key, found 'day'; known are rule, valid, test"],
+        ),
+        (
+            'label = "y"\n[split]\nrul = "column"\ncolum = "x"\n' + FIELD,
+            ["split.rul: unknown key", "split.colum: unknown key, found 'x'; did you mean column?"],
+        ),
+        ('label = "y"\n[split]\nrule = "tme"\n' + FIELD, ["split: Input tag 'tme'"]),
+        ('label = "y"\n[split]\nvalid = 0.1\n' + FIELD, ["split: rule is missing"]),
+        (
+            'label = "y"\n[split]\nrule = "time"\ncolumn = "d"\nvalid_from = 2024-01-01\ntest_from = "2024-01-02"\n'
+            + FIELD,
+            ["split.valid_from: neither a number nor a text, found 2024-01-01"],
+        ),
+        ('label = "y"\n' + FIELD.replace("categorical", "number"), ["field.0.kind: Input should be 'categorical'"]),
+        ('label = "y"\nfield = []\n', ["field: at least one is needed"]),
+        ('label = "y"\n', ["field: is missing"]),
+        ('label = "y"\ngrup = "user"\nfilter = 3\n' + FIELD, ["grup: unknown key", "filter: Input should be"]),
+        (
+            'label = "y"\n[files]\nformt = "csv"\n' + FIELD,
+            ["files.formt: unknown key, found 'csv'; did you mean format?"],
+        ),
+        ('label = "y"\ngroup = ""\n' + FIELD, ["group: String should have at least 1 character"]),
+        (
+            'label = "y"\nweight = "tags"\n' + FIELD + '[[field]]\nname = "tags"\nkind = "multi-valued"\n',
+            ["schema: weight = 'tags' is a field of several values a row"],
+        ),
+    ],
+)
+def test_each_problem_has_one_line(tmp_path: Path, text: str, problems: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, text)
+    head, *found = caught.value.what.split("\n")
+    assert head == f"{len(problems)} problem(s) in the schema:"
+    assert len(found) == len(problems), found
+    for line, start in zip(found, problems, strict=True):
+        assert line.startswith(f"  {start}"), line
+
+
+def test_group_and_weight_are_columns_or_fields(tmp_path: Path) -> None:
+    text = 'group = "user"\nweight = "w"\n' + GOOD.replace('name = "user"', 'name = "user"\ncolumn = "uid"')
+    schema = read(tmp_path, text)
+    assert (schema.group_column, schema.weight_column) == ("uid", "w")
+    assert schema.columns() == {"uid", "tags", "price", "rating", "day", "w"}
+    assert schema.expression_columns() == {"rating": "label"}
+    assert Schema.from_values(schema.to_json(), "json") == schema
+    assert read(tmp_path, GOOD).group_column is None
+
+
 SEQUENCE = (
     GOOD.replace('name = "user"', 'name = "user"\ntype = "int64"', 1)
     + """

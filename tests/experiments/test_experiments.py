@@ -71,6 +71,12 @@ def test_a_sweep_resumes_and_reports(tmp_path: Path, tiny_train: Make) -> None:
     assert all(arms[name]["avg_dim_ratio"]["mean"] <= 0.3 for name in arms if "@0.3" in name)
     assert arms["fbe D=4"]["bytes_table"] < arms["fbe"]["bytes_table"]
     assert markdown(summary).count("\n| ") == 1 + 9
+    assert "| p | GAUC | logloss |" in markdown(summary)
+    assert all(arm["gauc_test"]["mean"] > 0.4 for arm in summary["arms"])
+    assert both[0].gauc_test != both[0].auc_test
+    for arm in summary["arms"]:
+        arm["gauc_test"] = None  # data without groups
+    assert "GAUC" not in markdown(summary)
     plot(summary, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 

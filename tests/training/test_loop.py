@@ -178,7 +178,7 @@ def test_shuffling_visits_each_row_once(count: int, batch: int, epoch: int) -> N
         ("config.json", lambda b: b[:40], "does not hold JSON"),
         ("config.json", lambda b: b.replace(b'"kind": "run"', b'"kind": "pie"'), "not a run"),
         ("config.json", lambda b: b.replace(b'"dim": 12', b'"dim": 13'), "another shape"),
-        ("schema.json", lambda b: b.replace(b'"user"', b'"item"', 1), "named twice"),
+        ("schema.json", lambda b: b.replace(b'"name": "user"', b'"name": "item"', 1), "named twice"),
         ("vocab/user.parquet", lambda b: b[:-9], "truncated"),
     ],
 )

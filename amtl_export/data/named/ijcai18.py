@@ -32,7 +32,8 @@ def _schema() -> Schema:
         for column, name in _CATEGORICAL.items()
     ]
     numeric = [FieldSchema(name=column, kind="numeric") for column in _NUMERIC]
-    return Schema(label="Label", split=ColumnSplit(rule="column", column="split"), fields=(*categorical, *numeric))
+    split = ColumnSplit(rule="column", column="split")
+    return Schema(label="Label", group="user", split=split, fields=(*categorical, *numeric))
 
 
 PUBLISHED = "round1_ijcai_18_train_20180301.txt"
@@ -56,6 +57,7 @@ def _published_schema() -> Schema:
     many = ("item_category_list", "item_property_list")
     return Schema(
         label="is_trade",
+        group="user_id",
         split=TimeSplit(
             rule="time",
             column="context_timestamp",

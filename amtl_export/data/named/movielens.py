@@ -28,6 +28,7 @@ def _schema() -> Schema:
     return Schema(
         label="rating >= 4",
         filter="rating <> 3",
+        group="user_id",
         split=RandomSplit(valid=0.1, test=0.1),
         fields=(
             FieldSchema(name="user_id", kind="categorical", type="int64"),

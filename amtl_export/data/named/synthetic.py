@@ -91,6 +91,7 @@ def _schema(config: SyntheticConfig) -> Schema:
     history = FieldSchema(name="history", kind="sequence", of="item", type="int64", max_length=max(1, config.history))
     return Schema(
         label="click",
+        group="user",
         split=RandomSplit(valid=0.1, test=0.1),
         fields=(
             *(FieldSchema(name=name, kind="categorical", type="int64") for name in large_fields(config)),

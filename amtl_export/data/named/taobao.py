@@ -27,6 +27,7 @@ def _schema() -> Schema:
 
     return Schema(
         label="type > 1",
+        group="user_id",
         split=TimeSplit(rule="time", column="date", valid_from=20190618, test_from=20190619),
         fields=(
             FieldSchema(name="user_id", kind="categorical", type="int64"),

@@ -1,0 +1,72 @@
+"""The labelled examples of a run's split, and what judges them beside labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from amtl_export.data.encode import Rows
+from amtl_export.data.raw_sample import open_raw
+from amtl_export.data.schema import SplitName
+from amtl_export.spec import Feed
+from amtl_export.traffic.draw import from_rows
+from amtl_export.training.run import Run
+
+_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What judges the labelled examples of a split beside their labels.
+
+    Attributes:
+        group: `[N]`, equal for examples of a group; None without groups.
+        weight: float32 `[N]`; None where all count alike.
+    """
+
+    group: npt.NDArray[Any] | None = None
+    weight: npt.NDArray[Any] | None = None
+
+
+#: Rows of the test split as the data had them, and as training encoded them; None where none were kept.
+RawRows = Callable[[], tuple[pl.DataFrame, Rows] | None]
+
+#: A split's name → groups and weights of its examples, in the order of `Labelled`.
+BesideOf = Callable[[str], Beside]
+
+
+def labelled_rows(run: Run, split: SplitName) -> Iterator[tuple[Feed, npt.NDArray[np.float64]]]:
+    """Inputs and labels float64 `[B]`, batch by batch.
+
+    Raises:
+        InputError: the run does not keep that split.
+    """
+    rows = run.rows(split)
+    for start in range(0, len(rows), _BATCH):
+        part = rows.take(slice(start, start + _BATCH))
+        yield from_rows(part, run.model_config), np.asarray(part.label, dtype=np.float64)
+
+
+def beside_rows(run: Run, split: SplitName) -> Beside:
+    """Groups and weights of a run's split.
+
+    Raises:
+        InputError: the run does not keep that split.
+    """
+    rows = run.rows(split)
+    return Beside(rows.group, rows.weight)
+
+
+def raw_rows(run: Run) -> tuple[pl.DataFrame, Rows] | None:
+    """Rows of the test split as the data had them, and as training encoded them; None if the run kept none.
+
+    Raises:
+        InputError: what was kept is damaged.
+    """
+    kept = open_raw(run.path / "data")
+    return None if kept is None else (kept[0], run.rows("test").take(kept[1]))

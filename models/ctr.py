@@ -53,8 +53,12 @@ WIDE = frozenset({"widedeep", "deepfm"})
 ATTENDING = frozenset({"din"})
 
 
+#: Deviations from the mean beyond which all numbers are alike: one far out, or infinite, does not drown the others.
+BOUND = 100.0
+
+
 class NumericInput(nn.Module):
-    """Raw numbers to normalised ones: transform, (x - mean) / std, missing (NaN) becomes the mean."""
+    """Raw numbers to normalised ones: transform, (x - mean) / std within ±BOUND, missing (NaN) becomes the mean."""
 
     mean: Tensor
     std: Tensor
@@ -72,7 +76,7 @@ class NumericInput(nn.Module):
         x = numeric
         if self.any_logged:
             x = torch.where(self.logged, torch.sign(x) * torch.log(1 + x.abs()), x)
-        x = (x - self.mean) / self.std
+        x = torch.clamp((x - self.mean) / self.std, -BOUND, BOUND)
         return torch.where(torch.isnan(x), 0.0, x)
 
 

@@ -85,14 +85,14 @@ class Expressions:
     def _evaluated(
         self, raw: pl.DataFrame, readings: Mapping[str, pl.DataType], expression: pl.Expr, what: str
     ) -> pl.Series:
-        columns = [self._read(raw, column, reading, what) for column, reading in readings.items()]
+        columns = [self._read(raw, column, reading, what, expression) for column, reading in readings.items()]
         try:
             return pl.DataFrame(columns).select(expression).to_series()
         except pl.exceptions.PolarsError:  # whole numbers among others in a list, say: as it was tried
             tried = [column.cast(readings[column.name]) for column in columns]
             return pl.DataFrame(tried).select(expression).to_series()
 
-    def _read(self, raw: pl.DataFrame, column: str, reading: pl.DataType, what: str) -> pl.Series:
+    def _read(self, raw: pl.DataFrame, column: str, reading: pl.DataType, what: str, expression: pl.Expr) -> pl.Series:
         values = raw[column]
         if values.dtype in (pl.Categorical, pl.Enum, pl.Null) or reading == pl.String:
             values = values.cast(pl.String)
@@ -102,7 +102,9 @@ class Expressions:
         if values.dtype != pl.String or reading == pl.String:
             return values
         number = _number(values)
-        refuse_first(raw, number.is_null() & values.is_not_null(), column, what, "a number")
+        alone = expression.meta.eq(pl.col(column))
+        allowed = "0 or 1 in every row" if alone and what == "label" else "a number"
+        refuse_first(raw, number.is_null() & values.is_not_null(), column, what, allowed)
         return number
 
 

@@ -71,6 +71,7 @@ def read_rows(source: Source, seed: int, limit_rows: int | None = None) -> Itera
 
 def _field(kept: pl.DataFrame, spec: Normalisation) -> pl.Series:
     def refuse(bad: pl.Series, allowed: str) -> None:
-        refuse_first(kept, bad.fill_null(False), spec.column, f"field {spec.field}", allowed)
+        what = "numeric field" if spec.type == "float32" else "field"
+        refuse_first(kept, bad.fill_null(False), spec.column, f"{what} {spec.field}", allowed)
 
     return normalised(kept[spec.column], spec, refuse).alias(spec.field)

@@ -26,6 +26,7 @@ from amtl_export.graph.raw_features import RawField, encoded_name, encoder_model
 from amtl_export.runtime.predictor import load
 from amtl_export.runtime.session import open_session
 from amtl_export.spec import BATCH, Column, Feed, TensorSpec
+from amtl_export.validation.provenance import load_graph
 
 #: Examples whose scores are compared where a bundle takes fields once per request, each a request of its own.
 _REQUESTS = 8
@@ -193,7 +194,7 @@ class _Ways:
         with tempfile.TemporaryDirectory() as scratch:
             front = ir.to_proto(encoder_model(bundle.inputs, self.fields, raw_numbers(bundle)))
             encoder = open_session(front.SerializeToString())
-            model = ir.load(bundle.model)
+            model = load_graph(bundle.model)
             prepend_encoder(model, bundle.inputs, self.fields, raw_numbers(bundle))
             ir.save(model, Path(scratch) / "model.onnx")
             _link(bundle.path / "model.onnx.data", Path(scratch) / "model.onnx.data")
@@ -233,7 +234,7 @@ class _Ways:
         """What a client sends to a graph: texts as they are, numbers parsed, lists filled up with "missing"."""
         feed, numbers = {}, []
         for name, column in columns.items():
-            spec = self.specs[name].model_copy(update={"missing": ()})
+            spec = _parsing(self.specs[name])
             if spec.type == "float32":
                 numbers.append(normalised(column, spec, refusing(name)).fill_null(float("nan")).to_numpy())
             elif spec.type == "int64":
@@ -291,6 +292,13 @@ def _by_field(bundle: Bundle, fields: Mapping[str, RawField]) -> tuple[TensorSpe
     numeric = tuple(Column(field_.name) for field_ in bundle.run_schema.numeric)
     numbers = TensorSpec(_NUMBERS, "float32", (BATCH, len(numeric)), numeric, "numeric")
     return (*inputs, numbers) if numeric else tuple(inputs)
+
+
+def _parsing(spec: Normalisation) -> Normalisation:
+    """What a client does that sends numbers: it parses them, and leaves it to the graph which of them are missing."""
+    alone = [(text, spec.model_copy(update={"missing": (text,)})) for text in spec.missing]
+    no_numbers = tuple(text for text, own in alone if not own.missing_numbers and own.missing_whole == (NO_NUMBER,))
+    return spec.model_copy(update={"missing": no_numbers})
 
 
 def _texts(column: pl.Series, spec: Normalisation) -> pl.Series:

@@ -124,7 +124,7 @@ def missing_label(p: Place) -> list[object]:
     return p.train()
 
 
-@case(2, "rows.csv, row 3", "found: 7.0", "0 or 1")
+@case(2, "rows.csv, row 3", "found: '7'", "0 or 1")
 def label_of_seven(p: Place) -> list[object]:
     p.change(p.rows, "2,2.5,0", "2,2.5,7")
     return p.train()

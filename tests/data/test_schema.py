@@ -158,7 +158,6 @@ def test_group_and_weight_are_columns_or_fields(tmp_path: Path) -> None:
     schema = read(tmp_path, text)
     assert (schema.group_column, schema.weight_column) == ("uid", "w")
     assert schema.columns() == {"uid", "tags", "price", "rating", "day", "w"}
-    assert schema.expression_columns() == {"rating": "label"}
     assert Schema.from_values(schema.to_json(), "json") == schema
     assert read(tmp_path, GOOD).group_column is None
 

@@ -13,6 +13,7 @@ from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericFiel
 from amtl_export.models import ctr as ctr_module
 from amtl_export.models.amtl import MaskedEmbedding
 from amtl_export.models.budget import shift_logits
+from amtl_export.models.ctr import BOUND
 from amtl_export.models.cut import PrunedEmbedding
 from amtl_export.models.protocol import Freezable
 from amtl_export.models.selection import (
@@ -199,6 +200,8 @@ def test_numbers_are_normalised_and_missing_ones_are_the_mean() -> None:
     assert model.numeric is not None
     found = model.numeric(torch.tensor([[5.0], [3.0], [float("nan")]]))
     assert found.flatten().tolist() == [1.0, 0.0, 0.0]
+    far = model.numeric(torch.tensor([[1e30], [float("inf")], [-float("inf")]]))
+    assert far.flatten().tolist() == [BOUND, BOUND, -BOUND]
 
 
 def test_reserved_rows_that_training_never_sees_are_zero() -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from amtl_export.data.schema import ColumnSplit, FieldSchema, FileFormat, FilesSplit, RandomSplit, Schema, TimeSplit
 from amtl_export.experiments.report import markdown, speed_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,3 +40,27 @@ def test_pictures_and_links_lead_somewhere() -> None:
     for page in (ROOT / "docs").glob("*.md"):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_reference_of_schemas_has_every_key_with_its_default() -> None:
+    """Tables under "Every key" against the models that read schema.toml."""
+    text = (ROOT / "docs" / "schema.md").read_text(encoding="utf-8").split("## Every key")[1].split("\n## ")[0]
+    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
+    parts: list[tuple[type[BaseModel], ...]] = [
+        (Schema,),
+        (FileFormat,),
+        (RandomSplit, TimeSplit, ColumnSplit, FilesSplit),
+        (FieldSchema,),
+    ]
+    for lines, models in zip(tables, parts, strict=True):
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+        stated = {key.strip(" `"): cells for cells in rows for key in cells[0].split(",")}
+        known = {f.alias or name: f for model in models for name, f in model.model_fields.items()}
+        known = {name: f for name, f in known.items() if name not in ("files", "split", "field")}
+        assert set(stated) == set(known)
+        for name, field in known.items():
+            if len(models) == 1:
+                shown = stated[name][2].strip("`")
+                assert (shown == "needed") == field.is_required(), name
+                if isinstance(field.default, bool | int):
+                    assert shown == str(field.default).lower(), name

@@ -202,6 +202,11 @@ def verdict(found: Verdict) -> RenderableType:
     rows = [
         ("rows bit-equal", f"{_shown(found.rows_bit_equal, ',')} of {_shown(found.rows_checked, ',')}"),
         ("out-of-range ids", _shown(found.hostile_ids_checked, ",")),
+        *(
+            [("raw rows, ids of training", f"{found.raw_rows_equal or 0:,} of {found.raw_rows_checked:,}")]
+            if found.raw_rows_checked is not None
+            else []
+        ),
         ("AUC PyTorch", _shown(found.auc_torch, ".6f")),
         ("AUC ONNX Runtime", _shown(found.auc_onnx, ".6f")),
         ("|ΔAUC|", _shown(found.abs_delta_auc, ".1e")),

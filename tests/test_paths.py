@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 import amtl_export
 from amtl_export import ExportConfig, Run, TrainConfig
+from amtl_export.errors import InputError
 
 PUBLIC = [name for name in amtl_export.__all__ if inspect.isfunction(getattr(amtl_export, name))]
 
@@ -49,3 +51,22 @@ def test_opening_a_run_leaves_the_random_numbers(run: Run) -> None:
     torch.manual_seed(0)
     amtl_export.load_run(run.path)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_is_read_is_never_replaced(run_copy: Path, tmp_path: Path) -> None:
+    """A mistyped `out`: the run, the frozen folder or the warm start is still there."""
+    amtl_export.save_frozen(amtl_export.compress(run_copy, dim_budget=0.5, curve=False), tmp_path / "small")
+    before = sorted(file.stat().st_size for file in run_copy.rglob("*") if file.is_file())
+    config = replace(amtl_export.load_run(run_copy).train, method="amtl", warm_start=str(run_copy), epochs=1)
+    writes: tuple[Callable[[], object], ...] = (
+        lambda: amtl_export.export(run_copy, run_copy, overwrite=True),
+        lambda: amtl_export.export(tmp_path / "small", run_copy, overwrite=True),
+        lambda: amtl_export.export(tmp_path / "small", tmp_path / "small", overwrite=True),
+        lambda: amtl_export.save_frozen(amtl_export.freeze(run_copy), run_copy, overwrite=True),
+        lambda: amtl_export.train(config, run_copy, overwrite=True),
+    )
+    for write in writes:
+        with pytest.raises(InputError, match="holds what is read"):
+            write()
+    assert sorted(file.stat().st_size for file in run_copy.rglob("*") if file.is_file()) == before
+    assert amtl_export.load_run(run_copy).vocabularies

@@ -22,6 +22,7 @@ from amtl_export.data.vocabulary import write_frame
 from amtl_export.errors import InputError
 from amtl_export.files import atomic_folder, producer, write_json, write_sums
 from amtl_export.freezing.fields import FieldRows
+from amtl_export.freezing.folder import refuse_sources
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.graph.inputs import graph_inputs
 from amtl_export.graph.lookups import IdPolicy, Lookup
@@ -68,7 +69,7 @@ def export(
         overwrite: replace an earlier bundle.
 
     Raises:
-        InputError: `out` exists, the layout or the request fields do not fit, or the model cannot be exported.
+        InputError: `out` exists or holds what is read, layout or request fields do not fit, the model cannot be traced.
         ValidationFailed: the written graph does not answer as PyTorch does.
         EnvironmentLacks: ONNX Runtime or the native library is missing; no disk space; no permission.
     """
@@ -77,6 +78,7 @@ def export(
     if config.target == "native":
         needed_library()
     frozen = freeze(frozen)
+    refuse_sources(frozen, Path(out), overwrite)
     config = for_model(config, frozen)
     if not frozen.tables:
         raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def save_frozen(frozen: FrozenModel, out: Path | str, *, factory: str | None = N
         overwrite: replace an earlier folder.
 
     Raises:
-        InputError: `out` exists and may not be replaced, it holds what the model was compressed from, or a user's
+        InputError: `out` exists and may not be replaced, it holds what the model was read from, or a user's
             module comes without its factory.
         EnvironmentLacks: no disk space or no permission.
     """
@@ -53,8 +53,7 @@ def save_frozen(frozen: FrozenModel, out: Path | str, *, factory: str | None = N
         raise InputError(
             "a user's module is saved with the factory that makes it", fix='save_frozen(…, factory="my_model.py:build")'
         )
-    for source in _compressed_from(frozen):
-        check_source(source, Path(out), overwrite)
+    refuse_sources(frozen, Path(out), overwrite)
     model = frozen.data.config.to_json() if frozen.data else None
     with atomic_folder(Path(out), overwrite=overwrite) as draft:
         config = {"producer": producer(), "kind": "frozen", "model": model}
@@ -68,12 +67,17 @@ def save_frozen(frozen: FrozenModel, out: Path | str, *, factory: str | None = N
         save_tensors(frozen.module.model.state_dict(), draft / "frozen.safetensors")
 
 
-def _compressed_from(frozen: FrozenModel) -> Iterator[str]:
-    """Where the model was compressed from, and that one."""
-    while frozen.compressed is not None and frozen.compressed.original is not None:
-        frozen = frozen.compressed.original
-        if frozen.source is not None:
-            yield frozen.source
+def refuse_sources(frozen: FrozenModel, out: Path, overwrite: bool) -> None:
+    """Refuse to write a folder where the model was read from, or where it was compressed from, lies.
+
+    Raises:
+        InputError: the two are one, or lie in each other; or `out` exists and may not be replaced.
+    """
+    model: FrozenModel | None = frozen
+    while model is not None:
+        if model.source is not None:
+            check_source(model.source, out, overwrite)
+        model = model.compressed.original if model.compressed is not None else None
 
 
 def _factory(source: str | None) -> str | None:

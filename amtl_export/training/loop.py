@@ -19,7 +19,7 @@ from amtl_export.data.schema import Schema
 from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash, write_vocabularies
 from amtl_export.errors import InputError, os_errors
-from amtl_export.files import check_target, producer, publish, read_json, write_json
+from amtl_export.files import check_source, check_target, producer, publish, read_json, write_json
 from amtl_export.metrics import auc
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
@@ -65,10 +65,13 @@ def train(
         prepare: changes the new model, in place, before its first epoch; the same on every call for one `out`.
 
     Raises:
-        InputError: bad data or settings; `out` exists; an unfinished training of other settings exists.
+        InputError: bad data or settings; `out` exists or holds the warm start; an unfinished training of other settings
+            exists.
         EnvironmentLacks: no disk space or no permission.
     """
     out, observer = Path(out), observer or Silent()
+    if config.warm_start:
+        check_source(str(config.warm_start), out, overwrite)
     check_target(out, overwrite)
     work = partial_folder(out)
     with os_errors("training", out):

@@ -7,6 +7,7 @@ import io
 import re
 import subprocess
 from pathlib import Path
+from typing import Any, Literal
 
 import polars as pl
 import pytest
@@ -25,7 +26,7 @@ tables = st.integers(2, 4).flatmap(lambda n: st.lists(st.lists(texts, min_size=n
 endings = st.sampled_from(["\n", "\r\n"])
 
 
-def written(table: list[list[str]], ending: str, quoting: int) -> str:
+def written(table: list[list[str]], ending: str, quoting: Literal[0, 1, 2, 3]) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator=ending, quoting=quoting)
     writer.writerow([f"c{i}" for i in range(len(table[0]))])
@@ -33,8 +34,8 @@ def written(table: list[list[str]], ending: str, quoting: int) -> str:
     return text.getvalue()
 
 
-def read(file: Path, **options: object) -> pl.DataFrame:
-    reading = read_text(file, ",", FileFormat(**options))  # type: ignore[arg-type]
+def read(file: Path, **options: Any) -> pl.DataFrame:
+    reading = read_text(file, ",", FileFormat.model_validate(options))
     check = reading.check()
     chunks = [check.chunk(chunk) for chunk in reading.frame.collect_batches(chunk_size=100, maintain_order=True)]
     check.finish()
@@ -48,7 +49,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(tables, endings, st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]), st.booleans(), st.sampled_from([5, 64]))
 def test_what_csv_writes_is_read(
-    file: Path, table: list[list[str]], ending: str, quoting: int, ended: bool, block: int
+    file: Path, table: list[list[str]], ending: str, quoting: Literal[0, 1, 2, 3], ended: bool, block: int
 ) -> None:
     text = written(table, ending, quoting)
     file.write_bytes((text if ended else text.removesuffix(ending)).encode())

@@ -48,7 +48,7 @@ def test_no_move_reaches_further(rows: list[Any], weighted: bool, grouped: bool,
     else:
         assert np.isnan([*reach.losses[1:], *reach.gains[1:]]).all()
     still = before.reach(before.values, np.full(len(z), np.inf))
-    assert (still.losses[0], still.gains[0]) == (pytest.approx(0, abs=TIGHT), pytest.approx(0, abs=TIGHT))
+    assert [still.losses[0], still.gains[0]] == pytest.approx([0, 0], abs=TIGHT)
 
 
 def scores(values: list[float], label: list[int], group: list[int] | None = None, weight: Any = None) -> Scores:
@@ -141,7 +141,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, tiny_train: Callable[...
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])
 def test_a_sound_bundle_passes_on_a_small_split(tmp_path: Path, small_run: Run, dtype: Any) -> None:
-    layout = "dense" if dtype == "fp32" else "ragged"
+    layout: Any = "dense" if dtype == "fp32" else "ragged"
     bundle = export(freeze(small_run), tmp_path / "b", ExportConfig(layout, dtype=dtype))
     tolerances = Tolerances() if dtype == "fp32" else Tolerances(auc_atol=0.5)
     verdict = validate(bundle.path, small_run.path, tolerances=tolerances)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,18 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class NumericStats:
-    """Training statistics of one numeric field, after its transform."""
+    """Training statistics of one numeric field, after its transform.
+
+    Attributes:
+        mean: of the numbers there.
+        std: their deviation; 1 of a constant, which has none.
+        least: of them, and `most`.
+    """
 
     mean: float
     std: float
+    least: float
+    most: float
 
 
 @dataclass(frozen=True)
@@ -93,8 +101,7 @@ def encode(source: Source, folder: Path, seed: int, limit_rows: int | None = Non
     sample = RawSample.drawn(summary.rows[2], seed)
     _write(read_rows(source, seed, limit_rows), source.schema, summary, folder, sample)
     sample.write(folder)
-    stats = {name: {"mean": s.mean, "std": s.std} for name, s in summary.stats.items()}
-    write_json(folder / "stats.json", stats)
+    write_json(folder / "stats.json", {name: asdict(stats) for name, stats in summary.stats.items()})
     return Encoded(source.schema, summary.vocabularies, summary.stats, open_rows(folder, source.schema))
 
 
@@ -163,9 +170,10 @@ class _Moments:
     def stats(self) -> NumericStats:
         """A constant has no spread: 1. One too small for float32 to tell values apart by is as large as it can tell."""
         if not self.least < self.most:
-            return NumericStats(self.least if self.n else 0.0, 1.0)
+            constant = self.least if self.n else 0.0
+            return NumericStats(constant, 1.0, constant, constant)
         std = float(np.sqrt(self.m2 / self.n))
-        return NumericStats(self.mean, max(std, abs(self.mean) * _RESOLUTION))
+        return NumericStats(self.mean, max(std, abs(self.mean) * _RESOLUTION), self.least, self.most)
 
 
 def transformed(values: npt.NDArray[np.float64], field: FieldSchema) -> npt.NDArray[np.float64]:

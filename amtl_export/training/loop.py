@@ -113,7 +113,7 @@ def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
 
 def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, prepare: Prepare | None, resumed: bool) -> None:
     encoded = _reopen(work) if resumed else _prepare(work, config, observer)
-    said = notes(config, encoded.rows["train"])
+    said = notes(config, encoded.rows["train"], encoded.stats)
     for line in said:
         observer.note(f"note: {line}")
     with reproducible(config.seed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
-from amtl_export.data.encode import Rows
+from amtl_export.data.encode import NumericStats, Rows
 from amtl_export.metrics import auc, gauc, logloss
+from amtl_export.models.ctr import BOUND
 from amtl_export.training.batches import Batch
 from amtl_export.training.config import TrainConfig
 
@@ -56,13 +58,31 @@ def measured(logits: npt.NDArray[Any], rows: Rows, split: str) -> dict[str, Any]
     return found
 
 
-def notes(config: TrainConfig, rows: Rows) -> list[str]:
+def notes(config: TrainConfig, rows: Rows, stats: Mapping[str, NumericStats]) -> list[str]:
     """What should be said of a training before it begins.
 
     Args:
         config: its settings.
         rows: that train.
+        stats: numeric field → what its numbers in these rows are.
     """
+    return [*_of_steps(config, rows), *_of_numbers(stats)]
+
+
+def _of_numbers(stats: Mapping[str, NumericStats]) -> Iterator[str]:
+    """Numeric fields of one value, or with numbers so far out that they count as others do."""
+    for name, own in stats.items():
+        furthest = max(own.most - own.mean, own.mean - own.least) / own.std
+        if own.least == own.most:
+            yield f"numeric field {name} is constant in training: it says nothing"
+        elif furthest > BOUND:
+            yield (
+                f"numeric field {name} has numbers {furthest:,.0f} deviations from the mean; all beyond {BOUND:.0f} "
+                'count alike; transform = "log1p" in the schema, or filter, brings them nearer'
+            )
+
+
+def _of_steps(config: TrainConfig, rows: Rows) -> list[str]:
     steps = -(-len(rows) // config.batch_size)
     if steps > _FEW or config.batch_size == 1 or config.epochs == 0:
         return []

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amtl_export.data.encode import Rows
+from amtl_export.data.encode import NumericStats, Rows
 from amtl_export.metrics import auc, gauc, logloss
 from amtl_export.training.batches import Batch, predict
 from amtl_export.training.config import TrainConfig
@@ -159,5 +159,40 @@ def test_a_batch_that_is_too_large_for_the_data_is_noted(tmp_path: Path, tiny_tr
 
 @pytest.mark.parametrize(("rows", "batch", "said"), [(3, 2048, True), (2, 1, False), (4097, 2048, False), (1, 8, True)])
 def test_notes_are_for_two_steps_and_fewer(rows: int, batch: int, said: bool) -> None:
-    found = notes(TrainConfig(data="x", batch_size=batch), rows_of([0] * rows, None))
+    found = notes(TrainConfig(data="x", batch_size=batch), rows_of([0] * rows, None), {})
     assert bool(found) == said
+
+
+@pytest.mark.parametrize(
+    ("stats", "says"),
+    [
+        (NumericStats(0.1, 1.0, 0.1, 0.1), "numeric field x is constant"),
+        (
+            NumericStats(1.0, 2.0, -3.0, 1e6),
+            "numeric field x has numbers 500,000 deviations from the mean; all beyond 100",
+        ),
+        (NumericStats(1.0, 2.0, -1e6, 3.0), "numeric field x has numbers 500,000 deviations"),
+        (NumericStats(1.0, 2.0, -9.0, 200.0), ""),
+    ],
+)
+def test_numbers_that_say_little_are_noted(stats: NumericStats, says: str) -> None:
+    found = notes(TrainConfig(data="x", batch_size=1), rows_of([0], None), {"x": stats})
+    assert [line[: len(says)] for line in found] == [says] * bool(says)
+
+
+def test_a_constant_and_a_number_far_out_train_and_serve(tmp_path: Path) -> None:
+    """Neither divides by nothing nor drowns the others; 1e38 is what float32 just holds."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    field = '[[field]]\nname = "{}"\nkind = "{}"\n'
+    schema = "".join(field.format(*own) for own in (("u", "categorical"), ("c", "numeric"), ("far", "numeric")))
+    (folder / "schema.toml").write_text(f'label = "y"\n{schema}')
+    lines = (f"u{i % 5},0.1,{1e38 if i == 3 else i % 9},{i % 7 % 2}" for i in range(900))
+    (folder / "a.csv").write_text("\n".join(["u,c,far,y", *lines]) + "\n")
+    run = train(TrainConfig(data=str(folder), dim=4, epochs=1, hidden=(8,), batch_size=32), tmp_path / "run")
+    assert run.model.numeric is not None
+    numbers = torch.tensor([[0.1, 3.0], [0.11, 1e38], [float("nan"), float("inf")]])
+    assert run.model.numeric(numbers).abs().max() <= 100
+    assert run.model.numeric(numbers)[0].abs().max() < 1
+    assert any("c is constant" in note for note in run.metrics["notes"])
+    assert 0 < run.metrics["logloss_test"] < 2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,40 +101,84 @@ def check_target(path: Path, overwrite: bool) -> None:
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a hidden sibling folder that becomes `path` only if the block succeeds.
 
-    On any error, interruption included, the sibling is removed and `path` is as it was.
+    On any error, interruption included, the sibling is removed and `path` is as it was. What a process that was killed
+    left of earlier ones is removed too.
 
     Raises:
-        InputError: `path` exists and may not be replaced.
+        InputError: `path` exists and may not be replaced, or appeared meanwhile.
         EnvironmentLacks: no disk space or no permission.
     """
     check_target(path, overwrite)
     with os_errors("writing the output folder", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        _remove_left_drafts(path)
+        draft = Path(tempfile.mkdtemp(prefix=_of_process(path, os.getpid()), suffix=".part", dir=path.parent))
         try:
             yield draft
-            publish(draft, path)
+            publish(draft, path, overwrite=overwrite)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
 
 
-def publish(draft: Path, path: Path) -> None:
-    """Move a finished folder to its place; an older one of ours goes only when the new one stands."""
+def _of_process(path: Path, process: int | str) -> str:
+    """How the names of a process's drafts begin; the machine's name is in it, since folders may be shared."""
+    machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    return f".{path.name}.{machine}-{process}."
+
+
+def _remove_left_drafts(path: Path) -> None:
+    """Remove drafts of processes of this machine that are no more."""
+    for left in path.parent.glob(f"{glob.escape(_of_process(path, ''))[:-1]}*.part"):
+        process = left.name.removeprefix(_of_process(path, "")[:-1]).partition(".")[0]
+        if process.isdecimal() and not _lives(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # of another user
+    return True
+
+
+def publish(draft: Path, path: Path, *, overwrite: bool = False) -> None:
+    """Move a finished folder to its place; an older one of ours goes only when the new one stands.
+
+    Raises:
+        InputError: something that may not be replaced has appeared there.
+    """
     for file in draft.rglob("*"):
         if file.is_file():
             _sync(file)
     draft.chmod(0o755)
+    check_target(path, overwrite)
+    if not path.exists() or not any(path.iterdir()):
+        _rename(draft, path)
+        return
     old = draft.with_name(draft.name + ".old")
-    if path.exists():
-        path.rename(old)
+    path.rename(old)
     try:
-        draft.rename(path)
+        _rename(draft, path)
     except BaseException:
-        if old.exists():
-            old.rename(path)
+        old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _rename(draft: Path, path: Path) -> None:
+    """To a place where nothing is, or an empty folder: the file system refuses any other."""
+    try:
+        draft.rename(path)
+    except OSError as error:
+        if isinstance(error, FileExistsError) or error.errno in (errno.ENOTEMPTY, errno.ENOTDIR):
+            raise InputError(
+                "the output folder appeared while it was made", where=path, fix="choose another folder"
+            ) from None
+        raise
 
 
 def _sync(file: Path) -> None:
@@ -167,7 +214,7 @@ def write_sums(folder: Path) -> None:
 
 
 def checksum_mismatches(folder: Path) -> list[str]:
-    """Names of files that are missing or differ from SHA256SUMS (empty when all hold).
+    """Names of files that are missing or differ from SHA256SUMS, or are not listed there (empty when all hold).
 
     Raises:
         InputError: the folder has no SHA256SUMS or a line of it cannot be read.
@@ -175,12 +222,14 @@ def checksum_mismatches(folder: Path) -> list[str]:
     path = folder / SUMS
     if not path.is_file():
         raise InputError("a file is missing", where=path, fix=f"is {folder} a bundle that {TOOL} wrote, complete?")
-    mismatches = []
+    mismatches, listed = [], {SUMS}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         digest, _, name = line.partition("  ")
         if len(digest) != 64 or not name:
             raise InputError("a checksum line cannot be read", where=f"{path}, line {number}", found=repr(line))
+        listed.add(name)
         file = folder / name
         if not file.is_file() or sha256(file) != digest:
             mismatches.append(name)
-    return mismatches
+    others = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return mismatches + sorted(f"{name} (not listed)" for name in others if name not in listed)

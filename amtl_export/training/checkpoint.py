@@ -62,7 +62,9 @@ def save_checkpoint(
         scalars.append([group["lr"] for group in state["param_groups"]])
     save_tensors(tensors, draft / "state.safetensors")
     write_json(draft / "progress.json", asdict(progress) | {"lr": scalars})
-    publish(draft, work / f"checkpoint-{progress.epoch}")
+    place = work / f"checkpoint-{progress.epoch}"
+    shutil.rmtree(place, ignore_errors=True)  # of an epoch that is run again
+    publish(draft, place)
     if older is not None:
         shutil.rmtree(older)
 

@@ -78,7 +78,7 @@ def train(
         resumed = _claim(work, config, overwrite)
         try:
             _train_in(work, config, observer, prepare, resumed)
-            publish(work, out)
+            publish(work, out, overwrite=overwrite)
         except BaseException:
             if latest(work) is None:
                 shutil.rmtree(work, ignore_errors=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from amtl_export.data.schema import SPLITS, FileFormat, FilesSplit, Schema
+from amtl_export.data.file_format import FileFormat
+from amtl_export.data.schema import SPLITS, FilesSplit, Schema
 from amtl_export.data.text_files import PACKED
 from amtl_export.errors import InputError, os_errors
 

@@ -21,7 +21,8 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from amtl_export.data.schema import FieldSchema, Schema, Strict
+from amtl_export.data.file_format import Strict
+from amtl_export.data.schema import FieldSchema, Schema
 
 #: Says "missing" where nothing else can: the least int64.
 NO_NUMBER = int(np.iinfo(np.int64).min)

@@ -20,6 +20,9 @@ from amtl_export.errors import InputError, os_errors
 WRONG_LINE = "__wrong_line"
 EMPTY_LINE = "__empty_line"
 
+#: Between columns, by format.
+SEPARATORS = {"csv": ",", "tsv": "\t"}
+
 #: Suffixes of packed files → what packs them.
 PACKED = {".gz": "gzip", ".zst": "zstd"}
 

@@ -214,10 +214,20 @@ def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
         for field in schema.numeric:
             numbers = train[field.name].drop_nulls().cast(pl.Float64).to_numpy()
             moments[field.name].add(transformed(numbers, field))
-    own = {f.name: counters[f.name].vocabulary(f.min_count) for f in schema.embedded if f.of is None}
+    own = _vocabularies(schema, counters)
     vocabularies = {f.name: own[f.name] if f.of is None else replace(own[f.of], field=f.name) for f in schema.embedded}
     stats = {name: own.stats() for name, own in moments.items()}
     return _Summary(vocabularies, stats, rows, weighty, positives, lengths, unmatched)
+
+
+def _vocabularies(schema: Schema, counters: dict[str, ValueCounter]) -> dict[str, Vocabulary]:
+    """Of every field that is no sequence; fields that share one have the values that they have together."""
+    sharing: dict[str, list[str]] = {}
+    for field in (f for f in schema.embedded if f.of is None):
+        sharing.setdefault(schema.lineage(field)[0].name, []).append(field.name)
+    least = {field.name: field.min_count for field in schema.fields}
+    found = [ValueCounter.shared([counters[n] for n in names], least[owner]) for owner, names in sharing.items()]
+    return {vocabulary.field: vocabulary for group in found for vocabulary in group}
 
 
 def _flat(values: pl.Series) -> pl.Series:

@@ -80,8 +80,9 @@ class Normalisation(Strict):
 
 
 def normalisation(schema: Schema, field: FieldSchema) -> Normalisation:
-    """Compile a field of a schema; a sequence has the type and the texts of the field whose values it lists."""
-    owner = next((f for f in schema.fields if f.name == field.of), field)
+    """Compile a field of a schema; one with another's vocabulary has its type, trim and "missing" too."""
+    lineage = schema.lineage(field)
+    owner = lineage[0]
     many = field.kind in ("multi-valued", "sequence")
     return Normalisation(
         field=field.name,
@@ -89,7 +90,7 @@ def normalisation(schema: Schema, field: FieldSchema) -> Normalisation:
         many=many,
         type="float32" if field.kind == "numeric" else owner.type,
         trim=owner.trim,
-        missing=tuple(dict.fromkeys((*schema.files.missing, *owner.missing, *field.missing))),
+        missing=tuple(dict.fromkeys((*schema.files.missing, *(text for f in lineage for text in f.missing)))),
         separator=field.separator if many else None,
         max_length=field.max_length if many else None,
     )

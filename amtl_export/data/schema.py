@@ -36,6 +36,7 @@ class FieldSchema(Strict):
         governed: whether AMTL chooses this field's dims (never for numeric fields).
         of: of a sequence, the categorical field whose values it lists, most recent first; it has that field's
             vocabulary, rows and type.
+        vocabulary: the field whose vocabulary this one has too, with rows and counts of its own.
         separator: what stands between the values of a multi-valued field or sequence.
         max_length: values of a multi-valued field or sequence beyond this many are dropped.
         pool: how the rows of a multi-valued field become one.
@@ -48,6 +49,7 @@ class FieldSchema(Strict):
     kind: Kind
     column: str | None = None
     of: str | None = None
+    vocabulary: str | None = None
     type: Literal["string", "int64"] = "string"
     min_count: Annotated[int, Field(ge=1)] = 2
     governed: bool = True
@@ -69,6 +71,8 @@ class FieldSchema(Strict):
             raise ValueError(f"the name {self.name!r} is used by the exported graph; say name = … and column = …")
         if (self.kind == "sequence") != (self.of is not None):
             raise ValueError(f'field {self.name}: kind = "sequence" and of = "…" go together')
+        if self.vocabulary is not None and self.kind not in ("categorical", "multi-valued"):
+            raise ValueError(f"field {self.name}: vocabulary = … is for categorical and multi-valued fields")
         return self
 
 
@@ -228,6 +232,19 @@ class Schema(Strict):
                 raise ValueError(f"field {field.name}: type {field.type!r}, but {field.of} has {types[field.of]!r}")
         return self
 
+    @model_validator(mode="after")
+    def _vocabularies_fit(self) -> Self:
+        owners = {f.name: f for f in self.embedded if f.of is None and f.vocabulary is None}
+        for field in (f for f in self.embedded if f.vocabulary is not None):
+            owner, said = owners.get(field.vocabulary or ""), f"field {field.name}: vocabulary = {field.vocabulary!r}"
+            if owner is None:
+                raise ValueError(f"{said} is no categorical or multi-valued field with a vocabulary of its own")
+            for key in ("type", "min_count", "trim"):
+                own, theirs = getattr(field, key), getattr(owner, key)
+                if own != theirs and (key == "type" or own != FieldSchema.model_fields[key].default):
+                    raise ValueError(f"{said}, whose {key} is {theirs!r} and not {own!r}")
+        return self
+
     @property
     def categorical(self) -> tuple[FieldSchema, ...]:
         """Single-valued categorical fields, the columns of the input `ids`."""
@@ -247,6 +264,11 @@ class Schema(Strict):
     def embedded(self) -> tuple[FieldSchema, ...]:
         """Fields with an embedding table: categorical first, then multi-valued."""
         return self.categorical + self.multi_valued
+
+    def lineage(self, field: FieldSchema) -> tuple[FieldSchema, ...]:
+        """A field, after the fields whose vocabulary it has too; the first one owns it."""
+        owner = next((f for f in self.fields if f.name == (field.of or field.vocabulary)), None)
+        return (field,) if owner is None else (*self.lineage(owner), field)
 
     @property
     def numeric(self) -> tuple[FieldSchema, ...]:

@@ -16,7 +16,7 @@ from amtl_export.models.cut import CutEmbedding
 
 @dataclass(frozen=True)
 class Block:
-    """Ids `[start, end)` of one field, all of `width` dims."""
+    """Ids `[start, end)` of one field in `popularity_order`, all of `width` dims."""
 
     start: int
     end: int
@@ -28,8 +28,21 @@ class Block:
         return self.end - self.start
 
 
+#: Ids that come before those of values: out of vocabulary, and missing.
+_RESERVED = 2
+
+
+def popularity_order(counts: Tensor) -> Tensor:
+    """int64 `[V]`: the reserved ids, then the others by falling count, ties by id.
+
+    That is 0..V-1 unless the field has another's vocabulary, whose ids fall in the count of both.
+    """
+    values = torch.argsort(counts[_RESERVED:], descending=True, stable=True) + _RESERVED
+    return torch.cat([torch.arange(min(_RESERVED, len(counts))), values.cpu()])
+
+
 def frequency_blocks(counts: Tensor, number: int) -> list[tuple[int, int]]:
-    """Cut a field's ids, which fall in count, into at most `number` blocks of about equal occurrences.
+    """Cut a field's ids, in the order of popularity, into at most `number` blocks of about equal occurrences.
 
     Args:
         counts: int64 `[V]`, falling from the first value on; reserved ids come first.
@@ -78,7 +91,7 @@ def block_widths(sizes: Sequence[int], D: int, alpha: float, ratio: float | None
 def field_blocks(config: ModelConfig, counts: Sequence[Tensor]) -> dict[int, list[Block]]:
     """Position of every governed field → its blocks."""
     ranges = {
-        position: frequency_blocks(count, config.mixed.blocks)
+        position: frequency_blocks(count[popularity_order(count)], config.mixed.blocks)
         for position, (field, count) in enumerate(zip(config.embedded, counts, strict=True))
         if field.governed and field.shares is None
     }
@@ -110,10 +123,13 @@ class MixedEmbedding(nn.Module):
         for position, blocks in self.blocks.items():
             kept = self.rows.table.part(self.rows.kept, position)
             padding = kept == 0
+            order = popularity_order(counts[position])
             for block in blocks:
-                kept[block.start : block.end] = block.width
+                kept[order[block.start : block.end]] = block.width
             kept[padding] = 0
             narrow = [block.width for block in blocks if block.width < config.dim]
+            if narrow and not torch.equal(order, torch.arange(len(order))):
+                self.register_buffer(f"places_{position}", torch.argsort(order), persistent=False)
             if narrow:
                 # Entries of variance 1 / d_b: a projected row is as large as an unprojected one.
                 drawn = [torch.randn(width, config.dim) / width**0.5 for width in narrow]
@@ -146,6 +162,9 @@ class MixedEmbedding(nn.Module):
         blocks = self.blocks[self._owners[field]]
         starts = torch.tensor([block.start for block in blocks[1:]], dtype=torch.int64, device=ids.device)
         inside = ids < self.sizes[field]
+        if (places := getattr(self, f"places_{self._owners[field]}", None)) is not None:
+            known = torch.where(inside & (ids >= 0), ids, 0)
+            ids = places.index_select(0, known.reshape(-1)).reshape(ids.shape)
         place = ((ids.unsqueeze(-1) >= starts) & inside.unsqueeze(-1)).sum(dim=-1, keepdim=True)  # [B, K, 1]
         D = rows.shape[-1]
         narrow = [(number, block.width) for number, block in enumerate(blocks) if block.width < D]

@@ -26,16 +26,19 @@ def write_encoder(bundle: Bundle, folder: Path) -> None:
     folder.mkdir()
     fields = raw_fields(bundle)
     specs = normalisations(bundle.run_schema)
-    files = {field.shares: f"{field.shares}.jsonl" for field in fields.values()}
-    for owner, file in files.items():
-        _write_vocabulary(fields[owner], folder / file)
+    files = {
+        field.name: f"{field.of or field.name}.jsonl" for field in bundle.run_schema.embedded
+    }  # counts are there too
+    for name, file in files.items():
+        if file == f"{name}.jsonl":
+            _write_vocabulary(fields[name], folder / file)
     description = {
         "vocabulary_hash": bundle.signature.vocabulary_hash,
         "inputs": [_described(spec) for spec in bundle.inputs],
         "fields": {
             name: {
                 "type": field.vocabulary.type,
-                "file": files[field.shares],
+                "file": files[name],
                 "padded": field.vocabulary.padded,
                 "padding": field.vocabulary.padding,
             }

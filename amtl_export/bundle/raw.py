@@ -40,8 +40,9 @@ def raw_fields(bundle: Bundle) -> dict[str, RawField]:
             allowed=bundle.signature.vocabulary_hash,
             fix="export it again",
         )
-    owners = {field.name: field.of or field.name for field in bundle.run_schema.embedded}
-    specs = normalisations(bundle.run_schema)
+    schema = bundle.run_schema
+    owners = {field.name: schema.lineage(field)[0].name for field in schema.embedded}
+    specs = normalisations(schema)
     return {name: RawField(vocabulary, specs[name], owners[name]) for name, vocabulary in vocabularies.items()}
 
 

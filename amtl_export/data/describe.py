@@ -49,12 +49,22 @@ class NumericSummary:
 
 
 @dataclass(frozen=True)
+class JoinSummary:
+    """One side file; rows whose key is missing or not in it are `unmatched`."""
+
+    file: str
+    key: str
+    unmatched: int
+
+
+@dataclass(frozen=True)
 class DataSummary:
     """A data set at a glance, over all its splits.
 
     Attributes:
         groups: that group AUC is the mean of; None if the schema names no group.
         weighted: whether rows have weights; what is counted here has none.
+        joins: the side files that the schema joins.
     """
 
     data: str
@@ -65,6 +75,7 @@ class DataSummary:
     numeric: tuple[NumericSummary, ...]
     groups: int | None = None
     weighted: bool = False
+    joins: tuple[JoinSummary, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -82,7 +93,9 @@ def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> Da
     split_rows, clicks = [0, 0, 0], 0
     extremes: dict[str, list[pl.DataFrame]] = {f.name: [] for f in schema.numeric}
     groups = pl.Series([], dtype=pl.UInt64)
+    unmatched = [0] * len(schema.joins)
     for chunk in read_rows(source, seed, limit_rows):
+        unmatched = [total + count for total, count in zip(unmatched, chunk.unmatched, strict=True)]
         if schema.group is not None:
             groups = pl.concat([groups, chunk.fields[GROUP].unique()]).unique()
         clicks += int(chunk.fields[LABEL].sum())
@@ -102,7 +115,8 @@ def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> Da
     split = (split_rows[0], split_rows[1], split_rows[2])
     counted = None if schema.group is None else len(groups)
     weighted = schema.weight is not None
-    return DataSummary(source.name, rows, clicks / max(rows, 1), split, fields, numeric, counted, weighted)
+    joins = tuple(JoinSummary(j.file, j.key, count) for j, count in zip(schema.joins, unmatched, strict=True))
+    return DataSummary(source.name, rows, clicks / max(rows, 1), split, fields, numeric, counted, weighted, joins)
 
 
 def _field_summary(name: str, kind: str, governed: bool, vocabulary: Vocabulary) -> FieldSummary:

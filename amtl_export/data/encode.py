@@ -23,6 +23,8 @@ from amtl_export.files import read_json, write_json
 
 Array = npt.NDArray[Any]
 
+_UNMATCHED = "unmatched.json"
+
 
 @dataclass(frozen=True)
 class NumericStats:
@@ -80,12 +82,14 @@ class Encoded:
         vocabularies: embedded field → vocabulary, in `schema.embedded` order.
         stats: numeric field → training statistics.
         rows: split → encoded rows.
+        unmatched: of each join, rows whose key is missing or not in the side file.
     """
 
     schema: Schema
     vocabularies: dict[str, Vocabulary]
     stats: dict[str, NumericStats]
     rows: dict[SplitName, Rows]
+    unmatched: tuple[int, ...] = ()
 
 
 def encode(source: Source, folder: Path, seed: int, limit_rows: int | None = None) -> Encoded:
@@ -102,12 +106,20 @@ def encode(source: Source, folder: Path, seed: int, limit_rows: int | None = Non
     _write(read_rows(source, seed, limit_rows), source.schema, summary, folder, sample)
     sample.write(folder)
     write_json(folder / "stats.json", {name: asdict(stats) for name, stats in summary.stats.items()})
-    return Encoded(source.schema, summary.vocabularies, summary.stats, open_rows(folder, source.schema))
+    if source.schema.joins:
+        write_json(folder / _UNMATCHED, summary.unmatched)
+    rows = open_rows(folder, source.schema)
+    return Encoded(source.schema, summary.vocabularies, summary.stats, rows, tuple(summary.unmatched))
 
 
 def open_stats(folder: Path) -> dict[str, NumericStats]:
     """Read `stats.json`."""
     return {name: NumericStats(**values) for name, values in read_json(folder / "stats.json").items()}
+
+
+def open_unmatched(folder: Path) -> tuple[int, ...]:
+    """Read what `encode` wrote of joins."""
+    return tuple(read_json(folder / _UNMATCHED)) if (folder / _UNMATCHED).is_file() else ()
 
 
 def open_rows(folder: Path, schema: Schema) -> dict[SplitName, Rows]:
@@ -144,6 +156,7 @@ class _Summary:
     weighty: list[int]
     positives: list[int]
     lengths: dict[str, int]
+    unmatched: list[int]
 
 
 #: Of float32, relative.
@@ -191,7 +204,9 @@ def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
     moments = {f.name: _Moments() for f in schema.numeric}
     lengths = {f.name: 1 for f in schema.multi_valued}
     rows, weighty, positives = [0, 0, 0], [0, 0, 0], [0, 0, 0]
+    unmatched = [0] * len(schema.joins)
     for chunk in chunks:
+        unmatched = [total + count for total, count in zip(unmatched, chunk.unmatched, strict=True)]
         for index in range(len(SPLITS)):
             part = chunk.of_split(index)
             rows[index] += len(part)
@@ -207,9 +222,20 @@ def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
         for field in schema.numeric:
             numbers = train[field.name].drop_nulls().cast(pl.Float64).to_numpy()
             moments[field.name].add(transformed(numbers, field))
-    own = {f.name: counters[f.name].vocabulary(f.min_count) for f in schema.embedded if f.of is None}
+    own = _vocabularies(schema, counters)
     vocabularies = {f.name: own[f.name] if f.of is None else replace(own[f.of], field=f.name) for f in schema.embedded}
-    return _Summary(vocabularies, {n: m.stats() for n, m in moments.items()}, rows, weighty, positives, lengths)
+    stats = {name: own.stats() for name, own in moments.items()}
+    return _Summary(vocabularies, stats, rows, weighty, positives, lengths, unmatched)
+
+
+def _vocabularies(schema: Schema, counters: dict[str, ValueCounter]) -> dict[str, Vocabulary]:
+    """Of every field that is no sequence; fields that share one have the values that they have together."""
+    sharing: dict[str, list[str]] = {}
+    for field in (f for f in schema.embedded if f.of is None):
+        sharing.setdefault(schema.lineage(field)[0].name, []).append(field.name)
+    least = {field.name: field.min_count for field in schema.fields}
+    found = [ValueCounter.shared([counters[n] for n in names], least[owner]) for owner, names in sharing.items()]
+    return {vocabulary.field: vocabulary for group in found for vocabulary in group}
 
 
 def _flat(values: pl.Series) -> pl.Series:

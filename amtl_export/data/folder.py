@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from amtl_export.data.schema import SPLITS, FileFormat, FilesSplit, Schema
+from amtl_export.data.file_format import FileFormat
+from amtl_export.data.schema import SPLITS, FilesSplit, Schema
 from amtl_export.data.text_files import PACKED
 from amtl_export.errors import InputError, os_errors
 
@@ -57,7 +58,7 @@ def data_files(place: Path, schema: Schema) -> list[DataFile]:
     rule = schema.split
     if isinstance(rule, FilesSplit):
         names.sort(key=lambda name: split_of_file(rule, name))
-    found = [DataFile(folder / name, name, _format(folder / name, schema.files), _keys(name)) for name in names]
+    found = [DataFile(folder / name, name, format_of(folder / name, schema.files), _keys(name)) for name in names]
     _refuse_two(folder, found)
     return found
 
@@ -111,7 +112,8 @@ def _names(folder: Path, schema: Schema) -> list[str]:
     named = [name for name in everything if any(matches(name, p) and _is_named(name, p) for p in patterns)]
     plain = [name for name in plain if _suffix(name) in suffixes and _is_named(name, "")]
     found = sorted({*named, *plain}, key=lambda name: PurePosixPath(name).parts)
-    found = [name for name in found if name != "schema.toml"]
+    beside = {(folder / join.file).resolve() for join in schema.joins}
+    found = [name for name in found if name != "schema.toml" and (folder / name).resolve() not in beside]
     if not found:
         raise InputError(
             "no data files in the folder",
@@ -149,7 +151,12 @@ def _suffix(name: str) -> str:
     return PurePosixPath(path.stem).suffix if path.suffix in PACKED else path.suffix
 
 
-def _format(file: Path, files: FileFormat) -> str:
+def format_of(file: Path, files: FileFormat) -> str:
+    """What a file is written in, as the schema says or by its suffix.
+
+    Raises:
+        InputError: the suffix says nothing that is read.
+    """
     if file.suffix.lower() in _FOREIGN:
         raise InputError(
             "files packed like this are not read",

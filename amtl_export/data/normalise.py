@@ -21,7 +21,8 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from amtl_export.data.schema import FieldSchema, Schema, Strict
+from amtl_export.data.file_format import Strict
+from amtl_export.data.schema import FieldSchema, Schema
 
 #: Says "missing" where nothing else can: the least int64.
 NO_NUMBER = int(np.iinfo(np.int64).min)
@@ -79,8 +80,9 @@ class Normalisation(Strict):
 
 
 def normalisation(schema: Schema, field: FieldSchema) -> Normalisation:
-    """Compile a field of a schema; a sequence has the type and the texts of the field whose values it lists."""
-    owner = next((f for f in schema.fields if f.name == field.of), field)
+    """Compile a field of a schema; one with another's vocabulary has its type, trim and "missing" too."""
+    lineage = schema.lineage(field)
+    owner = lineage[0]
     many = field.kind in ("multi-valued", "sequence")
     return Normalisation(
         field=field.name,
@@ -88,7 +90,7 @@ def normalisation(schema: Schema, field: FieldSchema) -> Normalisation:
         many=many,
         type="float32" if field.kind == "numeric" else owner.type,
         trim=owner.trim,
-        missing=tuple(dict.fromkeys((*schema.files.missing, *owner.missing, *field.missing))),
+        missing=tuple(dict.fromkeys((*schema.files.missing, *(text for f in lineage for text in f.missing)))),
         separator=field.separator if many else None,
         max_length=field.max_length if many else None,
     )

@@ -10,6 +10,7 @@ import polars as pl
 
 from amtl_export.data.beside import beside
 from amtl_export.data.expressions import Expressions
+from amtl_export.data.joins import unmatched_column
 from amtl_export.data.normalise import Normalisation, normalisations, normalised
 from amtl_export.data.refusal import refuse_first
 from amtl_export.data.source import Source
@@ -24,11 +25,13 @@ class Chunk:
         fields: one column per field: String or Int64 for categorical, Float32 for numeric, List for
             multi-valued; null is missing; plus `__label` UInt8 and `__split` UInt8 (index into SPLITS),
             and `__group` UInt64 and `__weight` Float32 if the schema asks for them.
-        raw: the data's own columns that the fields are made of, row by row.
+        raw: the data's own and joined columns that the fields are made of, row by row.
+        unmatched: of each join, rows whose key is missing or not in the side file.
     """
 
     fields: pl.DataFrame
     raw: pl.DataFrame
+    unmatched: tuple[int, ...] = ()
 
     def of_split(self, index: int) -> pl.DataFrame:
         """The rows of one split, in order."""
@@ -64,7 +67,8 @@ def read_rows(source: Source, seed: int, limit_rows: int | None = None) -> Itera
         fields = [_field(kept, spec) for spec in specs]
         split = split_of_rows(kept, schema, rng)
         typed = pl.DataFrame([*fields, expressions.label(kept), split, *beside(kept, fields, schema)])
-        yield Chunk(typed, kept.select(columns))
+        unmatched = tuple(int(kept[unmatched_column(number)].sum()) for number in range(len(schema.joins)))
+        yield Chunk(typed, kept.select(columns), unmatched)
         if left == 0:
             return
 

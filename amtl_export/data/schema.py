@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from amtl_export.data.file_format import FileFormat, JoinSchema, Strict
 from amtl_export.data.schema_problems import lines, nearest, tidied
 from amtl_export.errors import InputError
 
@@ -21,12 +22,6 @@ SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 
 #: Names that the exported graph uses for itself.
 RESERVED_NAMES = frozenset({"ids", "numeric", "request_ids", "request_numeric", "logit", "probability"})
-
-
-class Strict(BaseModel):
-    """Base of every part of a schema: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class FieldSchema(Strict):
@@ -41,6 +36,7 @@ class FieldSchema(Strict):
         governed: whether AMTL chooses this field's dims (never for numeric fields).
         of: of a sequence, the categorical field whose values it lists, most recent first; it has that field's
             vocabulary, rows and type.
+        vocabulary: the field whose vocabulary this one has too, with rows and counts of its own.
         separator: what stands between the values of a multi-valued field or sequence.
         max_length: values of a multi-valued field or sequence beyond this many are dropped.
         pool: how the rows of a multi-valued field become one.
@@ -53,6 +49,7 @@ class FieldSchema(Strict):
     kind: Kind
     column: str | None = None
     of: str | None = None
+    vocabulary: str | None = None
     type: Literal["string", "int64"] = "string"
     min_count: Annotated[int, Field(ge=1)] = 2
     governed: bool = True
@@ -74,38 +71,8 @@ class FieldSchema(Strict):
             raise ValueError(f"the name {self.name!r} is used by the exported graph; say name = … and column = …")
         if (self.kind == "sequence") != (self.of is not None):
             raise ValueError(f'field {self.name}: kind = "sequence" and of = "…" go together')
-        return self
-
-
-class FileFormat(Strict):
-    """How the files are written.
-
-    Attributes:
-        format: csv, tsv, parquet, libsvm or libffm; by the files' suffix when not given.
-        pattern: which files of a folder are read, in name order.
-        separator: between columns; more than one character is allowed (then nothing is quoted).
-        header: whether the first line names the columns.
-        columns: the columns' names when there is no header.
-        quote: the quote character; empty for none.
-        encoding: of text files.
-        missing: texts that mean "missing", besides the empty one.
-    """
-
-    format: Literal["csv", "tsv", "parquet", "libsvm", "libffm"] | None = None
-    pattern: str | None = None
-    separator: Annotated[str, Field(min_length=1)] | None = None
-    header: bool = True
-    columns: tuple[str, ...] | None = None
-    quote: Annotated[str, Field(pattern=r"^[\x01-\x7f]?$")] = '"'
-    encoding: Literal["utf8", "latin-1"] = "utf8"
-    missing: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _named_columns(self) -> Self:
-        if not self.header and not self.columns:
-            raise ValueError("header = false needs columns = [...]")
-        if self.columns and len(set(self.columns)) != len(self.columns):
-            raise ValueError("columns has a name twice")
+        if self.vocabulary is not None and self.kind not in ("categorical", "multi-valued"):
+            raise ValueError(f"field {self.name}: vocabulary = … is for categorical and multi-valued fields")
         return self
 
 
@@ -227,6 +194,7 @@ class Schema(Strict):
         filter: an SQL expression; rows where it is not true are left out.
         group: a field or a column whose values form the groups of group AUC, the user for instance.
         weight: a field or a column that says how much each row counts in loss and metrics: a number >= 0.
+        joins: side files, whose columns each row gets, one after the other.
         fields: in the order in which the exported graph takes them.
     """
 
@@ -237,6 +205,7 @@ class Schema(Strict):
     weight: Annotated[str, Field(min_length=1)] | None = None
     files: FileFormat = FileFormat()
     split: Split = RandomSplit()
+    joins: Annotated[tuple[JoinSchema, ...], Field(alias="join")] = ()
     fields: Annotated[tuple[FieldSchema, ...], Field(alias="field", min_length=1)]
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -263,6 +232,19 @@ class Schema(Strict):
                 raise ValueError(f"field {field.name}: type {field.type!r}, but {field.of} has {types[field.of]!r}")
         return self
 
+    @model_validator(mode="after")
+    def _vocabularies_fit(self) -> Self:
+        owners = {f.name: f for f in self.embedded if f.of is None and f.vocabulary is None}
+        for field in (f for f in self.embedded if f.vocabulary is not None):
+            owner, said = owners.get(field.vocabulary or ""), f"field {field.name}: vocabulary = {field.vocabulary!r}"
+            if owner is None:
+                raise ValueError(f"{said} is no categorical or multi-valued field with a vocabulary of its own")
+            for key in ("type", "min_count", "trim"):
+                own, theirs = getattr(field, key), getattr(owner, key)
+                if own != theirs and (key == "type" or own != FieldSchema.model_fields[key].default):
+                    raise ValueError(f"{said}, whose {key} is {theirs!r} and not {own!r}")
+        return self
+
     @property
     def categorical(self) -> tuple[FieldSchema, ...]:
         """Single-valued categorical fields, the columns of the input `ids`."""
@@ -282,6 +264,11 @@ class Schema(Strict):
     def embedded(self) -> tuple[FieldSchema, ...]:
         """Fields with an embedding table: categorical first, then multi-valued."""
         return self.categorical + self.multi_valued
+
+    def lineage(self, field: FieldSchema) -> tuple[FieldSchema, ...]:
+        """A field, after the fields whose vocabulary it has too; the first one owns it."""
+        owner = next((f for f in self.fields if f.name == (field.of or field.vocabulary)), None)
+        return (field,) if owner is None else (*self.lineage(owner), field)
 
     @property
     def numeric(self) -> tuple[FieldSchema, ...]:
@@ -303,7 +290,7 @@ class Schema(Strict):
         return next((field.source_column for field in self.fields if field.name == name), name)
 
     def columns(self) -> set[str]:
-        """Every column of the data that is needed."""
+        """Every column that is needed, the data's own or joined; not the keys of joins."""
         needed = {field.source_column for field in self.fields}
         needed |= set(_columns_of(self.label, "label"))
         needed |= set(_columns_of(self.filter, "filter")) if self.filter else set()
@@ -369,6 +356,8 @@ def _keys(path: tuple[str, ...], table: Mapping[str, Any]) -> Mapping[str, bool]
         parts = [Schema]
     elif path == ("files",):
         parts = [FileFormat]
+    elif path == ("join",):
+        parts = [JoinSchema]
     elif path in (("field",), ("fields",)):
         parts = [FieldSchema]
     else:

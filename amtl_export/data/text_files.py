@@ -11,14 +11,17 @@ from pathlib import Path
 
 import polars as pl
 
+from amtl_export.data.file_format import FileFormat
 from amtl_export.data.frames import ROW, Reading, polars_errors
 from amtl_export.data.lines import Dialect, LineCheck, packing
-from amtl_export.data.schema import FileFormat
 from amtl_export.errors import InputError, os_errors
 
 #: A line that cannot be used, and what a line may be.
 WRONG_LINE = "__wrong_line"
 EMPTY_LINE = "__empty_line"
+
+#: Between columns, by format.
+SEPARATORS = {"csv": ",", "tsv": "\t"}
 
 #: Suffixes of packed files → what packs them.
 PACKED = {".gz": "gzip", ".zst": "zstd"}

@@ -1,4 +1,5 @@
-"""Value → id, with counts: id 0 out of vocabulary, id 1 missing, then values by falling count.
+"""Value → id, with counts: id 0 out of vocabulary, id 1 missing, then values by falling count, which is the joint
+one of all fields that share the values: counts need not fall with the id.
 
 A multi-valued field has one id more, the last: padding. Its row is zero and its dims 0.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +34,7 @@ class Vocabulary:
     Attributes:
         field: the field's name.
         values: the known values in id order, from id 2 on; String or Int64.
-        counts: int64 `[V]`, training occurrences of every id, reserved ids included.
+        counts: int64 `[V]`, training occurrences of every id in this field, reserved ids included.
         padded: whether the last id is padding (multi-valued fields).
     """
 
@@ -214,8 +216,23 @@ class ValueCounter:
 
     def vocabulary(self, min_count: int) -> Vocabulary:
         """Values seen at least `min_count` times, by falling count, ties by value."""
-        counted = self._folded().sort(["count", "value"], descending=[True, False])
-        kept = counted.filter(pl.col("count") >= min_count)
-        rare = int(counted["count"].sum()) - int(kept["count"].sum())
-        counts = np.concatenate([[rare, self._missing], kept["count"].to_numpy(), [0] * self._padded]).astype(np.int64)
+        return self.shared([self], min_count)[0]
+
+    @staticmethod
+    def shared(counters: Sequence[ValueCounter], min_count: int) -> list[Vocabulary]:
+        """The same values for each: those seen at least `min_count` times in all, by falling count, ties by value.
+
+        Each vocabulary has its own field's counts.
+        """
+        folded = [counter._folded() for counter in counters]
+        total = folded[0] if len(folded) == 1 else pl.concat(folded).group_by("value").agg(pl.col("count").sum())
+        order = total.sort(["count", "value"], descending=[True, False])
+        kept = order.filter(pl.col("count") >= min_count).select("value")
+        return [counter._of(kept, own) for counter, own in zip(counters, folded, strict=True)]
+
+    def _of(self, kept: pl.DataFrame, counted: pl.DataFrame) -> Vocabulary:
+        """These values, with this field's counts."""
+        own = kept.join(counted, on="value", how="left", maintain_order="left")["count"].fill_null(0)
+        rare = int(counted["count"].sum()) - int(own.sum())
+        counts = np.concatenate([[rare, self._missing], own.to_numpy(), [0] * self._padded]).astype(np.int64)
         return Vocabulary(self._field, kept["value"], counts, self._padded)

@@ -36,7 +36,7 @@ class RawField:
     """A field as raw values.
 
     Attributes:
-        vocabulary: value → id.
+        vocabulary: value → id; that of `shares` has the same values, though maybe other counts, or no padding.
         spec: what the field does to a value.
         shares: the field whose vocabulary this one has too; its own name otherwise.
     """
@@ -52,7 +52,7 @@ class RawField:
 
     @property
     def missing(self) -> tuple[Any, ...]:
-        """Values that mean "missing"; none of them is in the vocabulary."""
+        """Values that mean "missing", even one that is in the vocabulary because another field shares it."""
         return self.spec.missing_whole if self.spec.type == "int64" else self.spec.missing_texts
 
     @property

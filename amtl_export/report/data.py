@@ -39,6 +39,9 @@ def data_summary(summary: DataSummary) -> RenderableType:
     if summary.numeric:
         numbers = [(n.name, f"{n.missing_ratio:.1%}", _number(n.minimum), _number(n.maximum)) for n in summary.numeric]
         parts.append(table("Numeric fields", ("field", "missing", "min", "max"), numbers))
+    if summary.joins:
+        joins = [(j.file, j.key, f"{j.unmatched:,}") for j in summary.joins]
+        parts.append(table("Joins", ("file", "key", "rows without"), joins, left=2))
     return Group(*parts)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from amtl_export.data.catalog import open_source
-from amtl_export.data.encode import Encoded, Rows, encode, open_rows, open_stats
+from amtl_export.data.encode import Encoded, Rows, encode, open_rows, open_stats, open_unmatched
+from amtl_export.data.joins import unmatched_notes
 from amtl_export.data.schema import Schema
 from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash, write_vocabularies
@@ -114,6 +115,7 @@ def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
 def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, prepare: Prepare | None, resumed: bool) -> None:
     encoded = _reopen(work) if resumed else _prepare(work, config, observer)
     said = notes(config, encoded.rows["train"], encoded.stats)
+    said += unmatched_notes(encoded.schema, encoded.unmatched, sum(map(len, encoded.rows.values())))
     for line in said:
         observer.note(f"note: {line}")
     with reproducible(config.seed):
@@ -170,7 +172,8 @@ def _prepare(work: Path, config: TrainConfig, observer: TrainObserver) -> Encode
 def _reopen(work: Path) -> Encoded:
     schema = Schema.from_values(read_json(work / "schema.json"), work / "schema.json")
     vocabularies = read_vocabularies(work, [f.name for f in schema.embedded])
-    return Encoded(schema, vocabularies, open_stats(work / "data"), open_rows(work / "data", schema))
+    data = work / "data"
+    return Encoded(schema, vocabularies, open_stats(data), open_rows(data, schema), open_unmatched(data))
 
 
 @contextmanager

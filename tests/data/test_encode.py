@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amtl_export.data import source as source_module
+from amtl_export.data import stream as stream_module
 from amtl_export.data.catalog import open_source
 from amtl_export.data.describe import describe
 from amtl_export.data.encode import encode, open_rows, padded_ids
@@ -108,7 +108,7 @@ def test_other_formats_give_the_same_ids(tmp_path: Path, form: str) -> None:
 def test_chunk_size_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = folder(tmp_path)
     whole = encode(open_source(place), tmp_path / "whole", seed=0)
-    monkeypatch.setattr(source_module, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(stream_module, "CHUNK_ROWS", 3)
     parts = encode(open_source(place), tmp_path / "parts", seed=0)
     assert [v.digest for v in parts.vocabularies.values()] == [v.digest for v in whole.vocabularies.values()]
     for split, rows in whole.rows.items():

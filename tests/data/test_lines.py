@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amtl_export.data import lines as lines_module
+from amtl_export.data.file_format import FileFormat
 from amtl_export.data.frames import ROW
 from amtl_export.data.lines import Dialect, LineCheck
-from amtl_export.data.schema import FileFormat
 from amtl_export.data.text_files import read_text
 from amtl_export.errors import InputError
 

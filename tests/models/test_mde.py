@@ -9,7 +9,7 @@ from amtl_export.freezing.swap import freeze_module, frozen_tables
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.models import CtrModel, EmbeddedField, ModelConfig
 from amtl_export.models.config import MixedConfig
-from amtl_export.models.mde import MixedEmbedding, block_widths, frequency_blocks
+from amtl_export.models.mde import MixedEmbedding, block_widths, frequency_blocks, popularity_order
 
 D = 16
 
@@ -84,6 +84,35 @@ def test_an_id_is_its_numbers_times_its_blocks_projection() -> None:
                 above += block.width
             torch.testing.assert_close(found, own)
     assert not bool(method.lookup(torch.tensor([[199]]), (3,)).any())  # padding
+
+
+def test_blocks_follow_counts_where_those_do_not_fall_with_the_id() -> None:
+    counts = (100_000 / torch.arange(1, 301)).long()
+    counts[-1] = 0  # padding
+    assert torch.equal(popularity_order(counts), torch.arange(300))
+    moved = torch.cat([torch.arange(2), torch.randperm(297, generator=torch.Generator().manual_seed(1)) + 2])
+    moved = torch.cat([moved, torch.tensor([299])])
+    config = ModelConfig(
+        embedded=(EmbeddedField("item", 300), EmbeddedField("tags", 300, padding=299)),
+        dim=D,
+        method="mde",
+        mixed=MixedConfig(ratio=0.4),
+    )
+    falling, shared = (MixedEmbedding(config, [each, each]) for each in (counts, counts[moved]))
+    assert falling.blocks == shared.blocks
+    assert not [name for name, _ in falling.named_buffers() if "places" in name]
+    shared.projections.load_state_dict(falling.projections.state_dict())
+    with torch.no_grad():
+        for position in (0, 1):
+            shared.rows.table.part(shared.rows.table.weight, position).copy_(
+                falling.rows.table.part(falling.rows.table.weight, position)[moved]
+            )
+            assert torch.equal(
+                shared.rows.table.part(shared.frozen_dims(), position),
+                falling.rows.table.part(falling.frozen_dims(), position)[moved],
+            )
+            every = torch.arange(300).unsqueeze(1)
+            assert torch.equal(shared.lookup(every, (position,)), falling.lookup(moved.unsqueeze(1), (position,)))
 
 
 def test_columns_of_a_batch_are_looked_up_alike() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import polars as pl
 
+from amtl_export.data.file_format import FileFormat
 from amtl_export.data.frames import Reading
-from amtl_export.data.schema import FileFormat, Schema
+from amtl_export.data.schema import Schema
 from amtl_export.data.source import Source, stream
 from amtl_export.data.text_files import read_text
 from amtl_export.errors import InputError

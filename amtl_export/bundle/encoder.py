@@ -121,23 +121,30 @@ class Normaliser:
     """What one field does to a raw value.
 
     Args:
-        spec: `field`, `type` (string, int64 or float32), `trim`, `missing`, and for several values `separator` and
-            `max_length`; see `data/normalise.py` of amtl-export.
+        spec: `field`, `type` (string, int64 or float32), `trim`, `missing`, `default`, and for several values
+            `separator` and `max_length`; see `data/normalise.py` of amtl-export.
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self._field, self._type, self._trim = spec["field"], spec["type"], spec["trim"]
         self._separator, self._max_length = spec["separator"], spec["max_length"]
+        self._default: str | int | float | None = spec["default"]
         self._missing = {"", *map(self._trimmed, spec["missing"])}
         found = [self._parsed(text.strip(BLANKS)) for text in spec["missing"]]
-        self._missing_numbers = {NO_NUMBER, *(number for number in found if number is not None)}
+        self._missing_numbers = {number for number in found if number is not None}
+        if self._type == "int64":
+            self._missing_numbers.add(NO_NUMBER)
 
     def one(self, value: Any) -> str | int | float | None:
-        """The value as training had it; None if it is missing.
+        """The value as training had it; if it is missing the default, or None.
 
         Raises:
             ValueError: it is of another kind.
         """
+        found = self._present(value)
+        return self._default if found is None else found
+
+    def _present(self, value: Any) -> str | int | float | None:
         if isinstance(value, str):
             value = self._trimmed(value)
         if value is None or value != value or (isinstance(value, str) and value in self._missing):
@@ -156,8 +163,8 @@ class Normaliser:
             values = values.split(self._separator)
         if not isinstance(values, list | tuple | None):
             raise ValueError(f"{self._field} takes a list, found {values!r}")
-        present = [found for value in values or () if (found := self.one(value)) is not None]
-        return present[: self._max_length]
+        present = [found for value in values or () if (found := self._present(value)) is not None]
+        return present[: self._max_length] or ([] if self._default is None else [self._default])
 
     def _trimmed(self, text: str) -> str:
         return " ".join(part for part in text.split(" ") if part) if self._trim else text

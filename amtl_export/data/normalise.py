@@ -9,6 +9,7 @@ A value is a text, a number, a truth value, or a list of them. In this order:
    text of a whole number (`19`, `+19`, `19.0`), and a float that is one and at most 2^53; `float32` takes any finite
    number or its text, rounded to float32. A number that equals one of `missing`, and the least int64, are missing too.
 5. Of a multi-valued field or sequence, missing ones are left out, and the first `max_length` of the others are kept.
+6. A missing value is what `default` says, if it says anything; so is the only one of a row without any.
 
 Anything else is refused. `bundle/encoder.py` executes this one value at a time, `graph/raw_features.py` in nodes.
 """
@@ -16,12 +17,17 @@ Anything else is refused. `bundle/encoder.py` executes this one value at a time,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
+from pydantic import PlainValidator
 
-from amtl_export.data.schema import FieldSchema, Schema, Strict
+from amtl_export.data.strict import Strict
+
+if TYPE_CHECKING:
+    from amtl_export.data.schema import FieldSchema, Schema
+
 
 #: Says "missing" where nothing else can: the least int64.
 NO_NUMBER = int(np.iinfo(np.int64).min)
@@ -36,6 +42,16 @@ LARGEST = float(np.finfo(np.float32).max)
 Refuse = Callable[[pl.Series, str], None]
 
 
+def _one_value(value: Any) -> str | int | float | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise ValueError("neither a text nor a number")
+    return value
+
+
+#: A raw value in `schema.toml`, or none.
+Value = Annotated[str | int | float | None, PlainValidator(_one_value)]
+
+
 class Normalisation(Strict):
     """What one field does to a raw value.
 
@@ -48,6 +64,7 @@ class Normalisation(Strict):
         missing: texts that mean "missing", besides the empty one.
         separator: between the values in a text.
         max_length: how many values are kept.
+        default: the value of what is missing, as the field has it.
     """
 
     field: str
@@ -58,6 +75,7 @@ class Normalisation(Strict):
     missing: tuple[str, ...] = ()
     separator: str | None = None
     max_length: int | None = None
+    default: Value = None
 
     @property
     def missing_texts(self) -> tuple[str, ...]:
@@ -79,10 +97,14 @@ class Normalisation(Strict):
 
 
 def normalisation(schema: Schema, field: FieldSchema) -> Normalisation:
-    """Compile a field of a schema; a sequence has the type and the texts of the field whose values it lists."""
+    """Compile a field of a schema; a sequence has the type and the texts of the field whose values it lists.
+
+    Raises:
+        ValueError: its default is no value of it.
+    """
     owner = next((f for f in schema.fields if f.name == field.of), field)
     many = field.kind in ("multi-valued", "sequence")
-    return Normalisation(
+    spec = Normalisation(
         field=field.name,
         column=field.source_column,
         many=many,
@@ -92,6 +114,25 @@ def normalisation(schema: Schema, field: FieldSchema) -> Normalisation:
         separator=field.separator if many else None,
         max_length=field.max_length if many else None,
     )
+    return spec if field.default is None else spec.model_copy(update={"default": _default(spec, field.default)})
+
+
+def _default(spec: Normalisation, default: Value) -> Value:
+    """As the field has it."""
+    said = f"field {spec.field}: default = {default!r}"
+
+    def refuse(bad: pl.Series, allowed: str) -> None:
+        if bad.fill_null(False).any():
+            raise ValueError(f"{said} is no value of the field, which takes {allowed}")
+
+    if spec.separator is not None and isinstance(default, str) and spec.separator in default:
+        raise ValueError(f"{said} holds the separator {spec.separator!r}; give one value")
+    if isinstance(default, int) and not -(2**63) <= default < 2**63:
+        raise ValueError(f"{said} is no value of the field: int64 does not hold it")
+    found: Value = _scalars(pl.Series([default]), spec, refuse)[0]
+    if found is None:
+        raise ValueError(f"{said} means that a value is missing; give another, or take it from missing = [...]")
+    return found
 
 
 def normalisations(schema: Schema) -> dict[str, Normalisation]:
@@ -115,6 +156,15 @@ def normalised(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Ser
     Returns:
         String, Int64 or Float32, null where missing; of several values a List of them, null where there is none.
     """
+    found = _found(values, spec, refuse)
+    if spec.default is None:
+        return found
+    default = pl.Series([[spec.default] if spec.many else spec.default], dtype=found.dtype)
+    return found.zip_with(found.is_not_null(), default.new_from_index(0, len(found)))
+
+
+def _found(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
+    """Null where missing, whatever the default."""
     if not spec.many:
         return _scalars(values, spec, refuse)
     if values.dtype == pl.Null:

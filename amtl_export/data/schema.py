@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, Self
 import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from amtl_export.data.normalise import Value, normalisations
 from amtl_export.data.schema_problems import lines, nearest, tidied
+from amtl_export.data.strict import Strict
 from amtl_export.errors import InputError
 
 Kind = Literal["categorical", "numeric", "multi-valued", "sequence"]
@@ -21,12 +23,6 @@ SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 
 #: Names that the exported graph uses for itself.
 RESERVED_NAMES = frozenset({"ids", "numeric", "request_ids", "request_numeric", "logit", "probability"})
-
-
-class Strict(BaseModel):
-    """Base of every part of a schema: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class FieldSchema(Strict):
@@ -47,6 +43,7 @@ class FieldSchema(Strict):
         transform: applied to a numeric value before it is normalised; `log1p` is sign(x)·log(1+|x|).
         missing: further texts of this field that mean "missing".
         trim: whether spaces around a text are no part of it, and several within it are one.
+        default: what a missing value is read as; a row without any value has this one.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$")]
@@ -62,6 +59,7 @@ class FieldSchema(Strict):
     transform: Literal["none", "log1p"] = "none"
     missing: tuple[str, ...] = ()
     trim: bool = True
+    default: Value = None
 
     @property
     def source_column(self) -> str:
@@ -261,6 +259,7 @@ class Schema(Strict):
                 raise ValueError(f"field {field.name}: of = {field.of!r} is no categorical field")
             if field.type != types[field.of]:
                 raise ValueError(f"field {field.name}: type {field.type!r}, but {field.of} has {types[field.of]!r}")
+        normalisations(self)
         return self
 
     @property

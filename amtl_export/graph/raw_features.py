@@ -3,8 +3,8 @@
 Each field has an input of its own, `[n, 1]`, or `[n, L]` if it is multi-valued: texts (string), or int64; numbers stay
 together. What a value means is `data/normalise.py`'s, in nodes: spaces go by StringSplit, whose parts are joined again,
 as are those of the vocabulary; the texts of "missing" and the least int64 are keys too. In a multi-valued field missing
-values are padding, as are those beyond `max_length`; a row of nothing else is missing. A value that the vocabulary does
-not know is out of vocabulary.
+values are padding, as are those beyond `max_length`; a row of nothing else is missing. Where a field has a default, its
+id takes the place of "missing". A value that the vocabulary does not know is out of vocabulary.
 """
 
 from __future__ import annotations
@@ -54,6 +54,18 @@ class RawField:
     def missing(self) -> tuple[Any, ...]:
         """Values that mean "missing"; none of them is in the vocabulary."""
         return self.spec.missing_whole if self.spec.type == "int64" else self.spec.missing_texts
+
+    @property
+    def nothing(self) -> int:
+        """The id of a missing value, or of a row without any."""
+        if self.spec.default is None:
+            return MISSING
+        return int(self.vocabulary.encode(pl.Series([self.spec.default], dtype=self.vocabulary.values.dtype))[0])
+
+    @property
+    def looked_up_as(self) -> int:
+        """The id that a missing value has before rows are padded."""
+        return MISSING if self.spec.many else self.nothing
 
     @property
     def type(self) -> ir.DataType:
@@ -139,10 +151,10 @@ def _encoder(
         )
         given[spec.name] = encoded_ids
     for spec in inputs:
-        missing = [numbers[name].missing_numbers for name in spec.fields] if spec.source == "numeric" else []
-        if any(missing):
+        own = [numbers[name] for name in spec.fields] if spec.source == "numeric" else []
+        if any(one.missing_numbers or one.default is not None for one in own):
             number = ir.Value(name=spec.name, type=ir.TensorType(ir.DataType.FLOAT), shape=_number_shape(spec))
-            given[spec.name] = _without(tape, number, missing)
+            given[spec.name] = _filled(tape, _without(tape, number, [one.missing_numbers for one in own]), own)
             given[spec.name].type, given[spec.name].shape = number.type, number.shape
             taken.append(number)
     for i, node in enumerate(tape.nodes):
@@ -158,12 +170,22 @@ def _number_shape(spec: TensorSpec) -> ir.Shape:
 
 def _without(tape: Tape, numbers: ir.Value, missing: Sequence[Sequence[float]]) -> ir.Value:
     """Numbers, NaN where a column has one of those that mean "missing" there."""
+    name = numbers.name
     nan = _constant(tape, "nan", np.array([np.nan], dtype=np.float32))
     for i in range(max(map(len, missing))):
         marks = np.array([[own[i] if i < len(own) else np.nan for own in missing]], dtype=np.float32)
-        marked = tape.op("Equal", [numbers, _constant(tape, f"missing_numbers.{numbers.name}.{i}", marks)])
+        marked = tape.op("Equal", [numbers, _constant(tape, f"missing_numbers.{name}.{i}", marks)])
         numbers = tape.op("Where", [marked, nan, numbers])
     return numbers
+
+
+def _filled(tape: Tape, numbers: ir.Value, specs: Sequence[Normalisation]) -> ir.Value:
+    """Numbers, a column's default where it has NaN."""
+    if all(spec.default is None for spec in specs):
+        return numbers
+    row = np.array([[np.nan if spec.default is None else spec.default for spec in specs]], dtype=np.float32)
+    defaults = _constant(tape, "defaults." + ".".join(spec.field for spec in specs), row)
+    return tape.op("Where", [tape.op("IsNaN", [numbers]), defaults, numbers])
 
 
 def _shape(spec: TensorSpec, width: int) -> list[int | str]:
@@ -180,7 +202,7 @@ def _looked_up(tape: Tape, fields: Mapping[str, RawField], values: Mapping[str, 
     groups: dict[tuple[Any, ...], list[str]] = {}
     for name in values:
         field = fields[name]
-        groups.setdefault((field.shares, field.spec.trim, field.missing), []).append(name)
+        groups.setdefault((field.shares, field.spec.trim, field.missing, field.looked_up_as), []).append(name)
     sizes = {names[0]: _bytes(fields[names[0]].vocabulary) for names in groups.values()}
     if sum(sizes.values()) > _MOST_BYTES:
         raise InputError(
@@ -233,7 +255,7 @@ def _joined_words(tape: Tape, texts: ir.Value, words: int) -> ir.Value:
 
 def _attributes(field: RawField, words: int) -> dict[str, Any]:
     """Of the LabelEncoder."""
-    ids = dict.fromkeys(field.missing, MISSING)  # which come first: a sequence may have more of them
+    ids = dict.fromkeys(field.missing, field.looked_up_as)  # which come first: a sequence may have more of them
     for id_, value in enumerate(field.vocabulary.values.to_list(), start=FIRST_VALUE):
         ids.setdefault(value, id_)
     keys = [value + " " * (words - value.count(" ")) for value in ids] if words else list(ids)
@@ -253,7 +275,7 @@ def _bytes(vocabulary: Vocabulary) -> int:
 
 
 def _padded(tape: Tape, ids: ir.Value, field: RawField) -> ir.Value:
-    """Ids of a multi-valued field: padding where a value is missing or too many; a row of padding alone is missing."""
+    """Ids of a multi-valued field: padding where a value is missing or too many; what stands for a row of padding."""
     assert field.vocabulary.padding is not None
     missing = _integers(tape, "missing", [MISSING])
     padding = _integers(tape, f"padding.{field.name}", [field.vocabulary.padding])
@@ -268,7 +290,8 @@ def _padded(tape: Tape, ids: ir.Value, field: RawField) -> ir.Value:
     end = _integers(tape, "end", [np.iinfo(np.int64).max])
     first = tape.op("Slice", [filled, start, one, axis])
     rest = tape.op("Slice", [filled, one, end, axis])
-    return tape.op("Concat", [tape.op("Where", [nothing, missing, first]), rest], {"axis": 1})
+    instead = _integers(tape, f"nothing.{field.name}", [field.nothing])
+    return tape.op("Concat", [tape.op("Where", [nothing, instead, first]), rest], {"axis": 1})
 
 
 def _integers(tape: Tape, name: str, values: Sequence[int] | int) -> ir.Value:

@@ -115,7 +115,8 @@ def check_hostile(bundle: Bundle) -> RawCheck:
 
 def hostile(spec: Normalisation, known: Sequence[Any], unknown: Any) -> list[Any]:
     """Values of a field as texts: known, unknown, missing, with spaces, too large, no numbers; and lists of them."""
-    given = [str(value) for value in (*known, unknown)]
+    default = () if spec.default is None else (spec.default,)
+    given = [str(value) for value in (*known, unknown, *default)]
     one: list[Any] = [None, "", " ", *given, *(f"  {text} " for text in given), *spec.missing]
     if spec.type == "string":
         one += ["nan", "a  b", "x" * 5000, "\t", "é\n", "true", "19.0"]
@@ -233,7 +234,7 @@ class _Ways:
         """What a client sends to a graph: texts as they are, numbers parsed, lists filled up with "missing"."""
         feed, numbers = {}, []
         for name, column in columns.items():
-            spec = self.specs[name].model_copy(update={"missing": ()})
+            spec = self.specs[name].model_copy(update={"missing": (), "default": None})
             if spec.type == "float32":
                 numbers.append(normalised(column, spec, refusing(name)).fill_null(float("nan")).to_numpy())
             elif spec.type == "int64":

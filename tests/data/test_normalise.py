@@ -34,6 +34,11 @@ NUMBERS = st.one_of(
     ),
 )
 TEXTS = st.one_of(WORDS, NUMBERS)
+DEFAULTS: dict[str, st.SearchStrategy[Any]] = {
+    "string": st.sampled_from(["a", "b b", "none"]),
+    "int64": st.integers(-3, 8),
+    "float32": st.floats(width=32, allow_nan=False, allow_infinity=False),
+}
 
 
 class Refused(Exception):
@@ -70,16 +75,17 @@ def encode(values: Sequence[Any], spec: Normalisation) -> list[Any]:
 
 @st.composite
 def specs(draw: st.DrawFn, *types: str) -> Normalisation:
-    many = draw(st.booleans())
+    many, kind = draw(st.booleans()), draw(st.sampled_from(types))
     return Normalisation(
         field="f",
         column="c",
         many=many,
-        type=draw(st.sampled_from(types)),
+        type=kind,
         trim=draw(st.booleans()),
         missing=tuple(draw(st.lists(TEXTS, max_size=3))),
         separator=draw(st.sampled_from(["|", " ", "ab"])) if many else None,
         max_length=draw(st.integers(1, 4)) if many else None,
+        default=draw(st.one_of(st.none(), DEFAULTS[kind])),
     )
 
 
@@ -222,6 +228,23 @@ def test_the_graph_leaves_missing_numbers_out() -> None:
     np.testing.assert_array_equal(found, expected)
     reader = [normalised(pl.Series(given_[:, i]), own, refuse).to_list() for i, own in enumerate(numbers.values())]
     np.testing.assert_array_equal(np.array(reader, dtype=np.float32).T, expected)
+
+
+def test_the_graph_gives_missing_numbers_their_default() -> None:
+    spec = Normalisation(field="a", column="a", type="float32", missing=("-1",), default=0.5)
+    numbers = {"a": spec, "b": spec.model_copy(update={"field": "b", "missing": (), "default": None})}
+    inputs = [TensorSpec("numeric", "float32", (BATCH, 2), (Column("a"), Column("b")), "numeric")]
+    for own in (numbers, numbers | {"a": spec.model_copy(update={"missing": ()})}):
+        session = open_session(ir.to_proto(encoder_model(inputs, {}, own)).SerializeToString())
+        given_ = np.array([[-1, -1], [np.nan, np.nan], [2, 2]], dtype=np.float32)
+        (found,) = session.run(None, {"numeric": given_})
+        reader = [normalised(pl.Series(given_[:, i]), one, refuse).to_list() for i, one in enumerate(own.values())]
+        np.testing.assert_array_equal(found, np.array(reader, dtype=np.float32).T)
+
+
+def test_the_least_int64_is_a_number_like_others_in_float32() -> None:
+    spec = Normalisation(field="f", column="c", type="float32")
+    assert encode([float(NO_NUMBER)], spec) == read([float(NO_NUMBER)], pl.Float64, spec) == [float(NO_NUMBER)]
 
 
 def test_a_sequence_with_other_missing_texts_has_its_own_meaning() -> None:

@@ -1,0 +1,72 @@
+"""Fields whose values are made of the data's: what `schema.toml` may say, and what it says where it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from amtl_export.data.normalise import normalisations
+from amtl_export.data.schema import Schema
+from amtl_export.errors import InputError
+
+REST = 'label = "y"\n[[field]]\nname = "item"\nkind = "categorical"\n'
+FIELD = '[[field]]\nname = "f"\n'
+
+
+def read(folder: Path, text: str) -> Schema:
+    (folder / "schema.toml").write_text(REST + FIELD + text, encoding="utf-8")
+    return Schema.from_toml(folder / "schema.toml")
+
+
+def refused(folder: Path, text: str) -> str:
+    """The one line that says what is wrong."""
+    with pytest.raises(InputError) as caught:
+        read(folder, text)
+    head, *lines = caught.value.what.split("\n")
+    assert head == "1 problem(s) in the schema:"
+    (line,) = lines
+    return line.strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('kind = "categorical"\ndefault = "  none  given "', "none given"),
+        ('kind = "categorical"\ndefault = " none "\ntrim = false', " none "),
+        ('kind = "categorical"\ndefault = 7', "7"),
+        ('kind = "categorical"\ntype = "int64"\ndefault = 7', 7),
+        ('kind = "categorical"\ntype = "int64"\ndefault = "+7.0"', 7),
+        ('kind = "numeric"\ndefault = 0.1', 0.10000000149011612),
+        ('kind = "numeric"\ndefault = -1', -1.0),
+        ('kind = "multi-valued"\ndefault = "none"', "none"),
+        ('kind = "sequence"\nof = "item"\ndefault = "none"', "none"),
+    ],
+)
+def test_a_default_is_read_as_a_value_is(tmp_path: Path, text: str, found: object) -> None:
+    schema = read(tmp_path, text)
+    default = normalisations(schema)["f"].default
+    assert (default, type(default)) == (found, type(found))
+    assert Schema.from_values(schema.to_json(), "json") == schema
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('kind = "categorical"\ndefault = " "', "schema: field f: default = ' ' means that a value is missing"),
+        ('kind = "categorical"\nmissing = ["?"]\ndefault = "?"', "default = '?' means that a value is missing"),
+        ('kind = "categorical"\ndefault = 1.5', "default = 1.5 is no value of the field, which takes texts or whole"),
+        ('kind = "categorical"\ndefault = true', "field.1.default: neither a text nor a number, found True"),
+        ('kind = "categorical"\ndefault = ["a"]', "field.1.default: neither a text nor a number"),
+        ('kind = "categorical"\ntype = "int64"\ndefault = "a"', "which takes a whole number that int64 holds"),
+        ('kind = "categorical"\ntype = "int64"\ndefault = 9223372036854775808', "int64 does not hold it"),
+        ('kind = "categorical"\ntype = "int64"\ndefault = -9223372036854775808', "means that a value is missing"),
+        ('kind = "numeric"\ndefault = "a"', "which takes a finite number that float32 holds"),
+        ('kind = "numeric"\ndefault = 1e39', "which takes a finite number that float32 holds"),
+        ('kind = "numeric"\ndefault = nan', "means that a value is missing"),
+        ('kind = "numeric"\nmissing = ["-1"]\ndefault = -1', "means that a value is missing"),
+        ('kind = "multi-valued"\ndefault = "a|b"', "default = 'a|b' holds the separator '|'; give one value"),
+    ],
+)
+def test_a_default_that_is_no_value(tmp_path: Path, text: str, says: str) -> None:
+    assert says in refused(tmp_path, text)

@@ -1,0 +1,124 @@
+"""Fields whose values are made of the data's, from a folder of CSV to a server: one id in training and everywhere."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.encoder import Encoder
+from amtl_export.bundle.encoder_files import write_encoder
+from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.bundle.raw import encoded, write_raw_bundle
+from amtl_export.bundle.samples import read_test_data
+from amtl_export.files import read_json
+from amtl_export.runtime.predictor import load
+from amtl_export.serving.package import PackageConfig, package
+from amtl_export.training.config import TrainConfig
+from amtl_export.training.loop import train
+from amtl_export.training.run import Run
+from amtl_export.validation.validate import validate
+
+SCHEMA = """
+label = "y"
+[[field]]
+name = "city"
+kind = "categorical"
+default = "nowhere"
+missing = ["?"]
+[[field]]
+name = "shop"
+kind = "categorical"
+type = "int64"
+default = 3
+[[field]]
+name = "seen"
+kind = "sequence"
+of = "shop"
+type = "int64"
+default = 5
+[[field]]
+name = "tags"
+kind = "multi-valued"
+default = "a"
+max_length = 3
+[[field]]
+name = "price"
+kind = "numeric"
+missing = ["-1"]
+default = 2.5
+"""
+
+
+def write_data(folder: Path) -> None:
+    rng = np.random.default_rng(5)
+    n = 1500
+
+    def texts(*values: str) -> list[str]:
+        return [values[i] for i in rng.integers(0, len(values), n)]
+
+    frame = pl.DataFrame(
+        {
+            "y": rng.integers(0, 2, n),
+            "city": texts("", "?", "rome", " new  york ", "oslo"),
+            "shop": texts("", "1", "2", "3", "4.0", "5"),
+            "seen": texts("", "|", "1|2", "3||4", "5"),
+            "tags": texts("", "a", "b|c", "c| a |b|a", "|"),
+            "price": texts("", "-1", "0.5", "1e3", "nan"),
+        }
+    )
+    folder.mkdir(parents=True)
+    frame.write_csv(folder / "rows.csv")
+    (folder / "schema.toml").write_text(SCHEMA, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def derived_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("derived")
+    write_data(folder / "data")
+    config = TrainConfig(data=str(folder / "data"), method="fbe", dim=4, epochs=1, batch_size=256, hidden=(8,))
+    return train(config, folder / "run")
+
+
+@pytest.fixture(scope="module")
+def derived(derived_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export(derived_run, tmp_path_factory.mktemp("bundle") / "bundle", ExportConfig("dense"))
+
+
+def test_raw_rows_and_hostile_values_have_one_id(derived: Bundle, derived_run: Run) -> None:
+    verdict = validate(derived.path, derived_run.path)
+    assert verdict.problems == []
+    assert verdict.raw_rows_checked == verdict.raw_rows_equal
+    assert (verdict.raw_rows_checked or 0) > 150
+
+
+def test_a_missing_value_has_the_id_of_the_default(derived: Bundle, tmp_path: Path) -> None:
+    write_encoder(derived, tmp_path / "encoder")
+    encoder, vocabularies = Encoder(tmp_path / "encoder"), derived.vocabularies()
+    (nothing,) = encoder.encode([{}])["ids"]
+    assert nothing[:2] == [
+        vocabularies["city"].encode(pl.Series(["nowhere"]))[0],
+        vocabularies["shop"].encode(pl.Series([3]))[0],
+    ]
+    assert encoder.encode([{}])["tags"] == [vocabularies["tags"].encode(pl.Series(["a"])).tolist()]
+    assert encoder.encode([{"seen": " | "}])["seen"] == [vocabularies["seen"].encode(pl.Series([5])).tolist()]
+    assert encoder.encode([{"price": "-1"}, {}])["numeric"] == [[2.5], [2.5]]
+    for case in read_json(tmp_path / "encoder" / "golden.json")["cases"]:
+        assert encoder.encode([case["row"]]) == case["inputs"]
+
+
+def test_a_server_takes_the_values(derived: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    write_raw_bundle(derived, tmp_path / "raw")
+    raw = read_test_data(tmp_path / "raw", "input")
+    expected = load(derived.path).predict(encoded(raw, derived))
+    np.testing.assert_array_equal(load(tmp_path / "raw").predict(raw)["logit"], expected["logit"])
+    for keys in (0, 10**6):
+        config = PackageConfig("python", raw_features=True, graph_keys=keys)
+        made = package(derived.path, tmp_path / f"models{keys}", "ctr", config)
+        assert "NaN" not in (made.model / "samples" / "request.json").read_text(encoding="utf-8")
+        shutil.rmtree(tmp_path / f"models{keys}")

@@ -11,6 +11,7 @@ under `normalisation`, what each field does to a raw value: what training did (`
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 import math
@@ -121,13 +122,14 @@ class Normaliser:
     """What one field does to a raw value.
 
     Args:
-        spec: `field`, `type` (string, int64 or float32), `trim`, `missing`, `default`, and for several values
-            `separator` and `max_length`; see `data/normalise.py` of amtl-export.
+        spec: `field`, `type` (string, int64 or float32), `trim`, `missing`, `default`, `boundaries`, and for several
+            values `separator` and `max_length`; see `data/normalise.py` of amtl-export.
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self._field, self._type, self._trim = spec["field"], spec["type"], spec["trim"]
         self._separator, self._max_length = spec["separator"], spec["max_length"]
+        self._boundaries: list[float] = spec["boundaries"]
         self._default: str | int | float | None = spec["default"]
         self._missing = {"", *map(self._trimmed, spec["missing"])}
         found = [self._parsed(text.strip(BLANKS)) for text in spec["missing"]]
@@ -142,7 +144,9 @@ class Normaliser:
             ValueError: it is of another kind.
         """
         found = self._present(value)
-        return self._default if found is None else found
+        if found is None:
+            return self._default
+        return bisect.bisect_right(self._boundaries, float(found)) if self._boundaries else found
 
     def _present(self, value: Any) -> str | int | float | None:
         if isinstance(value, str):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.raw import as_column, encoded_columns, raw_fields, unknown_value
 from amtl_export.data.normalise import Normalisation, normalisations
@@ -78,9 +80,13 @@ class _Golden:
         return [{name: values[i % len(values)] for name, values in cases.items()} for i in range(longest)]
 
     def _cases(self, spec: Normalisation) -> list[Any]:
-        if spec.type == "float32":
+        if spec.field not in self.fields:
             return [0.0, -1.5, 1e6, 0.1, None, *spec.missing_numbers, *map(int, spec.missing_numbers)]
         field = self.fields[spec.field]
+        if spec.boundaries:
+            with np.errstate(over="ignore"):
+                below = np.nextafter(np.array(spec.boundaries, dtype=np.float32), np.float32(-np.inf))
+            return [None, *spec.missing_numbers, *spec.boundaries, *below[np.isfinite(below)].tolist()]
         known = [*field.vocabulary.values.head(2), *field.vocabulary.values.tail(2)]
         missing = spec.missing_texts if spec.type == "string" else spec.missing_whole
         texts = [f"  {value} " for value in known if spec.trim]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,17 +53,39 @@ def raw_numbers(bundle: Bundle) -> dict[str, Normalisation]:
 
 
 def values_of(ids: npt.NDArray[np.int64], field: RawField) -> npt.NDArray[Any]:
-    """Values that have these ids, int64 or object, in the same shape; a value not known for ids out of vocabulary."""
-    vocabulary = field.vocabulary
+    """Values that have these ids, as a graph takes them, in the same shape; one not known for ids out of vocabulary."""
+    vocabulary, known = field.vocabulary, field.vocabulary.values.to_list()
     nothing = field.missing[0]
-    values = [unknown_value(field), nothing, *vocabulary.values.to_list(), *([nothing] * vocabulary.padded)]
-    known = np.where((ids >= 0) & (ids < vocabulary.size), ids, OOV)
-    table = np.array(values, dtype=np.int64 if vocabulary.type == "int64" else object)
-    return np.asarray(table[known])
+    if field.spec.boundaries:
+        nothing, known = np.nan, [_number_in(bucket, field.spec) for bucket in known]
+    values = [unknown_value(field), nothing, *known, *([nothing] * vocabulary.padded)]
+    places = np.where((ids >= 0) & (ids < vocabulary.size), ids, OOV)
+    return np.asarray(np.array(values, dtype=field.type.numpy())[places])
+
+
+@np.errstate(over="ignore")
+def _number_in(bucket: int, spec: Normalisation) -> float | None:
+    """A number that has reached so many boundaries and is not missing; None if there is none."""
+    lowest = np.float32(spec.boundaries[0])
+    up = [np.float32(spec.boundaries[bucket - 1])]
+    down = [lowest - max(np.float32(1), abs(lowest)), np.nextafter(lowest, np.float32(-np.inf))]
+    for start in up if bucket else down:
+        found = start
+        while np.isfinite(found) and float(found) in spec.missing_numbers:
+            found = np.nextafter(found, np.float32(np.inf if bucket else -np.inf))
+        if np.isfinite(found) and bisect.bisect_right(spec.boundaries, float(found)) == bucket:
+            return float(found)
+    return None
 
 
 def unknown_value(field: RawField) -> Any:
-    """A value that is not in the vocabulary, and does not mean "missing"."""
+    """A value that is not in the vocabulary, and does not mean "missing"; a known one where all are known."""
+    if field.spec.boundaries:
+        numbers = {b: _number_in(b, field.spec) for b in range(len(field.spec.boundaries) + 1)}
+        there = {bucket: number for bucket, number in numbers.items() if number is not None}
+        return next(
+            (x for bucket, x in there.items() if bucket not in set(field.vocabulary.values)), min(there.values())
+        )
     known = {*field.vocabulary.values, *field.missing}
     if field.vocabulary.type == "int64":
         return next(-i for i in range(1, len(known) + 2) if -i not in known)
@@ -180,7 +203,8 @@ def write_encoder_bundle(bundle: Bundle, folder: Path) -> None:
 def _sample(bundle: Bundle, fields: Mapping[str, RawField]) -> tuple[Feed, Feed]:
     """The bundle's sample as values, and their ids.
 
-    The first row has a value not known in each single-valued field, the last row none at all.
+    The first row has a value not known in each single-valued field, the last row none at all; JSON knows no NaN, so
+    fields of numbers have 0 there.
     """
     sample = read_test_data(bundle.path, "input")
     raw: Feed = {}
@@ -192,6 +216,7 @@ def _sample(bundle: Bundle, fields: Mapping[str, RawField]) -> tuple[Feed, Feed]
             ids[0, : len(spec.columns)], ids[-1] = OOV, MISSING
         columns = ids.T[:, :, None] if spec.packed else [ids]
         raw |= {name: values_of(column, fields[name]) for name, column in zip(spec.fields, columns, strict=True)}
+    raw = {name: np.nan_to_num(own) if own.dtype == np.float32 else own for name, own in raw.items()}
     raw |= {spec.name: sample[spec.name] for spec in bundle.inputs if spec.source == "numeric"}
     return raw, encoded(raw, bundle)
 

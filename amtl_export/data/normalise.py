@@ -8,14 +8,16 @@ A value is a text, a number, a truth value, or a list of them. In this order:
 4. By `type`: `string` takes a whole number as its decimal text and a truth value as `true` or `false`; `int64` takes a
    text of a whole number (`19`, `+19`, `19.0`), and a float that is one and at most 2^53; `float32` takes any finite
    number or its text, rounded to float32. A number that equals one of `missing`, and the least int64, are missing too.
-5. Of a multi-valued field or sequence, missing ones are left out, and the first `max_length` of the others are kept.
-6. A missing value is what `default` says, if it says anything; so is the only one of a row without any.
+5. A number becomes how many of the `boundaries` it has reached, compared in float32: a whole number from 0 on.
+6. Of a multi-valued field or sequence, missing ones are left out, and the first `max_length` of the others are kept.
+7. A missing value is what `default` says, if it says anything; so is the only one of a row without any.
 
 Anything else is refused. `bundle/encoder.py` executes this one value at a time, `graph/raw_features.py` in nodes.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -59,12 +61,13 @@ class Normalisation(Strict):
         field: its name.
         column: of the data.
         many: whether it has several values.
-        type: of each.
+        type: as what each is read.
         trim: whether spaces around a text are no part of it.
         missing: texts that mean "missing", besides the empty one.
         separator: between the values in a text.
         max_length: how many values are kept.
         default: the value of what is missing, as the field has it.
+        boundaries: float32, increasing; a number becomes how many of them it has reached.
     """
 
     field: str
@@ -76,6 +79,12 @@ class Normalisation(Strict):
     separator: str | None = None
     max_length: int | None = None
     default: Value = None
+    boundaries: tuple[float, ...] = ()
+
+    @property
+    def value_type(self) -> Literal["string", "int64", "float32"]:
+        """Of the field's values."""
+        return "int64" if self.boundaries else self.type
 
     @property
     def missing_texts(self) -> tuple[str, ...]:
@@ -100,7 +109,7 @@ def normalisation(schema: Schema, field: FieldSchema) -> Normalisation:
     """Compile a field of a schema; a sequence has the type and the texts of the field whose values it lists.
 
     Raises:
-        ValueError: its default is no value of it.
+        ValueError: its default is no value of it, or float32 does not tell its boundaries apart.
     """
     owner = next((f for f in schema.fields if f.name == field.of), field)
     many = field.kind in ("multi-valued", "sequence")
@@ -108,13 +117,25 @@ def normalisation(schema: Schema, field: FieldSchema) -> Normalisation:
         field=field.name,
         column=field.source_column,
         many=many,
-        type="float32" if field.kind == "numeric" else owner.type,
+        type="float32" if field.kind == "numeric" or field.boundaries else owner.type,
         trim=owner.trim,
         missing=tuple(dict.fromkeys((*schema.files.missing, *owner.missing, *field.missing))),
         separator=field.separator if many else None,
         max_length=field.max_length if many else None,
+        boundaries=_boundaries(field.name, field.boundaries or ()),
     )
     return spec if field.default is None else spec.model_copy(update={"default": _default(spec, field.default)})
+
+
+def _boundaries(name: str, given: tuple[float, ...]) -> tuple[float, ...]:
+    """As float32 has them."""
+    if wrong := [x for x in given if abs(x) > LARGEST]:
+        raise ValueError(f"field {name}: boundaries has {wrong[0]!r}, which float32 does not hold")
+    rounded = tuple(float(np.float32(x)) for x in given)
+    for i, (below, above) in enumerate(itertools.pairwise(rounded)):
+        if below >= above:
+            raise ValueError(f"field {name}: boundaries must increase, as float32 too: {given[i]!r}, {given[i + 1]!r}")
+    return rounded
 
 
 def _default(spec: Normalisation, default: Value) -> Value:
@@ -154,7 +175,7 @@ def normalised(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Ser
         refuse: is told of values that cannot be used, one mask for the column.
 
     Returns:
-        String, Int64 or Float32, null where missing; of several values a List of them, null where there is none.
+        Of `spec.value_type`: String, Int64 or Float32, null where missing; of several a List, null where none is.
     """
     found = _found(values, spec, refuse)
     if spec.default is None:
@@ -200,10 +221,18 @@ def _scalars(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Serie
     if isinstance(values.dtype, pl.Categorical | pl.Enum):
         values = values.cast(pl.String)
     if values.null_count() == len(values):
-        return pl.repeat(None, len(values), dtype=_DTYPES[spec.type], eager=True).alias(values.name)
+        return pl.repeat(None, len(values), dtype=_DTYPES[spec.value_type], eager=True).alias(values.name)
     if values.dtype == pl.String:
         values = _present(values, spec)
-    return _TYPED[spec.type](values, spec, refuse)
+    found = _TYPED[spec.type](values, spec, refuse)
+    return _reached(found, spec.boundaries) if spec.boundaries else found
+
+
+def _reached(numbers: pl.Series, boundaries: tuple[float, ...]) -> pl.Series:
+    """How many boundaries each number has reached."""
+    known = numbers.fill_null(0).to_numpy()
+    count = np.searchsorted(np.array(boundaries, dtype=np.float32), known, side="right").astype(np.int64)
+    return pl.Series(numbers.name, count).set(numbers.is_null(), None)
 
 
 def _present(texts: pl.Series, spec: Normalisation) -> pl.Series:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from amtl_export.data import field_rules
 from amtl_export.data.normalise import Value, normalisations
 from amtl_export.data.schema_problems import lines, nearest, tidied
 from amtl_export.data.strict import Strict
@@ -23,6 +24,9 @@ SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 
 #: Names that the exported graph uses for itself.
 RESERVED_NAMES = frozenset({"ids", "numeric", "request_ids", "request_numeric", "logit", "probability"})
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 
 
 class FieldSchema(Strict):
@@ -44,6 +48,7 @@ class FieldSchema(Strict):
         missing: further texts of this field that mean "missing".
         trim: whether spaces around a text are no part of it, and several within it are one.
         default: what a missing value is read as; a row without any value has this one.
+        boundaries: of a categorical field of numbers, whose values are how many of these a number has reached.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$")]
@@ -60,11 +65,17 @@ class FieldSchema(Strict):
     missing: tuple[str, ...] = ()
     trim: bool = True
     default: Value = None
+    boundaries: Annotated[tuple[Finite, ...], Field(min_length=1)] | None = None
 
     @property
     def source_column(self) -> str:
         """The data's column that holds this field."""
         return self.column or self.name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _type_is_implied(cls, values: Any) -> Any:
+        return field_rules.implied(values)
 
     @model_validator(mode="after")
     def _name_is_free(self) -> Self:
@@ -72,6 +83,7 @@ class FieldSchema(Strict):
             raise ValueError(f"the name {self.name!r} is used by the exported graph; say name = … and column = …")
         if (self.kind == "sequence") != (self.of is not None):
             raise ValueError(f'field {self.name}: kind = "sequence" and of = "…" go together')
+        field_rules.check(self)
         return self
 
 
@@ -253,12 +265,13 @@ class Schema(Strict):
         for text, what in ((self.group, "group"), (self.weight, "weight")):
             if text in {field.name for field in self.multi_valued}:
                 raise ValueError(f"{what} = {text!r} is a field of several values a row; one is needed")
-        types = {field.name: field.type for field in self.categorical}
+        owners = {field.name: field for field in self.categorical}
         for field in self.sequences:
-            if field.of not in types:
+            if field.of not in owners:
                 raise ValueError(f"field {field.name}: of = {field.of!r} is no categorical field")
-            if field.type != types[field.of]:
-                raise ValueError(f"field {field.name}: type {field.type!r}, but {field.of} has {types[field.of]!r}")
+            field_rules.check(field, owners[field.of])
+            if field.type != (type_ := owners[field.of].type):
+                raise ValueError(f"field {field.name}: type {field.type!r}, but {field.of} has {type_!r}")
         normalisations(self)
         return self
 

@@ -1,10 +1,11 @@
 """A graph that turns values into ids (`ai.onnx.ml::LabelEncoder`), alone or prepended to a bundle's.
 
-Each field has an input of its own, `[n, 1]`, or `[n, L]` if it is multi-valued: texts (string), or int64; numbers stay
-together. What a value means is `data/normalise.py`'s, in nodes: spaces go by StringSplit, whose parts are joined again,
-as are those of the vocabulary; the texts of "missing" and the least int64 are keys too. In a multi-valued field missing
-values are padding, as are those beyond `max_length`; a row of nothing else is missing. Where a field has a default, its
-id takes the place of "missing". A value that the vocabulary does not know is out of vocabulary.
+Each field has an input of its own, `[n, 1]`, or `[n, L]` if it is multi-valued: texts (string), int64, or float32
+where it has boundaries; numeric fields stay together. What a value means is `data/normalise.py`'s, in nodes: spaces go
+by StringSplit, whose parts are joined again, as are those of the vocabulary; the texts of "missing" and the least
+int64 are keys too. In a multi-valued field missing values are padding, as are those beyond `max_length`; a row of
+nothing else is missing. Where a field has a default, its id takes the place of "missing". A value that the vocabulary
+does not know is out of vocabulary.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import onnx_ir as ir
 import polars as pl
 from onnx_ir.tape import Tape
 
-from amtl_export.data.normalise import Normalisation
+from amtl_export.data.normalise import NO_NUMBER, Normalisation
 from amtl_export.data.vocabulary import FIRST_VALUE, MISSING, OOV, Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.graph.trace import IR_VERSION, OPSET
@@ -52,7 +53,9 @@ class RawField:
 
     @property
     def missing(self) -> tuple[Any, ...]:
-        """Values that mean "missing"; none of them is in the vocabulary."""
+        """Keys that mean "missing"; none of them is in the vocabulary."""
+        if self.spec.boundaries:
+            return (NO_NUMBER,)
         return self.spec.missing_whole if self.spec.type == "int64" else self.spec.missing_texts
 
     @property
@@ -69,7 +72,9 @@ class RawField:
 
     @property
     def type(self) -> ir.DataType:
-        """Of its values in the graph."""
+        """Of its input."""
+        if self.spec.type == "float32":
+            return ir.DataType.FLOAT
         return ir.DataType.INT64 if self.spec.type == "int64" else ir.DataType.STRING
 
 
@@ -138,7 +143,8 @@ def _encoder(
     values = {name: _raw_input(spec, fields[name]) for spec in encoded for name in spec.fields}
     taken = list(values.values())
     tape = Tape()
-    looked_up = _looked_up(tape, fields, values)
+    keys = {n: _reached(tape, v, fields[n].spec) if fields[n].spec.boundaries else v for n, v in values.items()}
+    looked_up = _looked_up(tape, fields, keys)
     given: dict[str, ir.Value] = {}
     for spec in encoded:
         if spec.packed:
@@ -186,6 +192,15 @@ def _filled(tape: Tape, numbers: ir.Value, specs: Sequence[Normalisation]) -> ir
     row = np.array([[np.nan if spec.default is None else spec.default for spec in specs]], dtype=np.float32)
     defaults = _constant(tape, "defaults." + ".".join(spec.field for spec in specs), row)
     return tape.op("Where", [tape.op("IsNaN", [numbers]), defaults, numbers])
+
+
+def _reached(tape: Tape, number: ir.Value, spec: Normalisation) -> ir.Value:
+    """How many boundaries each number `[n, 1]` has reached, int64; the least int64 where it is missing."""
+    known = _without(tape, number, [spec.missing_numbers])
+    boundaries = _constant(tape, f"boundaries.{spec.field}", np.array([spec.boundaries], dtype=np.float32))
+    reached = tape.op("Cast", [tape.op("GreaterOrEqual", [known, boundaries])], {"to": ir.DataType.INT64})
+    count = tape.op("ReduceSum", [reached, _integers(tape, "axis", [1])], {"keepdims": 1})
+    return tape.op("Where", [tape.op("IsNaN", [known]), _integers(tape, "no_number", [NO_NUMBER]), count])
 
 
 def _shape(spec: TensorSpec, width: int) -> list[int | str]:
@@ -260,7 +275,7 @@ def _attributes(field: RawField, words: int) -> dict[str, Any]:
         ids.setdefault(value, id_)
     keys = [value + " " * (words - value.count(" ")) for value in ids] if words else list(ids)
     return {
-        "keys_int64s" if field.type == ir.DataType.INT64 else "keys_strings": keys,
+        "keys_strings" if field.type == ir.DataType.STRING else "keys_int64s": keys,
         "values_int64s": list(ids.values()),
         "default_int64": OOV,
     }

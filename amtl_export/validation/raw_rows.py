@@ -97,7 +97,8 @@ def check_hostile(bundle: Bundle) -> RawCheck:
     taken, refused = {}, []
     for name, spec in ways.specs.items():
         field_ = ways.fields.get(name)
-        known = [1.5, 2.0] if field_ is None else field_.vocabulary.values.head(3).to_list()
+        own = [1.5, 2.0] if field_ is None else field_.vocabulary.values.head(3).to_list()
+        known = list(spec.boundaries[:3]) or own
         values = hostile(spec, known, 3.25 if field_ is None else unknown_value(field_))
         by_reader = [ways.reads(name, value) for value in values]
         by_encoder = [ways.serves(name, value) for value in values]
@@ -234,16 +235,20 @@ class _Ways:
         """What a client sends to a graph: texts as they are, numbers parsed, lists filled up with "missing"."""
         feed, numbers = {}, []
         for name, column in columns.items():
-            spec = self.specs[name].model_copy(update={"missing": (), "default": None})
+            spec = self.specs[name].model_copy(update={"missing": (), "default": None, "boundaries": ()})
             if spec.type == "float32":
-                numbers.append(normalised(column, spec, refusing(name)).fill_null(float("nan")).to_numpy())
+                number = normalised(column, spec, refusing(name)).fill_null(float("nan")).to_numpy()
+                if name in self.fields:
+                    feed[name] = number[:, None]
+                else:
+                    numbers.append(number)
             elif spec.type == "int64":
                 whole = normalised(column, spec.model_copy(update={"max_length": 2**31}), refusing(name))
                 feed[name] = _filled(whole.to_list(), NO_NUMBER, np.int64, many=spec.many)
             else:
                 feed[name] = _filled(_texts(column, spec).to_list(), "", object, many=spec.many)
         if numbers:
-            order = [name for name in columns if self.specs[name].type == "float32"]
+            order = [name for name in columns if name not in self.fields]
             by_name = dict(zip(order, numbers, strict=True))
             feed[_NUMBERS] = np.stack([by_name[f.name] for f in self._bundle.run_schema.numeric], axis=1)
         return feed

@@ -41,6 +41,8 @@ def refused(folder: Path, text: str) -> str:
         ('kind = "numeric"\ndefault = -1', -1.0),
         ('kind = "multi-valued"\ndefault = "none"', "none"),
         ('kind = "sequence"\nof = "item"\ndefault = "none"', "none"),
+        ('kind = "categorical"\nboundaries = [0, 10]\ndefault = 12.5', 2),
+        ('kind = "categorical"\nboundaries = [0, 10]\ndefault = "-1"', 0),
     ],
 )
 def test_a_default_is_read_as_a_value_is(tmp_path: Path, text: str, found: object) -> None:
@@ -70,3 +72,39 @@ def test_a_default_is_read_as_a_value_is(tmp_path: Path, text: str, found: objec
 )
 def test_a_default_that_is_no_value(tmp_path: Path, text: str, says: str) -> None:
     assert says in refused(tmp_path, text)
+
+
+def test_boundaries_imply_whole_numbers(tmp_path: Path) -> None:
+    schema = read(tmp_path, 'kind = "categorical"\nboundaries = [-1, 0.1, 1e3]\n')
+    assert schema.fields[1].type == "int64"
+    spec = normalisations(schema)["f"]
+    assert (spec.type, spec.value_type) == ("float32", "int64")
+    assert spec.boundaries == (-1.0, 0.10000000149011612, 1000.0)
+    assert Schema.from_values(schema.to_json(), "json") == schema
+    assert read(tmp_path, 'kind = "categorical"\ntype = "int64"\nboundaries = [-1, 0.1, 1e3]\n') == schema
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('kind = "categorical"\nboundaries = []', "field.1.boundaries: at least one is needed"),
+        ('kind = "categorical"\nboundaries = 3', "field.1.boundaries: Input should be a valid tuple, found 3"),
+        ('kind = "categorical"\nboundaries = ["1"]', "field.1.boundaries.0: Input should be a valid number, found '1'"),
+        ('kind = "categorical"\nboundaries = [0, inf]', "field.1.boundaries.1: Input should be a finite number"),
+        ('kind = "categorical"\nboundaries = [0, 1e39]', "boundaries has 1e+39, which float32 does not hold"),
+        ('kind = "categorical"\nboundaries = [0, 2, 1]', "boundaries must increase, as float32 too: 2.0, 1.0"),
+        ('kind = "categorical"\nboundaries = [1, 1.00000001]', "as float32 too: 1.0, 1.00000001"),
+        ('kind = "categorical"\nboundaries = [1]\ndefault = "x"', "which takes a finite number that float32 holds"),
+        ('kind = "categorical"\nboundaries = [1]\ntype = "string"', "boundaries gives whole numbers; leave type = 's"),
+        ('kind = "numeric"\nboundaries = [1]', "boundaries is for kind = \"categorical\", not 'numeric'"),
+        ('kind = "multi-valued"\nboundaries = [1]', "boundaries is for kind = \"categorical\", not 'multi-valued'"),
+    ],
+)
+def test_boundaries_that_make_no_sense(tmp_path: Path, text: str, says: str) -> None:
+    assert says in refused(tmp_path, text)
+
+
+def test_a_sequence_cannot_list_buckets(tmp_path: Path) -> None:
+    seen = '[[field]]\nname = "seen"\nkind = "sequence"\nof = "f"\n'
+    says = refused(tmp_path, 'kind = "categorical"\nboundaries = [1]\n' + seen)
+    assert says == "schema: field seen: f has boundaries, and a sequence lists the data's own values"

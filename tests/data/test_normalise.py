@@ -39,6 +39,9 @@ DEFAULTS: dict[str, st.SearchStrategy[Any]] = {
     "int64": st.integers(-3, 8),
     "float32": st.floats(width=32, allow_nan=False, allow_infinity=False),
 }
+BOUNDARIES = st.sets(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=5).map(
+    lambda found: tuple(sorted(found))
+)
 
 
 class Refused(Exception):
@@ -76,6 +79,7 @@ def encode(values: Sequence[Any], spec: Normalisation) -> list[Any]:
 @st.composite
 def specs(draw: st.DrawFn, *types: str) -> Normalisation:
     many, kind = draw(st.booleans()), draw(st.sampled_from(types))
+    boundaries = () if many or kind != "float32" else draw(st.one_of(st.just(()), BOUNDARIES))
     return Normalisation(
         field="f",
         column="c",
@@ -85,7 +89,8 @@ def specs(draw: st.DrawFn, *types: str) -> Normalisation:
         missing=tuple(draw(st.lists(TEXTS, max_size=3))),
         separator=draw(st.sampled_from(["|", " ", "ab"])) if many else None,
         max_length=draw(st.integers(1, 4)) if many else None,
-        default=draw(st.one_of(st.none(), DEFAULTS[kind])),
+        default=draw(st.one_of(st.none(), DEFAULTS["int64" if boundaries else kind])),
+        boundaries=boundaries,
     )
 
 
@@ -177,9 +182,9 @@ def test_dictionaries_and_arrays() -> None:
 
 def ids_of(values: Sequence[Any], spec: Normalisation) -> tuple[Any, Any]:
     """Ids by the reader, and by the graph, of values that both take; the vocabulary is of every second value."""
-    dtype = pl.Int64 if spec.type == "int64" else pl.String
+    dtype = {"int64": pl.Int64, "float32": pl.Float32}.get(spec.type, pl.String)
     found = normalised(pl.Series(values, dtype=pl.List(dtype) if spec.many else dtype), spec, refuse)
-    counter = ValueCounter("f", "int64" if spec.type == "int64" else "string", padded=spec.many)
+    counter = ValueCounter("f", "string" if spec.type == "string" else "int64", padded=spec.many)
     half = found[::2]
     counter.add(half.explode() if spec.many else half)
     vocabulary = counter.vocabulary(1)
@@ -190,7 +195,8 @@ def ids_of(values: Sequence[Any], spec: Normalisation) -> tuple[Any, Any]:
     nothing = NO_NUMBER if spec.type == "int64" else ""
     width = max([1, *map(len, values)]) if spec.many else 1
     rows = [[*row, *[nothing] * (width - len(row))] if spec.many else [row] for row in values]
-    array = np.array(rows, dtype=np.int64 if spec.type == "int64" else object).reshape(len(values), width)
+    array = np.array(rows, dtype=dtype.to_python() if dtype == pl.Int64 else object).reshape(len(values), width)
+    array = array.astype(np.float32) if spec.type == "float32" else array
     (graph,) = open_session(ir.to_proto(model).SerializeToString()).run(None, {"f": array})
     if not spec.many:
         return vocabulary.encode(found).tolist(), graph[:, 0].tolist()
@@ -214,6 +220,36 @@ def test_the_graph_gives_the_ids_of_whole_numbers(spec: Normalisation, data: st.
     values = data.draw(st.lists(st.lists(one, max_size=5) if spec.many else one, min_size=1, max_size=12))
     reader, graph = ids_of(values, spec)
     assert graph == reader
+
+
+@given(BOUNDARIES, st.data())
+def test_the_graph_gives_the_ids_of_numbers_with_boundaries(boundaries: tuple[float, ...], data: st.DataObject) -> None:
+    spec = Normalisation(
+        field="f",
+        column="c",
+        type="float32",
+        boundaries=boundaries,
+        missing=tuple(data.draw(st.lists(st.one_of(NUMBERS, st.sampled_from(boundaries).map(repr)), max_size=3))),
+        default=data.draw(st.one_of(st.none(), st.integers(0, len(boundaries)))),
+    )
+    with np.errstate(over="ignore"):
+        near = [float(np.nextafter(np.float32(x), np.float32(to))) for x in boundaries for to in (-np.inf, np.inf)]
+    close = [x for x in (*boundaries, *near, 0.0, -0.0, math.nan, NO_NUMBER) if not math.isinf(x)]
+    one = st.one_of(st.sampled_from(close), st.floats(width=32, allow_infinity=False))
+    values = data.draw(st.lists(one, min_size=1, max_size=12))
+    reader, graph = ids_of(values, spec)
+    assert graph == reader
+    assert encode(values, spec) == read(values, pl.Float64, spec) == read(values, pl.Float32, spec)
+    assert encode([repr(x) for x in values], spec) == read([repr(x) for x in values], pl.String, spec)
+
+
+def test_a_number_is_the_count_of_boundaries_it_has_reached() -> None:
+    spec = Normalisation(field="f", column="c", type="float32", boundaries=(0.0, 10.5, 100.0), missing=("-1",))
+    values = ["-0.1", "0", "-0", "10.49999999", "10.4", "10.5", "99", "1e3", "-1", "", "nan", None]
+    expected = [0, 1, 1, 2, 1, 2, 2, 3, None, None, None, None]
+    assert read(values, pl.String, spec) == encode(values, spec) == expected
+    assert encode([math.inf, "x", True], spec) == [Refused, Refused, 2 - 1]
+    assert read([True], pl.Boolean, spec) == [1]
 
 
 def test_the_graph_leaves_missing_numbers_out() -> None:

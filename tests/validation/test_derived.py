@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,28 @@ from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.encoder import Encoder
 from amtl_export.bundle.encoder_files import write_encoder
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.raw import encoded, write_raw_bundle
+from amtl_export.bundle.raw import encoded, raw_fields, refusing, values_of, write_raw_bundle
 from amtl_export.bundle.samples import read_test_data
+from amtl_export.data.normalise import normalisations, normalised
 from amtl_export.files import read_json
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.package import PackageConfig, package
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
+from amtl_export.training.observer import Silent
 from amtl_export.training.run import Run
 from amtl_export.validation.validate import validate
+
+
+class Notes(Silent):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
 
 SCHEMA = """
 label = "y"
@@ -51,6 +65,17 @@ name = "price"
 kind = "numeric"
 missing = ["-1"]
 default = 2.5
+[[field]]
+name = "age"
+kind = "categorical"
+missing = ["-1", "18"]
+boundaries = [0, 18, 65.5]
+[[field]]
+name = "cost"
+column = "price"
+kind = "categorical"
+boundaries = [0.5]
+default = 1
 """
 
 
@@ -68,6 +93,7 @@ def write_data(folder: Path) -> None:
             "shop": texts("", "1", "2", "3", "4.0", "5"),
             "seen": texts("", "|", "1|2", "3||4", "5"),
             "tags": texts("", "a", "b|c", "c| a |b|a", "|"),
+            "age": texts("", "-1", "-2", "18", "18.5", "65.5", "1e3", "0.0", "NaN"),
             "price": texts("", "-1", "0.5", "1e3", "nan"),
         }
     )
@@ -104,11 +130,23 @@ def test_a_missing_value_has_the_id_of_the_default(derived: Bundle, tmp_path: Pa
         vocabularies["city"].encode(pl.Series(["nowhere"]))[0],
         vocabularies["shop"].encode(pl.Series([3]))[0],
     ]
+    assert nothing[2:] == [1, vocabularies["cost"].encode(pl.Series([1]))[0]]
     assert encoder.encode([{}])["tags"] == [vocabularies["tags"].encode(pl.Series(["a"])).tolist()]
     assert encoder.encode([{"seen": " | "}])["seen"] == [vocabularies["seen"].encode(pl.Series([5])).tolist()]
     assert encoder.encode([{"price": "-1"}, {}])["numeric"] == [[2.5], [2.5]]
     for case in read_json(tmp_path / "encoder" / "golden.json")["cases"]:
         assert encoder.encode([case["row"]]) == case["inputs"]
+
+
+def test_numbers_have_the_ids_of_their_buckets(derived: Bundle) -> None:
+    age = derived.vocabularies()["age"]
+    assert sorted(age.values) == [0, 1, 2, 3]
+    fields = raw_fields(derived)
+    numbers = values_of(np.arange(6), fields["age"])
+    assert numbers.dtype == np.float32
+    spec = normalisations(derived.run_schema)["age"]
+    found = normalised(pl.Series(numbers), spec, refusing("age"))
+    assert age.encode(found)[1:].tolist() == [1, 2, 3, 4, 5]
 
 
 def test_a_server_takes_the_values(derived: Bundle, tmp_path: Path) -> None:
@@ -117,8 +155,23 @@ def test_a_server_takes_the_values(derived: Bundle, tmp_path: Path) -> None:
     raw = read_test_data(tmp_path / "raw", "input")
     expected = load(derived.path).predict(encoded(raw, derived))
     np.testing.assert_array_equal(load(tmp_path / "raw").predict(raw)["logit"], expected["logit"])
+    types = {value.name: value.dtype for value in load(tmp_path / "raw").inputs}
+    assert types["age"] == types["cost"] == types["numeric"] == "float32"
+    listed = {name: values.tolist() for name, values in raw.items()}
+    np.testing.assert_array_equal(load(tmp_path / "raw").predict(listed)["logit"], expected["logit"])
     for keys in (0, 10**6):
         config = PackageConfig("python", raw_features=True, graph_keys=keys)
         made = package(derived.path, tmp_path / f"models{keys}", "ctr", config)
         assert "NaN" not in (made.model / "samples" / "request.json").read_text(encoding="utf-8")
         shutil.rmtree(tmp_path / f"models{keys}")
+
+
+def test_rows_of_other_boundaries_are_not_taken(derived_run: Run, tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    schema = SCHEMA.replace("[0, 18, 65.5]", "[0, 20, 65.5]")
+    (tmp_path / "data" / "schema.toml").write_text(schema, encoding="utf-8")
+    notes = Notes()
+    config = replace(derived_run.train, data=str(tmp_path / "data"), warm_start=str(derived_run.path))
+    train(config, tmp_path / "run", observer=notes)
+    assert "warm start: not taken: age: its boundaries differ" in notes.lines
+    assert any(line.startswith("warm start: cost: ") for line in notes.lines)

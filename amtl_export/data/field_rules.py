@@ -1,0 +1,39 @@
+"""Which keys of a field go together, where its values are made of the data's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from amtl_export.data.schema import FieldSchema
+
+#: Keys that make a field's values of the data's; each gives whole numbers.
+DERIVING = ("boundaries",)
+
+
+def implied(values: Any) -> Any:
+    """A field as it was given, with the type that such a key implies."""
+    if isinstance(values, dict) and any(values.get(key) is not None for key in DERIVING) and "type" not in values:
+        return values | {"type": "int64"}
+    return values
+
+
+def check(field: FieldSchema, owner: FieldSchema | None = None) -> None:
+    """Refuse what makes no sense together.
+
+    Args:
+        field: of a schema.
+        owner: the field whose values it lists.
+
+    Raises:
+        ValueError: says what.
+    """
+    for key in DERIVING:
+        if owner is not None and getattr(owner, key) is not None:
+            raise ValueError(f"field {field.name}: {owner.name} has {key}, and a sequence lists the data's own values")
+        if getattr(field, key) is None:
+            continue
+        if field.kind != "categorical":
+            raise ValueError(f'field {field.name}: {key} is for kind = "categorical", not {field.kind!r}')
+        if field.type != "int64":
+            raise ValueError(f"field {field.name}: {key} gives whole numbers; leave type = {field.type!r} out")

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.derived_values import examples
 from amtl_export.bundle.raw import as_column, encoded_columns, raw_fields, unknown_value
 from amtl_export.data.normalise import Normalisation, normalisations
 from amtl_export.files import write_json
@@ -83,10 +82,8 @@ class _Golden:
         if spec.field not in self.fields:
             return [0.0, -1.5, 1e6, 0.1, None, *spec.missing_numbers, *map(int, spec.missing_numbers)]
         field = self.fields[spec.field]
-        if spec.boundaries:
-            with np.errstate(over="ignore"):
-                below = np.nextafter(np.array(spec.boundaries, dtype=np.float32), np.float32(-np.inf))
-            return [None, *spec.missing_numbers, *spec.boundaries, *below[np.isfinite(below)].tolist()]
+        if spec.derived:
+            return [None, *examples(spec)]
         known = [*field.vocabulary.values.head(2), *field.vocabulary.values.tail(2)]
         missing = spec.missing_texts if spec.type == "string" else spec.missing_whole
         texts = [f"  {value} " for value in known if spec.trim]

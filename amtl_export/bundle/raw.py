@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import onnx_ir as ir
 import polars as pl
 
 from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.derived_values import possible, raw_of
 from amtl_export.bundle.samples import read_test_data, write_messages, write_test_data
 from amtl_export.data.encode import padded_ids
 from amtl_export.data.normalise import Normalisation, Refuse, normalisations, normalised
@@ -55,37 +55,20 @@ def raw_numbers(bundle: Bundle) -> dict[str, Normalisation]:
 def values_of(ids: npt.NDArray[np.int64], field: RawField) -> npt.NDArray[Any]:
     """Values that have these ids, as a graph takes them, in the same shape; one not known for ids out of vocabulary."""
     vocabulary, known = field.vocabulary, field.vocabulary.values.to_list()
-    nothing = field.missing[0]
-    if field.spec.boundaries:
-        nothing, known = np.nan, [_number_in(bucket, field.spec) for bucket in known]
+    nothing = np.nan if field.spec.boundaries else field.missing[0]
+    if field.spec.derived:
+        known = [raw_of(value, field.spec) for value in known]
     values = [unknown_value(field), nothing, *known, *([nothing] * vocabulary.padded)]
     places = np.where((ids >= 0) & (ids < vocabulary.size), ids, OOV)
     return np.asarray(np.array(values, dtype=field.type.numpy())[places])
 
 
-@np.errstate(over="ignore")
-def _number_in(bucket: int, spec: Normalisation) -> float | None:
-    """A number that has reached so many boundaries and is not missing; None if there is none."""
-    lowest = np.float32(spec.boundaries[0])
-    up = [np.float32(spec.boundaries[bucket - 1])]
-    down = [lowest - max(np.float32(1), abs(lowest)), np.nextafter(lowest, np.float32(-np.inf))]
-    for start in up if bucket else down:
-        found = start
-        while np.isfinite(found) and float(found) in spec.missing_numbers:
-            found = np.nextafter(found, np.float32(np.inf if bucket else -np.inf))
-        if np.isfinite(found) and bisect.bisect_right(spec.boundaries, float(found)) == bucket:
-            return float(found)
-    return None
-
-
 def unknown_value(field: RawField) -> Any:
     """A value that is not in the vocabulary, and does not mean "missing"; a known one where all are known."""
-    if field.spec.boundaries:
-        numbers = {b: _number_in(b, field.spec) for b in range(len(field.spec.boundaries) + 1)}
-        there = {bucket: number for bucket, number in numbers.items() if number is not None}
-        return next(
-            (x for bucket, x in there.items() if bucket not in set(field.vocabulary.values)), min(there.values())
-        )
+    if field.spec.derived:
+        there = {value: raw for value in possible(field.spec) if (raw := raw_of(value, field.spec)) is not None}
+        unknown = [raw for value, raw in there.items() if value not in set(field.vocabulary.values)]
+        return [*unknown, *there.values()][0]
     known = {*field.vocabulary.values, *field.missing}
     if field.vocabulary.type == "int64":
         return next(-i for i in range(1, len(known) + 2) if -i not in known)
@@ -94,7 +77,8 @@ def unknown_value(field: RawField) -> Any:
 
 def encoded(raw: Feed, bundle: Bundle) -> Feed:
     """What a bundle's own graph takes for a raw graph's inputs, by the reader that training used."""
-    fields, specs = raw_fields(bundle), normalisations(bundle.run_schema)
+    fields = raw_fields(bundle)
+    specs = {name: as_sent(spec) for name, spec in normalisations(bundle.run_schema).items()}
     columns: dict[str, pl.Series] = {}
     for spec in bundle.inputs:
         if spec.source == "numeric":
@@ -105,6 +89,11 @@ def encoded(raw: Feed, bundle: Bundle) -> Feed:
             columns[name] = as_column(values if specs[name].many else [row[0] for row in values], specs[name])
     widths = {name: values.shape[1] for name, values in raw.items() if name in fields}
     return encoded_columns(columns, bundle.inputs, fields, specs, widths)
+
+
+def as_sent(spec: Normalisation) -> Normalisation:
+    """What a raw graph does to a field: of a time that is no whole number, it takes the part."""
+    return spec.model_copy(update={"type": "int64", "part": None, "missing": ()}) if spec.type == "time" else spec
 
 
 def as_column(values: Sequence[Any], spec: Normalisation) -> pl.Series:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from amtl_export.data.schema import FieldSchema
 
 #: Keys that make a field's values of the data's; each gives whole numbers.
-DERIVING = ("boundaries",)
+DERIVING = ("boundaries", "part")
 
 
 def implied(values: Any) -> Any:
@@ -37,3 +37,7 @@ def check(field: FieldSchema, owner: FieldSchema | None = None) -> None:
             raise ValueError(f'field {field.name}: {key} is for kind = "categorical", not {field.kind!r}')
         if field.type != "int64":
             raise ValueError(f"field {field.name}: {key} gives whole numbers; leave type = {field.type!r} out")
+    if field.boundaries is not None and field.part is not None:
+        raise ValueError(f"field {field.name}: boundaries and part exclude each other")
+    if field.unit is not None and field.part is None:
+        raise ValueError(f"field {field.name}: unit is for part = …, of a column of whole numbers")

@@ -8,7 +8,8 @@ A value is a text, a number, a truth value, or a list of them. In this order:
 4. By `type`: `string` takes a whole number as its decimal text and a truth value as `true` or `false`; `int64` takes a
    text of a whole number (`19`, `+19`, `19.0`), and a float that is one and at most 2^53; `float32` takes any finite
    number or its text, rounded to float32. A number that equals one of `missing`, and the least int64, are missing too.
-5. A number becomes how many of the `boundaries` it has reached, compared in float32: a whole number from 0 on.
+5. A number becomes how many of the `boundaries` it has reached, compared in float32: a whole number from 0 on; a time
+   becomes its `part` (`data/times.py`): of type `int64` if it has a `unit`, of type `time` if not.
 6. Of a multi-valued field or sequence, missing ones are left out, and the first `max_length` of the others are kept.
 7. A missing value is what `default` says, if it says anything; so is the only one of a row without any.
 
@@ -26,6 +27,7 @@ import polars as pl
 from pydantic import PlainValidator
 
 from amtl_export.data.strict import Strict
+from amtl_export.data.times import Part, Unit, part_of_epochs, part_of_texts, part_of_times
 
 if TYPE_CHECKING:
     from amtl_export.data.schema import FieldSchema, Schema
@@ -68,23 +70,32 @@ class Normalisation(Strict):
         max_length: how many values are kept.
         default: the value of what is missing, as the field has it.
         boundaries: float32, increasing; a number becomes how many of them it has reached.
+        part: of a time, which a value becomes.
+        unit: of times that are whole numbers; None for dates and texts.
     """
 
     field: str
     column: str
     many: bool = False
-    type: Literal["string", "int64", "float32"]
+    type: Literal["string", "int64", "float32", "time"]
     trim: bool = True
     missing: tuple[str, ...] = ()
     separator: str | None = None
     max_length: int | None = None
     default: Value = None
     boundaries: tuple[float, ...] = ()
+    part: Part | None = None
+    unit: Unit | None = None
+
+    @property
+    def derived(self) -> bool:
+        """Whether values are made of the data's: whole numbers."""
+        return bool(self.boundaries) or self.part is not None
 
     @property
     def value_type(self) -> Literal["string", "int64", "float32"]:
         """Of the field's values."""
-        return "int64" if self.boundaries else self.type
+        return "int64" if self.derived or self.type == "time" else self.type
 
     @property
     def missing_texts(self) -> tuple[str, ...]:
@@ -117,14 +128,22 @@ def normalisation(schema: Schema, field: FieldSchema) -> Normalisation:
         field=field.name,
         column=field.source_column,
         many=many,
-        type="float32" if field.kind == "numeric" or field.boundaries else owner.type,
+        type=_read_as(field, owner),
         trim=owner.trim,
         missing=tuple(dict.fromkeys((*schema.files.missing, *owner.missing, *field.missing))),
         separator=field.separator if many else None,
         max_length=field.max_length if many else None,
         boundaries=_boundaries(field.name, field.boundaries or ()),
+        part=field.part,
+        unit=field.unit,
     )
     return spec if field.default is None else spec.model_copy(update={"default": _default(spec, field.default)})
+
+
+def _read_as(field: FieldSchema, owner: FieldSchema) -> Literal["string", "int64", "float32", "time"]:
+    if field.kind == "numeric" or field.boundaries:
+        return "float32"
+    return "time" if field.part is not None and field.unit is None else owner.type
 
 
 def _boundaries(name: str, given: tuple[float, ...]) -> tuple[float, ...]:
@@ -225,6 +244,9 @@ def _scalars(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Serie
     if values.dtype == pl.String:
         values = _present(values, spec)
     found = _TYPED[spec.type](values, spec, refuse)
+    if spec.part is not None and spec.unit is not None:
+        parts = part_of_epochs(found.fill_null(0).to_numpy(), spec.part, spec.unit)
+        return pl.Series(found.name, parts).set(found.is_null(), None)
     return _reached(found, spec.boundaries) if spec.boundaries else found
 
 
@@ -259,6 +281,8 @@ def _texts(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
 
 def _whole(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
     allowed = 'a whole number that int64 holds (or type = "string")'
+    if spec.unit is not None:
+        allowed = f"a whole number, in {spec.unit} since 1970 (without unit, a date or date-time)"
     if values.dtype == pl.String:
         values = values.str.strip_chars(BLANKS)
         refuse(~values.str.contains(WHOLE), allowed)
@@ -292,6 +316,21 @@ def _numbers(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Serie
     return rounded.set(rounded.is_in(list(spec.missing_numbers)).fill_null(False), None)
 
 
+def _times(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
+    assert spec.part is not None
+    shown = "2024-05-01T12:00:00" if spec.part == "hour" else "2024-05-01 or 2024-05-01T12:00:00"
+    allowed = f'a time like {shown} (whole numbers need unit = "s" or "ms")'
+    values = values.fill_nan(None) if values.dtype.is_float() else values
+    if values.dtype == pl.String:
+        found = part_of_texts(values.str.strip_chars(BLANKS), spec.part)
+    elif isinstance(values.dtype, pl.Datetime) or (values.dtype == pl.Date and spec.part != "hour"):
+        found = part_of_times(values, spec.part)
+    else:
+        found = pl.repeat(None, len(values), dtype=pl.Int64, eager=True)
+    refuse(found.is_null() & values.is_not_null(), allowed)
+    return found.alias(values.name)
+
+
 def _nan(values: pl.Series) -> pl.Series:
     if values.dtype.is_float():
         return values.is_nan().fill_null(False)
@@ -312,4 +351,5 @@ _TYPED: dict[str, Callable[[pl.Series, Normalisation, Refuse], pl.Series]] = {
     "string": _texts,
     "int64": _whole,
     "float32": _numbers,
+    "time": _times,
 }

@@ -16,6 +16,7 @@ from amtl_export.data import field_rules
 from amtl_export.data.normalise import Value, normalisations
 from amtl_export.data.schema_problems import lines, nearest, tidied
 from amtl_export.data.strict import Strict
+from amtl_export.data.times import Part, Unit
 from amtl_export.errors import InputError
 
 Kind = Literal["categorical", "numeric", "multi-valued", "sequence"]
@@ -48,6 +49,8 @@ class FieldSchema(Strict):
         missing: further texts of this field that mean "missing".
         trim: whether spaces around a text are no part of it, and several within it are one.
         default: what a missing value is read as; a row without any value has this one.
+        part: of a categorical field of times, whose values are that part of each.
+        unit: of times that are whole numbers, counted from 1970 on.
         boundaries: of a categorical field of numbers, whose values are how many of these a number has reached.
     """
 
@@ -65,6 +68,8 @@ class FieldSchema(Strict):
     missing: tuple[str, ...] = ()
     trim: bool = True
     default: Value = None
+    part: Part | None = None
+    unit: Unit | None = None
     boundaries: Annotated[tuple[Finite, ...], Field(min_length=1)] | None = None
 
     @property

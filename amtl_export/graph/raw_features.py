@@ -21,6 +21,7 @@ import polars as pl
 from onnx_ir.tape import Tape
 
 from amtl_export.data.normalise import NO_NUMBER, Normalisation
+from amtl_export.data.times import PER_SECOND
 from amtl_export.data.vocabulary import FIRST_VALUE, MISSING, OOV, Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.graph.trace import IR_VERSION, OPSET
@@ -54,7 +55,7 @@ class RawField:
     @property
     def missing(self) -> tuple[Any, ...]:
         """Keys that mean "missing"; none of them is in the vocabulary."""
-        if self.spec.boundaries:
+        if self.spec.derived:
             return (NO_NUMBER,)
         return self.spec.missing_whole if self.spec.type == "int64" else self.spec.missing_texts
 
@@ -75,7 +76,7 @@ class RawField:
         """Of its input."""
         if self.spec.type == "float32":
             return ir.DataType.FLOAT
-        return ir.DataType.INT64 if self.spec.type == "int64" else ir.DataType.STRING
+        return ir.DataType.STRING if self.spec.type == "string" else ir.DataType.INT64
 
 
 def encoded_name(name: str) -> str:
@@ -143,8 +144,7 @@ def _encoder(
     values = {name: _raw_input(spec, fields[name]) for spec in encoded for name in spec.fields}
     taken = list(values.values())
     tape = Tape()
-    keys = {n: _reached(tape, v, fields[n].spec) if fields[n].spec.boundaries else v for n, v in values.items()}
-    looked_up = _looked_up(tape, fields, keys)
+    looked_up = _looked_up(tape, fields, {name: _key(tape, raw, fields[name].spec) for name, raw in values.items()})
     given: dict[str, ir.Value] = {}
     for spec in encoded:
         if spec.packed:
@@ -194,6 +194,13 @@ def _filled(tape: Tape, numbers: ir.Value, specs: Sequence[Normalisation]) -> ir
     return tape.op("Where", [tape.op("IsNaN", [numbers]), defaults, numbers])
 
 
+def _key(tape: Tape, value: ir.Value, spec: Normalisation) -> ir.Value:
+    """What is looked up for a raw value."""
+    if spec.boundaries:
+        return _reached(tape, value, spec)
+    return _part(tape, value, spec) if spec.unit is not None else value
+
+
 def _reached(tape: Tape, number: ir.Value, spec: Normalisation) -> ir.Value:
     """How many boundaries each number `[n, 1]` has reached, int64; the least int64 where it is missing."""
     known = _without(tape, number, [spec.missing_numbers])
@@ -201,6 +208,45 @@ def _reached(tape: Tape, number: ir.Value, spec: Normalisation) -> ir.Value:
     reached = tape.op("Cast", [tape.op("GreaterOrEqual", [known, boundaries])], {"to": ir.DataType.INT64})
     count = tape.op("ReduceSum", [reached, _integers(tape, "axis", [1])], {"keepdims": 1})
     return tape.op("Where", [tape.op("IsNaN", [known]), _integers(tape, "no_number", [NO_NUMBER]), count])
+
+
+def _part(tape: Tape, epoch: ir.Value, spec: Normalisation) -> ir.Value:
+    """The part of times in whole numbers, int64, the least int64 where it is missing; see `data/times.py`."""
+    assert spec.part is not None
+    assert spec.unit is not None
+
+    def op(name: str, value: ir.Value, number: int) -> ir.Value:
+        return tape.op(name, [value, _integers(tape, f"number.{number}", number)])
+
+    def floor(value: ir.Value, number: int) -> ir.Value:
+        """Div rounds towards zero, which is too high below zero."""
+        quotient = op("Div", value, number)
+        high = tape.op("Less", [value, op("Mul", quotient, number)])
+        return tape.op("Sub", [quotient, tape.op("Cast", [high], {"to": ir.DataType.INT64})])
+
+    seconds = floor(epoch, PER_SECOND[spec.unit])
+    days = floor(seconds, 86400)
+    if spec.part == "hour":
+        found = op("Div", op("Mod", seconds, 86400), 3600)
+    elif spec.part == "weekday":
+        found = op("Mod", op("Add", days, 3), 7)
+    else:
+        of_era = op("Mod", op("Add", days, 719468), 146097)
+        leap = tape.op("Sub", [op("Div", of_era, 36524), op("Div", of_era, 1460)])
+        leap = tape.op("Sub", [leap, op("Div", of_era, 146096)])
+        year = op("Div", tape.op("Add", [of_era, leap]), 365)
+        before = tape.op("Add", [op("Mul", year, 365), tape.op("Sub", [op("Div", year, 4), op("Div", year, 100)])])
+        of_year = tape.op("Sub", [of_era, before])
+        month = op("Div", op("Add", op("Mul", of_year, 5), 2), 153)
+        if spec.part == "month":
+            found = op("Add", op("Mod", op("Add", month, 2), 12), 1)
+        else:
+            begins = op("Div", op("Add", op("Mul", month, 153), 2), 5)
+            found = op("Add", tape.op("Sub", [of_year, begins]), 1)
+    nothing = _integers(tape, "no_number", [NO_NUMBER])
+    for missing in spec.missing_whole:
+        found = tape.op("Where", [op("Equal", epoch, missing), nothing, found])
+    return found
 
 
 def _shape(spec: TensorSpec, width: int) -> list[int | str]:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 import polars as pl
 
 from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.derived_values import examples
 from amtl_export.bundle.encoder import Encoder
 from amtl_export.bundle.encoder_files import write_encoder
 from amtl_export.bundle.raw import as_column, encoded_columns, raw_fields, raw_numbers, refusing, unknown_value
@@ -98,7 +99,7 @@ def check_hostile(bundle: Bundle) -> RawCheck:
     for name, spec in ways.specs.items():
         field_ = ways.fields.get(name)
         own = [1.5, 2.0] if field_ is None else field_.vocabulary.values.head(3).to_list()
-        known = list(spec.boundaries[:3]) or own
+        known = examples(spec) if spec.derived else own
         values = hostile(spec, known, 3.25 if field_ is None else unknown_value(field_))
         by_reader = [ways.reads(name, value) for value in values]
         by_encoder = [ways.serves(name, value) for value in values]
@@ -134,6 +135,7 @@ def hostile(spec: Normalisation, known: Sequence[Any], unknown: Any) -> list[Any
             "+1",
             " 7.0 ",
             "x",
+            *("2024-02-30", "2024-5-1", "2024-05-01T24:00", "2024-05-01T12", "0000-01-01T00:00", "2024-05-01T1:00:60"),
         ]
     if not spec.many:
         return one
@@ -236,12 +238,16 @@ class _Ways:
         feed, numbers = {}, []
         for name, column in columns.items():
             spec = self.specs[name].model_copy(update={"missing": (), "default": None, "boundaries": ()})
+            spec = spec.model_copy(update={"part": None, "unit": None} if spec.type == "int64" else {})
             if spec.type == "float32":
                 number = normalised(column, spec, refusing(name)).fill_null(float("nan")).to_numpy()
                 if name in self.fields:
                     feed[name] = number[:, None]
                 else:
                     numbers.append(number)
+            elif spec.type == "time":
+                parts = normalised(column, self.specs[name].model_copy(update={"default": None}), refusing(name))
+                feed[name] = _filled(parts.to_list(), NO_NUMBER, np.int64, many=False)
             elif spec.type == "int64":
                 whole = normalised(column, spec.model_copy(update={"max_length": 2**31}), refusing(name))
                 feed[name] = _filled(whole.to_list(), NO_NUMBER, np.int64, many=spec.many)

@@ -108,3 +108,31 @@ def test_a_sequence_cannot_list_buckets(tmp_path: Path) -> None:
     seen = '[[field]]\nname = "seen"\nkind = "sequence"\nof = "f"\n'
     says = refused(tmp_path, 'kind = "categorical"\nboundaries = [1]\n' + seen)
     assert says == "schema: field seen: f has boundaries, and a sequence lists the data's own values"
+
+
+def test_parts_imply_whole_numbers(tmp_path: Path) -> None:
+    text = 'kind = "categorical"\npart = "month"\ndefault = "2024-05-01"\n'
+    schema = read(tmp_path, text)
+    assert schema.fields[1].type == "int64"
+    spec = normalisations(schema)["f"]
+    assert (spec.type, spec.value_type, spec.part, spec.unit, spec.default) == ("time", "int64", "month", None, 5)
+    assert Schema.from_values(schema.to_json(), "json") == schema
+    spec = normalisations(read(tmp_path, 'kind = "categorical"\npart = "hour"\nunit = "ms"\ndefault = 3600000'))["f"]
+    assert (spec.type, spec.unit, spec.default) == ("int64", "ms", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('kind = "categorical"\npart = "year"', "field.1.part: Input should be 'hour', 'weekday', 'day' or 'month'"),
+        ('kind = "categorical"\npart = "day"\nunit = "us"', "field.1.unit: Input should be 's' or 'ms'"),
+        ('kind = "categorical"\nunit = "s"', "unit is for part = …"),
+        ('kind = "categorical"\npart = "day"\nboundaries = [1]', "boundaries and part exclude each other"),
+        ('kind = "categorical"\npart = "day"\ntype = "string"', "part gives whole numbers; leave type = 'string' out"),
+        ('kind = "numeric"\npart = "day"', "part is for kind = \"categorical\", not 'numeric'"),
+        ('kind = "categorical"\npart = "hour"\ndefault = "2024-05-01"', "which takes a time like 2024-05-01T12:00:00"),
+        ('kind = "categorical"\npart = "day"\nunit = "s"\ndefault = "2024-05-01"', "a whole number, in s since 1970"),
+    ],
+)
+def test_parts_that_make_no_sense(tmp_path: Path, text: str, says: str) -> None:
+    assert says in refused(tmp_path, text)

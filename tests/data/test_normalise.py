@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from amtl_export.bundle.encoder import Normaliser
 from amtl_export.data.encode import padded_ids
 from amtl_export.data.normalise import NO_NUMBER, Normalisation, normalised
+from amtl_export.data.times import ISO, RANGES, Part, Unit
 from amtl_export.data.vocabulary import ValueCounter
 from amtl_export.graph.raw_features import RawField, encoder_model
 from amtl_export.runtime.session import open_session
@@ -250,6 +251,105 @@ def test_a_number_is_the_count_of_boundaries_it_has_reached() -> None:
     assert read(values, pl.String, spec) == encode(values, spec) == expected
     assert encode([math.inf, "x", True], spec) == [Refused, Refused, 2 - 1]
     assert read([True], pl.Boolean, spec) == [1]
+
+
+def of_time(part: Part, unit: Unit | None, **more: Any) -> Normalisation:
+    return Normalisation(field="f", column="c", type="time" if unit is None else "int64", part=part, unit=unit, **more)
+
+
+EPOCHS = st.one_of(
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(-(10**11), 10**11),
+    st.integers(-3, 3).map(lambda days: 86400 * days),
+    st.integers(-3, 3).map(lambda days: 86400000 * days - 1),
+)
+
+
+@given(st.sampled_from(list(RANGES)), st.sampled_from(["s", "ms"]), st.data())
+def test_the_graph_gives_the_ids_of_times_in_whole_numbers(part: Part, unit: Unit, data: st.DataObject) -> None:
+    missing = tuple(map(str, data.draw(st.lists(st.one_of(EPOCHS, st.just("n/a")), max_size=2))))
+    default = data.draw(st.one_of(st.none(), st.sampled_from(RANGES[part])))
+    spec = of_time(part, unit, missing=missing, default=default)
+    values = data.draw(st.lists(EPOCHS, min_size=1, max_size=12))
+    reader, graph = ids_of(values, spec)
+    assert graph == reader
+    found = read(values, pl.Int64, spec)
+    assert encode(values, spec) == found
+    assert encode(list(map(str, values)), spec) == read(list(map(str, values)), pl.String, spec) == found
+    assert set(found) <= {None, *RANGES[part]}
+
+
+@given(st.sampled_from(list(RANGES)), st.datetimes(), st.sampled_from(["s", "ms"]))
+def test_a_time_in_whole_numbers_and_its_text_have_the_same_part(part: Part, time: datetime, unit: Unit) -> None:
+    expected = {"hour": time.hour, "weekday": time.weekday(), "day": time.day, "month": time.month}[part]
+    since = time - datetime(1970, 1, 1)
+    epoch = since // timedelta(seconds=1) if unit == "s" else since // timedelta(milliseconds=1)
+    assert read([epoch], pl.Int64, of_time(part, unit)) == encode([epoch], of_time(part, unit)) == [expected]
+    text = of_time(part, None)
+    for given_ in (time.isoformat(), str(time), f"{time.isoformat()}Z", f" {time} ".replace(" ", "T", 2)[1:]):
+        assert encode([given_], text) == read([given_], pl.String, text)
+    assert encode([time.isoformat()], text) == read([time], pl.Datetime("us"), text) == [expected]
+
+
+TIMES = st.one_of(
+    TEXTS,
+    st.from_regex(ISO.removeprefix("^").removesuffix("$"), fullmatch=True),
+    st.from_regex(r"[0-9]{4}-[01][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-6][0-9](:[0-6][0-9](\.[0-9]*)?)?Z?", fullmatch=True),
+    st.dates().map(str),
+)
+
+
+@given(st.sampled_from(list(RANGES)), st.booleans(), st.lists(TIMES, max_size=2), st.lists(st.one_of(st.none(), TIMES)))
+def test_texts_of_times(part: Part, trim: bool, missing: list[str], values: list[str | None]) -> None:
+    spec = of_time(part, None, trim=trim, missing=tuple(missing))
+    assert encode(values, spec) == read(values, pl.String, spec)
+
+
+@pytest.mark.parametrize(
+    ("values", "spec", "expected"),
+    [
+        ([date(2024, 2, 29)], of_time("day", None), [29]),
+        ([date(2024, 5, 6), None], of_time("weekday", None), [0, None]),
+        ([datetime(2024, 5, 1, 3, 4, 5)], of_time("hour", None), [3]),
+        (["2024-05-01T23:30:00-08:00", "2024-05-01"], of_time("day", None), [1, 1]),
+        (["2024-05-01T23:30"], of_time("hour", None), [23]),
+        ([-1, 0, 3599, 3600], of_time("hour", "s"), [23, 0, 0, 1]),
+        ([-1, 0, -86400000], of_time("weekday", "ms"), [2, 3, 2]),
+        ([951782400, 951868800, -1], of_time("month", "s"), [2, 3, 12]),
+        ([951782400, 951868800, -1], of_time("day", "s"), [29, 1, 31]),
+    ],
+)
+def test_parts_of_times(values: list[Any], spec: Normalisation, expected: list[Any]) -> None:
+    assert normalised(pl.Series(values), spec, refuse).to_list() == expected
+
+
+def test_the_clock_of_a_zone_is_what_counts() -> None:
+    times = pl.Series([datetime(2024, 7, 1, 23, 30)]).dt.replace_time_zone("Europe/Paris")
+    assert normalised(times, of_time("hour", None), refuse).to_list() == [23]
+    assert encode(times.cast(pl.String).to_list(), of_time("hour", None)) == [23]
+
+
+@pytest.mark.parametrize(
+    ("values", "spec"),
+    [
+        ([1], of_time("day", None)),
+        ([1.5], of_time("day", None)),
+        ([True], of_time("day", None)),
+        ([date(2024, 5, 1)], of_time("hour", None)),
+        (["2024-05-01"], of_time("hour", None)),
+        (["2023-02-29"], of_time("day", None)),
+        (["0000-01-01"], of_time("day", None)),
+        (["12:00"], of_time("hour", None)),
+        (["2024-05-01"], of_time("day", "s")),
+        ([datetime(2024, 5, 1)], of_time("day", "s")),
+        ([1.5], of_time("day", "s")),
+    ],
+)
+def test_times_that_are_refused(values: list[Any], spec: Normalisation) -> None:
+    with pytest.raises(Refused, match=r"a time like 2024-05-01|in s since 1970"):
+        normalised(pl.Series(values), spec, refuse)
+    if not isinstance(values[0], date):
+        assert encode(values, spec) == [Refused]
 
 
 def test_the_graph_leaves_missing_numbers_out() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import polars as pl
 import pytest
 
 from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.derived_values import possible, raw_of
 from amtl_export.bundle.encoder import Encoder
 from amtl_export.bundle.encoder_files import write_encoder
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.bundle.raw import encoded, raw_fields, refusing, values_of, write_raw_bundle
 from amtl_export.bundle.samples import read_test_data
-from amtl_export.data.normalise import normalisations, normalised
+from amtl_export.data.normalise import Normalisation, normalisations, normalised
+from amtl_export.data.times import PER_SECOND, RANGES, Part, Unit
 from amtl_export.files import read_json
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.package import PackageConfig, package
@@ -24,6 +27,7 @@ from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.training.observer import Silent
 from amtl_export.training.run import Run
+from amtl_export.validation.raw_rows import check_raw
 from amtl_export.validation.validate import validate
 
 
@@ -76,6 +80,34 @@ column = "price"
 kind = "categorical"
 boundaries = [0.5]
 default = 1
+[[field]]
+name = "hour"
+column = "time"
+kind = "categorical"
+part = "hour"
+missing = ["never"]
+[[field]]
+name = "weekday"
+column = "time"
+kind = "categorical"
+part = "weekday"
+missing = ["never"]
+default = "2024-05-05"
+[[field]]
+name = "day"
+column = "epoch"
+kind = "categorical"
+part = "day"
+unit = "s"
+missing = ["0"]
+[[field]]
+name = "month"
+column = "epoch"
+kind = "categorical"
+part = "month"
+unit = "ms"
+missing = ["0"]
+default = 86400000
 """
 
 
@@ -93,6 +125,8 @@ def write_data(folder: Path) -> None:
             "shop": texts("", "1", "2", "3", "4.0", "5"),
             "seen": texts("", "|", "1|2", "3||4", "5"),
             "tags": texts("", "a", "b|c", "c| a |b|a", "|"),
+            "time": texts("", "never", "2024-05-01T12:00:00", "2023-12-31 23:59", "2024-02-29T00:00:00.5+02:00"),
+            "epoch": texts("", "0", "-1", "951782400", "1700000000", "3e9".replace("e9", "000000000")),
             "age": texts("", "-1", "-2", "18", "18.5", "65.5", "1e3", "0.0", "NaN"),
             "price": texts("", "-1", "0.5", "1e3", "nan"),
         }
@@ -130,7 +164,12 @@ def test_a_missing_value_has_the_id_of_the_default(derived: Bundle, tmp_path: Pa
         vocabularies["city"].encode(pl.Series(["nowhere"]))[0],
         vocabularies["shop"].encode(pl.Series([3]))[0],
     ]
-    assert nothing[2:] == [1, vocabularies["cost"].encode(pl.Series([1]))[0]]
+    assert nothing[2:5] == [1, vocabularies["cost"].encode(pl.Series([1]))[0], 1]
+    assert nothing[5:] == [
+        vocabularies["weekday"].encode(pl.Series([6]))[0],
+        1,
+        vocabularies["month"].encode(pl.Series([1]))[0],
+    ]
     assert encoder.encode([{}])["tags"] == [vocabularies["tags"].encode(pl.Series(["a"])).tolist()]
     assert encoder.encode([{"seen": " | "}])["seen"] == [vocabularies["seen"].encode(pl.Series([5])).tolist()]
     assert encoder.encode([{"price": "-1"}, {}])["numeric"] == [[2.5], [2.5]]
@@ -149,6 +188,13 @@ def test_numbers_have_the_ids_of_their_buckets(derived: Bundle) -> None:
     assert age.encode(found)[1:].tolist() == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(("part", "unit"), [(part, unit) for part in RANGES for unit in PER_SECOND])
+def test_each_part_has_a_time(part: Part, unit: Unit) -> None:
+    spec = Normalisation(field="f", column="c", type="int64", part=part, unit=unit, missing=("0", "1"))
+    times = [raw_of(value, spec) for value in possible(spec)]
+    assert normalised(pl.Series(times), spec, refusing("f")).to_list() == list(possible(spec))
+
+
 def test_a_server_takes_the_values(derived: Bundle, tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     write_raw_bundle(derived, tmp_path / "raw")
@@ -156,6 +202,7 @@ def test_a_server_takes_the_values(derived: Bundle, tmp_path: Path) -> None:
     expected = load(derived.path).predict(encoded(raw, derived))
     np.testing.assert_array_equal(load(tmp_path / "raw").predict(raw)["logit"], expected["logit"])
     types = {value.name: value.dtype for value in load(tmp_path / "raw").inputs}
+    assert types["hour"] == types["day"] == "int64"
     assert types["age"] == types["cost"] == types["numeric"] == "float32"
     listed = {name: values.tolist() for name, values in raw.items()}
     np.testing.assert_array_equal(load(tmp_path / "raw").predict(listed)["logit"], expected["logit"])
@@ -166,6 +213,16 @@ def test_a_server_takes_the_values(derived: Bundle, tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / f"models{keys}")
 
 
+def test_times_of_parquet_have_the_ids_of_their_texts(derived: Bundle) -> None:
+    texts = {name: pl.Series([None, None, ""], dtype=pl.String) for name in normalisations(derived.run_schema)}
+    times = pl.Series([datetime(2024, 5, 1, 12), None, datetime(1969, 12, 31, 23, 59, 59, 7)])
+    for zone in (None, "UTC", "America/New_York"):
+        for unit in ("ms", "us", "ns"):
+            column = times.dt.replace_time_zone(zone).cast(pl.Datetime(unit, zone))
+            columns = texts | {"hour": column, "weekday": column, "day": pl.Series([0, -1, 2**40])}
+            assert check_raw(derived, columns).problems == []
+
+
 def test_rows_of_other_boundaries_are_not_taken(derived_run: Run, tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     schema = SCHEMA.replace("[0, 18, 65.5]", "[0, 20, 65.5]")
@@ -173,5 +230,5 @@ def test_rows_of_other_boundaries_are_not_taken(derived_run: Run, tmp_path: Path
     notes = Notes()
     config = replace(derived_run.train, data=str(tmp_path / "data"), warm_start=str(derived_run.path))
     train(config, tmp_path / "run", observer=notes)
-    assert "warm start: not taken: age: its boundaries differ" in notes.lines
+    assert "warm start: not taken: age: its boundaries or its part of a time differ" in notes.lines
     assert any(line.startswith("warm start: cost: ") for line in notes.lines)

@@ -40,6 +40,8 @@ def raw_of(value: int, spec: Normalisation) -> float | int | None:
 
 def examples(spec: Normalisation) -> list[Any]:
     """Raw values of such a field, as rows have them."""
+    if spec.buckets is not None:
+        return ["a", "b  c", "ünïcode", "7"] if spec.type == "string" else [0, -7, 2**63 - 1]
     if spec.boundaries:
         with np.errstate(over="ignore"):
             below = np.nextafter(np.array(spec.boundaries, dtype=np.float32), np.float32(-np.inf))

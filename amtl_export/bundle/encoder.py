@@ -18,6 +18,7 @@ import json
 import math
 import re
 import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,15 +129,15 @@ class Normaliser:
 
     Args:
         spec: `field`, `type` (string, int64, float32 or time), `trim`, `missing`, `default`, `boundaries`, `part` and
-            `unit` (of a time), and for several values `separator` and `max_length`; see `data/normalise.py` of
-            amtl-export.
+            `unit` (of a time), `buckets`, and for several values `separator` and `max_length`; see `data/normalise.py`
+            of amtl-export.
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self._field, self._type, self._trim = spec["field"], spec["type"], spec["trim"]
         self._separator, self._max_length = spec["separator"], spec["max_length"]
         self._boundaries: list[float] = spec["boundaries"]
-        self._part, self._unit = spec["part"], spec["unit"]
+        self._part, self._unit, self._buckets = spec["part"], spec["unit"], spec["buckets"]
         self._default: str | int | float | None = spec["default"]
         self._missing = {"", *map(self._trimmed, spec["missing"])}
         found = [self._parsed(text.strip(BLANKS)) for text in spec["missing"]]
@@ -151,8 +152,12 @@ class Normaliser:
             ValueError: it is of another kind.
         """
         found = self._present(value)
-        if found is None:
-            return self._default
+        return self._default if found is None else self._made_of(found)
+
+    def _made_of(self, found: str | int | float) -> str | int | float:
+        """The field's value of the data's."""
+        if self._buckets:
+            return zlib.crc32(str(found).encode()) % int(self._buckets)
         if self._unit:
             return _part_of_epoch(int(found) // {"s": 1, "ms": 1000}[self._unit], self._part)
         return bisect.bisect_right(self._boundaries, float(found)) if self._boundaries else found
@@ -178,7 +183,7 @@ class Normaliser:
             values = values.split(self._separator)
         if not isinstance(values, list | tuple | None):
             raise ValueError(f"{self._field} takes a list, found {values!r}")
-        present = [found for value in values or () if (found := self._present(value)) is not None]
+        present = [self._made_of(found) for value in values or () if (found := self._present(value)) is not None]
         return present[: self._max_length] or ([] if self._default is None else [self._default])
 
     def _trimmed(self, text: str) -> str:

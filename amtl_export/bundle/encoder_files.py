@@ -82,9 +82,9 @@ class _Golden:
         if spec.field not in self.fields:
             return [0.0, -1.5, 1e6, 0.1, None, *spec.missing_numbers, *map(int, spec.missing_numbers)]
         field = self.fields[spec.field]
-        if spec.derived:
+        if spec.derived and not spec.buckets:
             return [None, *examples(spec)]
-        known = [*field.vocabulary.values.head(2), *field.vocabulary.values.tail(2)]
+        known = examples(spec) if spec.buckets else [*field.vocabulary.values.head(2), *field.vocabulary.values.tail(2)]
         missing = spec.missing_texts if spec.type == "string" else spec.missing_whole
         texts = [f"  {value} " for value in known if spec.trim]
         single = [None, *missing, unknown_value(field), *known]

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import polars as pl
 
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.derived_values import possible, raw_of
+from amtl_export.bundle.derived_values import examples, possible, raw_of
 from amtl_export.bundle.samples import read_test_data, write_messages, write_test_data
 from amtl_export.data.encode import padded_ids
 from amtl_export.data.normalise import Normalisation, Refuse, normalisations, normalised
@@ -65,6 +65,8 @@ def values_of(ids: npt.NDArray[np.int64], field: RawField) -> npt.NDArray[Any]:
 
 def unknown_value(field: RawField) -> Any:
     """A value that is not in the vocabulary, and does not mean "missing"; a known one where all are known."""
+    if field.spec.buckets is not None:
+        return examples(field.spec)[-1]
     if field.spec.derived:
         there = {value: raw for value in possible(field.spec) if (raw := raw_of(value, field.spec)) is not None}
         unknown = [raw for value, raw in there.items() if value not in set(field.vocabulary.values)]

@@ -39,5 +39,12 @@ def check(field: FieldSchema, owner: FieldSchema | None = None) -> None:
             raise ValueError(f"field {field.name}: {key} gives whole numbers; leave type = {field.type!r} out")
     if field.boundaries is not None and field.part is not None:
         raise ValueError(f"field {field.name}: boundaries and part exclude each other")
+    if field.buckets is not None and field.kind not in ("categorical", "multi-valued"):
+        raise ValueError(
+            f'field {field.name}: buckets is for kind = "categorical" or "multi-valued", not {field.kind!r}'
+        )
+    for key in DERIVING:
+        if field.buckets is not None and getattr(field, key) is not None:
+            raise ValueError(f"field {field.name}: buckets and {key} exclude each other")
     if field.unit is not None and field.part is None:
         raise ValueError(f"field {field.name}: unit is for part = …, of a column of whole numbers")

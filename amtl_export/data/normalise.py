@@ -9,7 +9,8 @@ A value is a text, a number, a truth value, or a list of them. In this order:
    text of a whole number (`19`, `+19`, `19.0`), and a float that is one and at most 2^53; `float32` takes any finite
    number or its text, rounded to float32. A number that equals one of `missing`, and the least int64, are missing too.
 5. A number becomes how many of the `boundaries` it has reached, compared in float32: a whole number from 0 on; a time
-   becomes its `part` (`data/times.py`): of type `int64` if it has a `unit`, of type `time` if not.
+   becomes its `part` (`data/times.py`): of type `int64` if it has a `unit`, of type `time` if not; a text, or a whole
+   number's decimal text, becomes the CRC-32 of its UTF-8 modulo `buckets` (of zlib, of ISO 3309).
 6. Of a multi-valued field or sequence, missing ones are left out, and the first `max_length` of the others are kept.
 7. A missing value is what `default` says, if it says anything; so is the only one of a row without any.
 
@@ -19,6 +20,7 @@ Anything else is refused. `bundle/encoder.py` executes this one value at a time,
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -72,6 +74,7 @@ class Normalisation(Strict):
         boundaries: float32, increasing; a number becomes how many of them it has reached.
         part: of a time, which a value becomes.
         unit: of times that are whole numbers; None for dates and texts.
+        buckets: a value becomes the number of one of these, by its hash.
     """
 
     field: str
@@ -86,16 +89,22 @@ class Normalisation(Strict):
     boundaries: tuple[float, ...] = ()
     part: Part | None = None
     unit: Unit | None = None
+    buckets: int | None = None
 
     @property
     def derived(self) -> bool:
         """Whether values are made of the data's: whole numbers."""
-        return bool(self.boundaries) or self.part is not None
+        return bool(self.boundaries) or self.part is not None or self.buckets is not None
 
     @property
     def value_type(self) -> Literal["string", "int64", "float32"]:
         """Of the field's values."""
         return "int64" if self.derived or self.type == "time" else self.type
+
+    @property
+    def vocabulary_type(self) -> Literal["string", "int64"]:
+        """Of an embedded field's values."""
+        return "string" if self.value_type == "string" else "int64"
 
     @property
     def missing_texts(self) -> tuple[str, ...]:
@@ -136,6 +145,7 @@ def normalisation(schema: Schema, field: FieldSchema) -> Normalisation:
         boundaries=_boundaries(field.name, field.boundaries or ()),
         part=field.part,
         unit=field.unit,
+        buckets=owner.buckets,
     )
     return spec if field.default is None else spec.model_copy(update={"default": _default(spec, field.default)})
 
@@ -208,7 +218,7 @@ def _found(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
     if not spec.many:
         return _scalars(values, spec, refuse)
     if values.dtype == pl.Null:
-        return values.cast(pl.List(_DTYPES[spec.type]))
+        return values.cast(pl.List(_DTYPES[spec.value_type]))
     if isinstance(values.dtype, pl.Array):
         values = values.arr.to_list()
     if not isinstance(values.dtype, pl.List):
@@ -233,7 +243,7 @@ def _lists(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
     kept = kept.filter(pl.int_range(pl.len()).over("row") < spec.max_length)
     lists = kept.group_by("row", maintain_order=True).agg("value")
     joined = rows.to_frame("row").join(lists, on="row", how="left", maintain_order="left")
-    return joined["value"].cast(pl.List(_DTYPES[spec.type]))
+    return joined["value"].cast(pl.List(_DTYPES[spec.value_type]))
 
 
 def _scalars(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
@@ -247,7 +257,16 @@ def _scalars(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Serie
     if spec.part is not None and spec.unit is not None:
         parts = part_of_epochs(found.fill_null(0).to_numpy(), spec.part, spec.unit)
         return pl.Series(found.name, parts).set(found.is_null(), None)
+    if spec.buckets is not None:
+        return _hashed(found, spec.buckets)
     return _reached(found, spec.boundaries) if spec.boundaries else found
+
+
+def _hashed(values: pl.Series, buckets: int) -> pl.Series:
+    """The bucket of each value."""
+    texts = values.cast(pl.String)
+    found = [None if text is None else zlib.crc32(text.encode()) % buckets for text in texts]
+    return pl.Series(values.name, found, dtype=pl.Int64)
 
 
 def _reached(numbers: pl.Series, boundaries: tuple[float, ...]) -> pl.Series:

@@ -51,6 +51,7 @@ class FieldSchema(Strict):
         default: what a missing value is read as; a row without any value has this one.
         part: of a categorical field of times, whose values are that part of each.
         unit: of times that are whole numbers, counted from 1970 on.
+        buckets: how many values are left of a categorical or multi-valued field, by a hash.
         boundaries: of a categorical field of numbers, whose values are how many of these a number has reached.
     """
 
@@ -70,6 +71,7 @@ class FieldSchema(Strict):
     default: Value = None
     part: Part | None = None
     unit: Unit | None = None
+    buckets: Annotated[int, Field(ge=2, le=2**24, strict=True)] | None = None
     boundaries: Annotated[tuple[Finite, ...], Field(min_length=1)] | None = None
 
     @property

@@ -95,7 +95,7 @@ def encoder_model(
         numbers: every numeric field, by name.
 
     Raises:
-        InputError: the vocabularies are too large for one model.
+        InputError: the vocabularies are too large for one model; a field has buckets.
     """
     taken, given, tape = _encoder(inputs, fields, numbers)
     for name, value in given.items():
@@ -141,6 +141,12 @@ def _encoder(
 ) -> tuple[list[ir.Value], dict[str, ir.Value], Tape]:
     """What is taken; what each input of the graph is; the nodes and initializers between, all named `encoder.…`."""
     encoded = [spec for spec in inputs if spec.source != "numeric"]
+    if hashed := [name for spec in encoded for name in spec.fields if fields[name].spec.buckets is not None]:
+        raise InputError(
+            "a graph cannot hash values, as fields with buckets need: ONNX has no such operator",
+            found=", ".join(hashed),
+            fix="leave raw_features=True out, and encode where requests are made: encoder/ of the version",
+        )
     values = {name: _raw_input(spec, fields[name]) for spec in encoded for name in spec.fields}
     taken = list(values.values())
     tape = Tape()

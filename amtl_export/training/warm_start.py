@@ -154,7 +154,7 @@ def warm_start(
 
 def _meanings(schema: Schema) -> dict[str, tuple[object, ...]]:
     """Field → what its values were made with."""
-    return {name: (spec.part, spec.boundaries) for name, spec in normalisations(schema).items()}
+    return {name: (spec.part, spec.boundaries, spec.buckets) for name, spec in normalisations(schema).items()}
 
 
 def _governed(config: ModelConfig) -> list[str]:
@@ -231,7 +231,7 @@ class _Taking:
         if self._run.vocabularies[name].type != self._vocabularies[name].type:
             return f"its values are of type {self._run.vocabularies[name].type} there"
         if self._meanings.get(name) != self._earlier_meanings.get(name):
-            return "its boundaries or its part of a time differ"
+            return "its boundaries, buckets or part of a time differ"
         ours, theirs = self._model.chooser, self._earlier.chooser
         if not (isinstance(ours, MixedEmbedding) and isinstance(theirs, MixedEmbedding)):
             return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import pytest
@@ -135,4 +136,32 @@ def test_parts_imply_whole_numbers(tmp_path: Path) -> None:
     ],
 )
 def test_parts_that_make_no_sense(tmp_path: Path, text: str, says: str) -> None:
+    assert says in refused(tmp_path, text)
+
+
+def test_buckets_keep_the_type_that_values_are_read_as(tmp_path: Path) -> None:
+    seen = '[[field]]\nname = "seen"\nkind = "sequence"\nof = "f"\n'
+    schema = read(tmp_path, 'kind = "categorical"\nbuckets = 50\ndefault = "x"\n' + seen)
+    specs = normalisations(schema)
+    assert [(specs[name].type, specs[name].value_type, specs[name].buckets) for name in ("f", "seen")] == [
+        ("string", "int64", 50),
+        ("string", "int64", 50),
+    ]
+    assert specs["f"].default == zlib.crc32(b"x") % 50
+    assert Schema.from_values(schema.to_json(), "json") == schema
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('kind = "categorical"\nbuckets = 1', "field.1.buckets: Input should be greater than or equal to 2, found 1"),
+        ('kind = "categorical"\nbuckets = 16777217', "field.1.buckets: Input should be less than or equal to 16777216"),
+        ('kind = "categorical"\nbuckets = true', "field.1.buckets: Input should be a valid integer, found True"),
+        ('kind = "numeric"\nbuckets = 9', 'buckets is for kind = "categorical" or "multi-valued", not \'numeric\''),
+        ('kind = "sequence"\nof = "item"\nbuckets = 9', "or \"multi-valued\", not 'sequence'"),
+        ('kind = "categorical"\nboundaries = [1]\nbuckets = 9', "buckets and boundaries exclude each other"),
+        ('kind = "categorical"\npart = "day"\nbuckets = 9', "buckets and part exclude each other"),
+    ],
+)
+def test_buckets_that_make_no_sense(tmp_path: Path, text: str, says: str) -> None:
     assert says in refused(tmp_path, text)

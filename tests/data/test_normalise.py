@@ -78,8 +78,9 @@ def encode(values: Sequence[Any], spec: Normalisation) -> list[Any]:
 
 
 @st.composite
-def specs(draw: st.DrawFn, *types: str) -> Normalisation:
+def specs(draw: st.DrawFn, *types: str, hashed: bool = False) -> Normalisation:
     many, kind = draw(st.booleans()), draw(st.sampled_from(types))
+    buckets = draw(st.sampled_from([None, 2, 1000])) if hashed and kind != "float32" else None
     boundaries = () if many or kind != "float32" else draw(st.one_of(st.just(()), BOUNDARIES))
     return Normalisation(
         field="f",
@@ -90,17 +91,18 @@ def specs(draw: st.DrawFn, *types: str) -> Normalisation:
         missing=tuple(draw(st.lists(TEXTS, max_size=3))),
         separator=draw(st.sampled_from(["|", " ", "ab"])) if many else None,
         max_length=draw(st.integers(1, 4)) if many else None,
-        default=draw(st.one_of(st.none(), DEFAULTS["int64" if boundaries else kind])),
+        default=draw(st.one_of(st.none(), DEFAULTS["int64" if boundaries or buckets else kind])),
+        buckets=buckets,
         boundaries=boundaries,
     )
 
 
-@given(specs("string", "int64", "float32"), st.lists(st.one_of(st.none(), TEXTS), max_size=12))
+@given(specs("string", "int64", "float32", hashed=True), st.lists(st.one_of(st.none(), TEXTS), max_size=12))
 def test_texts(spec: Normalisation, values: list[str | None]) -> None:
     assert encode(values, spec) == read(values, pl.String, spec)
 
 
-@given(specs("string", "int64", "float32"), st.data())
+@given(specs("string", "int64", "float32", hashed=True), st.data())
 def test_numbers(spec: Normalisation, data: st.DataObject) -> None:
     kinds: dict[Any, st.SearchStrategy[Any]] = {
         pl.Int64: st.integers(-(2**63), 2**63 - 1),
@@ -350,6 +352,19 @@ def test_times_that_are_refused(values: list[Any], spec: Normalisation) -> None:
         normalised(pl.Series(values), spec, refuse)
     if not isinstance(values[0], date):
         assert encode(values, spec) == [Refused]
+
+
+def test_a_bucket_is_the_crc_32_of_the_text() -> None:
+    """The check value of CRC-32 is cbf43926, of the text 123456789."""
+    spec = Normalisation(field="f", column="c", type="string", buckets=2**24, missing=("?",))
+    values = ["123456789", " 123456789 ", "?", None, "é"]
+    expected = [0xCBF43926 % 2**24, 0xCBF43926 % 2**24, None, None]
+    assert read(values, pl.String, spec)[:4] == expected
+    assert encode(values, spec) == read(values, pl.String, spec)
+    whole = spec.model_copy(update={"type": "int64"})
+    assert encode(["+0123456789", 123456789.0], whole) == read([123456789] * 2, pl.Int64, whole) == expected[:2]
+    lists = spec.model_copy(update={"many": True, "separator": "|", "max_length": 2})
+    assert encode(["?|123456789"], lists) == read(["?|123456789"], pl.String, lists) == [expected[:1]]
 
 
 def test_the_graph_leaves_missing_numbers_out() -> None:

@@ -18,8 +18,11 @@ from amtl_export.bundle.encoder_files import write_encoder
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.bundle.raw import encoded, raw_fields, refusing, values_of, write_raw_bundle
 from amtl_export.bundle.samples import read_test_data
+from amtl_export.data.catalog import open_source
+from amtl_export.data.describe import describe
 from amtl_export.data.normalise import Normalisation, normalisations, normalised
 from amtl_export.data.times import PER_SECOND, RANGES, Part, Unit
+from amtl_export.errors import InputError
 from amtl_export.files import read_json
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.package import PackageConfig, package
@@ -230,5 +233,60 @@ def test_rows_of_other_boundaries_are_not_taken(derived_run: Run, tmp_path: Path
     notes = Notes()
     config = replace(derived_run.train, data=str(tmp_path / "data"), warm_start=str(derived_run.path))
     train(config, tmp_path / "run", observer=notes)
-    assert "warm start: not taken: age: its boundaries or its part of a time differ" in notes.lines
+    assert "warm start: not taken: age: its boundaries, buckets or part of a time differ" in notes.lines
     assert any(line.startswith("warm start: cost: ") for line in notes.lines)
+
+
+HASHED = """
+label = "y"
+[[field]]
+name = "city"
+kind = "categorical"
+buckets = 3
+default = "nowhere"
+[[field]]
+name = "shop"
+kind = "categorical"
+type = "int64"
+buckets = 4
+[[field]]
+name = "seen"
+kind = "sequence"
+of = "shop"
+type = "int64"
+[[field]]
+name = "tags"
+kind = "multi-valued"
+buckets = 2
+[[field]]
+name = "age"
+kind = "categorical"
+boundaries = [18]
+[[field]]
+name = "price"
+kind = "numeric"
+"""
+
+
+def test_hashed_values(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    (tmp_path / "data" / "schema.toml").write_text(HASHED, encoding="utf-8")
+    config = TrainConfig(data=str(tmp_path / "data"), method="fbe", dim=4, epochs=1, batch_size=256, hidden=(8,))
+    run = train(config, tmp_path / "run")
+    assert describe(open_source(str(tmp_path / "data"))).fields[0].values <= 3
+    bundle = export(run, tmp_path / "bundle", ExportConfig("dense"))
+    verdict = validate(bundle.path, run.path)
+    assert verdict.problems == []
+    assert verdict.raw_rows_checked == verdict.raw_rows_equal
+    made = package(bundle.path, tmp_path / "models", "ctr", PackageConfig("python"))
+    encoder = Encoder(made.path / "encoder")
+    for case in read_json(made.path / "encoder" / "golden.json")["cases"]:
+        encoded_row = {
+            n: [[None if x != x else x for x in r] for r in v] for n, v in encoder.encode([case["row"]]).items()
+        }
+        assert encoded_row == case["inputs"]
+    assert encoder.encode([{"city": "a city that training never saw"}])["ids"][0][0] >= 2
+    for keys in (0, 10**6):
+        with pytest.raises(InputError, match=r"(?s)cannot hash values.*found: (city, shop|seen, tags|.*tags)"):
+            package(bundle.path, tmp_path / "raw", "ctr", PackageConfig("python", raw_features=True, graph_keys=keys))
+    assert not list((tmp_path / "raw").iterdir())

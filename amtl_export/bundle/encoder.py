@@ -11,11 +11,14 @@ under `normalisation`, what each field does to a raw value: what training did (`
 
 from __future__ import annotations
 
+import bisect
+import datetime
 import hashlib
 import json
 import math
 import re
 import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,10 @@ OOV, MISSING = 0, 1  # ids: a value not known, no value
 
 BLANKS = " \t\r\n\v\f"  # around the text of a number
 LARGEST = (2 - 2**-23) * 2.0**127  # of float32
+ISO = (  # the date, the hour
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[T ]([01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]+)?)?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?"
+)
 NO_NUMBER = -(2**63)  # the least int64 says "missing"
 
 Row = Mapping[str, Any]
@@ -121,27 +128,47 @@ class Normaliser:
     """What one field does to a raw value.
 
     Args:
-        spec: `field`, `type` (string, int64 or float32), `trim`, `missing`, and for several values `separator` and
-            `max_length`; see `data/normalise.py` of amtl-export.
+        spec: `field`, `type` (string, int64, float32 or time), `trim`, `missing`, `default`, `boundaries`, `part` and
+            `unit` (of a time), `buckets`, and for several values `separator` and `max_length`; see `data/normalise.py`
+            of amtl-export.
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self._field, self._type, self._trim = spec["field"], spec["type"], spec["trim"]
         self._separator, self._max_length = spec["separator"], spec["max_length"]
+        self._boundaries: list[float] = spec["boundaries"]
+        self._part, self._unit, self._buckets = spec["part"], spec["unit"], spec["buckets"]
+        self._default: str | int | float | None = spec["default"]
         self._missing = {"", *map(self._trimmed, spec["missing"])}
         found = [self._parsed(text.strip(BLANKS)) for text in spec["missing"]]
-        self._missing_numbers = {NO_NUMBER, *(number for number in found if number is not None)}
+        self._missing_numbers = {number for number in found if number is not None}
+        if self._type == "int64":
+            self._missing_numbers.add(NO_NUMBER)
 
     def one(self, value: Any) -> str | int | float | None:
-        """The value as training had it; None if it is missing.
+        """The value as training had it; if it is missing the default, or None.
 
         Raises:
             ValueError: it is of another kind.
         """
+        found = self._present(value)
+        return self._default if found is None else self._made_of(found)
+
+    def _made_of(self, found: str | int | float) -> str | int | float:
+        """The field's value of the data's."""
+        if self._buckets:
+            return zlib.crc32(str(found).encode()) % int(self._buckets)
+        if self._unit:
+            return _part_of_epoch(int(found) // {"s": 1, "ms": 1000}[self._unit], self._part)
+        return bisect.bisect_right(self._boundaries, float(found)) if self._boundaries else found
+
+    def _present(self, value: Any) -> str | int | float | None:
         if isinstance(value, str):
             value = self._trimmed(value)
         if value is None or value != value or (isinstance(value, str) and value in self._missing):
             return None
+        if self._type == "time":
+            return self._time(value)
         found = self._text(value) if self._type == "string" else self._number(value)
         missing = self._missing if self._type == "string" else self._missing_numbers
         return None if found is None or found in missing else found
@@ -156,8 +183,8 @@ class Normaliser:
             values = values.split(self._separator)
         if not isinstance(values, list | tuple | None):
             raise ValueError(f"{self._field} takes a list, found {values!r}")
-        present = [found for value in values or () if (found := self.one(value)) is not None]
-        return present[: self._max_length]
+        present = [self._made_of(found) for value in values or () if (found := self._present(value)) is not None]
+        return present[: self._max_length] or ([] if self._default is None else [self._default])
 
     def _trimmed(self, text: str) -> str:
         return " ".join(part for part in text.split(" ") if part) if self._trim else text
@@ -166,6 +193,18 @@ class Normaliser:
         if not isinstance(value, str | bool | int):
             raise ValueError(f"{self._field} takes a text or a whole number, found {value!r}")
         return self._trimmed(str(value).lower() if isinstance(value, bool) else str(value))
+
+    def _time(self, value: Any) -> int:
+        """The part of an ISO text, as its clock shows it."""
+        found = re.fullmatch(ISO, value.strip(BLANKS)) if isinstance(value, str) else None
+        try:
+            if found is None or (self._part == "hour" and found[2] is None):
+                raise ValueError
+            date = datetime.date.fromisoformat(found[1])
+        except ValueError:
+            raise ValueError(f"{self._field} takes a time like 2024-05-01T12:00:00, found {value!r}") from None
+        parts = {"hour": int(found[2] or 0), "weekday": date.weekday(), "day": date.day, "month": date.month}
+        return parts[self._part]
 
     def _number(self, value: Any) -> int | float | None:
         """Of a text, or of a number."""
@@ -194,6 +233,20 @@ class Normaliser:
         if self._type == "float32" and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
             return _float32(float(text))
         return None
+
+
+def _part_of_epoch(seconds: int, part: str) -> int:
+    """Of seconds since 1970, in UTC; days and months as Howard Hinnant's date algorithms have them."""
+    days, second = divmod(seconds, 86400)
+    if part == "hour":
+        return second // 3600
+    if part == "weekday":
+        return (days + 3) % 7  # 1970 began on a Thursday
+    of_era = (days + 719468) % 146097  # 400 years that begin in March
+    year = (of_era - of_era // 1460 + of_era // 36524 - of_era // 146096) // 365
+    of_year = of_era - (365 * year + year // 4 - year // 100)
+    month = (5 * of_year + 2) // 153
+    return (month + 2) % 12 + 1 if part == "month" else of_year - (153 * month + 2) // 5 + 1
 
 
 def _float32(number: float) -> float | None:

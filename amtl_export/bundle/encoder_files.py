@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.derived_values import examples
 from amtl_export.bundle.raw import as_column, encoded_columns, raw_fields, unknown_value
 from amtl_export.data.normalise import Normalisation, normalisations
 from amtl_export.files import write_json
@@ -81,10 +82,12 @@ class _Golden:
         return [{name: values[i % len(values)] for name, values in cases.items()} for i in range(longest)]
 
     def _cases(self, spec: Normalisation) -> list[Any]:
-        if spec.type == "float32":
+        if spec.field not in self.fields:
             return [0.0, -1.5, 1e6, 0.1, None, *spec.missing_numbers, *map(int, spec.missing_numbers)]
         field = self.fields[spec.field]
-        known = [*field.vocabulary.values.head(2), *field.vocabulary.values.tail(2)]
+        if spec.derived and not spec.buckets:
+            return [None, *examples(spec)]
+        known = examples(spec) if spec.buckets else [*field.vocabulary.values.head(2), *field.vocabulary.values.tail(2)]
         missing = spec.missing_texts if spec.type == "string" else spec.missing_whole
         texts = [f"  {value} " for value in known if spec.trim]
         single = [None, *missing, unknown_value(field), *known]

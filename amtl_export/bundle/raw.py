@@ -14,6 +14,7 @@ import onnx_ir as ir
 import polars as pl
 
 from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.derived_values import examples, possible, raw_of
 from amtl_export.bundle.samples import read_test_data, write_messages, write_test_data
 from amtl_export.data.encode import padded_ids
 from amtl_export.data.normalise import Normalisation, Refuse, normalisations, normalised
@@ -53,17 +54,24 @@ def raw_numbers(bundle: Bundle) -> dict[str, Normalisation]:
 
 
 def values_of(ids: npt.NDArray[np.int64], field: RawField) -> npt.NDArray[Any]:
-    """Values that have these ids, int64 or object, in the same shape; a value not known for ids out of vocabulary."""
-    vocabulary = field.vocabulary
-    nothing = field.missing[0]
-    values = [unknown_value(field), nothing, *vocabulary.values.to_list(), *([nothing] * vocabulary.padded)]
-    known = np.where((ids >= 0) & (ids < vocabulary.size), ids, OOV)
-    table = np.array(values, dtype=np.int64 if vocabulary.type == "int64" else object)
-    return np.asarray(table[known])
+    """Values that have these ids, as a graph takes them, in the same shape; one not known for ids out of vocabulary."""
+    vocabulary, known = field.vocabulary, field.vocabulary.values.to_list()
+    nothing = np.nan if field.spec.boundaries else field.missing[0]
+    if field.spec.derived:
+        known = [raw_of(value, field.spec) for value in known]
+    values = [unknown_value(field), nothing, *known, *([nothing] * vocabulary.padded)]
+    places = np.where((ids >= 0) & (ids < vocabulary.size), ids, OOV)
+    return np.asarray(np.array(values, dtype=field.type.numpy())[places])
 
 
 def unknown_value(field: RawField) -> Any:
-    """A value that is not in the vocabulary, and does not mean "missing"."""
+    """A value that is not in the vocabulary, and does not mean "missing"; a known one where all are known."""
+    if field.spec.buckets is not None:
+        return examples(field.spec)[-1]
+    if field.spec.derived:
+        there = {value: raw for value in possible(field.spec) if (raw := raw_of(value, field.spec)) is not None}
+        unknown = [raw for value, raw in there.items() if value not in set(field.vocabulary.values)]
+        return [*unknown, *there.values()][0]
     known = {*field.vocabulary.values, *field.missing}
     if field.vocabulary.type == "int64":
         return next(-i for i in range(1, len(known) + 2) if -i not in known)
@@ -72,7 +80,8 @@ def unknown_value(field: RawField) -> Any:
 
 def encoded(raw: Feed, bundle: Bundle) -> Feed:
     """What a bundle's own graph takes for a raw graph's inputs, by the reader that training used."""
-    fields, specs = raw_fields(bundle), normalisations(bundle.run_schema)
+    fields = raw_fields(bundle)
+    specs = {name: as_sent(spec) for name, spec in normalisations(bundle.run_schema).items()}
     columns: dict[str, pl.Series] = {}
     for spec in bundle.inputs:
         if spec.source == "numeric":
@@ -83,6 +92,11 @@ def encoded(raw: Feed, bundle: Bundle) -> Feed:
             columns[name] = as_column(values if specs[name].many else [row[0] for row in values], specs[name])
     widths = {name: values.shape[1] for name, values in raw.items() if name in fields}
     return encoded_columns(columns, bundle.inputs, fields, specs, widths)
+
+
+def as_sent(spec: Normalisation) -> Normalisation:
+    """What a raw graph does to a field: of a time that is no whole number, it takes the part."""
+    return spec.model_copy(update={"type": "int64", "part": None, "missing": ()}) if spec.type == "time" else spec
 
 
 def as_column(values: Sequence[Any], spec: Normalisation) -> pl.Series:
@@ -181,7 +195,8 @@ def write_encoder_bundle(bundle: Bundle, folder: Path) -> None:
 def _sample(bundle: Bundle, fields: Mapping[str, RawField]) -> tuple[Feed, Feed]:
     """The bundle's sample as values, and their ids.
 
-    The first row has a value not known in each single-valued field, the last row none at all.
+    The first row has a value not known in each single-valued field, the last row none at all; JSON knows no NaN, so
+    fields of numbers have 0 there.
     """
     sample = read_test_data(bundle.path, "input")
     raw: Feed = {}
@@ -193,6 +208,7 @@ def _sample(bundle: Bundle, fields: Mapping[str, RawField]) -> tuple[Feed, Feed]
             ids[0, : len(spec.columns)], ids[-1] = OOV, MISSING
         columns = ids.T[:, :, None] if spec.packed else [ids]
         raw |= {name: values_of(column, fields[name]) for name, column in zip(spec.fields, columns, strict=True)}
+    raw = {name: np.nan_to_num(own) if own.dtype == np.float32 else own for name, own in raw.items()}
     raw |= {spec.name: sample[spec.name] for spec in bundle.inputs if spec.source == "numeric"}
     return raw, encoded(raw, bundle)
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from amtl_export.data.beside import GROUP
 from amtl_export.data.expressions import LABEL
+from amtl_export.data.normalise import normalisations
 from amtl_export.data.rows import read_rows
 from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import FIRST_VALUE, ValueCounter, Vocabulary
@@ -88,8 +89,8 @@ def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> Da
     Raises:
         InputError: as `read_rows`.
     """
-    schema = source.schema
-    counters = {f.name: ValueCounter(f.name, f.type) for f in schema.embedded}
+    schema, specs = source.schema, normalisations(source.schema)
+    counters = {f.name: ValueCounter(f.name, specs[f.name].vocabulary_type) for f in schema.embedded}
     split_rows, clicks = [0, 0, 0], 0
     extremes: dict[str, list[pl.DataFrame]] = {f.name: [] for f in schema.numeric}
     groups = pl.Series([], dtype=pl.UInt64)

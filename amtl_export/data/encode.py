@@ -13,6 +13,7 @@ import polars as pl
 
 from amtl_export.data.beside import GROUP, WEIGHT
 from amtl_export.data.expressions import LABEL
+from amtl_export.data.normalise import normalisations
 from amtl_export.data.raw_sample import RawSample
 from amtl_export.data.rows import Chunk, read_rows
 from amtl_export.data.schema import SPLITS, FieldSchema, Schema, SplitName
@@ -195,9 +196,9 @@ def transformed(values: npt.NDArray[np.float64], field: FieldSchema) -> npt.NDAr
 
 
 def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
-    listed = {f.of for f in schema.sequences}
+    listed, specs = {f.of for f in schema.sequences}, normalisations(schema)
     counters = {
-        f.name: ValueCounter(f.name, f.type, padded=f.kind == "multi-valued" or f.name in listed)
+        f.name: ValueCounter(f.name, specs[f.name].vocabulary_type, padded=f.kind == "multi-valued" or f.name in listed)
         for f in schema.embedded
         if f.of is None
     }

@@ -8,21 +8,32 @@ A value is a text, a number, a truth value, or a list of them. In this order:
 4. By `type`: `string` takes a whole number as its decimal text and a truth value as `true` or `false`; `int64` takes a
    text of a whole number (`19`, `+19`, `19.0`), and a float that is one and at most 2^53; `float32` takes any finite
    number or its text, rounded to float32. A number that equals one of `missing`, and the least int64, are missing too.
-5. Of a multi-valued field or sequence, missing ones are left out, and the first `max_length` of the others are kept.
+5. A number becomes how many of the `boundaries` it has reached, compared in float32: a whole number from 0 on; a time
+   becomes its `part` (`data/times.py`): of type `int64` if it has a `unit`, of type `time` if not; a text, or a whole
+   number's decimal text, becomes the CRC-32 of its UTF-8 modulo `buckets` (of zlib, of ISO 3309).
+6. Of a multi-valued field or sequence, missing ones are left out, and the first `max_length` of the others are kept.
+7. A missing value is what `default` says, if it says anything; so is the only one of a row without any.
 
 Anything else is refused. `bundle/encoder.py` executes this one value at a time, `graph/raw_features.py` in nodes.
 """
 
 from __future__ import annotations
 
+import itertools
+import zlib
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
+from pydantic import PlainValidator
 
-from amtl_export.data.file_format import Strict
-from amtl_export.data.schema import FieldSchema, Schema
+from amtl_export.data.strict import Strict
+from amtl_export.data.times import Part, Unit, part_of_epochs, part_of_texts, part_of_times
+
+if TYPE_CHECKING:
+    from amtl_export.data.schema import FieldSchema, Schema
+
 
 #: Says "missing" where nothing else can: the least int64.
 NO_NUMBER = int(np.iinfo(np.int64).min)
@@ -37,6 +48,16 @@ LARGEST = float(np.finfo(np.float32).max)
 Refuse = Callable[[pl.Series, str], None]
 
 
+def _one_value(value: Any) -> str | int | float | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise ValueError("neither a text nor a number")
+    return value
+
+
+#: A raw value in `schema.toml`, or none.
+Value = Annotated[str | int | float | None, PlainValidator(_one_value)]
+
+
 class Normalisation(Strict):
     """What one field does to a raw value.
 
@@ -44,21 +65,46 @@ class Normalisation(Strict):
         field: its name.
         column: of the data.
         many: whether it has several values.
-        type: of each.
+        type: as what each is read.
         trim: whether spaces around a text are no part of it.
         missing: texts that mean "missing", besides the empty one.
         separator: between the values in a text.
         max_length: how many values are kept.
+        default: the value of what is missing, as the field has it.
+        boundaries: float32, increasing; a number becomes how many of them it has reached.
+        part: of a time, which a value becomes.
+        unit: of times that are whole numbers; None for dates and texts.
+        buckets: a value becomes the number of one of these, by its hash.
     """
 
     field: str
     column: str
     many: bool = False
-    type: Literal["string", "int64", "float32"]
+    type: Literal["string", "int64", "float32", "time"]
     trim: bool = True
     missing: tuple[str, ...] = ()
     separator: str | None = None
     max_length: int | None = None
+    default: Value = None
+    boundaries: tuple[float, ...] = ()
+    part: Part | None = None
+    unit: Unit | None = None
+    buckets: int | None = None
+
+    @property
+    def derived(self) -> bool:
+        """Whether values are made of the data's: whole numbers."""
+        return bool(self.boundaries) or self.part is not None or self.buckets is not None
+
+    @property
+    def value_type(self) -> Literal["string", "int64", "float32"]:
+        """Of the field's values."""
+        return "int64" if self.derived or self.type == "time" else self.type
+
+    @property
+    def vocabulary_type(self) -> Literal["string", "int64"]:
+        """Of an embedded field's values."""
+        return "string" if self.value_type == "string" else "int64"
 
     @property
     def missing_texts(self) -> tuple[str, ...]:
@@ -80,20 +126,64 @@ class Normalisation(Strict):
 
 
 def normalisation(schema: Schema, field: FieldSchema) -> Normalisation:
-    """Compile a field of a schema; one with another's vocabulary has its type, trim and "missing" too."""
+    """Compile a field of a schema; one with another's vocabulary has its type, trim and "missing" too.
+
+    Raises:
+        ValueError: its default is no value of it, or float32 does not tell its boundaries apart.
+    """
     lineage = schema.lineage(field)
     owner = lineage[0]
     many = field.kind in ("multi-valued", "sequence")
-    return Normalisation(
+    spec = Normalisation(
         field=field.name,
         column=field.source_column,
         many=many,
-        type="float32" if field.kind == "numeric" else owner.type,
+        type=_read_as(field, owner),
         trim=owner.trim,
         missing=tuple(dict.fromkeys((*schema.files.missing, *(text for f in lineage for text in f.missing)))),
         separator=field.separator if many else None,
         max_length=field.max_length if many else None,
+        boundaries=_boundaries(field.name, field.boundaries or ()),
+        part=field.part,
+        unit=field.unit,
+        buckets=owner.buckets,
     )
+    return spec if field.default is None else spec.model_copy(update={"default": _default(spec, field.default)})
+
+
+def _read_as(field: FieldSchema, owner: FieldSchema) -> Literal["string", "int64", "float32", "time"]:
+    if field.kind == "numeric" or field.boundaries:
+        return "float32"
+    return "time" if field.part is not None and field.unit is None else owner.type
+
+
+def _boundaries(name: str, given: tuple[float, ...]) -> tuple[float, ...]:
+    """As float32 has them."""
+    if wrong := [x for x in given if abs(x) > LARGEST]:
+        raise ValueError(f"field {name}: boundaries has {wrong[0]!r}, which float32 does not hold")
+    rounded = tuple(float(np.float32(x)) for x in given)
+    for i, (below, above) in enumerate(itertools.pairwise(rounded)):
+        if below >= above:
+            raise ValueError(f"field {name}: boundaries must increase, as float32 too: {given[i]!r}, {given[i + 1]!r}")
+    return rounded
+
+
+def _default(spec: Normalisation, default: Value) -> Value:
+    """As the field has it."""
+    said = f"field {spec.field}: default = {default!r}"
+
+    def refuse(bad: pl.Series, allowed: str) -> None:
+        if bad.fill_null(False).any():
+            raise ValueError(f"{said} is no value of the field, which takes {allowed}")
+
+    if spec.separator is not None and isinstance(default, str) and spec.separator in default:
+        raise ValueError(f"{said} holds the separator {spec.separator!r}; give one value")
+    if isinstance(default, int) and not -(2**63) <= default < 2**63:
+        raise ValueError(f"{said} is no value of the field: int64 does not hold it")
+    found: Value = _scalars(pl.Series([default]), spec, refuse)[0]
+    if found is None:
+        raise ValueError(f"{said} means that a value is missing; give another, or take it from missing = [...]")
+    return found
 
 
 def normalisations(schema: Schema) -> dict[str, Normalisation]:
@@ -115,12 +205,21 @@ def normalised(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Ser
         refuse: is told of values that cannot be used, one mask for the column.
 
     Returns:
-        String, Int64 or Float32, null where missing; of several values a List of them, null where there is none.
+        Of `spec.value_type`: String, Int64 or Float32, null where missing; of several a List, null where none is.
     """
+    found = _found(values, spec, refuse)
+    if spec.default is None:
+        return found
+    default = pl.Series([[spec.default] if spec.many else spec.default], dtype=found.dtype)
+    return found.zip_with(found.is_not_null(), default.new_from_index(0, len(found)))
+
+
+def _found(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
+    """Null where missing, whatever the default."""
     if not spec.many:
         return _scalars(values, spec, refuse)
     if values.dtype == pl.Null:
-        return values.cast(pl.List(_DTYPES[spec.type]))
+        return values.cast(pl.List(_DTYPES[spec.value_type]))
     if isinstance(values.dtype, pl.Array):
         values = values.arr.to_list()
     if not isinstance(values.dtype, pl.List):
@@ -145,17 +244,37 @@ def _lists(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
     kept = kept.filter(pl.int_range(pl.len()).over("row") < spec.max_length)
     lists = kept.group_by("row", maintain_order=True).agg("value")
     joined = rows.to_frame("row").join(lists, on="row", how="left", maintain_order="left")
-    return joined["value"].cast(pl.List(_DTYPES[spec.type]))
+    return joined["value"].cast(pl.List(_DTYPES[spec.value_type]))
 
 
 def _scalars(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
     if isinstance(values.dtype, pl.Categorical | pl.Enum):
         values = values.cast(pl.String)
     if values.null_count() == len(values):
-        return pl.repeat(None, len(values), dtype=_DTYPES[spec.type], eager=True).alias(values.name)
+        return pl.repeat(None, len(values), dtype=_DTYPES[spec.value_type], eager=True).alias(values.name)
     if values.dtype == pl.String:
         values = _present(values, spec)
-    return _TYPED[spec.type](values, spec, refuse)
+    found = _TYPED[spec.type](values, spec, refuse)
+    if spec.part is not None and spec.unit is not None:
+        parts = part_of_epochs(found.fill_null(0).to_numpy(), spec.part, spec.unit)
+        return pl.Series(found.name, parts).set(found.is_null(), None)
+    if spec.buckets is not None:
+        return _hashed(found, spec.buckets)
+    return _reached(found, spec.boundaries) if spec.boundaries else found
+
+
+def _hashed(values: pl.Series, buckets: int) -> pl.Series:
+    """The bucket of each value."""
+    texts = values.cast(pl.String)
+    found = [None if text is None else zlib.crc32(text.encode()) % buckets for text in texts]
+    return pl.Series(values.name, found, dtype=pl.Int64)
+
+
+def _reached(numbers: pl.Series, boundaries: tuple[float, ...]) -> pl.Series:
+    """How many boundaries each number has reached."""
+    known = numbers.fill_null(0).to_numpy()
+    count = np.searchsorted(np.array(boundaries, dtype=np.float32), known, side="right").astype(np.int64)
+    return pl.Series(numbers.name, count).set(numbers.is_null(), None)
 
 
 def _present(texts: pl.Series, spec: Normalisation) -> pl.Series:
@@ -182,6 +301,8 @@ def _texts(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
 
 def _whole(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
     allowed = 'a whole number that int64 holds (or type = "string")'
+    if spec.unit is not None:
+        allowed = f"a whole number, in {spec.unit} since 1970 (without unit, a date or date-time)"
     if values.dtype == pl.String:
         values = values.str.strip_chars(BLANKS)
         refuse(~values.str.contains(WHOLE), allowed)
@@ -215,6 +336,21 @@ def _numbers(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Serie
     return rounded.set(rounded.is_in(list(spec.missing_numbers)).fill_null(False), None)
 
 
+def _times(values: pl.Series, spec: Normalisation, refuse: Refuse) -> pl.Series:
+    assert spec.part is not None
+    shown = "2024-05-01T12:00:00" if spec.part == "hour" else "2024-05-01 or 2024-05-01T12:00:00"
+    allowed = f'a time like {shown} (whole numbers need unit = "s" or "ms")'
+    values = values.fill_nan(None) if values.dtype.is_float() else values
+    if values.dtype == pl.String:
+        found = part_of_texts(values.str.strip_chars(BLANKS), spec.part)
+    elif isinstance(values.dtype, pl.Datetime) or (values.dtype == pl.Date and spec.part != "hour"):
+        found = part_of_times(values, spec.part)
+    else:
+        found = pl.repeat(None, len(values), dtype=pl.Int64, eager=True)
+    refuse(found.is_null() & values.is_not_null(), allowed)
+    return found.alias(values.name)
+
+
 def _nan(values: pl.Series) -> pl.Series:
     if values.dtype.is_float():
         return values.is_nan().fill_null(False)
@@ -235,4 +371,5 @@ _TYPED: dict[str, Callable[[pl.Series, Normalisation, Refuse], pl.Series]] = {
     "string": _texts,
     "int64": _whole,
     "float32": _numbers,
+    "time": _times,
 }

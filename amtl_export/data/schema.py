@@ -12,8 +12,12 @@ from typing import Annotated, Any, Literal, Self
 import polars as pl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from amtl_export.data.file_format import FileFormat, JoinSchema, Strict
+from amtl_export.data import field_rules
+from amtl_export.data.file_format import FileFormat, JoinSchema
+from amtl_export.data.normalise import Value, normalisations
 from amtl_export.data.schema_problems import lines, nearest, tidied
+from amtl_export.data.strict import Strict
+from amtl_export.data.times import Part, Unit
 from amtl_export.errors import InputError
 
 Kind = Literal["categorical", "numeric", "multi-valued", "sequence"]
@@ -22,6 +26,9 @@ SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 
 #: Names that the exported graph uses for itself.
 RESERVED_NAMES = frozenset({"ids", "numeric", "request_ids", "request_numeric", "logit", "probability"})
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 
 
 class FieldSchema(Strict):
@@ -43,6 +50,11 @@ class FieldSchema(Strict):
         transform: applied to a numeric value before it is normalised; `log1p` is sign(x)·log(1+|x|).
         missing: further texts of this field that mean "missing".
         trim: whether spaces around a text are no part of it, and several within it are one.
+        default: what a missing value is read as; a row without any value has this one.
+        part: of a categorical field of times, whose values are that part of each.
+        unit: of times that are whole numbers, counted from 1970 on.
+        buckets: how many values are left of a categorical or multi-valued field, by a hash.
+        boundaries: of a categorical field of numbers, whose values are how many of these a number has reached.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$")]
@@ -59,11 +71,21 @@ class FieldSchema(Strict):
     transform: Literal["none", "log1p"] = "none"
     missing: tuple[str, ...] = ()
     trim: bool = True
+    default: Value = None
+    part: Part | None = None
+    unit: Unit | None = None
+    buckets: Annotated[int, Field(ge=2, le=2**24, strict=True)] | None = None
+    boundaries: Annotated[tuple[Finite, ...], Field(min_length=1)] | None = None
 
     @property
     def source_column(self) -> str:
         """The data's column that holds this field."""
         return self.column or self.name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _type_is_implied(cls, values: Any) -> Any:
+        return field_rules.implied(values)
 
     @model_validator(mode="after")
     def _name_is_free(self) -> Self:
@@ -73,6 +95,7 @@ class FieldSchema(Strict):
             raise ValueError(f'field {self.name}: kind = "sequence" and of = "…" go together')
         if self.vocabulary is not None and self.kind not in ("categorical", "multi-valued"):
             raise ValueError(f"field {self.name}: vocabulary = … is for categorical and multi-valued fields")
+        field_rules.check(self)
         return self
 
 
@@ -224,12 +247,13 @@ class Schema(Strict):
         for text, what in ((self.group, "group"), (self.weight, "weight")):
             if text in {field.name for field in self.multi_valued}:
                 raise ValueError(f"{what} = {text!r} is a field of several values a row; one is needed")
-        types = {field.name: field.type for field in self.categorical}
+        owners = {field.name: field for field in self.categorical}
         for field in self.sequences:
-            if field.of not in types:
+            if field.of not in owners:
                 raise ValueError(f"field {field.name}: of = {field.of!r} is no categorical field")
-            if field.type != types[field.of]:
-                raise ValueError(f"field {field.name}: type {field.type!r}, but {field.of} has {types[field.of]!r}")
+            field_rules.check(field, owners[field.of])
+            if field.type != (type_ := owners[field.of].type):
+                raise ValueError(f"field {field.name}: type {field.type!r}, but {field.of} has {type_!r}")
         return self
 
     @model_validator(mode="after")
@@ -239,10 +263,12 @@ class Schema(Strict):
             owner, said = owners.get(field.vocabulary or ""), f"field {field.name}: vocabulary = {field.vocabulary!r}"
             if owner is None:
                 raise ValueError(f"{said} is no categorical or multi-valued field with a vocabulary of its own")
-            for key in ("type", "min_count", "trim"):
+            field_rules.check(field, owner)
+            for key in ("type", "min_count", "trim", "buckets"):
                 own, theirs = getattr(field, key), getattr(owner, key)
                 if own != theirs and (key == "type" or own != FieldSchema.model_fields[key].default):
                     raise ValueError(f"{said}, whose {key} is {theirs!r} and not {own!r}")
+        normalisations(self)  # each compiles
         return self
 
     @property

@@ -79,7 +79,7 @@ def lines(errors: Iterable[Mapping[str, Any]], unknown: Mapping[Path, str]) -> l
     """
     said = dict(unknown)
     listed = [(_place(error["loc"]), error) for error in errors]
-    inside = {place[:1] for place, _ in listed if len(place) > 1}
+    inside = {place[:length] for place, _ in listed for length in range(1, len(place))}
     for place, error in listed:
         if place in said and error["type"] in ("float_type", "string_type", "float_parsing"):
             continue  # the other member of a union

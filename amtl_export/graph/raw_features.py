@@ -1,10 +1,11 @@
 """A graph that turns values into ids (`ai.onnx.ml::LabelEncoder`), alone or prepended to a bundle's.
 
-Each field has an input of its own, `[n, 1]`, or `[n, L]` if it is multi-valued: texts (string), or int64; numbers stay
-together. What a value means is `data/normalise.py`'s, in nodes: spaces go by StringSplit, whose parts are joined again,
-as are those of the vocabulary; the texts of "missing" and the least int64 are keys too. In a multi-valued field missing
-values are padding, as are those beyond `max_length`; a row of nothing else is missing. A value that the vocabulary does
-not know is out of vocabulary.
+Each field has an input of its own, `[n, 1]`, or `[n, L]` if it is multi-valued: texts (string), int64, or float32
+where it has boundaries; numeric fields stay together. What a value means is `data/normalise.py`'s, in nodes: spaces go
+by StringSplit, whose parts are joined again, as are those of the vocabulary; the texts of "missing" and the least
+int64 are keys too. In a multi-valued field missing values are padding, as are those beyond `max_length`; a row of
+nothing else is missing. Where a field has a default, its id takes the place of "missing". A value that the vocabulary
+does not know is out of vocabulary.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import onnx_ir as ir
 import polars as pl
 from onnx_ir.tape import Tape
 
-from amtl_export.data.normalise import Normalisation
+from amtl_export.data.normalise import NO_NUMBER, Normalisation
+from amtl_export.data.times import PER_SECOND
 from amtl_export.data.vocabulary import FIRST_VALUE, MISSING, OOV, Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.graph.trace import IR_VERSION, OPSET
@@ -52,13 +54,29 @@ class RawField:
 
     @property
     def missing(self) -> tuple[Any, ...]:
-        """Values that mean "missing", even one that is in the vocabulary because another field shares it."""
+        """Keys that mean "missing", even one that is in the vocabulary because another field shares it."""
+        if self.spec.derived:
+            return (NO_NUMBER,)
         return self.spec.missing_whole if self.spec.type == "int64" else self.spec.missing_texts
 
     @property
+    def nothing(self) -> int:
+        """The id of a missing value, or of a row without any."""
+        if self.spec.default is None:
+            return MISSING
+        return int(self.vocabulary.encode(pl.Series([self.spec.default], dtype=self.vocabulary.values.dtype))[0])
+
+    @property
+    def looked_up_as(self) -> int:
+        """The id that a missing value has before rows are padded."""
+        return MISSING if self.spec.many else self.nothing
+
+    @property
     def type(self) -> ir.DataType:
-        """Of its values in the graph."""
-        return ir.DataType.INT64 if self.spec.type == "int64" else ir.DataType.STRING
+        """Of its input."""
+        if self.spec.type == "float32":
+            return ir.DataType.FLOAT
+        return ir.DataType.STRING if self.spec.type == "string" else ir.DataType.INT64
 
 
 def encoded_name(name: str) -> str:
@@ -77,7 +95,7 @@ def encoder_model(
         numbers: every numeric field, by name.
 
     Raises:
-        InputError: the vocabularies are too large for one model.
+        InputError: the vocabularies are too large for one model; a field has buckets.
     """
     taken, given, tape = _encoder(inputs, fields, numbers)
     for name, value in given.items():
@@ -123,10 +141,16 @@ def _encoder(
 ) -> tuple[list[ir.Value], dict[str, ir.Value], Tape]:
     """What is taken; what each input of the graph is; the nodes and initializers between, all named `encoder.…`."""
     encoded = [spec for spec in inputs if spec.source != "numeric"]
+    if hashed := [name for spec in encoded for name in spec.fields if fields[name].spec.buckets is not None]:
+        raise InputError(
+            "a graph cannot hash values, as fields with buckets need: ONNX has no such operator",
+            found=", ".join(hashed),
+            fix="leave raw_features=True out, and encode where requests are made: encoder/ of the version",
+        )
     values = {name: _raw_input(spec, fields[name]) for spec in encoded for name in spec.fields}
     taken = list(values.values())
     tape = Tape()
-    looked_up = _looked_up(tape, fields, values)
+    looked_up = _looked_up(tape, fields, {name: _key(tape, raw, fields[name].spec) for name, raw in values.items()})
     given: dict[str, ir.Value] = {}
     for spec in encoded:
         if spec.packed:
@@ -139,10 +163,10 @@ def _encoder(
         )
         given[spec.name] = encoded_ids
     for spec in inputs:
-        missing = [numbers[name].missing_numbers for name in spec.fields] if spec.source == "numeric" else []
-        if any(missing):
+        own = [numbers[name] for name in spec.fields] if spec.source == "numeric" else []
+        if any(one.missing_numbers or one.default is not None for one in own):
             number = ir.Value(name=spec.name, type=ir.TensorType(ir.DataType.FLOAT), shape=_number_shape(spec))
-            given[spec.name] = _without(tape, number, missing)
+            given[spec.name] = _filled(tape, _without(tape, number, [one.missing_numbers for one in own]), own)
             given[spec.name].type, given[spec.name].shape = number.type, number.shape
             taken.append(number)
     for i, node in enumerate(tape.nodes):
@@ -158,12 +182,77 @@ def _number_shape(spec: TensorSpec) -> ir.Shape:
 
 def _without(tape: Tape, numbers: ir.Value, missing: Sequence[Sequence[float]]) -> ir.Value:
     """Numbers, NaN where a column has one of those that mean "missing" there."""
+    name = numbers.name
     nan = _constant(tape, "nan", np.array([np.nan], dtype=np.float32))
     for i in range(max(map(len, missing))):
         marks = np.array([[own[i] if i < len(own) else np.nan for own in missing]], dtype=np.float32)
-        marked = tape.op("Equal", [numbers, _constant(tape, f"missing_numbers.{numbers.name}.{i}", marks)])
+        marked = tape.op("Equal", [numbers, _constant(tape, f"missing_numbers.{name}.{i}", marks)])
         numbers = tape.op("Where", [marked, nan, numbers])
     return numbers
+
+
+def _filled(tape: Tape, numbers: ir.Value, specs: Sequence[Normalisation]) -> ir.Value:
+    """Numbers, a column's default where it has NaN."""
+    if all(spec.default is None for spec in specs):
+        return numbers
+    row = np.array([[np.nan if spec.default is None else spec.default for spec in specs]], dtype=np.float32)
+    defaults = _constant(tape, "defaults." + ".".join(spec.field for spec in specs), row)
+    return tape.op("Where", [tape.op("IsNaN", [numbers]), defaults, numbers])
+
+
+def _key(tape: Tape, value: ir.Value, spec: Normalisation) -> ir.Value:
+    """What is looked up for a raw value."""
+    if spec.boundaries:
+        return _reached(tape, value, spec)
+    return _part(tape, value, spec) if spec.unit is not None else value
+
+
+def _reached(tape: Tape, number: ir.Value, spec: Normalisation) -> ir.Value:
+    """How many boundaries each number `[n, 1]` has reached, int64; the least int64 where it is missing."""
+    known = _without(tape, number, [spec.missing_numbers])
+    boundaries = _constant(tape, f"boundaries.{spec.field}", np.array([spec.boundaries], dtype=np.float32))
+    reached = tape.op("Cast", [tape.op("GreaterOrEqual", [known, boundaries])], {"to": ir.DataType.INT64})
+    count = tape.op("ReduceSum", [reached, _integers(tape, "axis", [1])], {"keepdims": 1})
+    return tape.op("Where", [tape.op("IsNaN", [known]), _integers(tape, "no_number", [NO_NUMBER]), count])
+
+
+def _part(tape: Tape, epoch: ir.Value, spec: Normalisation) -> ir.Value:
+    """The part of times in whole numbers, int64, the least int64 where it is missing; see `data/times.py`."""
+    assert spec.part is not None
+    assert spec.unit is not None
+
+    def op(name: str, value: ir.Value, number: int) -> ir.Value:
+        return tape.op(name, [value, _integers(tape, f"number.{number}", number)])
+
+    def floor(value: ir.Value, number: int) -> ir.Value:
+        """Div rounds towards zero, which is too high below zero."""
+        quotient = op("Div", value, number)
+        high = tape.op("Less", [value, op("Mul", quotient, number)])
+        return tape.op("Sub", [quotient, tape.op("Cast", [high], {"to": ir.DataType.INT64})])
+
+    seconds = floor(epoch, PER_SECOND[spec.unit])
+    days = floor(seconds, 86400)
+    if spec.part == "hour":
+        found = op("Div", op("Mod", seconds, 86400), 3600)
+    elif spec.part == "weekday":
+        found = op("Mod", op("Add", days, 3), 7)
+    else:
+        of_era = op("Mod", op("Add", days, 719468), 146097)
+        leap = tape.op("Sub", [op("Div", of_era, 36524), op("Div", of_era, 1460)])
+        leap = tape.op("Sub", [leap, op("Div", of_era, 146096)])
+        year = op("Div", tape.op("Add", [of_era, leap]), 365)
+        before = tape.op("Add", [op("Mul", year, 365), tape.op("Sub", [op("Div", year, 4), op("Div", year, 100)])])
+        of_year = tape.op("Sub", [of_era, before])
+        month = op("Div", op("Add", op("Mul", of_year, 5), 2), 153)
+        if spec.part == "month":
+            found = op("Add", op("Mod", op("Add", month, 2), 12), 1)
+        else:
+            begins = op("Div", op("Add", op("Mul", month, 153), 2), 5)
+            found = op("Add", tape.op("Sub", [of_year, begins]), 1)
+    nothing = _integers(tape, "no_number", [NO_NUMBER])
+    for missing in spec.missing_whole:
+        found = tape.op("Where", [op("Equal", epoch, missing), nothing, found])
+    return found
 
 
 def _shape(spec: TensorSpec, width: int) -> list[int | str]:
@@ -180,7 +269,7 @@ def _looked_up(tape: Tape, fields: Mapping[str, RawField], values: Mapping[str, 
     groups: dict[tuple[Any, ...], list[str]] = {}
     for name in values:
         field = fields[name]
-        groups.setdefault((field.shares, field.spec.trim, field.missing), []).append(name)
+        groups.setdefault((field.shares, field.spec.trim, field.missing, field.looked_up_as), []).append(name)
     sizes = {names[0]: _bytes(fields[names[0]].vocabulary) for names in groups.values()}
     if sum(sizes.values()) > _MOST_BYTES:
         raise InputError(
@@ -233,12 +322,12 @@ def _joined_words(tape: Tape, texts: ir.Value, words: int) -> ir.Value:
 
 def _attributes(field: RawField, words: int) -> dict[str, Any]:
     """Of the LabelEncoder."""
-    ids = dict.fromkeys(field.missing, MISSING)  # which come first: a sequence may have more of them
+    ids = dict.fromkeys(field.missing, field.looked_up_as)  # which come first: a sequence may have more of them
     for id_, value in enumerate(field.vocabulary.values.to_list(), start=FIRST_VALUE):
         ids.setdefault(value, id_)
     keys = [value + " " * (words - value.count(" ")) for value in ids] if words else list(ids)
     return {
-        "keys_int64s" if field.type == ir.DataType.INT64 else "keys_strings": keys,
+        "keys_strings" if field.type == ir.DataType.STRING else "keys_int64s": keys,
         "values_int64s": list(ids.values()),
         "default_int64": OOV,
     }
@@ -253,7 +342,7 @@ def _bytes(vocabulary: Vocabulary) -> int:
 
 
 def _padded(tape: Tape, ids: ir.Value, field: RawField) -> ir.Value:
-    """Ids of a multi-valued field: padding where a value is missing or too many; a row of padding alone is missing."""
+    """Ids of a multi-valued field: padding where a value is missing or too many; what stands for a row of padding."""
     assert field.vocabulary.padding is not None
     missing = _integers(tape, "missing", [MISSING])
     padding = _integers(tape, f"padding.{field.name}", [field.vocabulary.padding])
@@ -268,7 +357,8 @@ def _padded(tape: Tape, ids: ir.Value, field: RawField) -> ir.Value:
     end = _integers(tape, "end", [np.iinfo(np.int64).max])
     first = tape.op("Slice", [filled, start, one, axis])
     rest = tape.op("Slice", [filled, one, end, axis])
-    return tape.op("Concat", [tape.op("Where", [nothing, missing, first]), rest], {"axis": 1})
+    instead = _integers(tape, f"nothing.{field.name}", [field.nothing])
+    return tape.op("Concat", [tape.op("Where", [nothing, instead, first]), rest], {"axis": 1})
 
 
 def _integers(tape: Tape, name: str, values: Sequence[int] | int) -> ir.Value:

@@ -147,7 +147,7 @@ def _new_model(
     model_config = model_config_for(config, encoded)
     model_config = start.fit(model_config) if start is not None else model_config
     model = build_model(model_config, encoded.vocabularies)
-    for line in warm_start(model, encoded.vocabularies, start) if start is not None else ():
+    for line in warm_start(model, encoded.vocabularies, start, encoded.schema) if start is not None else ():
         observer.note(f"warm start: {line}")
     write_json(work / "model.json", model_config.to_json())
     return model, model_config

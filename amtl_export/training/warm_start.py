@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from amtl_export.data.normalise import normalisations
+from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.models.amtl import MaskedEmbedding
@@ -113,8 +115,16 @@ def _selectors(method: str) -> str:
 
 
 @torch.no_grad()
-def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], start: Start) -> list[str]:
+def warm_start(
+    model: CtrModel, vocabularies: dict[str, Vocabulary], start: Start, schema: Schema | None = None
+) -> list[str]:
     """Take every tensor whose name and shape agree; rows by field name and value, so that the data may differ.
+
+    Args:
+        model: is filled.
+        vocabularies: of its fields.
+        start: where from.
+        schema: of the data, where values may mean something else there than in the run.
 
     Returns:
         What was taken and what was not, a line each.
@@ -131,7 +141,7 @@ def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], start: Star
             allowed=", ".join(ours),
             fix="warm_order='as-is'",
         )
-    taking = _Taking(model, vocabularies, start)
+    taking = _Taking(model, vocabularies, start, schema or start.run.schema)
     lines = [*start.notes, *taking.rows(), *taking.tensors(), *_begin(model, start)]
     if not taking.taken:
         raise InputError(
@@ -140,6 +150,11 @@ def warm_start(model: CtrModel, vocabularies: dict[str, Vocabulary], start: Star
             allowed=", ".join(vocabularies),
         )
     return lines
+
+
+def _meanings(schema: Schema) -> dict[str, tuple[object, ...]]:
+    """Field → what its values were made with."""
+    return {name: (spec.part, spec.boundaries, spec.buckets) for name, spec in normalisations(schema).items()}
 
 
 def _governed(config: ModelConfig) -> list[str]:
@@ -161,13 +176,15 @@ class _Taking:
         model: is filled.
         vocabularies: of its fields.
         start: where from.
+        schema: of the data.
 
     Attributes:
         taken: how many tables' parts and tensors were.
     """
 
-    def __init__(self, model: CtrModel, vocabularies: dict[str, Vocabulary], start: Start) -> None:
+    def __init__(self, model: CtrModel, vocabularies: dict[str, Vocabulary], start: Start, schema: Schema) -> None:
         self.taken = 0
+        self._meanings, self._earlier_meanings = _meanings(schema), _meanings(start.run.schema)
         self._model, self._vocabularies = model, vocabularies
         self._earlier, self._run, self._rows_refused = start.model, start.run, start.rows_refused
         self._positions = {field.name: i for i, field in enumerate(self._earlier.config.embedded)}
@@ -213,6 +230,8 @@ class _Taking:
             return "the earlier run has no such field"
         if self._run.vocabularies[name].type != self._vocabularies[name].type:
             return f"its values are of type {self._run.vocabularies[name].type} there"
+        if self._meanings.get(name) != self._earlier_meanings.get(name):
+            return "its boundaries, buckets or part of a time differ"
         ours, theirs = self._model.chooser, self._earlier.chooser
         if not (isinstance(ours, MixedEmbedding) and isinstance(theirs, MixedEmbedding)):
             return ""

@@ -136,6 +136,30 @@ def text_in_an_int_field(p: Place) -> list[object]:
     return p.train()
 
 
+@case(2, "field a", "rows.csv, row 1", 'whole numbers need unit = "s" or "ms"')
+def whole_numbers_as_times(p: Place) -> list[object]:
+    p.change(p.data / "schema.toml", 'type = "int64"', 'part = "day"')
+    return p.train()
+
+
+@case(2, "field a: default = 'x' is no value of the field", "a whole number that int64 holds", "schema.toml")
+def default_of_another_type(p: Place) -> list[object]:
+    p.change(p.data / "schema.toml", 'type = "int64"', 'type = "int64"\ndefault = "x"')
+    return p.train()
+
+
+@case(2, "field a: boundaries must increase, as float32 too: 2.0, 1.0", "schema.toml")
+def boundaries_that_fall(p: Place) -> list[object]:
+    p.change(p.data / "schema.toml", 'type = "int64"', "boundaries = [2, 1]")
+    return p.train()
+
+
+@case(2, "field a: buckets and boundaries exclude each other", "schema.toml")
+def buckets_with_boundaries(p: Place) -> list[object]:
+    p.change(p.data / "schema.toml", 'type = "int64"', "boundaries = [1]\nbuckets = 9")
+    return p.train()
+
+
 @case(2, "numeric field x", "rows.csv, row 3", "'dear'")
 def text_in_a_numeric_field(p: Place) -> list[object]:
     p.change(p.rows, "2,2.5,0", "2,dear,0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from amtl_export.bundle.encoder import Normaliser
 from amtl_export.data.encode import padded_ids
 from amtl_export.data.normalise import NO_NUMBER, Normalisation, normalised
+from amtl_export.data.times import ISO, RANGES, Part, Unit
 from amtl_export.data.vocabulary import ValueCounter
 from amtl_export.graph.raw_features import RawField, encoder_model
 from amtl_export.runtime.session import open_session
@@ -34,6 +35,14 @@ NUMBERS = st.one_of(
     ),
 )
 TEXTS = st.one_of(WORDS, NUMBERS)
+DEFAULTS: dict[str, st.SearchStrategy[Any]] = {
+    "string": st.sampled_from(["a", "b b", "none"]),
+    "int64": st.integers(-3, 8),
+    "float32": st.floats(width=32, allow_nan=False, allow_infinity=False),
+}
+BOUNDARIES = st.sets(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=5).map(
+    lambda found: tuple(sorted(found))
+)
 
 
 class Refused(Exception):
@@ -69,26 +78,31 @@ def encode(values: Sequence[Any], spec: Normalisation) -> list[Any]:
 
 
 @st.composite
-def specs(draw: st.DrawFn, *types: str) -> Normalisation:
-    many = draw(st.booleans())
+def specs(draw: st.DrawFn, *types: str, hashed: bool = False) -> Normalisation:
+    many, kind = draw(st.booleans()), draw(st.sampled_from(types))
+    buckets = draw(st.sampled_from([None, 2, 1000])) if hashed and kind != "float32" else None
+    boundaries = () if many or kind != "float32" else draw(st.one_of(st.just(()), BOUNDARIES))
     return Normalisation(
         field="f",
         column="c",
         many=many,
-        type=draw(st.sampled_from(types)),
+        type=kind,
         trim=draw(st.booleans()),
         missing=tuple(draw(st.lists(TEXTS, max_size=3))),
         separator=draw(st.sampled_from(["|", " ", "ab"])) if many else None,
         max_length=draw(st.integers(1, 4)) if many else None,
+        default=draw(st.one_of(st.none(), DEFAULTS["int64" if boundaries or buckets else kind])),
+        buckets=buckets,
+        boundaries=boundaries,
     )
 
 
-@given(specs("string", "int64", "float32"), st.lists(st.one_of(st.none(), TEXTS), max_size=12))
+@given(specs("string", "int64", "float32", hashed=True), st.lists(st.one_of(st.none(), TEXTS), max_size=12))
 def test_texts(spec: Normalisation, values: list[str | None]) -> None:
     assert encode(values, spec) == read(values, pl.String, spec)
 
 
-@given(specs("string", "int64", "float32"), st.data())
+@given(specs("string", "int64", "float32", hashed=True), st.data())
 def test_numbers(spec: Normalisation, data: st.DataObject) -> None:
     kinds: dict[Any, st.SearchStrategy[Any]] = {
         pl.Int64: st.integers(-(2**63), 2**63 - 1),
@@ -171,9 +185,9 @@ def test_dictionaries_and_arrays() -> None:
 
 def ids_of(values: Sequence[Any], spec: Normalisation) -> tuple[Any, Any]:
     """Ids by the reader, and by the graph, of values that both take; the vocabulary is of every second value."""
-    dtype = pl.Int64 if spec.type == "int64" else pl.String
+    dtype = {"int64": pl.Int64, "float32": pl.Float32}.get(spec.type, pl.String)
     found = normalised(pl.Series(values, dtype=pl.List(dtype) if spec.many else dtype), spec, refuse)
-    counter = ValueCounter("f", "int64" if spec.type == "int64" else "string", padded=spec.many)
+    counter = ValueCounter("f", "string" if spec.type == "string" else "int64", padded=spec.many)
     half = found[::2]
     counter.add(half.explode() if spec.many else half)
     vocabulary = counter.vocabulary(1)
@@ -184,7 +198,8 @@ def ids_of(values: Sequence[Any], spec: Normalisation) -> tuple[Any, Any]:
     nothing = NO_NUMBER if spec.type == "int64" else ""
     width = max([1, *map(len, values)]) if spec.many else 1
     rows = [[*row, *[nothing] * (width - len(row))] if spec.many else [row] for row in values]
-    array = np.array(rows, dtype=np.int64 if spec.type == "int64" else object).reshape(len(values), width)
+    array = np.array(rows, dtype=dtype.to_python() if dtype == pl.Int64 else object).reshape(len(values), width)
+    array = array.astype(np.float32) if spec.type == "float32" else array
     (graph,) = open_session(ir.to_proto(model).SerializeToString()).run(None, {"f": array})
     if not spec.many:
         return vocabulary.encode(found).tolist(), graph[:, 0].tolist()
@@ -210,6 +225,148 @@ def test_the_graph_gives_the_ids_of_whole_numbers(spec: Normalisation, data: st.
     assert graph == reader
 
 
+@given(BOUNDARIES, st.data())
+def test_the_graph_gives_the_ids_of_numbers_with_boundaries(boundaries: tuple[float, ...], data: st.DataObject) -> None:
+    spec = Normalisation(
+        field="f",
+        column="c",
+        type="float32",
+        boundaries=boundaries,
+        missing=tuple(data.draw(st.lists(st.one_of(NUMBERS, st.sampled_from(boundaries).map(repr)), max_size=3))),
+        default=data.draw(st.one_of(st.none(), st.integers(0, len(boundaries)))),
+    )
+    with np.errstate(over="ignore"):
+        near = [float(np.nextafter(np.float32(x), np.float32(to))) for x in boundaries for to in (-np.inf, np.inf)]
+    close = [x for x in (*boundaries, *near, 0.0, -0.0, math.nan, NO_NUMBER) if not math.isinf(x)]
+    one = st.one_of(st.sampled_from(close), st.floats(width=32, allow_infinity=False))
+    values = data.draw(st.lists(one, min_size=1, max_size=12))
+    reader, graph = ids_of(values, spec)
+    assert graph == reader
+    assert encode(values, spec) == read(values, pl.Float64, spec) == read(values, pl.Float32, spec)
+    assert encode([repr(x) for x in values], spec) == read([repr(x) for x in values], pl.String, spec)
+
+
+def test_a_number_is_the_count_of_boundaries_it_has_reached() -> None:
+    spec = Normalisation(field="f", column="c", type="float32", boundaries=(0.0, 10.5, 100.0), missing=("-1",))
+    values = ["-0.1", "0", "-0", "10.49999999", "10.4", "10.5", "99", "1e3", "-1", "", "nan", None]
+    expected = [0, 1, 1, 2, 1, 2, 2, 3, None, None, None, None]
+    assert read(values, pl.String, spec) == encode(values, spec) == expected
+    assert encode([math.inf, "x", True], spec) == [Refused, Refused, 2 - 1]
+    assert read([True], pl.Boolean, spec) == [1]
+
+
+def of_time(part: Part, unit: Unit | None, **more: Any) -> Normalisation:
+    return Normalisation(field="f", column="c", type="time" if unit is None else "int64", part=part, unit=unit, **more)
+
+
+EPOCHS = st.one_of(
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(-(10**11), 10**11),
+    st.integers(-3, 3).map(lambda days: 86400 * days),
+    st.integers(-3, 3).map(lambda days: 86400000 * days - 1),
+)
+
+
+@given(st.sampled_from(list(RANGES)), st.sampled_from(["s", "ms"]), st.data())
+def test_the_graph_gives_the_ids_of_times_in_whole_numbers(part: Part, unit: Unit, data: st.DataObject) -> None:
+    missing = tuple(map(str, data.draw(st.lists(st.one_of(EPOCHS, st.just("n/a")), max_size=2))))
+    default = data.draw(st.one_of(st.none(), st.sampled_from(RANGES[part])))
+    spec = of_time(part, unit, missing=missing, default=default)
+    values = data.draw(st.lists(EPOCHS, min_size=1, max_size=12))
+    reader, graph = ids_of(values, spec)
+    assert graph == reader
+    found = read(values, pl.Int64, spec)
+    assert encode(values, spec) == found
+    assert encode(list(map(str, values)), spec) == read(list(map(str, values)), pl.String, spec) == found
+    assert set(found) <= {None, *RANGES[part]}
+
+
+@given(st.sampled_from(list(RANGES)), st.datetimes(), st.sampled_from(["s", "ms"]))
+def test_a_time_in_whole_numbers_and_its_text_have_the_same_part(part: Part, time: datetime, unit: Unit) -> None:
+    expected = {"hour": time.hour, "weekday": time.weekday(), "day": time.day, "month": time.month}[part]
+    since = time - datetime(1970, 1, 1)
+    epoch = since // timedelta(seconds=1) if unit == "s" else since // timedelta(milliseconds=1)
+    assert read([epoch], pl.Int64, of_time(part, unit)) == encode([epoch], of_time(part, unit)) == [expected]
+    text = of_time(part, None)
+    for given_ in (time.isoformat(), str(time), f"{time.isoformat()}Z", f" {time} ".replace(" ", "T", 2)[1:]):
+        assert encode([given_], text) == read([given_], pl.String, text)
+    assert encode([time.isoformat()], text) == read([time], pl.Datetime("us"), text) == [expected]
+
+
+TIMES = st.one_of(
+    TEXTS,
+    st.from_regex(ISO.removeprefix("^").removesuffix("$"), fullmatch=True),
+    st.from_regex(r"[0-9]{4}-[01][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-6][0-9](:[0-6][0-9](\.[0-9]*)?)?Z?", fullmatch=True),
+    st.dates().map(str),
+)
+
+
+@given(st.sampled_from(list(RANGES)), st.booleans(), st.lists(TIMES, max_size=2), st.lists(st.one_of(st.none(), TIMES)))
+def test_texts_of_times(part: Part, trim: bool, missing: list[str], values: list[str | None]) -> None:
+    spec = of_time(part, None, trim=trim, missing=tuple(missing))
+    assert encode(values, spec) == read(values, pl.String, spec)
+
+
+@pytest.mark.parametrize(
+    ("values", "spec", "expected"),
+    [
+        ([date(2024, 2, 29)], of_time("day", None), [29]),
+        ([date(2024, 5, 6), None], of_time("weekday", None), [0, None]),
+        ([datetime(2024, 5, 1, 3, 4, 5)], of_time("hour", None), [3]),
+        (["2024-05-01T23:30:00-08:00", "2024-05-01"], of_time("day", None), [1, 1]),
+        (["2024-05-01T23:30"], of_time("hour", None), [23]),
+        ([-1, 0, 3599, 3600], of_time("hour", "s"), [23, 0, 0, 1]),
+        ([-1, 0, -86400000], of_time("weekday", "ms"), [2, 3, 2]),
+        ([951782400, 951868800, -1], of_time("month", "s"), [2, 3, 12]),
+        ([951782400, 951868800, -1], of_time("day", "s"), [29, 1, 31]),
+    ],
+)
+def test_parts_of_times(values: list[Any], spec: Normalisation, expected: list[Any]) -> None:
+    assert normalised(pl.Series(values), spec, refuse).to_list() == expected
+
+
+def test_the_clock_of_a_zone_is_what_counts() -> None:
+    times = pl.Series([datetime(2024, 7, 1, 23, 30)]).dt.replace_time_zone("Europe/Paris")
+    assert normalised(times, of_time("hour", None), refuse).to_list() == [23]
+    assert encode(times.cast(pl.String).to_list(), of_time("hour", None)) == [23]
+
+
+@pytest.mark.parametrize(
+    ("values", "spec"),
+    [
+        ([1], of_time("day", None)),
+        ([1.5], of_time("day", None)),
+        ([True], of_time("day", None)),
+        ([date(2024, 5, 1)], of_time("hour", None)),
+        (["2024-05-01"], of_time("hour", None)),
+        (["2023-02-29"], of_time("day", None)),
+        (["0000-01-01"], of_time("day", None)),
+        (["12:00"], of_time("hour", None)),
+        (["2024-05-01"], of_time("day", "s")),
+        ([datetime(2024, 5, 1)], of_time("day", "s")),
+        ([1.5], of_time("day", "s")),
+    ],
+)
+def test_times_that_are_refused(values: list[Any], spec: Normalisation) -> None:
+    with pytest.raises(Refused, match=r"a time like 2024-05-01|in s since 1970"):
+        normalised(pl.Series(values), spec, refuse)
+    if not isinstance(values[0], date):
+        assert encode(values, spec) == [Refused]
+
+
+def test_a_bucket_is_the_crc_32_of_the_text() -> None:
+    """The check value of CRC-32 is cbf43926, of the text 123456789."""
+    spec = Normalisation(field="f", column="c", type="string", buckets=2**24, missing=("?",))
+    values = ["123456789", " 123456789 ", "?", None, "é"]
+    expected = [0xCBF43926 % 2**24, 0xCBF43926 % 2**24, None, None]
+    assert read(values, pl.String, spec)[:4] == expected
+    assert encode(values, spec) == read(values, pl.String, spec)
+    whole = spec.model_copy(update={"type": "int64"})
+    assert encode(["+0123456789", 123456789.0], whole) == read([123456789] * 2, pl.Int64, whole) == expected[:2]
+    lists = spec.model_copy(update={"many": True, "separator": "|", "max_length": 2})
+    assert encode(["?|123456789"], lists) == read(["?|123456789"], pl.String, lists) == [expected[:1]]
+
+
 def test_the_graph_leaves_missing_numbers_out() -> None:
     spec = Normalisation(field="a", column="a", type="float32", missing=("-1", "0.1", "n/a"))
     numbers = {"a": spec, "b": spec.model_copy(update={"field": "b", "missing": ()})}
@@ -222,6 +379,23 @@ def test_the_graph_leaves_missing_numbers_out() -> None:
     np.testing.assert_array_equal(found, expected)
     reader = [normalised(pl.Series(given_[:, i]), own, refuse).to_list() for i, own in enumerate(numbers.values())]
     np.testing.assert_array_equal(np.array(reader, dtype=np.float32).T, expected)
+
+
+def test_the_graph_gives_missing_numbers_their_default() -> None:
+    spec = Normalisation(field="a", column="a", type="float32", missing=("-1",), default=0.5)
+    numbers = {"a": spec, "b": spec.model_copy(update={"field": "b", "missing": (), "default": None})}
+    inputs = [TensorSpec("numeric", "float32", (BATCH, 2), (Column("a"), Column("b")), "numeric")]
+    for own in (numbers, numbers | {"a": spec.model_copy(update={"missing": ()})}):
+        session = open_session(ir.to_proto(encoder_model(inputs, {}, own)).SerializeToString())
+        given_ = np.array([[-1, -1], [np.nan, np.nan], [2, 2]], dtype=np.float32)
+        (found,) = session.run(None, {"numeric": given_})
+        reader = [normalised(pl.Series(given_[:, i]), one, refuse).to_list() for i, one in enumerate(own.values())]
+        np.testing.assert_array_equal(found, np.array(reader, dtype=np.float32).T)
+
+
+def test_the_least_int64_is_a_number_like_others_in_float32() -> None:
+    spec = Normalisation(field="f", column="c", type="float32")
+    assert encode([float(NO_NUMBER)], spec) == read([float(NO_NUMBER)], pl.Float64, spec) == [float(NO_NUMBER)]
 
 
 def test_a_sequence_with_other_missing_texts_has_its_own_meaning() -> None:

@@ -24,6 +24,7 @@ from amtl_export.data.normalise import Normalisation, normalisations, normalised
 from amtl_export.data.times import PER_SECOND, RANGES, Part, Unit
 from amtl_export.errors import InputError
 from amtl_export.files import read_json
+from amtl_export.freezing.frozen import freeze
 from amtl_export.runtime.predictor import load
 from amtl_export.serving.package import PackageConfig, package
 from amtl_export.training.config import TrainConfig
@@ -274,7 +275,7 @@ def test_hashed_values(tmp_path: Path) -> None:
     config = TrainConfig(data=str(tmp_path / "data"), method="fbe", dim=4, epochs=1, batch_size=256, hidden=(8,))
     run = train(config, tmp_path / "run")
     assert describe(open_source(str(tmp_path / "data"))).fields[0].values <= 3
-    bundle = export(run, tmp_path / "bundle", ExportConfig("dense"))
+    bundle = export(freeze(run), tmp_path / "bundle", ExportConfig("dense"))
     verdict = validate(bundle.path, run.path)
     assert verdict.problems == []
     assert verdict.raw_rows_checked == verdict.raw_rows_equal

@@ -18,6 +18,7 @@ KeysOf = Callable[[tuple[str, ...], Mapping[str, Any]], Mapping[str, bool] | Non
 _NEAR = 0.7
 
 _MESSAGES = {"missing": "is missing", "too_short": "at least one is needed", "union_tag_not_found": "rule is missing"}
+_MEMBERS = ("int_", "float_", "string_")  # of the union of what a time may be
 _SHOWN = (str, int, float, bool, date, time)
 
 
@@ -81,13 +82,13 @@ def lines(errors: Iterable[Mapping[str, Any]], unknown: Mapping[Path, str]) -> l
     listed = [(_place(error["loc"]), error) for error in errors]
     inside = {place[:length] for place, _ in listed for length in range(1, len(place))}
     for place, error in listed:
-        if place in said and error["type"] in ("float_type", "string_type", "float_parsing"):
+        if place in said and error["type"].startswith(_MEMBERS):
             continue  # the other member of a union
         if place in unknown or (error["type"] == "too_short" and place in inside):
             continue  # pydantic counts sound items only
         message = _MESSAGES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
-        if error["loc"][-1:] == ("float",):
-            message = "neither a number nor a text"
+        if error["loc"][:1] == ("split",) and error["loc"][-1] in ("int", "float"):
+            message = "neither a number nor a text nor a date"
         line = _line(place, message, error["input"])
         said[place] = f"{said[place]}\n{line}" if place in said else line
     return [line for text in said.values() for line in text.split("\n")]
@@ -97,7 +98,7 @@ def _place(loc: Path) -> Path:
     """Where an error is, without the tags of unions."""
     if loc[:1] == ("split",) and len(loc) > 1:
         loc = (loc[0], *loc[2:])
-        return loc[:-1] if loc[-1] in ("float", "str") else loc
+        return loc[:-1] if loc[-1] in ("int", "float", "str") else loc
     return loc
 
 

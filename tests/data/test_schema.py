@@ -125,7 +125,7 @@ FIELD = '[[field]]\nname = "user"\nkind = "categorical"\n'
         ('label = "y"\n[split]\nvalid = 0.1\n' + FIELD, ["split: rule is missing"]),
         (
             'label = "y"\n[split]\nrule = "time"\ncolumn = "d"\nvalid_from = [1]\ntest_from = "2024-01-02"\n' + FIELD,
-            ["split.valid_from: "],
+            ["split.valid_from: neither a number nor a text nor a date"],
         ),
         ('label = "y"\n' + FIELD.replace("categorical", "number"), ["field.0.kind: Input should be 'categorical'"]),
         ('label = "y"\nfield = []\n', ["field: at least one is needed"]),

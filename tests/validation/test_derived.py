@@ -150,7 +150,7 @@ def derived_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def derived(derived_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return export(derived_run, tmp_path_factory.mktemp("bundle") / "bundle", ExportConfig("dense"))
+    return export(freeze(derived_run), tmp_path_factory.mktemp("bundle") / "bundle", ExportConfig("dense"))
 
 
 def test_raw_rows_and_hostile_values_have_one_id(derived: Bundle, derived_run: Run) -> None:

@@ -8,6 +8,7 @@ floats; `true` and `false` are 1 and 0.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 
 import polars as pl
@@ -57,7 +58,7 @@ class Expressions:
         """The expression's values: numbers or truth values."""
         expression = pl.sql_expr(text)
         columns = list(dict.fromkeys(expression.meta.root_names()))
-        options = [self._readings(raw[column]) for column in columns]
+        options = [self._readings(raw[column], _asked_for_null_alone(column, text)) for column in columns]
         problems = []
         for readings in itertools.product(*options):
             empty = pl.DataFrame(schema=dict(zip(columns, readings, strict=True)))
@@ -75,11 +76,11 @@ class Expressions:
             allowed="what is 0 or 1, or true or false, in every row",
         )
 
-    def _readings(self, values: pl.Series) -> list[pl.DataType]:
-        """As what a column may be compared, the likeliest first."""
+    def _readings(self, values: pl.Series, anything: bool) -> list[pl.DataType]:
+        """As what a column may be compared, the likeliest first; as texts where `anything` will do."""
         if values.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
             both = [pl.Float64(), pl.String()]
-            return both[::-1] if values.name in self._texts else both
+            return both[::-1] if anything or values.name in self._texts else both
         return [values.dtype, pl.String()]
 
     def _evaluated(
@@ -106,6 +107,13 @@ class Expressions:
         allowed = "0 or 1 in every row" if alone and what == "label" else "a number"
         refuse_first(raw, number.is_null() & values.is_not_null(), column, what, allowed)
         return number
+
+
+def _asked_for_null_alone(column: str, text: str) -> bool:
+    """Whether an expression asks of a column only if it `IS NULL`, or is not."""
+    name = rf'(?<![\w"]){re.escape(column)}(?![\w"])|"{re.escape(column)}"'
+    asked = re.findall(rf"(?:{name})\s+IS\s+(?:NOT\s+)?NULL\b", text, flags=re.IGNORECASE)
+    return bool(asked) and len(asked) == len(re.findall(name, text))
 
 
 def _number(texts: pl.Series) -> pl.Series:

@@ -17,7 +17,7 @@ def refuse_first(raw: pl.DataFrame, bad: pl.Series, column: str, asker: str, all
     first = bad.arg_max() if bad.any() else None
     if first is None:
         return
-    value = raw[column][first] if column in raw.columns else None
+    value = raw[column][first : first + 1].to_list()[0] if column in raw.columns else None
     raise InputError(
         f"{asker}: a value cannot be used",
         where=f"{raw[FILE][first]}, row {raw[ROW][first] + 1}, column {column!r}",

@@ -1,0 +1,101 @@
+"""Labels and filters read a column as what they compare it with, and no field sees it."""
+
+from __future__ import annotations
+
+import re
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from data_places import place
+
+from amtl_export.data.catalog import open_source
+from amtl_export.data.expressions import LABEL
+from amtl_export.data.rows import read_rows
+from amtl_export.errors import InputError
+
+SCHEMA = '{}\n[[field]]\nname = "u"\nkind = "categorical"\nmin_count = 1\n'
+LONG = 2**62
+
+
+def labels(folder: Path) -> list[int]:
+    return [v for chunk in read_rows(open_source(str(folder)), 0) for v in chunk.fields[LABEL].to_list()]
+
+
+def texts(tmp_path: Path, head: str, *lines: str) -> Path:
+    return place(tmp_path, SCHEMA.format(head), **{"a.csv": "\n".join(["u,v,w", *lines]) + "\n"})
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("label = \"v = 'buy'\"", [1, 0, 0]),
+        ("label = \"v IN ('buy', 'cart')\"", [1, 0, 1]),
+        ("label = \"v LIKE 'b%'\"", [1, 0, 0]),
+        ("label = \"CASE WHEN v = 'buy' THEN 1 ELSE 0 END\"", [1, 0, 0]),
+        ('label = "w >= 2"', [0, 1, 1]),
+        ('label = "w = 2.0"', [0, 1, 0]),
+        ('label = "w IN (2, 3)"', [0, 1, 1]),
+        ('label = "w BETWEEN 1 AND 2"', [1, 1, 0]),
+        ("label = \"w > 1 AND v = 'cart'\"", [0, 0, 1]),
+        ('label = "v IS NULL OR w = 3"', [0, 0, 1]),
+        ("label = \"u = 'a'\"", [1, 0, 1]),
+        ('label = "w = 1"\nfilter = "v <> \'view\'"', [1, 0]),
+    ],
+)
+def test_texts_and_numbers_of_csv(tmp_path: Path, head: str, expected: list[int]) -> None:
+    assert labels(texts(tmp_path, head, "a,buy,1", "b,view,2", "a,cart,3")) == expected
+
+
+@pytest.mark.parametrize("values", [("true", "false"), ("True", "FALSE"), ("1", "0"), ("1.0", "0"), (" 1", "0 ")])
+def test_a_label_is_a_truth_value_or_0_and_1(tmp_path: Path, values: tuple[str, str]) -> None:
+    assert labels(texts(tmp_path, 'label = "v"', f"a,{values[0]},1", f"b,{values[1]},2")) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "label", "expected"),
+    [
+        ([True, False, True], "v", [1, 0, 1]),
+        ([Decimal("1.5"), Decimal("2.5"), Decimal("3")], "v > 2", [0, 1, 1]),
+        ([date(2024, 5, 1), date(2024, 5, 2), date(2024, 5, 3)], "v >= '2024-05-02'", [0, 1, 1]),
+        ([datetime(2024, 5, 1), datetime(2024, 5, 2), datetime(2024, 5, 3)], "v >= '2024-05-02'", [0, 1, 1]),
+        ([LONG, LONG + 1, LONG + 2], f"v = {LONG + 1}", [0, 1, 0]),
+        (pl.Series(["x", "y", "x"], dtype=pl.Categorical), "v = 'x'", [1, 0, 1]),
+    ],
+)
+def test_types_of_parquet(tmp_path: Path, values: Any, label: str, expected: list[int]) -> None:
+    folder = place(tmp_path, SCHEMA.format(f'label = "{label}"'))
+    pl.DataFrame({"u": ["a", "b", "c"], "v": values}).write_parquet(folder / "a.parquet")
+    assert labels(folder) == expected
+
+
+def test_long_whole_numbers_stay_what_they_are(tmp_path: Path) -> None:
+    lines = [f"{LONG + i},x,{LONG + i}" for i in range(3)]
+    folder = texts(tmp_path, f'label = "w = {LONG + 1}"\nfilter = "u <> {LONG + 2}"', *lines)
+    source = open_source(str(folder))
+    assert labels(folder) == [0, 1]
+    (chunk,) = read_rows(source, 0)
+    assert chunk.fields["u"].to_list() == [str(LONG), str(LONG + 1)]
+
+
+def test_missing_texts_of_files_are_null_in_expressions(tmp_path: Path) -> None:
+    head = 'label = "w = 1"\nfilter = "v IS NOT NULL"\n[files]\nmissing = ["n/a"]'
+    assert labels(texts(tmp_path, head, "a,n/a,1", "b,,0", "c,x,1", "d,y,0")) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("head", "says"),
+    [
+        ('label = "w > 1"', "row 2, column 'w'.*found: 'two'.*allowed: a number"),
+        ('label = "w"', "row 2, column 'w'.*found: 'two'.*allowed: 0 or 1 in every row"),
+        ('label = "w = \'two\'"\nfilter = "v + w"', "allowed: what is 0 or 1|a number"),
+        ("label = \"v || 'x'\"", "the label expression cannot be computed"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(tmp_path: Path, head: str, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        labels(texts(tmp_path, head, "a,x,1", "b,y,two"))
+    assert re.search(says, str(caught.value).replace("\n", " ")), caught.value

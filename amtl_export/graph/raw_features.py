@@ -255,6 +255,11 @@ def _part(tape: Tape, epoch: ir.Value, spec: Normalisation) -> ir.Value:
     return found
 
 
+def fits_one_model(fields: Mapping[str, RawField]) -> bool:
+    """Whether the vocabularies fit one model, each field's counted by itself."""
+    return sum(_bytes(field.vocabulary) for field in fields.values()) <= _MOST_BYTES
+
+
 def _shape(spec: TensorSpec, width: int) -> list[int | str]:
     return [1 if spec.request else "batch", width or f"length_{spec.name}"]
 

@@ -23,7 +23,7 @@ from amtl_export.bundle.raw import as_column, encoded_columns, raw_fields, raw_n
 from amtl_export.data.encode import Rows
 from amtl_export.data.normalise import NO_NUMBER, Normalisation, normalisations, normalised
 from amtl_export.errors import InputError
-from amtl_export.graph.raw_features import RawField, encoded_name, encoder_model, prepend_encoder
+from amtl_export.graph.raw_features import RawField, encoded_name, encoder_model, fits_one_model, prepend_encoder
 from amtl_export.runtime.predictor import load
 from amtl_export.runtime.session import open_session
 from amtl_export.spec import BATCH, Column, Feed, TensorSpec
@@ -43,11 +43,13 @@ class RawCheck:
     Attributes:
         rows: raw rows that went all ways; `equal` of them have the same ids on each.
         problems: field, raw value and its ids, where they differ.
+        notes: which way was not gone, and why.
     """
 
     rows: int = 0
     equal: int = 0
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def check_source(bundle: Bundle, frame: pl.DataFrame, trained: Rows) -> RawCheck:
@@ -56,9 +58,10 @@ def check_source(bundle: Bundle, frame: pl.DataFrame, trained: Rows) -> RawCheck
     Raises:
         InputError: as `check_raw`.
     """
-    columns = {name: frame[spec.column] for name, spec in normalisations(bundle.run_schema).items()}
-    kept, others = check_raw(bundle, columns, trained), check_hostile(bundle)
-    return RawCheck(kept.rows + others.rows, kept.equal + others.equal, kept.problems + others.problems)
+    ways = _Ways(bundle)
+    columns = {name: frame[spec.column] for name, spec in ways.specs.items()}
+    kept, others = _raw(ways, columns, trained), _hostile(ways)
+    return RawCheck(kept.rows + others.rows, kept.equal + others.equal, kept.problems + others.problems, kept.notes)
 
 
 def check_raw(bundle: Bundle, columns: Mapping[str, pl.Series], trained: Rows | None = None) -> RawCheck:
@@ -70,9 +73,17 @@ def check_raw(bundle: Bundle, columns: Mapping[str, pl.Series], trained: Rows | 
         trained: what training wrote for these rows; what its reader makes of them if not given.
 
     Raises:
-        InputError: the vocabularies are not the bundle's, or are too large for one graph; a value cannot be used.
+        InputError: the vocabularies are not the bundle's; a value cannot be used.
     """
-    ways = _Ways(bundle)
+    return _raw(_Ways(bundle), columns, trained)
+
+
+def check_hostile(bundle: Bundle) -> RawCheck:
+    """The same with values that nobody should send; what training's reader refuses `encoder/` must refuse too."""
+    return _hostile(_Ways(bundle))
+
+
+def _raw(ways: _Ways, columns: Mapping[str, pl.Series], trained: Rows | None = None) -> RawCheck:
     reader = ways.reader(columns)
     expected = reader if trained is None else ways.written(trained)
     found = RawCheck(len(next(iter(columns.values()))))
@@ -90,12 +101,10 @@ def check_raw(bundle: Bundle, columns: Mapping[str, pl.Series], trained: Rows | 
                 for row in differ[:_TOLD]
             ]
     found.equal = found.rows - int(wrong.sum())
-    return replace(found, problems=found.problems + ways.score_differences(columns))
+    return replace(found, problems=found.problems + ways.score_differences(columns), notes=ways.notes)
 
 
-def check_hostile(bundle: Bundle) -> RawCheck:
-    """The same with values that nobody should send; what training's reader refuses `encoder/` must refuse too."""
-    ways = _Ways(bundle)
+def _hostile(ways: _Ways) -> RawCheck:
     taken, refused = {}, []
     for name, spec in ways.specs.items():
         field_ = ways.fields.get(name)
@@ -112,7 +121,7 @@ def check_hostile(bundle: Bundle) -> RawCheck:
         taken[name] = [value for value, ours in zip(values, by_reader, strict=True) if ours]
     longest = max(map(len, taken.values()))
     rows = {name: [values[i % len(values)] for i in range(longest)] for name, values in taken.items()}
-    found = check_raw(bundle, {name: as_column(values, ways.specs[name]) for name, values in rows.items()})
+    found = _raw(ways, {name: as_column(values, ways.specs[name]) for name, values in rows.items()})
     return replace(found, problems=found.problems + refused)
 
 
@@ -153,6 +162,10 @@ class _Ways:
         self.fields = raw_fields(bundle)
         self._inputs = _by_field(bundle, self.fields)
         self._hashed = {name for name, spec in self.specs.items() if spec.buckets is not None}
+        self._fits = fits_one_model(self.fields)
+        self.notes = (
+            [] if self._fits else ["the vocabularies are too large for a graph in front, which was not checked"]
+        )
         with tempfile.TemporaryDirectory() as scratch:
             write_encoder(bundle, Path(scratch) / "encoder")
             self._encoder = Encoder(Path(scratch) / "encoder")
@@ -184,7 +197,7 @@ class _Ways:
     def graph(self, columns: Mapping[str, pl.Series]) -> dict[str, list[Any]]:
         """By the nodes in front, which hash nothing: fields with buckets are left out."""
         inputs = [spec for spec in self._inputs if spec.name not in self._hashed]
-        if all(spec.source == "numeric" for spec in inputs):
+        if all(spec.source == "numeric" for spec in inputs) or not self._fits:
             return {}
         model = encoder_model(inputs, self.fields, raw_numbers(self._bundle))
         session = open_session(ir.to_proto(model).SerializeToString())
@@ -199,7 +212,7 @@ class _Ways:
     def score_differences(self, columns: Mapping[str, pl.Series]) -> list[str]:
         """Where the graph with its encoder in front answers otherwise, by a bit, than the graph alone to its ids."""
         bundle = self._bundle
-        if self._hashed:
+        if self._hashed or not self._fits:
             return []  # there is no such graph
         with tempfile.TemporaryDirectory() as scratch:
             front = ir.to_proto(encoder_model(bundle.inputs, self.fields, raw_numbers(bundle)))

@@ -219,6 +219,7 @@ class _Check:
         found = check_source(self.bundle, *kept)
         self.verdict.raw_rows_checked, self.verdict.raw_rows_equal = found.rows, found.equal
         self.verdict.problems += [f"raw value of field {line}" for line in found.problems]
+        self.verdict.notes += found.notes
 
     def _provenance(self) -> None:
         found = trace_provenance(self.bundle.model, self.frozen)

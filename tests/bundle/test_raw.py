@@ -29,7 +29,7 @@ from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.inputs import graph_inputs
-from amtl_export.graph.raw_features import RawField, encoded_name, encoder_model
+from amtl_export.graph.raw_features import RawField, encoded_name, encoder_model, fits_one_model
 from amtl_export.runtime.predictor import load
 from amtl_export.runtime.session import open_session
 from amtl_export.spec import BATCH, Column, TensorSpec
@@ -172,3 +172,4 @@ def test_too_many_values_for_a_model() -> None:
     spec = Normalisation(field="item", column="item", type="string")
     with pytest.raises(InputError, match="too large"):
         encoder_model(inputs()[:1], {"item": RawField(vocabulary, spec, "item")}, {})
+    assert not fits_one_model({"item": RawField(vocabulary, spec, "item")})

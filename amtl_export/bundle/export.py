@@ -78,7 +78,7 @@ def export(
     if config.target == "native":
         needed_library()
     frozen = freeze(frozen)
-    refuse_sources(frozen, Path(out), overwrite)
+    refuse_sources(frozen, Path(out))
     config = for_model(config, frozen)
     if not frozen.tables:
         raise InputError(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import read_vocabularies, write_vocabularies
 from amtl_export.errors import InputError
-from amtl_export.files import atomic_folder, check_source, producer, read_json, write_json
+from amtl_export.files import atomic_folder, producer, read_json, write_json
 from amtl_export.freezing.folding import fold
 from amtl_export.freezing.frozen import Compressed, FrozenModel, freeze, of_module, of_trained
 from amtl_export.freezing.swap import frozen_tables
@@ -53,7 +53,7 @@ def save_frozen(frozen: FrozenModel, out: Path | str, *, factory: str | None = N
         raise InputError(
             "a user's module is saved with the factory that makes it", fix='save_frozen(…, factory="my_model.py:build")'
         )
-    refuse_sources(frozen, Path(out), overwrite)
+    refuse_sources(frozen, Path(out))
     model = frozen.data.config.to_json() if frozen.data else None
     with atomic_folder(Path(out), overwrite=overwrite) as draft:
         config = {"producer": producer(), "kind": "frozen", "model": model}
@@ -67,16 +67,17 @@ def save_frozen(frozen: FrozenModel, out: Path | str, *, factory: str | None = N
         save_tensors(frozen.module.model.state_dict(), draft / "frozen.safetensors")
 
 
-def refuse_sources(frozen: FrozenModel, out: Path, overwrite: bool) -> None:
-    """Refuse to write a folder where the model was read from, or where it was compressed from, lies.
+def refuse_sources(frozen: FrozenModel, out: Path) -> None:
+    """Refuse to write a folder over the one that the model was read from, or was compressed from.
 
     Raises:
-        InputError: the two are one, or lie in each other; or `out` exists and may not be replaced.
+        InputError: `out` is such a folder, or holds one.
     """
     model: FrozenModel | None = frozen
     while model is not None:
-        if model.source is not None:
-            check_source(model.source, out, overwrite)
+        source = model.source
+        if source is not None and Path(source).is_dir() and Path(source).resolve().is_relative_to(out.resolve()):
+            raise InputError("the output folder holds what is read", where=out, fix="choose another folder")
         model = model.compressed.original if model.compressed is not None else None
 
 

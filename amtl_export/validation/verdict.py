@@ -9,6 +9,9 @@ from typing import Any, Literal
 #: Value type → what |AUC difference| is allowed to it.
 AUC_ATOL: dict[str, float] = {"fp32": 1e-6, "fp16": 1e-4, "int8": 1e-4, "int4": 1e-3}
 
+#: How much more of it GAUC may differ where rows are rounded: a group has few pairs, and each that turns round is seen.
+GAUC_TIMES = 10
+
 
 @dataclass(frozen=True)
 class Tolerances:
@@ -27,6 +30,11 @@ class Tolerances:
     def auc_for(self, dtype: str) -> float:
         """What is allowed for a value type: `AUC_ATOL`, unless it is given."""
         return AUC_ATOL[dtype] if self.auc_atol is None else self.auc_atol
+
+    def gauc_for(self, dtype: str) -> float:
+        """The same for GAUC; `GAUC_TIMES` as much for a lossy value type."""
+        lossy = self.auc_atol is None and dtype != "fp32"
+        return self.auc_for(dtype) * (GAUC_TIMES if lossy else 1)
 
 
 @dataclass

@@ -66,17 +66,21 @@ def held(
         tolerances: what may differ; a given `auc_atol` is all that may.
         dtype: of the bundle.
     """
-    atol, more = tolerances.auc_for(dtype), (0.0, 0.0)
+    atols, more = (tolerances.auc_for(dtype), tolerances.gauc_for(dtype)), (0.0, 0.0)
     differences = found.auc - expected.auc, found.gauc - expected.gauc
     known = not math.isnan(wanted.auc) and not math.isnan(found.auc)
-    if tolerances.auc_atol is None and known and any(abs(own) > atol for own in differences):
+    if (
+        tolerances.auc_atol is None
+        and known
+        and any(abs(own) > atol for own, atol in zip(differences, atols, strict=True))
+    ):
         size = np.abs(np.where(np.isfinite(wanted.values), wanted.values, 0.0)).astype(np.float64)
         reach = wanted.reach(found.values, _ROUNDING * scale + ROUNDINGS * size)
         more = _side(differences[0], reach, 0), _side(differences[1], reach, 1)
     values = expected.auc, expected.gauc
     return [
         Held(name, abs(own), atol + beyond)
-        for name, value, own, beyond in zip(("AUC", "GAUC"), values, differences, more, strict=True)
+        for name, value, own, atol, beyond in zip(("AUC", "GAUC"), values, differences, atols, more, strict=True)
         if not math.isnan(value)
     ]
 

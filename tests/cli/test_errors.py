@@ -106,7 +106,7 @@ def case(code: int, *says: str) -> Callable[[Callable[[Place], list[object]]], C
     return add
 
 
-@case(2, "label", "column 'y'", "rows.csv, row 3", "found: 'maybe'", "allowed: a number")
+@case(2, "label", "column 'y'", "rows.csv, row 3", "found: 'maybe'", "allowed: 0 or 1")
 def text_label(p: Place) -> list[object]:
     p.change(p.rows, "2,2.5,0", "2,2.5,maybe")
     return p.train()

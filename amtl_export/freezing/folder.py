@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import read_vocabularies, write_vocabularies
 from amtl_export.errors import InputError
-from amtl_export.files import atomic_folder, producer, read_json, write_json
+from amtl_export.files import atomic_folder, check_source, producer, read_json, write_json
 from amtl_export.freezing.folding import fold
 from amtl_export.freezing.frozen import Compressed, FrozenModel, freeze, of_module, of_trained
 from amtl_export.freezing.swap import frozen_tables
@@ -54,6 +54,9 @@ def save_frozen(frozen: FrozenModel, out: Path | str, *, factory: str | None = N
             "a user's module is saved with the factory that makes it", fix='save_frozen(…, factory="my_model.py:build")'
         )
     refuse_sources(frozen, Path(out))
+    original = None if frozen.compressed is None else frozen.compressed.original
+    if original is not None and original.source is not None:  # the folder states its digest
+        check_source(original.source, Path(out), overwrite)
     model = frozen.data.config.to_json() if frozen.data else None
     with atomic_folder(Path(out), overwrite=overwrite) as draft:
         config = {"producer": producer(), "kind": "frozen", "model": model}

@@ -7,12 +7,14 @@ import hashlib
 import numpy as np
 import polars as pl
 
+from amtl_export.data.normalise import Normalisation, normalised
+from amtl_export.data.refusal import refuse_first
 from amtl_export.data.schema import Schema
-from amtl_export.data.source import FILE, ROW
-from amtl_export.errors import InputError
 
 GROUP = "__group"
 WEIGHT = "__weight"
+
+_FIX = "correct or drop the row, leave it out by filter = …, or drop weight = … in schema.toml"
 
 
 def beside(kept: pl.DataFrame, fields: list[pl.Series], schema: Schema) -> list[pl.Series]:
@@ -45,22 +47,11 @@ def _group(values: pl.Series) -> pl.Series:
 
 
 def _weight(kept: pl.DataFrame, column: str) -> pl.Series:
-    values = kept[column]
-    if values.dtype == pl.String:
-        values = values.str.strip_chars()
-    known = values.dtype == pl.String or values.dtype.is_numeric() or values.dtype == pl.Boolean
-    number = (
-        values.cast(pl.Float64, strict=False) if known else pl.repeat(None, len(values), dtype=pl.Float64, eager=True)
-    )
-    weight = number.cast(pl.Float32)
-    bad = ~(weight.is_finite() & (number >= 0)).fill_null(False)
-    if bad.any():
-        first = bad.arg_max() or 0
-        raise InputError(
-            "weight: a value cannot be used",
-            where=f"{kept[FILE][first]}, row {kept[ROW][first] + 1}, column {column!r}",
-            found=repr(kept[column][first]),
-            allowed="a finite number >= 0 in every row",
-            fix="correct or drop the row, leave it out by filter = …, or drop weight = … in schema.toml",
-        )
+    """Read as a numeric field is; a missing weight cannot be used either."""
+
+    def refuse(bad: pl.Series, _: str) -> None:
+        refuse_first(kept, bad, column, "weight", "a finite number >= 0 in every row", _FIX)
+
+    weight = normalised(kept[column], Normalisation(field="weight", column=column, type="float32"), refuse)
+    refuse(weight.is_null() | (weight < 0), "")
     return weight.alias(WEIGHT)

@@ -34,10 +34,7 @@ class FileFormat(Strict):
 
     @model_validator(mode="after")
     def _named_columns(self) -> Self:
-        if not self.header and not self.columns:
-            raise ValueError("header = false needs columns = [...]")
-        if self.columns and len(set(self.columns)) != len(self.columns):
-            raise ValueError("columns has a name twice")
+        _check_columns(self.columns, self.header)
         return self
 
 
@@ -67,10 +64,7 @@ class JoinSchema(Strict):
 
     @model_validator(mode="after")
     def _reads(self) -> Self:
-        if not self.header and not self.columns:
-            raise ValueError("header = false needs columns = [...]")
-        if self.columns and len(set(self.columns)) != len(self.columns):
-            raise ValueError("columns has a name twice")
+        _check_columns(self.columns, self.header)
         return self
 
     @property
@@ -89,3 +83,11 @@ class JoinSchema(Strict):
             quote=self.quote,
             encoding=self.encoding,
         )
+
+
+def _check_columns(columns: tuple[str, ...] | None, header: bool) -> None:
+    """A file without a header needs names for its columns, each once."""
+    if not header and not columns:
+        raise ValueError("header = false needs columns = [...]")
+    if columns and len(set(columns)) != len(columns):
+        raise ValueError("columns has a name twice")

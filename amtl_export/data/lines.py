@@ -77,7 +77,7 @@ class LineCheck:
         """
         if not len(chunk):
             return chunk
-        last = int(chunk[ROW].max()) + 1  # type: ignore[arg-type]
+        last = int(chunk[ROW].max()) + 1  # type: ignore[arg-type]  # a chunk has rows
         self._advance(last)
         return chunk.filter(pl.col(ROW) < self._rows) if self._done and last > self._rows else chunk
 

@@ -7,8 +7,11 @@ import polars as pl
 from amtl_export.data.frames import FILE, ROW
 from amtl_export.errors import InputError
 
+#: What helps where a value of a field cannot be used.
+_FIX = "correct or drop the row, or name the text under missing = [...] in schema.toml"
 
-def refuse_first(raw: pl.DataFrame, bad: pl.Series, column: str, asker: str, allowed: str) -> None:
+
+def refuse_first(raw: pl.DataFrame, bad: pl.Series, column: str, asker: str, allowed: str, fix: str = _FIX) -> None:
     """Raise on the first row where `bad` is true, naming file, row, column and value.
 
     Raises:
@@ -23,5 +26,5 @@ def refuse_first(raw: pl.DataFrame, bad: pl.Series, column: str, asker: str, all
         where=f"{raw[FILE][first]}, row {raw[ROW][first] + 1}, column {column!r}",
         found=repr(value),
         allowed=allowed,
-        fix="correct or drop the row, or name the text under missing = [...] in schema.toml",
+        fix=fix,
     )

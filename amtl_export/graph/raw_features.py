@@ -304,7 +304,7 @@ def _looked_up(tape: Tape, fields: Mapping[str, RawField], values: Mapping[str, 
 def _words(field: RawField) -> int:
     """The most words that a value of the vocabulary, or a text of "missing", has; at least one."""
     texts = [field.vocabulary.values, pl.Series(list(field.missing), dtype=pl.String)]
-    return 1 + max(int(own.str.count_matches(" ", literal=True).max() or 0) for own in texts)  # type: ignore[arg-type]
+    return 1 + max(int(own.str.count_matches(" ", literal=True).max() or 0) for own in texts)  # type: ignore[arg-type]  # counts
 
 
 def _joined_words(tape: Tape, texts: ir.Value, words: int) -> ir.Value:

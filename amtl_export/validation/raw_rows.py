@@ -357,7 +357,7 @@ def _sent(column: pl.Series) -> pl.Series:
     """What JSON can hold of a column: dates and decimals as their texts."""
     inner = column.dtype
     while isinstance(inner, pl.List | pl.Array):
-        inner = inner.inner  # type: ignore[assignment]
+        inner = inner.inner  # type: ignore[assignment]  # of a column
     if inner.is_temporal() or inner.is_decimal() or inner in (pl.Categorical, pl.Enum):
         nested = isinstance(column.dtype, pl.List | pl.Array)
         return column.cast(pl.List(pl.String) if nested else pl.String)

@@ -50,11 +50,11 @@ def validate(
 ) -> Verdict:
     """Compare a bundle with the model that it says it came from.
 
-    Checks, in order: checksums; vocabularies; nothing of the selection network left and every weight accounted for;
-    every row of every table bit for bit and ids outside them, optimised and not; answers to `inputs`, batches of none
-    and of one, examples alone, and ids outside the tables through the whole model; the labelled examples' scores,
-    optimised and not. The reference is the model itself, in evaluation mode, hooks and all; where values are quantized,
-    the frozen model with the same quantized values.
+    Checks, in order: checksums; vocabularies; raw values of a run, to the ids that training gave them; nothing of the
+    selection network left and every weight accounted for; every row of every table bit for bit and ids outside them,
+    optimised and not; answers to `inputs`, batches of none and of one, examples alone, and ids outside the tables
+    through the whole model; the labelled examples' scores, optimised and not. The reference is the model itself, in
+    evaluation mode, hooks and all; where values are quantized, the frozen model with the same quantized values.
 
     Args:
         bundle: its folder.

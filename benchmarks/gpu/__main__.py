@@ -3,7 +3,7 @@
 On a bare machine with a card, in under eight minutes; JSON and plots. docs/gpu.md says how to get there.
 
     python benchmarks/gpu --out benchmarks/results --machine h100
-    python benchmarks/gpu --out /tmp/try --device cpu --rows 8000 --batch 1,64 --seconds 0.01 --past 100000
+    python benchmarks/gpu --out tried --device cpu --rows 8000 --batch 1,64 --seconds 0.01 --past 100000
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from amtl_export.bench.subjects import OnnxSubject, apart
 from amtl_export.bench.traffic import Traffic
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.cli.options import IntList
-from amtl_export.data.schema import FieldSchema, Schema
+from amtl_export.data.field_schema import FieldSchema
+from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import freeze

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from amtl_export.data.field_schema import FieldSchema
 from amtl_export.data.file_format import FileFormat, JoinSchema
-from amtl_export.data.schema import ColumnSplit, FieldSchema, FilesSplit, RandomSplit, Schema, TimeSplit
+from amtl_export.data.schema import ColumnSplit, FilesSplit, RandomSplit, Schema, TimeSplit
 from amtl_export.experiments.report import markdown, speed_markdown
 
 ROOT = Path(__file__).resolve().parents[1]

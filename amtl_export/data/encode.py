@@ -13,10 +13,11 @@ import polars as pl
 
 from amtl_export.data.beside import GROUP, WEIGHT
 from amtl_export.data.expressions import LABEL
+from amtl_export.data.field_schema import FieldSchema
 from amtl_export.data.normalise import normalisations
 from amtl_export.data.raw_sample import RawSample
 from amtl_export.data.rows import Chunk, read_rows
-from amtl_export.data.schema import SPLITS, FieldSchema, Schema, SplitName
+from amtl_export.data.schema import SPLITS, Schema, SplitName
 from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import MISSING, ValueCounter, Vocabulary
 from amtl_export.errors import InputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from amtl_export.data.schema import FieldSchema
+    from amtl_export.data.field_schema import FieldSchema
 
 #: Keys that make a field's values of the data's; each gives whole numbers.
 DERIVING = ("boundaries", "part")

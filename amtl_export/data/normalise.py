@@ -32,7 +32,8 @@ from amtl_export.data.strict import Strict
 from amtl_export.data.times import Part, Unit, part_of_epochs, part_of_texts, part_of_times
 
 if TYPE_CHECKING:
-    from amtl_export.data.schema import FieldSchema, Schema
+    from amtl_export.data.field_schema import FieldSchema
+    from amtl_export.data.schema import Schema
 
 
 #: Says "missing" where nothing else can: the least int64.

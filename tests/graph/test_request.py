@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from amtl_export.bundle.bundle import open_bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.compare import TOLERANCE
-from amtl_export.data.schema import FieldSchema, Schema
+from amtl_export.data.field_schema import FieldSchema
+from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.files import write_sums

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from amtl_export.data.field_schema import FieldSchema
 from amtl_export.data.named.files import find, joined, table
-from amtl_export.data.schema import FieldSchema, Schema
+from amtl_export.data.schema import Schema
 from amtl_export.data.source import Source
 
 _NUMERIC = tuple(f"I{i}" for i in range(1, 14))

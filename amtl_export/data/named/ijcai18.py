@@ -12,10 +12,11 @@ from pathlib import Path
 
 import polars as pl
 
+from amtl_export.data.field_schema import FieldSchema
 from amtl_export.data.file_format import FileFormat
 from amtl_export.data.frames import ROW, Reading
 from amtl_export.data.named.files import find, joined
-from amtl_export.data.schema import ColumnSplit, FieldSchema, Schema, TimeSplit
+from amtl_export.data.schema import ColumnSplit, Schema, TimeSplit
 from amtl_export.data.source import Source
 from amtl_export.data.text_files import read_text
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import polars as pl
 
+from amtl_export.data.field_schema import FieldSchema
 from amtl_export.data.frames import Reading
 from amtl_export.data.named.files import find, joined, side_table, table
-from amtl_export.data.schema import FieldSchema, RandomSplit, Schema
+from amtl_export.data.schema import RandomSplit, Schema
 from amtl_export.data.source import Source
 
 _USER = ("user_id", "gender", "age", "occupation")

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from amtl_export.data.schema import FieldSchema, RandomSplit, Schema
+from amtl_export.data.field_schema import FieldSchema
+from amtl_export.data.schema import RandomSplit, Schema
 from amtl_export.data.source import CHUNK_ROWS, FILE, ROW, Source
 from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
 from amtl_export.errors import InputError

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import polars as pl
 
+from amtl_export.data.field_schema import FieldSchema
 from amtl_export.data.frames import Reading
 from amtl_export.data.named.files import find, joined, side_rows, side_table, table
-from amtl_export.data.schema import FieldSchema, Schema, TimeSplit
+from amtl_export.data.schema import Schema, TimeSplit
 from amtl_export.data.source import Source
 
 _EDGE = ("user_id", "item_id", "type", "date")

@@ -45,10 +45,10 @@ class AutoInt(nn.Module):
         widths = [config.dim] + [heads * head_width] * config.attention_layers
         layers = [Interaction(width, heads, head_width) for width in widths[:-1]]
         self.interactions = nn.Sequential(nn.Dropout(config.embedding_dropout), *layers)
-        self.out = nn.Linear(len(config.embedded) * widths[-1], 1)
+        self.out = nn.Linear(len(config.embedded) * widths[-1], config.outputs)
         self.deep = Dnn(config)
 
     def forward(self, rows: Tensor, numeric: Tensor | None) -> Tensor:
-        """Logits `[B]` from rows `[B, F, D]` and normalised numbers `[B, N]` or None."""
-        logit: Tensor = self.out(self.interactions(rows).flatten(1)).squeeze(-1) + self.deep(rows, numeric)
-        return logit
+        """Logits `[B, T]` from rows `[B, F, D]` and normalised numbers `[B, N]` or None."""
+        logits: Tensor = self.out(self.interactions(rows).flatten(1)) + self.deep(rows, numeric)
+        return logits

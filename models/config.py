@@ -146,6 +146,7 @@ class ModelConfig:
         mixed: of mde.
         candidates: of autoemb, embedding sizes as parts of D; D itself is always one.
         sparse: whether the table's gradient is sparse (needs SparseAdam).
+        labels: names of several labels, each of which has a logit; none if there is one.
         ordered: whether the rows are written in a basis of their field, which the model keeps; `models.ordered`.
     """
 
@@ -166,6 +167,7 @@ class ModelConfig:
     candidates: tuple[float, ...] = (0.25, 0.5, 1.0)
     sparse: bool = False
     ordered: bool = False
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.dim < 1:
@@ -183,6 +185,11 @@ class ModelConfig:
         for field, owner in zip(self.embedded, self.owners, strict=True):
             if self.embedded[owner].size != field.size:
                 raise ValueError(f"field {field.name}: {field.size} ids, but {field.shares} has another number")
+
+    @property
+    def outputs(self) -> int:
+        """T: logits that the model gives for an example."""
+        return len(self.labels) or 1
 
     @property
     def owners(self) -> tuple[int, ...]:
@@ -235,4 +242,5 @@ class ModelConfig:
         given["selection"] = SelectionConfig(**selection)
         given["mixed"] = MixedConfig(**given.get("mixed", {}))
         given["candidates"] = tuple(given.get("candidates", cls.candidates))
+        given["labels"] = tuple(given.get("labels", ()))
         return cls(**given)

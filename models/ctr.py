@@ -36,7 +36,7 @@ METHODS: dict[str, Callable[[ModelConfig, Sequence[Tensor]], nn.Module]] = {
 #: Methods whose selection networks learn how many leading dims an id keeps.
 SELECTING = frozenset({"amtl", "aml", "amtl_nste"})
 
-#: Backbone → its module, called with rows `[B, F, D]` and numbers `[B, N]` or None.
+#: Backbone → its module, from rows `[B, F, D]` and numbers `[B, N]` or None to logits `[B, T]`.
 BACKBONES: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "dnn": Dnn,
     "widedeep": Dnn,
@@ -81,7 +81,7 @@ class NumericInput(nn.Module):
 
 
 class Linear(nn.Module):
-    """The wide part: a weight for each id and each number, added up.
+    """The wide part: a weight for each id and each number, and for each label, added up.
 
     Args:
         config: of the model.
@@ -90,12 +90,12 @@ class Linear(nn.Module):
 
     def __init__(self, config: ModelConfig, counts: Sequence[Tensor]) -> None:
         super().__init__()
-        self.ids = FixedEmbedding(replace(config, dim=1), counts)
-        self.numeric = nn.Linear(len(config.numeric), 1) if config.numeric else None
+        self.ids = FixedEmbedding(replace(config, dim=config.outputs), counts)
+        self.numeric = nn.Linear(len(config.numeric), config.outputs) if config.numeric else None
 
 
 class CtrModel(nn.Module):
-    """From ids and numbers to a logit.
+    """From ids and numbers to a logit, or to one for each label.
 
     Args:
         config: fields, method, backbone, sizes.
@@ -131,15 +131,15 @@ class CtrModel(nn.Module):
             multi: int64 `[B, L]` for each multi-valued field, padded.
 
         Returns:
-            float32 `[B]`.
+            float32 `[B]`; `[B, T]` of several labels.
         """
         numbers = self.numeric(numeric) if self.numeric is not None else None
-        logit: Tensor = self.backbone(self._rows(self.method, ids, multi), numbers)
+        logits: Tensor = self.backbone(self._rows(self.method, ids, multi), numbers)
         if self.wide is not None:
-            logit = logit + self._rows(_method(self.wide.ids), ids, multi).flatten(1).sum(dim=1)
+            logits = logits + self._rows(_method(self.wide.ids), ids, multi).sum(dim=1)
             if self.wide.numeric is not None:
-                logit = logit + self.wide.numeric(numbers).squeeze(-1)
-        return logit
+                logits = logits + self.wide.numeric(numbers)
+        return logits if self.config.labels else logits.squeeze(-1)
 
     @property
     def method(self) -> EmbeddingMethod:

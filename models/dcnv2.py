@@ -19,13 +19,13 @@ class DcnV2(nn.Module):
         self.crosses = nn.ModuleList(nn.Linear(width, width) for _ in range(config.cross_layers))
         hidden, deep_width = hidden_layers(width, config)
         self.deep = nn.Sequential(*hidden)
-        self.out = nn.Linear(width + deep_width, 1)
+        self.out = nn.Linear(width + deep_width, config.outputs)
 
     def forward(self, rows: Tensor, numeric: Tensor | None) -> Tensor:
-        """Logits `[B]` from rows `[B, F, D]` and normalised numbers `[B, N]` or None."""
+        """Logits `[B, T]` from rows `[B, F, D]` and normalised numbers `[B, N]` or None."""
         x0 = self.dropout(side_by_side(rows, numeric))  # [B, F·D + N]
         x = x0
         for cross in self.crosses:
             x = x0 * cross(x) + x
-        logit: Tensor = self.out(torch.cat([x, self.deep(x0)], dim=1)).squeeze(-1)
-        return logit
+        logits: Tensor = self.out(torch.cat([x, self.deep(x0)], dim=1))
+        return logits

@@ -9,17 +9,17 @@ from amtl_export.models.config import ModelConfig
 
 
 class Dnn(nn.Module):
-    """Concatenate, then hidden layers with ReLU and dropout, then one logit."""
+    """Concatenate, then hidden layers with ReLU and dropout, then a logit for each label."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         hidden, width = hidden_layers(input_width(config), config)
-        self.layers = nn.Sequential(nn.Dropout(config.embedding_dropout), *hidden, nn.Linear(width, 1))
+        self.layers = nn.Sequential(nn.Dropout(config.embedding_dropout), *hidden, nn.Linear(width, config.outputs))
 
     def forward(self, rows: Tensor, numeric: Tensor | None) -> Tensor:
-        """Logits `[B]` from rows `[B, F, D]` and normalised numbers `[B, N]` or None."""
-        logit: Tensor = self.layers(side_by_side(rows, numeric)).squeeze(-1)
-        return logit
+        """Logits `[B, T]` from rows `[B, F, D]` and normalised numbers `[B, N]` or None."""
+        logits: Tensor = self.layers(side_by_side(rows, numeric))
+        return logits
 
 
 def input_width(config: ModelConfig) -> int:

@@ -68,29 +68,29 @@ class _InProcess:
     """The bundle in this process."""
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
-        self._predictor = load(bundle.path, threads=threads)
+        self._predictor, self._output = load(bundle.path, threads=threads), bundle.signature.answer
 
     def answer(self) -> Answer:
         """The same predictor for all workers."""
-        return lambda feed: self._predictor.predict(feed, ["probability"])["probability"]
+        return lambda feed: self._predictor.predict(feed, [self._output])[self._output]
 
 
 class Triton:
     """A model of a Triton server; each worker has a connection of its own."""
 
-    def __init__(self, url: str, model: str, protocol: str) -> None:
-        self._url, self._model = url, model
+    def __init__(self, url: str, model: str, protocol: str, output: str = "probability") -> None:
+        self._url, self._model, self._output = url, model, output
         self._client = _client(protocol)
 
     def answer(self) -> Answer:
         """A connection."""
         connection = self._client.InferenceServerClient(self._url)
-        wanted = [self._client.InferRequestedOutput("probability")]
+        wanted = [self._client.InferRequestedOutput(self._output)]
 
         def ask(feed: Feed) -> Scores:
             found = connection.infer(self._model, [self._tensor(name, a) for name, a in feed.items()], outputs=wanted)
-            probability: Scores = found.as_numpy("probability").reshape(-1)
-            return probability
+            scores: Scores = found.as_numpy(self._output).reshape(-1)
+            return scores
 
         return ask
 
@@ -136,7 +136,9 @@ def bench_server(
     config = config or ServerBenchConfig()
     opened, requests = _requests(Path(bundle), source, config.batch)
     target: _Target = (
-        Triton(config.url, config.model, config.protocol) if config.url else _InProcess(opened, config.threads)
+        Triton(config.url, config.model, config.protocol, opened.signature.answer)
+        if config.url
+        else _InProcess(opened, config.threads)
     )
     pid = config.pid if config.url else os.getpid()
     cases: list[dict[str, Any]] = []
@@ -208,6 +210,6 @@ def _requests(bundle: Path, source: Any, batch: int) -> tuple[Bundle, list[Reque
     opened, frozen = open_bundle(bundle), freeze(source)
     check_same(opened, frozen)
     feeds = traffic_of(opened, frozen).feeds(batch, "replay", 0)
-    predictor, score = load(bundle), "probability" if frozen.data else frozen.score
+    predictor, score = load(bundle), opened.signature.answer
     graph_feeds = [as_request(one_request(feed, opened.inputs), opened.inputs) for feed in feeds]
     return opened, [Request(feed, predictor.predict(feed, [score])[score]) for feed in graph_feeds]

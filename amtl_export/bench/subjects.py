@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from amtl_export.bundle.bundle import Bundle, open_bundle
+from amtl_export.data.output_names import probability_of
 from amtl_export.errors import EnvironmentLacks
 from amtl_export.freezing.flat import Flat
 from amtl_export.freezing.frozen import FrozenModel
@@ -81,7 +82,7 @@ class OnnxSubject:
         self.name = name
         self.bytes = bundle.bytes()
         self._inputs = bundle.inputs
-        self._outputs = ["probability"] if bundle.signature.source == "run" else None
+        self._outputs = _probabilities(bundle)
         self._predictor = load(bundle.path, provider=provider, threads=threads, native=native, cuda=cuda)
 
     def prepare(self, feed: Feed) -> Feed:
@@ -89,8 +90,13 @@ class OnnxSubject:
         return self._predictor.prepare(as_request(feed, self._inputs))
 
     def run(self, prepared: Feed) -> Any:
-        """Every output of a user's module, a run's probabilities `[B]`."""
+        """Every output of a user's module, a run's probabilities, `[B]` each."""
         return self._predictor.answer(prepared, self._outputs)
+
+
+def _probabilities(bundle: Bundle) -> list[str] | None:
+    signature = bundle.signature
+    return [probability_of(name) for name in signature.scores] if signature.source == "run" else None
 
 
 def apart(bundle: Bundle, folder: Path) -> Bundle:

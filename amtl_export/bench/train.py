@@ -100,6 +100,7 @@ class _Subject:
     state: TrainState
     session: Any
     feed: Feed
+    scores: tuple[str, ...]
     seconds: dict[str, list[float]] = field(default_factory=lambda: {measure: [] for measure in MEASURES})
 
     @classmethod
@@ -112,7 +113,8 @@ class _Subject:
         model = copy.deepcopy(state.model).cpu().eval()
         bundle = export(of_trained(model, model_config, encoded.schema, encoded.vocabularies, origin), folder)
         session = bundle.session(provider=device, threads=torch.get_num_threads())
-        subject = cls(state, session, from_rows(encoded.rows["test"], model_config))
+        feed = from_rows(encoded.rows["test"], model_config)
+        subject = cls(state, session, feed, bundle.signature.scores)
         subject._answer(encoded.rows["test"], config.batch_size)  # a session's first answers take its memory
         return subject
 
@@ -125,7 +127,9 @@ class _Subject:
 
     def _answer(self, rows: Rows, batch: int) -> None:
         for start in range(0, len(rows), batch):
-            self.session.run(["logit"], {name: values[start : start + batch] for name, values in self.feed.items()})
+            self.session.run(
+                list(self.scores), {name: values[start : start + batch] for name, values in self.feed.items()}
+            )
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -139,7 +139,7 @@ def _signature(
         source="module" if frozen.data is None else "run",
         inputs=inputs,
         outputs=tuple(_output(value) for value in model.graph.outputs),
-        score=frozen.score,
+        scores=frozen.scores,
         reserved=sig.UNRESERVED if frozen.data is None else sig.RESERVED,
         vocabulary_hash=frozen.vocabulary_hash,
         dtype=config.stored,

@@ -113,7 +113,7 @@ def write_readme(draft: Path, frozen: FrozenModel, signature: Signature) -> None
         'request = json.load(open("samples/request.json"))["inputs"]',
         f"types = {_types_of(signature)}",
         'feed = {i["name"]: numpy.array(i["data"], types[i["datatype"]]).reshape(i["shape"]) for i in request}',
-        f'print(session.run(["{signature.score if signature.source == "module" else "probability"}"], feed))',
+        f'print(session.run(["{signature.answer}"], feed))',
         "```",
         "",
     ]

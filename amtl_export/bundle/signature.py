@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from amtl_export.data.output_names import probability_of
 from amtl_export.errors import InputError
 from amtl_export.freezing.fields import FieldRows
 from amtl_export.graph.lookups import Lookup
@@ -59,7 +60,7 @@ class Signature(_Part):
 
     Attributes:
         source: `run`, or `module` of a user.
-        score: the output that labels judge.
+        scores: the outputs that labels judge; the first is the main one.
         reserved: meaning of the reserved ids.
         vocabulary_hash: ids are those of the vocabularies with this hash, and of no others; None for a user's module.
         dtype: asked for stored rows; layer_dtype, for the weights of layers fused with a lookup.
@@ -75,7 +76,7 @@ class Signature(_Part):
     source: Literal["run", "module"] = "run"
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    score: str
+    scores: tuple[str, ...]
     reserved: dict[str, str]
     vocabulary_hash: str | None = None
     dtype: ValueType
@@ -89,6 +90,11 @@ class Signature(_Part):
     batches: Batches = Batches()
     out_of_range: dict[str, str] = {}
     limits: dict[str, int] = {}
+
+    @property
+    def answer(self) -> str:
+        """The output that is shown: the main score, of a run its probability."""
+        return probability_of(self.scores[0]) if self.source == "run" else self.scores[0]
 
     @property
     def table(self) -> Table:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from amtl_export.bundle.export import ExportConfig
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.freezing.scores import Scores, torch_answers
+from amtl_export.freezing.scores import torch_auc
 from amtl_export.tables.values import VALUE_TYPES, ValueType, fake_quantized, quantize, value_types
 
 
 def auc_changes(frozen: FrozenModel) -> dict[ValueType, float]:
-    """Value type → |ΔAUC| that quantizing a model's tables to it makes.
+    """Value type → |ΔAUC| that quantizing a model's tables to it makes; of several scores, the largest.
 
     Infinite for a type that a number is too large for.
 
@@ -21,8 +23,8 @@ def auc_changes(frozen: FrozenModel) -> dict[ValueType, float]:
         InputError: the model comes without labelled examples.
     """
 
-    def worth(model: FrozenModel) -> float:
-        return Scores.of(torch_answers(model, "valid", trained=False)).auc
+    def worth(model: FrozenModel) -> dict[str, float]:
+        return torch_auc(model, "valid", trained=False)
 
     exact = worth(frozen)
     changes: dict[ValueType, float] = {}
@@ -32,7 +34,8 @@ def auc_changes(frozen: FrozenModel) -> dict[ValueType, float]:
         except InputError:
             changes[dtype] = math.inf
             continue
-        changes[dtype] = abs(worth(fake_quantized(frozen, rows)) - exact)
+        found = worth(fake_quantized(frozen, rows))
+        changes[dtype] = float(np.max([abs(found[name] - exact[name]) for name in exact]))  # NaN stays NaN
     return changes
 
 

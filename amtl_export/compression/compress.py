@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from amtl_export.compression.report import BasisKind, CompressReport, FieldOrder, Placement
@@ -24,7 +23,7 @@ from amtl_export.freezing.frozen import Compressed, FrozenModel, freeze
 from amtl_export.principal.dims import Dims
 from amtl_export.source.binding import bind
 from amtl_export.source.call import ModuleCall
-from amtl_export.source.source import Batches, Source
+from amtl_export.source.source import Batches, Labels, Source, labels_by_output
 from amtl_export.spec import Feed
 from amtl_export.tables.values import (
     VALUE_TYPES,
@@ -121,19 +120,20 @@ def _given(frozen: FrozenModel, batches: Any) -> Any:
             feed = bind(module, inputs).feed
             return next((len(feed[spec.name]) for spec in frozen.inputs if spec.batched), 1)
 
-        return Source(module, frozen.example, batches=_labelled(batches, count)).labelled(frozen.inputs)
-    pairs = _labelled(batches, lambda inputs: len(next(iter(inputs.values()))))
+        pairs = _labelled(batches, count, frozen.scores)
+        return Source(module, frozen.example, batches=pairs).labelled(frozen.inputs, frozen.scores)
+    pairs = _labelled(batches, lambda inputs: len(next(iter(inputs.values()))), frozen.scores)
 
-    def rows(_: str) -> Iterator[tuple[Feed, npt.NDArray[np.float64]]]:
-        for inputs, labels in pairs():
+    def rows(_: str) -> Iterator[tuple[Feed, Labels]]:
+        for number, (inputs, labels) in enumerate(pairs()):
             feed = {name: np.asarray(values) for name, values in inputs.items()}
-            yield feed, np.asarray(labels, dtype=np.float64)
+            yield feed, labels_by_output(labels, frozen.scores, f"batch {number}")
 
     return rows
 
 
 def _labelled(
-    batches: Batches | Mapping[str, Batches], count: Callable[[Any], int]
+    batches: Batches | Mapping[str, Batches], count: Callable[[Any], int], scores: Sequence[str]
 ) -> Callable[[], Iterator[tuple[Any, Any]]]:
     """The batches, again at each call; labels of 0 where there are none, which no AUC comes of."""
     if isinstance(batches, Mapping):
@@ -148,7 +148,7 @@ def _labelled(
             if known not in (None, labels is not None):
                 raise InputError("compress: some batches have labels and some have none", where=f"batch {number}")
             known = labels is not None
-            yield inputs, labels if known else np.zeros(count(inputs))
+            yield inputs, labels if known else {score: np.zeros(count(inputs)) for score in scores}
 
     return pairs
 
@@ -185,7 +185,7 @@ def _report(
         bytes_before=work.original.dense_bytes,
         bytes_after=best.point.bytes,
         auc_valid_before=work.auc_before,
-        auc_valid_after=best.point.auc_valid,
+        auc_valid_after=best.point.outputs.get(work.original.score, best.point.auc_valid),
         weighted=work.original.weighted,
         dtype=best.point.dtype,
         max_auc_drop=drop,
@@ -205,6 +205,10 @@ def _report(
             for own in found
         ],
         curve=best.curve,
+        outputs={
+            name: {"auc_valid_before": work.aucs_before[name], "auc_valid_after": after}
+            for name, after in best.point.outputs.items()
+        },
     )
 
 

@@ -70,10 +70,11 @@ class Cuts:
         whole = coded_model(self.work.plain, self.rows, self.work.all_rows())
         largest, most = 0.0, 0.0
         for feed in islice(_feeds(self.work.original), 0, _COMPARED // 64):
-            before, after = (model.answers(feed)[model.score] for model in (self.work.plain, whole))
-            finite = np.isfinite(before)
-            largest = max(largest, float(np.abs(np.asarray(before - after)[finite]).max(initial=0.0)))
-            most = max(most, float(np.abs(before[finite]).max(initial=0.0)))
+            answers = [model.answers(feed) for model in (self.work.plain, whole)]
+            for before, after in ([one[name] for one in answers] for name in whole.scores):
+                finite = np.isfinite(before)
+                largest = max(largest, float(np.abs(np.asarray(before - after)[finite]).max(initial=0.0)))
+                most = max(most, float(np.abs(before[finite]).max(initial=0.0)))
         if not largest <= _ROUNDING * max(most, 1.0):
             raise ValidationFailed(
                 "compress: another basis alone changes the answers",
@@ -147,7 +148,8 @@ class Cuts:
         model = self.model(chosen)
         ratio = sum(int(own.sum()) for own in dims) / self.numbers
         size = table_bytes(model, dtype) + self._projection_bytes(model)
-        point = Point(self.kind, dtype, ratio, size, self.work.auc(self._stored(model, dtype)))
+        aucs = self.work.aucs(self._stored(model, dtype))
+        point = Point(self.kind, dtype, ratio, size, self.work.judged(aucs), aucs if len(aucs) > 1 else {})
         self.tried.append((point, chosen))
         auc = "" if point.auc_valid is None else f", valid AUC {point.auc_valid:.5f}"
         self.work.note(f"{self.kind}, {dtype}: mean dims {ratio:.3f} D, {size:,} bytes{auc}")
@@ -191,6 +193,6 @@ def _feeds(frozen: FrozenModel) -> Iterator[Feed]:
     rows = 0
     for feed, labels in frozen.labelled("valid"):
         yield feed
-        rows += len(labels)
+        rows += len(next(iter(labels.values())))
         if rows >= _COMPARED:
             return

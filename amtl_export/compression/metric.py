@@ -111,7 +111,7 @@ def _targets(
     frozen: FrozenModel, answers: dict[str, Tensor], spreads: dict[str, float], signs: torch.Generator
 ) -> Iterator[Tensor]:
     """A number for each output whose gradient in a row is g, summed over examples."""
-    names = [frozen.score] if frozen.data is not None else list(frozen.outputs)
+    names = list(frozen.scores if frozen.data is not None else frozen.outputs)
     floats = {own: answers[own] for own in names if answers[own].is_floating_point() and answers[own].requires_grad}
     for name, values in floats.items():
         known = values.detach()

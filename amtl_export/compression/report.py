@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from amtl_export.tables.values import ValueType
@@ -51,7 +51,9 @@ class Point:
         dtype: of the stored numbers.
         avg_dim_ratio: mean dims of the fields that are cut, over D.
         bytes: of all tables as they would be stored, and of projections.
-        auc_valid: None without labelled examples.
+        auc_valid: None without labelled examples; of several labels, the first one's before, less what the one loses
+            whose AUC falls most.
+        outputs: score of each of several labels → its AUC.
         chosen: whether it is the one taken.
     """
 
@@ -60,6 +62,7 @@ class Point:
     avg_dim_ratio: float
     bytes: int
     auc_valid: float | None
+    outputs: dict[str, float] = field(default_factory=dict)
     chosen: bool = False
 
 
@@ -74,7 +77,7 @@ class Placement:
         bytes: there.
         projection_bytes: of these, of the projections that stay in the graph.
         projection_multiply_adds: what they cost for one example.
-        auc_valid: there; None without labelled examples.
+        auc_valid: of `Point`; None without labelled examples.
         chosen: whether it is the one taken.
     """
 
@@ -101,6 +104,7 @@ class CompressReport:
         bytes_after: of all tables, ragged or dense, whichever is smaller, in the value type, and of projections.
         auc_valid_before: of the model as it was given.
         auc_valid_after: of the compressed one, its numbers stored so.
+        outputs: score of each of several labels → its `auc_valid_before` and `auc_valid_after`.
         weighted: whether these AUCs are; weights have no say in directions, gradients and counts.
         dtype: of the stored numbers; `export` with `auto` takes it over for the target native.
         max_auc_drop: that was allowed; None where dims were given.
@@ -125,6 +129,7 @@ class CompressReport:
     max_abs_logit_diff_before_cut: float
     placements: list[Placement]
     curve: list[Point]
+    outputs: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; `basis` says of each field where its basis went."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from amtl_export.compression.readers import Readers
 from amtl_export.compression.report import BasisKind, MetricKind
 from amtl_export.freezing.fields import FieldRows
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.freezing.scores import Scores, torch_answers
+from amtl_export.freezing.scores import torch_auc
 from amtl_export.principal.basis import Basis, Matrix, covariance, principal_basis, rows_in, shared_basis
 from amtl_export.principal.dims import Dims
 from amtl_export.spec import Feed
@@ -96,18 +96,27 @@ class Uncut:
         return any(own.governed for own in self.plain.fields)
 
     @cached_property
-    def auc_before(self) -> float | None:
-        """AUC of the model as it was given, on the valid split; None without labelled examples."""
+    def aucs_before(self) -> dict[str, float]:
+        """AUC of the model as it was given, on the valid split, by output that labels judge; empty without labels."""
         if self.original.labelled is None:
-            return None
-        value = Scores.of(torch_answers(self.original, "valid", trained=True)).auc
-        return None if math.isnan(value) else value
+            return {}
+        values = torch_auc(self.original, "valid", trained=True)
+        return {} if any(map(math.isnan, values.values())) else values
 
-    def auc(self, model: FrozenModel) -> float | None:
-        """AUC of a compressed model on the same examples."""
+    @property
+    def auc_before(self) -> float | None:
+        """The main one of these; None without labelled examples."""
+        return self.aucs_before.get(self.original.score)
+
+    def aucs(self, model: FrozenModel) -> dict[str, float]:
+        """AUC of a compressed model on the same examples, likewise."""
+        return torch_auc(model, "valid", trained=False) if self.aucs_before else {}
+
+    def judged(self, aucs: Mapping[str, float]) -> float | None:
+        """What a cut is judged by: `auc_before`, less what the output loses whose AUC falls most."""
         if self.auc_before is None:
             return None
-        return Scores.of(torch_answers(model, "valid", trained=False)).auc
+        return min(auc + (self.auc_before - self.aucs_before[name]) for name, auc in aucs.items())
 
     @cached_property
     def measured(self) -> Measured:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from amtl_export.data.beside import GROUP
-from amtl_export.data.expressions import LABEL
+from amtl_export.data.expressions import label_column
 from amtl_export.data.normalise import normalisations
 from amtl_export.data.rows import read_rows
 from amtl_export.data.source import Source
@@ -63,6 +63,8 @@ class DataSummary:
     """A data set at a glance, over all its splits.
 
     Attributes:
+        label_rate: part of the rows that the label, of several the first, is true for.
+        label_rates: the same of each of several labels, by name.
         groups: that group AUC is the mean of; None if the schema names no group.
         weighted: whether rows have weights; what is counted here has none.
         joins: the side files that the schema joins.
@@ -77,6 +79,7 @@ class DataSummary:
     groups: int | None = None
     weighted: bool = False
     joins: tuple[JoinSummary, ...] = ()
+    label_rates: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -91,7 +94,7 @@ def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> Da
     """
     schema, specs = source.schema, normalisations(source.schema)
     counters = {f.name: ValueCounter(f.name, specs[f.name].vocabulary_type) for f in schema.embedded}
-    split_rows, clicks = [0, 0, 0], 0
+    split_rows, positives = [0, 0, 0], dict.fromkeys(schema.labels, 0)
     extremes: dict[str, list[pl.DataFrame]] = {f.name: [] for f in schema.numeric}
     groups = pl.Series([], dtype=pl.UInt64)
     unmatched = [0] * len(schema.joins)
@@ -99,7 +102,8 @@ def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> Da
         unmatched = [total + count for total, count in zip(unmatched, chunk.unmatched, strict=True)]
         if schema.group is not None:
             groups = pl.concat([groups, chunk.fields[GROUP].unique()]).unique()
-        clicks += int(chunk.fields[LABEL].sum())
+        for number, label in enumerate(positives):
+            positives[label] += int(chunk.fields[label_column(number)].sum())
         for index in range(3):
             split_rows[index] += len(chunk.of_split(index))
         for name, counter in counters.items():
@@ -117,7 +121,11 @@ def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> Da
     counted = None if schema.group is None else len(groups)
     weighted = schema.weight is not None
     joins = tuple(JoinSummary(j.file, j.key, count) for j, count in zip(schema.joins, unmatched, strict=True))
-    return DataSummary(source.name, rows, clicks / max(rows, 1), split, fields, numeric, counted, weighted, joins)
+    rates = {label: positive / max(rows, 1) for label, positive in positives.items()}
+    main, *_ = rates.values()
+    return DataSummary(
+        source.name, rows, main, split, fields, numeric, counted, weighted, joins, rates if schema.label_names else {}
+    )
 
 
 def _field_summary(name: str, kind: str, governed: bool, vocabulary: Vocabulary) -> FieldSummary:

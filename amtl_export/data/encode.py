@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from amtl_export.data.beside import GROUP, WEIGHT
-from amtl_export.data.expressions import LABEL
+from amtl_export.data.expressions import label_column
 from amtl_export.data.field_schema import FieldSchema
 from amtl_export.data.normalise import normalisations
 from amtl_export.data.raw_sample import RawSample
@@ -52,7 +52,7 @@ class Rows:
         ids: int32 `[N, F]`, single-valued categorical fields.
         numeric: float32 `[N, Nn]`, raw values; NaN is missing.
         multi: field → int32 `[N, L]`, padded with the field's padding id.
-        label: uint8 `[N]`.
+        labels: uint8 `[N, T]`, 0 or 1; T is 1 unless the schema names several labels.
         group: uint64 `[N]`, equal for rows of a group; None if the schema names no group.
         weight: float32 `[N]`, finite and not negative; None if the schema names no weight.
     """
@@ -60,19 +60,25 @@ class Rows:
     ids: Array
     numeric: Array
     multi: dict[str, Array]
-    label: Array
+    labels: Array
     group: Array | None = None
     weight: Array | None = None
 
     def __len__(self) -> int:
-        return len(self.label)
+        return len(self.labels)
+
+    @property
+    def label(self) -> Array:
+        """uint8 `[N]`, the main label."""
+        main: Array = self.labels[:, 0]
+        return main
 
     def take(self, index: npt.NDArray[np.int64] | slice) -> Rows:
         """A copy of the rows at `index`, in memory."""
         multi = {name: np.array(values[index]) for name, values in self.multi.items()}
         group, weight = (None if own is None else np.array(own[index]) for own in (self.group, self.weight))
-        ids, numeric, label = (np.array(own[index]) for own in (self.ids, self.numeric, self.label))
-        return Rows(ids, numeric, multi, label, group, weight)
+        ids, numeric, labels = (np.array(own[index]) for own in (self.ids, self.numeric, self.labels))
+        return Rows(ids, numeric, multi, labels, group, weight)
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ def _open_split(folder: Path, schema: Schema) -> Rows:
     multi = {f.name: load(f"multi_{f.name}") for f in schema.multi_valued}
     group = None if schema.group is None else load("group")
     weight = None if schema.weight is None else load("weight")
-    return Rows(load("ids"), load("numeric"), multi, load("label"), group, weight)
+    return Rows(load("ids"), load("numeric"), multi, load("labels"), group, weight)
 
 
 @dataclass
@@ -156,7 +162,7 @@ class _Summary:
     stats: dict[str, NumericStats]
     rows: list[int]
     weighty: list[int]
-    positives: list[int]
+    positives: list[list[int]]
     lengths: dict[str, int]
     unmatched: list[int]
 
@@ -205,7 +211,8 @@ def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
     }
     moments = {f.name: _Moments() for f in schema.numeric}
     lengths = {f.name: 1 for f in schema.multi_valued}
-    rows, weighty, positives = [0, 0, 0], [0, 0, 0], [0, 0, 0]
+    rows, weighty = [0, 0, 0], [0, 0, 0]
+    positives = [[0 for _ in schema.labels] for _ in SPLITS]
     unmatched = [0] * len(schema.joins)
     for chunk in chunks:
         unmatched = [total + count for total, count in zip(unmatched, chunk.unmatched, strict=True)]
@@ -214,7 +221,8 @@ def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
             rows[index] += len(part)
             part = part if schema.weight is None else part.filter(pl.col(WEIGHT) > 0)
             weighty[index] += len(part)
-            positives[index] += int(part[LABEL].sum())
+            for label in range(len(schema.labels)):
+                positives[index][label] += int(part[label_column(label)].sum())
         for field in schema.multi_valued:
             longest = chunk.fields[field.name].list.len().max()
             lengths[field.name] = max(lengths[field.name], longest if isinstance(longest, int) else 0)
@@ -248,13 +256,14 @@ def _flat(values: pl.Series) -> pl.Series:
 def _check_splits(summary: _Summary, source: Source) -> None:
     counted = "rows" if source.schema.weight is None else "rows of a weight above 0"
     for split, rows, positives in zip(SPLITS, summary.weighty, summary.positives, strict=True):
-        if rows == 0 or positives in (0, rows):
-            raise InputError(
-                f"the {split} split cannot be used: AUC needs clicks and non-clicks",
-                where=source.path or source.name,
-                found=f"{rows} {counted}, {positives} positive",
-                fix="more rows (limit_rows), or another label, filter or [split] in schema.toml",
-            )
+        for name, positive in zip(source.schema.labels, positives, strict=True):
+            if rows == 0 or positive in (0, rows):
+                raise InputError(
+                    f"the {split} split cannot be used: AUC needs clicks and non-clicks",
+                    where=source.path or source.name,
+                    found=f"{rows} {counted}, {positive} positive" + (f" by label {name}" if name else ""),
+                    fix="more rows (limit_rows), or another label, filter or [split] in schema.toml",
+                )
 
 
 def _write(chunks: Iterator[Chunk], schema: Schema, summary: _Summary, folder: Path, sample: RawSample) -> None:
@@ -272,7 +281,7 @@ def _write(chunks: Iterator[Chunk], schema: Schema, summary: _Summary, folder: P
     if start != summary.rows:
         raise InputError("the data changed while it was read", found=f"{start} rows", allowed=f"{summary.rows} rows")
     for rows in arrays:
-        for array in (rows.ids, rows.numeric, rows.label, *rows.multi.values(), rows.group, rows.weight):
+        for array in (rows.ids, rows.numeric, rows.labels, *rows.multi.values(), rows.group, rows.weight):
             if array is not None:
                 array.flush()  # type: ignore[attr-defined]  # a memmap, typed as the array it is read as later
 
@@ -285,10 +294,11 @@ def _create(folder: Path, schema: Schema, n: int, lengths: dict[str, int]) -> Ro
 
     multi = {f.name: array(f"multi_{f.name}", "<i4", n, lengths[f.name]) for f in schema.multi_valued}
     ids = array("ids", "<i4", n, len(schema.categorical))
-    numeric, label = array("numeric", "<f4", n, len(schema.numeric)), array("label", "|u1", n)
+    numeric = array("numeric", "<f4", n, len(schema.numeric))
+    labels = array("labels", "|u1", n, len(schema.labels))
     group = None if schema.group is None else array("group", "<u8", n)
     weight = None if schema.weight is None else array("weight", "<f4", n)
-    return Rows(ids, numeric, multi, label, group, weight)
+    return Rows(ids, numeric, multi, labels, group, weight)
 
 
 def _fill(rows: Rows, place: slice, part: pl.DataFrame, schema: Schema, vocabularies: dict[str, Vocabulary]) -> None:
@@ -299,7 +309,8 @@ def _fill(rows: Rows, place: slice, part: pl.DataFrame, schema: Schema, vocabula
     for field in schema.multi_valued:
         width = rows.multi[field.name].shape[1]
         rows.multi[field.name][place] = padded_ids(part[field.name], vocabularies[field.name], width)
-    rows.label[place] = part[LABEL].to_numpy()
+    for column in range(len(schema.labels)):
+        rows.labels[place, column] = part[label_column(column)].to_numpy()
     for array, name in ((rows.group, GROUP), (rows.weight, WEIGHT)):
         if array is not None:
             array[place] = part[name].to_numpy()

@@ -1,4 +1,4 @@
-"""`label` and `filter`: SQL over raw columns, each compared as what the expression compares it with.
+"""Labels and `filter`: SQL over raw columns, each compared as what the expression compares it with.
 
 A column of texts is one of numbers where the expression has it so (`rating >= 4`), and stays one of texts otherwise
 (`act = 'buy'`). These casts are the expression's own: no field sees them. Whole numbers are compared as such, never as
@@ -18,11 +18,14 @@ from amtl_export.data.refusal import refuse_first
 from amtl_export.data.schema import Schema
 from amtl_export.errors import InputError
 
-LABEL = "__label"
+
+def label_column(number: int) -> str:
+    """The column of a chunk that holds a label, counted in the schema's order."""
+    return f"__label_{number}"
 
 
 class Expressions:
-    """The label and the filter of a schema.
+    """The labels and the filter of a schema.
 
     Args:
         schema: of the data.
@@ -41,17 +44,21 @@ class Expressions:
         """
         return raw if self._schema.filter is None else raw.filter(self._computed(raw, self._schema.filter, "filter"))
 
-    def label(self, raw: pl.DataFrame) -> pl.Series:
-        """`__label`, UInt8, 0 or 1.
+    def labels(self, raw: pl.DataFrame) -> list[pl.Series]:
+        """A column for each label, UInt8, 0 or 1.
 
         Raises:
             InputError: as `kept`; some row's label is not 0 or 1.
         """
-        text = self._schema.label
-        label = self._computed(raw, text, "label").cast(pl.Float64).alias(LABEL)
+        labels = self._schema.labels.items()
+        return [self._label(raw, *label).alias(label_column(number)) for number, label in enumerate(labels)]
+
+    def _label(self, raw: pl.DataFrame, name: str, text: str) -> pl.Series:
+        what = f"label {name}" if name else "label"
+        label = self._computed(raw, text, what).cast(pl.Float64)
         bad = label.is_null() | label.is_nan() | ~label.is_in([0.0, 1.0])
         column = pl.sql_expr(text).meta.root_names()[0]
-        refuse_first(raw, bad.fill_null(True), column, f"label {text!r}", "0 or 1 in every row")
+        refuse_first(raw, bad.fill_null(True), column, f"{what} {text!r}", "0 or 1 in every row")
         return label.cast(pl.UInt8)
 
     def _computed(self, raw: pl.DataFrame, text: str, what: str) -> pl.Series:
@@ -104,7 +111,7 @@ class Expressions:
             return values
         number = _number(values)
         alone = expression.meta.eq(pl.col(column))
-        allowed = "0 or 1 in every row" if alone and what == "label" else "a number"
+        allowed = "0 or 1 in every row" if alone and what.startswith("label") else "a number"
         refuse_first(raw, number.is_null() & values.is_not_null(), column, what, allowed)
         return number
 

@@ -23,8 +23,8 @@ class Chunk:
 
     Attributes:
         fields: one column per field: String or Int64 for categorical, Float32 for numeric, List for
-            multi-valued; null is missing; plus `__label` UInt8 and `__split` UInt8 (index into SPLITS),
-            and `__group` UInt64 and `__weight` Float32 if the schema asks for them.
+            multi-valued; null is missing; plus `__label_0`, `__label_1`, … UInt8 and `__split` UInt8 (index into
+            SPLITS), and `__group` UInt64 and `__weight` Float32 if the schema asks for them.
         raw: the data's own and joined columns that the fields are made of, row by row.
         unmatched: of each join, rows whose key is missing or not in the side file.
     """
@@ -66,7 +66,7 @@ def read_rows(source: Source, seed: int, limit_rows: int | None = None) -> Itera
             left -= len(kept)
         fields = [_field(kept, spec) for spec in specs]
         split = split_of_rows(kept, schema, rng)
-        typed = pl.DataFrame([*fields, expressions.label(kept), split, *beside(kept, fields, schema)])
+        typed = pl.DataFrame([*fields, *expressions.labels(kept), split, *beside(kept, fields, schema)])
         unmatched = tuple(int(kept[unmatched_column(number)].sum()) for number in range(len(schema.joins)))
         yield Chunk(typed, kept.select(columns), unmatched)
         if left == 0:

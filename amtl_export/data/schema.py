@@ -10,12 +10,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import polars as pl
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from amtl_export.data import field_rules
 from amtl_export.data.field_schema import FieldSchema
 from amtl_export.data.file_format import FileFormat, JoinSchema
 from amtl_export.data.normalise import normalisations
+from amtl_export.data.output_names import output_names
 from amtl_export.data.schema_problems import lines, nearest, tidied
 from amtl_export.data.strict import Strict
 from amtl_export.errors import InputError
@@ -134,11 +143,33 @@ class FilesSplit(Strict):
 Split = Annotated[RandomSplit | TimeSplit | ColumnSplit | FilesSplit, Field(discriminator="rule")]
 
 
+#: How a label of several may be called: it is part of the names of outputs.
+_LABEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _label(value: Any) -> str | dict[str, str]:
+    if isinstance(value, str):
+        if not value:
+            raise ValueError("is empty; a column of 0 and 1, or an SQL expression, is needed")
+        return value
+    if not isinstance(value, dict):
+        raise ValueError("neither a column, nor an SQL expression, nor a table of several, name = expression")
+    if len(value) < 2:
+        raise ValueError('a table has at least two labels; one alone is label = "…"')
+    for name, expression in value.items():
+        if not _LABEL_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot name a label: letters, digits and _ can, and no digit comes first")
+        if not isinstance(expression, str) or not expression:
+            raise ValueError(f"{name} = {expression!r} is neither a column nor an SQL expression")
+    return dict(value)
+
+
 class Schema(Strict):
     """The meaning of a data set.
 
     Attributes:
-        label: a column of 0 and 1, or an SQL expression that is true for a click.
+        label: a column of 0 and 1, or an SQL expression that is true for a click; or several of these by name, the
+            first of which is the main one.
         filter: an SQL expression; rows where it is not true are left out.
         group: a field or a column whose values form the groups of group AUC, the user for instance.
         weight: a field or a column that says how much each row counts in loss and metrics: a number >= 0.
@@ -147,7 +178,7 @@ class Schema(Strict):
     """
 
     version: Literal[1] = 1
-    label: Annotated[str, Field(min_length=1)]
+    label: Annotated[str | dict[str, str], PlainValidator(_label)]
     filter: str | None = None
     group: Annotated[str, Field(min_length=1)] | None = None
     weight: Annotated[str, Field(min_length=1)] | None = None
@@ -166,12 +197,15 @@ class Schema(Strict):
             raise ValueError(f"field named twice: {', '.join(twice)}")
         if not self.categorical and not self.multi_valued:
             raise ValueError("at least one categorical or multi-valued field is needed")
-        for text, what in ((self.label, "label"), (self.filter, "filter")):
-            if text is not None:
-                _columns_of(text, what)
-        for text, what in ((self.group, "group"), (self.weight, "weight")):
-            if text in {field.name for field in self.multi_valued}:
-                raise ValueError(f"{what} = {text!r} is a field of several values a row; one is needed")
+        for text in self.labels.values():
+            _columns_of(text, "label")
+        if self.filter is not None:
+            _columns_of(self.filter, "filter")
+        if taken := sorted(set(names) & set(output_names(self.label_names))):
+            raise ValueError(f"a field is called as an output of the exported graph: {', '.join(taken)}")
+        for name, what in ((self.group, "group"), (self.weight, "weight")):
+            if name in {field.name for field in self.multi_valued}:
+                raise ValueError(f"{what} = {name!r} is a field of several values a row; one is needed")
         owners = {field.name: field for field in self.categorical}
         for field in self.sequences:
             if field.of not in owners:
@@ -195,6 +229,16 @@ class Schema(Strict):
                     raise ValueError(f"{said}, whose {key} is {theirs!r} and not {own!r}")
         normalisations(self)  # each compiles
         return self
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Name → column or expression; the name of the only one is empty."""
+        return {"": self.label} if isinstance(self.label, str) else self.label
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Of several labels; none if there is one."""
+        return () if isinstance(self.label, str) else tuple(self.label)
 
     @property
     def categorical(self) -> tuple[FieldSchema, ...]:
@@ -243,7 +287,7 @@ class Schema(Strict):
     def columns(self) -> set[str]:
         """Every column that is needed, the data's own or joined; not the keys of joins."""
         needed = {field.source_column for field in self.fields}
-        needed |= set(_columns_of(self.label, "label"))
+        needed |= {column for text in self.labels.values() for column in _columns_of(text, "label")}
         needed |= set(_columns_of(self.filter, "filter")) if self.filter else set()
         if isinstance(self.split, TimeSplit | ColumnSplit):
             needed.add(self.split.column)

@@ -121,7 +121,7 @@ def _measured(frozen: FrozenModel, run: Run) -> dict[str, Any]:
     dims = np.concatenate([frozen.field_dims(name).numpy() for name in governed])
     mean = float(dims[dims > 0].mean())
     return {
-        **measured(logits, test, "test"),
+        **measured(logits, test, "test", frozen.config.labels),
         "weighted": test.weight is not None,
         "avg_dim": mean,
         "avg_dim_ratio": mean / frozen.config.dim,

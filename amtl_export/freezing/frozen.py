@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from amtl_export.data.output_names import logit_names, output_names
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
@@ -74,7 +75,7 @@ class FrozenModel:
         outputs: names of what it gives.
         fields: of the tables.
         example: inputs that it takes, at least two rows.
-        score: the output that labels judge.
+        scores: the outputs that labels judge, one for each label; the first is the main one.
         origin: where it comes from, for reports: run or module, method, backbone, seed, data.
         counts: table → int64 `[V]`, how often training saw each row, for tables where that is known.
         unread: tables that the model has and its forward does not read; they are not exported.
@@ -93,7 +94,7 @@ class FrozenModel:
     outputs: tuple[str, ...]
     fields: tuple[FieldRows, ...]
     example: Feed
-    score: str
+    scores: tuple[str, ...]
     origin: dict[str, Any]
     counts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
@@ -110,6 +111,11 @@ class FrozenModel:
         """Path in the model → frozen table, of those that are read."""
         tables = frozen_tables(self.module.model)
         return {path: table for path, table in tables.items() if path not in self.unread}
+
+    @property
+    def score(self) -> str:
+        """The main one of `scores`."""
+        return self.scores[0]
 
     @property
     def weighted(self) -> bool:
@@ -313,10 +319,10 @@ def of_trained(
         module=Flat(frozen, call),
         trained=Flat(model, call),
         inputs=run_inputs(config),
-        outputs=("logit", "probability"),
+        outputs=output_names(config.labels),
         fields=fields,
         example=example,
-        score="logit",
+        scores=logit_names(config.labels),
         origin=origin,
         counts={path: row_counts(fields, vocabularies, len(frozen_tables(frozen)[path].dims))},
         data=data,
@@ -360,8 +366,9 @@ def of_module(source: Source, name: str) -> FrozenModel:
     looked_up, whole = tables_read(frozen_tables(frozen), lambda: answers(flat, binding.feed, inputs, outputs))
     if both := sorted(set(outputs) & {spec.name for spec in inputs}):
         raise InputError("an output is called as an input is", found=", ".join(both), fix="outputs=[…] names them")
-    if source.score is not None and source.score not in outputs:
-        raise InputError("score: no such output", found=source.score, allowed=", ".join(outputs))
+    if unknown := [name for name in source.scores or () if name not in outputs]:
+        raise InputError("score: no such output", found=", ".join(unknown), allowed=", ".join(outputs))
+    scores = source.scores or outputs[:1]
     return FrozenModel(
         module=flat,
         trained=Flat(trained, call),
@@ -372,7 +379,7 @@ def of_module(source: Source, name: str) -> FrozenModel:
             *method_fields({p: t for p, t in frozen_tables(frozen).items() if p not in attached}),
         ),
         example=binding.feed,
-        score=source.score or outputs[0],
+        scores=scores,
         origin={
             "run": Path(name).name,
             "method": "amtl" if any(attached.values()) else "fbe",
@@ -383,7 +390,7 @@ def of_module(source: Source, name: str) -> FrozenModel:
         counts=counts,
         unread=tuple(sorted(set(frozen_tables(frozen)) - looked_up - whole)),
         read_whole=frozenset(whole),
-        labelled=source.labelled(inputs),
+        labelled=source.labelled(inputs, scores),
     )
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from amtl_export.data.encode import Rows
+from amtl_export.data.output_names import logit_names
 from amtl_export.data.raw_sample import open_raw
 from amtl_export.data.schema import SplitName
+from amtl_export.source.source import Labels
 from amtl_export.spec import Feed
 from amtl_export.traffic.draw import from_rows
 from amtl_export.training.run import Run
@@ -40,16 +41,16 @@ RawRows = Callable[[], tuple[pl.DataFrame, Rows] | None]
 BesideOf = Callable[[str], Beside]
 
 
-def labelled_rows(run: Run, split: SplitName) -> Iterator[tuple[Feed, npt.NDArray[np.float64]]]:
-    """Inputs and labels float64 `[B]`, batch by batch.
+def labelled_rows(run: Run, split: SplitName) -> Iterator[tuple[Feed, Labels]]:
+    """Inputs and labels, batch by batch.
 
     Raises:
         InputError: the run does not keep that split.
     """
-    rows = run.rows(split)
+    rows, scores = run.rows(split), logit_names(run.model_config.labels)
     for start in range(0, len(rows), _BATCH):
         part = rows.take(slice(start, start + _BATCH))
-        yield from_rows(part, run.model_config), np.asarray(part.label, dtype=np.float64)
+        yield from_rows(part, run.model_config), dict(zip(scores, part.labels.T.astype("f8"), strict=True))
 
 
 def beside_rows(run: Run, split: SplitName) -> Beside:

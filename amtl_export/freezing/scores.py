@@ -13,6 +13,7 @@ from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.labelled import Beside
 from amtl_export.metrics import auc, gauc, logit_of, logloss
+from amtl_export.source.source import Labels
 from amtl_export.spec import Feed
 
 Floats = npt.NDArray[np.float64]
@@ -109,7 +110,7 @@ def _worth(scored: Scored) -> tuple[float, float, int]:
     return whole, float("nan") if own.value is None else own.value, own.groups
 
 
-def labelled(frozen: FrozenModel, split: str) -> Iterator[tuple[Feed, Floats]]:
+def labelled(frozen: FrozenModel, split: str) -> Iterator[tuple[Feed, Labels]]:
     """The labelled examples of a split.
 
     Raises:
@@ -122,27 +123,40 @@ def labelled(frozen: FrozenModel, split: str) -> Iterator[tuple[Feed, Floats]]:
     return frozen.labelled(split)
 
 
-def torch_answers(frozen: FrozenModel, split: str, *, trained: bool) -> Scored:
-    """What PyTorch answers: the model as it was given, or the frozen one."""
+def torch_answers(frozen: FrozenModel, split: str, *, trained: bool) -> dict[str, Scored]:
+    """What PyTorch answers, by output that labels judge: the model as it was given, or the frozen one."""
     answer = frozen.trained_answers if trained else frozen.answers
 
-    def scored(feed: Feed) -> npt.NDArray[Any]:
+    def scored(feed: Feed) -> Feed:
         try:
-            return answer(feed)[frozen.score]
+            return answer(feed)
         except Exception as error:  # whatever the user's forward raises
             raise InputError("the model fails on a labelled batch", found=f"{type(error).__name__}: {error}") from error
 
     return gathered(((scored(feed), labels) for feed, labels in labelled(frozen, split)), frozen, split)
 
 
-def gathered(parts: Iterator[tuple[npt.NDArray[Any], Floats]], frozen: FrozenModel, split: str) -> Scored:
-    """Scores and labels of all batches of a split, one of each for every example.
+def torch_auc(frozen: FrozenModel, split: str, *, trained: bool) -> dict[str, float]:
+    """AUC in PyTorch, by output that labels judge: of the model as it was given, or of the frozen one."""
+    answers = torch_answers(frozen, split, trained=trained)
+    return {name: Scores.of(scored).auc for name, scored in answers.items()}
+
+
+def gathered(parts: Iterator[tuple[Feed, Labels]], frozen: FrozenModel, split: str) -> dict[str, Scored]:
+    """Scores and labels of all batches of a split, one of each for every example, by output.
 
     Raises:
         InputError: another number of labels.
     """
-    scores, labels = zip(*((np.ravel(score), label) for score, label in parts), strict=True)
-    joined, known = np.concatenate(scores), np.concatenate(labels)
-    if joined.shape != known.shape:
-        raise InputError("labels do not fit the scores", found=known.shape, allowed=joined.shape, fix="one for each")
-    return Scored(joined, known, Beside() if frozen.beside is None else frozen.beside(split))
+    kept = [({name: np.ravel(answers[name]) for name in frozen.scores}, labels) for answers, labels in parts]
+    beside = Beside() if frozen.beside is None else frozen.beside(split)
+    found = {}
+    for name in frozen.scores:
+        values = np.concatenate([answers[name] for answers, _ in kept])
+        known = np.concatenate([labels[name] for _, labels in kept])
+        if values.shape != known.shape:
+            raise InputError(
+                "labels do not fit the scores", where=name, found=known.shape, allowed=values.shape, fix="one for each"
+            )
+        found[name] = Scored(values, known, beside)
+    return found

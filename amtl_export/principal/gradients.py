@@ -54,6 +54,8 @@ def recorded(method: EmbeddingMethod) -> Iterator[list[Lookup]]:
 def gradient_metrics(model: CtrModel, batches: Iterable[Inputs]) -> list[Matrix]:
     """G of every embedded field, float64 `[D, D]`; of a field that shares another's rows it is in that one's.
 
+    Of several labels, the sum of each one's.
+
     Args:
         model: in evaluation mode.
         batches: a sample of requests.
@@ -61,13 +63,14 @@ def gradient_metrics(model: CtrModel, batches: Iterable[Inputs]) -> list[Matrix]
     D, fields = model.config.dim, model.config.embedded
     totals, examples = [np.zeros((D, D)) for _ in fields], 0
     for ids, numeric, multi in batches:
-        with recorded(model.method) as lookups, torch.enable_grad():
-            logit = model(ids, numeric, multi)
-            logit.sum().backward()  # examples are independent of each other
-        examples += len(logit)
-        for looked_up in lookups:
-            for field, gradient in _by_field(looked_up, [own.padding for own in fields]):
-                totals[model.config.owners[field]] += (gradient.T @ gradient).numpy()
+        for label in range(model.config.outputs):
+            with recorded(model.method) as lookups, torch.enable_grad():
+                logits = model(ids, numeric, multi)
+                logits.reshape(len(logits), -1)[:, label].sum().backward()  # examples are independent of each other
+            for looked_up in lookups:
+                for field, gradient in _by_field(looked_up, [own.padding for own in fields]):
+                    totals[model.config.owners[field]] += (gradient.T @ gradient).numpy()
+        examples += len(logits)
     model.zero_grad(set_to_none=True)
     return [total / max(examples, 1) for total in totals]
 

@@ -12,12 +12,18 @@ from amtl_export.data.describe import DataSummary
 from amtl_export.report.tables import table
 
 
+def _label_rates(summary: DataSummary) -> str:
+    if not summary.label_rates:
+        return f"label rate {summary.label_rate:.2%}"
+    return "label rates " + ", ".join(f"{name} {rate:.2%}" for name, rate in summary.label_rates.items())
+
+
 def data_summary(summary: DataSummary) -> RenderableType:
     """For `data describe`."""
     train, valid, test = summary.split_rows
     head = Text(
         f"{summary.data}: {summary.rows:,} rows ({train:,} train, {valid:,} valid, {test:,} test), "
-        f"label rate {summary.label_rate:.2%}"
+        + _label_rates(summary)
         + ("" if summary.groups is None else f", {summary.groups:,} groups")
         + (", weighted in training and metrics" if summary.weighted else "")
     )
@@ -56,10 +62,11 @@ def metrics(values: Mapping[str, Any]) -> RenderableType:
     if "gauc_test" in values:
         gauc = "-" if values["gauc_test"] is None else f"{values['gauc_test']:.4f}"
         grouped = f"GAUC {gauc} ({values['gauc_groups_test']:,} groups), "
+    others = "".join(f"AUC of {n} {own['auc_test']:.4f}, " for n, own in list(values.get("labels", {}).items())[1:])
     weighted = "weighted " if values.get("weighted") else ""
     head = Text(
         f"{values['method']}/{values['backbone']}: {weighted}test AUC {values['auc_test']:.4f}, "
-        f"{grouped}logloss {values['logloss_test']:.4f}, mean dims {values['avg_dim']:.1f} "
+        f"{grouped}logloss {values['logloss_test']:.4f}, {others}mean dims {values['avg_dim']:.1f} "
         f"({values['avg_dim_ratio']:.2f} D), best epoch {values['best_epoch']} of {values['epochs']}"
     )
     return Group(head, table("Fields", ("field", "vocab", "D", "mean dims"), rows))

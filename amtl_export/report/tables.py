@@ -152,6 +152,10 @@ def compressed(report: Mapping[str, Any]) -> RenderableType:
     ]
     before, after = report["auc_valid_before"], report["auc_valid_after"]
     auc = "" if before is None else f"; valid AUC {before:.5f} → {after:.5f} ({after - before:+.1e})"
+    auc += "".join(
+        f"; {name} {own['auc_valid_before']:.5f} → {own['auc_valid_after']:.5f}"
+        for name, own in list(report["outputs"].items())[1:]
+    )
     lines = [
         f"tables: {size(report['bytes_before'])} → {size(report['bytes_after'])} "
         f"({report['bytes_after'] / report['bytes_before']:.3f}), mean dims {report['avg_dim_ratio']:.3f} D, "
@@ -211,6 +215,7 @@ def verdict(found: Verdict) -> RenderableType:
         ("AUC ONNX Runtime", _shown(found.auc_onnx, ".6f")),
         ("|ΔAUC|", _shown(found.abs_delta_auc, ".1e")),
         *_within_groups(found),
+        *_other_outputs(found),
         *_against_original(found),
         ("logloss PyTorch / ONNX", f"{_shown(found.logloss_torch, '.6f')} / {_shown(found.logloss_onnx, '.6f')}"),
         ("largest |Δlogit|", _shown(found.max_abs_logit_diff, ".1e")),
@@ -232,6 +237,17 @@ def verdict(found: Verdict) -> RenderableType:
     ]
     parts += [Text(f"  {line}") for line in (*found.problems, *found.notes)]
     return Group(*parts)
+
+
+def _other_outputs(found: Verdict) -> list[tuple[str, str]]:
+    """Of several outputs that labels judge, those after the main one."""
+    return [
+        (
+            f"AUC of {name}, PyTorch / ONNX",
+            f"{_shown(own.auc_torch, '.6f')} / {_shown(own.auc_onnx, '.6f')}",
+        )
+        for name, own in list(found.outputs.items())[1:]
+    ]
 
 
 def _within_groups(found: Verdict) -> list[tuple[str, str]]:

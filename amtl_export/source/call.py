@@ -33,12 +33,16 @@ class RunCall:
     config: ModelConfig
 
     def __call__(self, model: nn.Module, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """[logit, probability], float32 `[B]` each."""
+        """Logit and probability of each label, float32 `[B]` each, as `output_names` has them."""
         given = list(tensors)
         ids = given.pop(0) if self.config.single else None
         numeric = given.pop(0) if self.config.numeric else None
-        logit: Tensor = model(ids, numeric, given)
-        return [logit, torch.sigmoid(logit)]
+        logits: Tensor = model(ids, numeric, given)
+        return [
+            tensor
+            for logit in (logits.unbind(1) if self.config.labels else (logits,))
+            for tensor in (logit, torch.sigmoid(logit))
+        ]
 
 
 def outputs_of(value: Any) -> Leaves:

@@ -19,10 +19,13 @@ from amtl_export.errors import AmtlError, InputError
 from amtl_export.source.binding import DynamicShapes, bind, same_structure
 from amtl_export.spec import Feed, TensorSpec
 
-#: Inputs and their labels, batch by batch; of every split, or one for each.
+#: Inputs and their labels, batch by batch; of every split, or one for each. Labels are 0 or 1, `[B]`; of several
+#: outputs a mapping, output → `[B]`.
 Batches = Iterable[tuple[Any, Any]] | Callable[[], Iterable[tuple[Any, Any]]]
-#: A split's name → its inputs as arrays, and labels float64 `[B]`, batch by batch.
-Labelled = Callable[[str], Iterator[tuple[Feed, npt.NDArray[np.float64]]]]
+#: Output → what is known of its examples, float64 `[B]`, 0 or 1.
+Labels = dict[str, npt.NDArray[np.float64]]
+#: A split's name → its inputs as arrays, and their labels, batch by batch.
+Labelled = Callable[[str], Iterator[tuple[Feed, Labels]]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Source:
         dynamic_shapes: input → axis → name of a dimension that may change; the batch is found without.
         batches: (inputs, labels) of examples with known outcome, for AUC; a mapping has them by split.
         counts: dotted name of an embedding → int64 `[V]`, training occurrences of every id.
-        score: the output that the labels judge; None takes the first.
+        score: the output that the labels judge, or several, the main one first; None takes the first.
     """
 
     module: nn.Module
@@ -45,24 +48,30 @@ class Source:
     dynamic_shapes: DynamicShapes | None = None
     batches: Batches | Mapping[str, Batches] | None = None
     counts: Mapping[str, Any] | None = None
-    score: str | None = None
+    score: str | Sequence[str] | None = None
 
-    def labelled(self, inputs: Sequence[TensorSpec]) -> Labelled | None:
+    @property
+    def scores(self) -> tuple[str, ...] | None:
+        """The outputs that labels judge, as far as they are said."""
+        return (self.score,) if isinstance(self.score, str) else tuple(self.score or ()) or None
+
+    def labelled(self, inputs: Sequence[TensorSpec], scores: Sequence[str]) -> Labelled | None:
         """The labelled batches as arrays; None where there are none.
 
         Args:
             inputs: of the model.
+            scores: outputs that labels judge.
         """
         if self.batches is None:
             return None
         splits = self.batches if isinstance(self.batches, Mapping) else {"": self.batches}
         # What can be gone through once alone is gone through here.
         kept = {split: list(own) if isinstance(own, Iterator) else own for split, own in splits.items()}
-        return lambda split: self._arrays(split, kept, inputs)
+        return lambda split: self._arrays(split, kept, inputs, scores)
 
     def _arrays(
-        self, split: str, splits: Mapping[str, Batches], inputs: Sequence[TensorSpec]
-    ) -> Iterator[tuple[Feed, npt.NDArray[np.float64]]]:
+        self, split: str, splits: Mapping[str, Batches], inputs: Sequence[TensorSpec], scores: Sequence[str]
+    ) -> Iterator[tuple[Feed, Labels]]:
         batches = splits.get(split, splits.get(""))
         if batches is None:
             raise InputError("the source has no such split", found=split, allowed=", ".join(splits))
@@ -71,13 +80,37 @@ class Source:
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise InputError("a batch is no pair", where=f"batch {number}", allowed="(inputs, labels)")
             feed = same_structure(bind(self.module, batch[0]).feed, inputs)
-            yield feed, _labels(batch[1], f"batch {number}")
+            yield feed, labels_by_output(batch[1], scores, f"batch {number}")
         if number < 0:
             raise InputError("the source has no labelled examples", where=split or "batches", found="no batch")
 
 
-def _labels(given: Any, where: str) -> npt.NDArray[np.float64]:
-    """Labels as float64 `[B]`.
+def labels_by_output(given: Any, scores: Sequence[str], where: str) -> Labels:
+    """Labels of a batch by the output that they judge.
+
+    Args:
+        given: `[B]`, or a mapping of outputs to such.
+        scores: outputs that labels judge.
+        where: for errors.
+
+    Raises:
+        InputError: there are labels of other outputs, or one is neither 0 nor 1.
+    """
+    named = given if isinstance(given, Mapping) else {scores[0]: given} if len(scores) == 1 else {}
+    if set(named) != set(scores):
+        found = ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
+        raise InputError(
+            "labels of other outputs than are scored",
+            where=where,
+            found=found,
+            allowed=", ".join(scores) if len(scores) == 1 else f"a mapping with {', '.join(scores)}",
+            fix="Source(…, score=[…]) says which outputs the labels judge",
+        )
+    return {score: _label(named[score], where) for score in scores}
+
+
+def _label(given: Any, where: str) -> npt.NDArray[np.float64]:
+    """Labels of one output as float64 `[B]`.
 
     Raises:
         InputError: one is neither 0 nor 1.

@@ -24,7 +24,7 @@ class Batch:
         ids: int64 `[B, F]`, or None without single-valued fields.
         numeric: float32 `[B, N]`, or None without numeric fields.
         multi: int64 `[B, L]` for each multi-valued field.
-        label: float32 `[B]`.
+        label: float32 `[B]`; `[B, T]` of several labels.
         share: float32 `[B]`, w / Σ w over the batch, all 0 where the sum is; None without weights.
     """
 
@@ -40,7 +40,8 @@ class Batch:
         ids = torch.from_numpy(rows.ids.astype(np.int64)).to(device) if rows.ids.shape[1] else None
         numeric = torch.from_numpy(np.ascontiguousarray(rows.numeric)).to(device) if rows.numeric.shape[1] else None
         multi = tuple(torch.from_numpy(values.astype(np.int64)).to(device) for values in rows.multi.values())
-        label = torch.from_numpy(rows.label.astype(np.float32)).to(device)
+        known = rows.labels if rows.labels.shape[1] > 1 else rows.label
+        label = torch.from_numpy(known.astype(np.float32)).to(device)
         return cls(ids, numeric, multi, label, None if rows.weight is None else _shares(rows.weight).to(device))
 
 
@@ -77,11 +78,12 @@ def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[npt
 
 @torch.inference_mode()
 def predict(model: nn.Module, rows: Rows, batch_size: int = 8192) -> npt.NDArray[np.float32]:
-    """Logits of all rows in order, float32 `[N]`; the model is put in evaluation mode."""
+    """Logits of all rows in order, float32 `[N, T]`; the model is put in evaluation mode."""
     model.eval()
-    logits = np.empty(len(rows), dtype=np.float32)
+    logits = np.empty(rows.labels.shape, dtype=np.float32)
     for start in range(0, len(rows), batch_size):
         place = slice(start, start + batch_size)
         batch = Batch.of(rows.take(place), device_of(model))
-        logits[place] = model(batch.ids, batch.numeric, batch.multi).cpu().numpy()
+        answer = model(batch.ids, batch.numeric, batch.multi).cpu().numpy()
+        logits[place] = answer.reshape(len(answer), -1)
     return logits

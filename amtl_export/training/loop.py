@@ -207,7 +207,9 @@ def _finish(
     said: list[str],
 ) -> None:
     valid, test = encoded.rows["valid"], encoded.rows["test"]
-    logits = predict(model, test)
+    labels = encoded.schema.label_names
+    judged = measured(predict(model, valid), valid, "valid", labels)
+    tested = measured(predict(model, test), test, "test", labels)
     fields = {
         f.name: {"vocab": f.size, "dim": model_config.dim, "avg_dim": average_dim(model, [i])}
         for i, f in enumerate(model_config.embedded)
@@ -220,8 +222,8 @@ def _finish(
         "seed": config.seed,
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
-        **measured(predict(model, valid), valid, "valid"),
-        **measured(logits, test, "test"),
+        **judged,
+        **tested,
         "weighted": test.weight is not None,
         "avg_dim": avg_dim,
         "avg_dim_ratio": avg_dim / model_config.dim,
@@ -233,6 +235,8 @@ def _finish(
         "rows": {split: len(rows) for split, rows in encoded.rows.items()},
         "notes": said,
     }
+    if labels:
+        metrics["labels"] = {name: judged["labels"][name] | tested["labels"][name] for name in labels}
     soft = _soft_auc(model, test)
     if soft is not None:
         metrics["auc_test_soft"] = soft  # what hardening the mask costs, against auc_test
@@ -270,4 +274,4 @@ def _soft_auc(model: CtrModel, rows: Rows) -> float | None:
     logits = predict(model, rows) if soft else None
     for module in soft:
         module.soft_evaluation = False
-    return None if logits is None else auc(logits, rows.label, rows.weight)
+    return None if logits is None else auc(logits[:, 0], rows.label, rows.weight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,16 @@ _FEW, _ENOUGH = 2, 16
 def batch_loss(logit: Tensor, batch: Batch) -> Tensor:
     """Mean binary cross entropy, log(1 + e^z) - y z; with weights Σ w · loss / Σ w over the batch.
 
+    Of several labels, the mean over them.
+
     Args:
-        logit: float32 `[B]`.
+        logit: float32 `[B]` or `[B, T]`, as the batch's label.
         batch: labels, and weights if there are any. A batch whose weights are all 0 has the loss 0.
     """
     if batch.share is None:
         return F.binary_cross_entropy_with_logits(logit, batch.label)
-    return (batch.share * F.binary_cross_entropy_with_logits(logit, batch.label, reduction="none")).sum()
+    losses = F.binary_cross_entropy_with_logits(logit, batch.label, reduction="none")
+    return (batch.share * (losses if losses.ndim == 1 else losses.mean(dim=1))).sum()
 
 
 def mass(rows: Rows, index: npt.NDArray[np.int64] | None = None) -> float:
@@ -39,21 +42,39 @@ def mass(rows: Rows, index: npt.NDArray[np.int64] | None = None) -> float:
     return float((rows.weight if index is None else rows.weight[index]).sum(dtype=np.float64))
 
 
-def measured(logits: npt.NDArray[Any], rows: Rows, split: str) -> dict[str, Any]:
+def measured(logits: npt.NDArray[Any], rows: Rows, split: str, labels: Sequence[str] = ()) -> dict[str, Any]:
     """`auc_SPLIT` and `logloss_SPLIT`, weighted if the rows are; of data with groups `gauc_SPLIT`, which is None where
     no group has both a click and a non-click, and `gauc_groups_SPLIT`, how many have.
 
+    Of several labels the first one's, and each one's in `labels`.
+
     Args:
-        logits: `[N]` of the rows.
+        logits: `[N, T]` of the rows.
         rows: N, labelled.
         split: their name.
+        labels: T names, or none.
     """
+    found = [_measured(logits[:, i], rows.labels[:, i], rows, split) for i in range(logits.shape[1])]
+    return found[0] | ({"labels": dict(zip(labels, found, strict=True))} if labels else {})
+
+
+def mean_auc(logits: npt.NDArray[Any], rows: Rows) -> float:
+    """Mean AUC over labels: what epochs are compared by.
+
+    Args:
+        logits: `[N, T]` of the rows.
+        rows: N, labelled.
+    """
+    return float(np.mean([auc(logits[:, i], rows.labels[:, i], rows.weight) for i in range(logits.shape[1])]))
+
+
+def _measured(logits: npt.NDArray[Any], label: npt.NDArray[Any], rows: Rows, split: str) -> dict[str, Any]:
     found: dict[str, Any] = {
-        f"auc_{split}": auc(logits, rows.label, rows.weight),
-        f"logloss_{split}": logloss(logits, rows.label, rows.weight),
+        f"auc_{split}": auc(logits, label, rows.weight),
+        f"logloss_{split}": logloss(logits, label, rows.weight),
     }
     if rows.group is not None:
-        own = gauc(logits, rows.label, rows.group, rows.weight)
+        own = gauc(logits, label, rows.group, rows.weight)
         found |= {f"gauc_{split}": own.value, f"gauc_groups_{split}": own.groups}
     return found
 

@@ -125,6 +125,7 @@ def model_config_for(train: TrainConfig, encoded: Encoded) -> ModelConfig:
         mixed=MixedConfig(train.mde_blocks, train.mde_alpha, train.dim_budget),
         candidates=train.candidates,
         sparse=sparse and not train.embedding_decay,
+        labels=encoded.schema.label_names,
     )
 
 

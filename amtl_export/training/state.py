@@ -20,7 +20,7 @@ from amtl_export.training.batches import Batch, device_of, predict, shuffled
 from amtl_export.training.checkpoint import Progress, load_checkpoint
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.dims import SelectionBudget, average_dim, open_budget
-from amtl_export.training.measures import batch_loss, mass, measured
+from amtl_export.training.measures import batch_loss, mass, mean_auc, measured
 from amtl_export.training.observer import TrainObserver
 from amtl_export.training.search import ControllerSearch, open_search, searched_parameters
 
@@ -78,16 +78,16 @@ class TrainState:
         logits = predict(self.model, valid)
         if not np.isfinite(logits).all():
             raise InputError("training diverged: logits are not finite", where=f"epoch {epoch}", fix="a smaller lr")
-        judged = measured(logits, valid, "valid")
-        auc_valid = judged["auc_valid"]
+        judged = measured(logits, valid, "valid", encoded.schema.label_names)
+        worth = mean_auc(logits, valid)
         self.progress = replace(
             self.progress,
             epoch=epoch,
             epoch_seconds=[*self.progress.epoch_seconds, seconds],
             budget_weight=self.budget.weight if self.budget is not None else 0.0,
         )
-        if auc_valid > self.progress.best_auc or not self.best:
-            self.progress.best_epoch, self.progress.best_auc = epoch, auc_valid
+        if worth > self.progress.best_auc or not self.best:
+            self.progress.best_epoch, self.progress.best_auc = epoch, worth
             self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         else:
             for optimizer in self.all_optimizers:

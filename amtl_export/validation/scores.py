@@ -16,9 +16,12 @@ from amtl_export.runtime.session import Provider
 from amtl_export.spec import Feed, TensorSpec, rows_of
 
 
-def graph_answers(bundle: Bundle, frozen: FrozenModel, split: str, provider: Provider, *, optimized: bool) -> Scored:
-    """What the graph answers: optimised and with native operators, or neither; on CUDA always with them.
+def graph_answers(
+    bundle: Bundle, frozen: FrozenModel, split: str, provider: Provider, *, optimized: bool
+) -> dict[str, Scored]:
+    """What the graph answers, by output that labels judge.
 
+    Optimised and with native operators, or neither; on CUDA always with them.
     Where fields are given once per request, examples that agree in them are the candidates of one.
     """
     native = None if optimized or provider == "cuda" else False
@@ -27,14 +30,17 @@ def graph_answers(bundle: Bundle, frozen: FrozenModel, split: str, provider: Pro
     return gathered(parts, frozen, split)
 
 
-def _answered(session: Any, feed: Feed, bundle: Bundle, frozen: FrozenModel) -> npt.NDArray[Any]:
+def _answered(session: Any, feed: Feed, bundle: Bundle, frozen: FrozenModel) -> Feed:
+    names = list(frozen.scores)
     requests = list(_requests(feed, bundle.inputs, frozen.inputs))
     if len(requests) == 1:
-        return np.asarray(session.run([frozen.score], as_request(feed, bundle.inputs))[0])
-    scores = np.empty(sum(map(len, requests)), dtype=np.float32)
+        answers = session.run(names, as_request(feed, bundle.inputs))
+        return dict(zip(names, map(np.asarray, answers), strict=True))
+    scores = {name: np.empty(sum(map(len, requests)), dtype=np.float32) for name in names}
     for rows in requests:
         request = as_request(rows_of(feed, frozen.inputs, rows), bundle.inputs)
-        scores[rows] = session.run([frozen.score], request)[0]
+        for name, answer in zip(names, session.run(names, request), strict=True):
+            scores[name][rows] = answer
     return scores
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,12 +15,10 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.check import Trial
 from amtl_export.bundle.reference import reference_of
 from amtl_export.bundle.samples import read_test_data
-from amtl_export.compare import compare
 from amtl_export.data.schema import SplitName
 from amtl_export.errors import AmtlError, InputError, ValidationFailed
 from amtl_export.files import checksum_mismatches
-from amtl_export.freezing.frozen import Compressed, FrozenModel, freeze
-from amtl_export.freezing.scores import ScoreKind, Scores, torch_answers
+from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.graph.weights import Part
 from amtl_export.native import library_path
 from amtl_export.runtime.session import Provider, nodes_by_provider, open_session
@@ -31,12 +28,11 @@ from amtl_export.source.source import Source
 from amtl_export.spec import BATCH, Feed, mismatch
 from amtl_export.tables.values import quantize
 from amtl_export.training.run import Run
+from amtl_export.validation.judged import ScoreCheck
 from amtl_export.validation.provenance import load_graph, trace_provenance, unknown_bases
 from amtl_export.validation.raw_rows import check_source
 from amtl_export.validation.rows import check_rows, table_bytes
-from amtl_export.validation.scores import graph_answers, rank_flips
 from amtl_export.validation.verdict import Tolerances, Verdict
-from amtl_export.validation.worth import held
 
 
 def validate(
@@ -77,7 +73,7 @@ def validate(
         split,
         provider,
         tolerances or Tolerances(),
-        Verdict(str(bundle), str(frozen.origin["run"]), split),
+        Verdict(bundle=str(bundle), run=str(frozen.origin["run"]), split=split),
     )
     if isinstance(source, (str, Path)):
         check.verdict.run = str(source)
@@ -321,63 +317,11 @@ class _Check:
         if frozen.labelled is None:
             self._say_unscored()
             return
-        reference = self._reference
-        kind: ScoreKind | None = "logit" if frozen.data is not None else None  # a run's may all be within [0, 1], too
-        expected = wanted = Scores.of(torch_answers(frozen, self.split, trained=True), kind)
-        if reference is not frozen:
-            wanted = Scores.of(torch_answers(reference, self.split, trained=False), expected.kind)
-            verdict.max_abs_logit_change_by_quantization = float(np.abs(wanted.values - expected.values).max())
-        verdict.auc_torch, verdict.logloss_torch = expected.auc, expected.logloss
-        verdict.rows_scored, verdict.scores_are = len(wanted.values), expected.kind
-        if expected.scored.beside.group is not None:
-            verdict.gauc_torch, verdict.gauc_groups = expected.gauc, expected.gauc_groups
-        verdict.weighted = expected.scored.beside.weight is not None
-        allowed: dict[bool, float] = {}
-        for optimized in (True, False) if verdict.unoptimized in ("answered", None) else (True,):
-            answers = graph_answers(self.bundle, frozen, self.split, self.provider, optimized=optimized)
-            allowed[optimized] = self._hold(expected, wanted, Scores.of(answers, expected.kind), optimized=optimized)
-
-        if frozen.compressed is not None and frozen.compressed.original is not None:
-            original = Scores.of(torch_answers(frozen.compressed.original, self.split, trained=True))
-            self._hold_original(frozen.compressed, original.auc, allowed[True])
+        ScoreCheck(self.bundle, frozen, self._reference, self.split, self.provider, self.tolerances, verdict).run()
 
     def _say_unscored(self) -> None:
         if self.frozen.compressed is not None and self.frozen.compressed.original is None:
             self.verdict.notes.append("no AUC: the model that was compressed is not where it was")
-
-    def _hold_original(self, compressed: Compressed, original: float, tolerance: float) -> None:
-        """The graph's AUC against that of the model before it was compressed; a tolerance beside what was allowed."""
-        verdict = self.verdict
-        verdict.auc_original, verdict.max_auc_drop = original, compressed.max_auc_drop
-        if verdict.auc_onnx is None or math.isnan(original):
-            return
-        verdict.delta_auc_original = verdict.auc_onnx - original
-        drop, allowed = -verdict.delta_auc_original, compressed.max_auc_drop
-        if self.split == "valid" and allowed is not None and not drop <= allowed + tolerance:
-            verdict.problems.append(f"AUC is {drop:.3g} below the model that was compressed; allowed {allowed:.3g}")
-
-    def _hold(self, expected: Scores, wanted: Scores, found: Scores, *, optimized: bool) -> float:
-        """Scores of the graph against those of the source; what AUC may differ."""
-        verdict, tolerances = self.verdict, self.tolerances
-        (difference,) = compare({self.frozen.score: wanted.values}, {self.frozen.score: found.values})
-        verdict.max_abs_logit_diff = max(verdict.max_abs_logit_diff or 0.0, difference.absolute)
-        verdict.max_relative_diff = max(verdict.max_relative_diff or 0.0, difference.relative)
-        verdict.minimum_logit_atol, verdict.nan_answers = verdict.max_relative_diff, difference.nans
-        if optimized:
-            verdict.auc_onnx, verdict.logloss_onnx = found.auc, found.logloss
-            verdict.abs_delta_auc = abs(found.auc - expected.auc)
-            verdict.rank_flips = rank_flips(expected.values, found.values)
-            if verdict.gauc_groups is not None:
-                verdict.gauc_onnx, verdict.abs_delta_gauc = found.gauc, abs(found.gauc - expected.gauc)
-        level = "optimised" if optimized else "not optimised"
-        metrics = held(expected, wanted, found, difference.scale, tolerances, self.bundle.signature.dtype)
-        verdict.problems += [problem for own in metrics if (problem := own.problem(level))]
-        if not difference.relative <= tolerances.logit_atol:
-            verdict.problems.append(
-                f"a logit differs by {difference.absolute:.3g} ({level}); allowed {tolerances.logit_atol:.3g}; "
-                f"logit_atol={difference.relative * 1.01:.2g} would have passed"
-            )
-        return metrics[0].allowed if metrics else 0.0
 
 
 def _one_line(error: AmtlError) -> str:

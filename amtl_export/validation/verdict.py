@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 #: Value type → what |AUC difference| is allowed to it.
@@ -38,8 +38,41 @@ class Tolerances:
 
 
 @dataclass
-class Verdict:
+class Judged:
+    """What an output that labels judge came to; a number that could not be had is None.
+
+    Attributes:
+        auc_torch: of the source on its labelled examples, and of the graph; None without labels.
+        gauc_torch: group AUC, likewise; None without groups, NaN where none has both a click and a non-click.
+        gauc_groups: groups that have both; None without groups.
+        auc_original: of the model before it was compressed, on the same examples; None if the source is not compressed.
+        delta_auc_original: what the graph's AUC is more than that.
+        scores_are: logits or probabilities, which the logloss needs to know.
+        rank_flips: neighbours in the source's ranking that the graph ranks the other way.
+        nan_answers: numbers that are NaN in the module itself as in the graph.
+    """
+
+    auc_torch: float | None = None
+    auc_onnx: float | None = None
+    abs_delta_auc: float | None = None
+    gauc_torch: float | None = None
+    gauc_onnx: float | None = None
+    abs_delta_gauc: float | None = None
+    gauc_groups: int | None = None
+    auc_original: float | None = None
+    delta_auc_original: float | None = None
+    logloss_torch: float | None = None
+    logloss_onnx: float | None = None
+    scores_are: str | None = None
+    rank_flips: int | None = None
+    nan_answers: int | None = None
+
+
+@dataclass(kw_only=True)
+class Verdict(Judged):
     """The outcome; a number that could not be had is None. `to_json` is the form that tools outside the project read.
+
+    What it has of `Judged` is the main output's.
 
     Attributes:
         bundle: its folder.
@@ -47,12 +80,8 @@ class Verdict:
         split: whose examples were scored.
         problems: why it failed, a sentence each; empty means pass.
         notes: what could not be looked at, and why.
-        auc_torch: of the source on its labelled examples, and of the graph; None without labels.
-        gauc_torch: group AUC, likewise; None without groups, NaN where none has both a click and a non-click.
-        gauc_groups: groups that have both; None without groups.
+        outputs: of several that labels judge, each one's; empty otherwise.
         weighted: whether examples have weights, which AUC, GAUC and logloss take; None without labels.
-        auc_original: of the model before it was compressed, on the same examples; None if the source is not compressed.
-        delta_auc_original: what the graph's AUC is more than that.
         max_auc_drop: what compressing was allowed to cost on the valid split.
         max_abs_logit_diff: largest difference of any answer.
         max_relative_diff: the same against the scale of the scores, what the tolerance is held against.
@@ -62,9 +91,6 @@ class Verdict:
         hostile_ids_checked: ids outside the tables, tried at the lookups and through the whole model.
         raw_rows_checked: rows of raw values, hostile ones too, that went through training's reader, `encoder/` and the
             graph in front; raw_rows_equal of them have the ids that training has. None where a run kept none.
-        scores_are: logits or probabilities, which the logloss needs to know.
-        rank_flips: neighbours in the source's ranking that the graph ranks the other way.
-        nan_answers: numbers that are NaN in the module itself as in the graph.
         unoptimized: whether ONNX Runtime answers without its optimisations, or why not.
         batch_of_none: what happens to a batch of no example, and of one.
         examples_independent: whether examples alone are answered as in a batch.
@@ -76,19 +102,9 @@ class Verdict:
     split: str
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    auc_torch: float | None = None
-    auc_onnx: float | None = None
-    abs_delta_auc: float | None = None
-    gauc_torch: float | None = None
-    gauc_onnx: float | None = None
-    abs_delta_gauc: float | None = None
-    gauc_groups: int | None = None
+    outputs: dict[str, Judged] = field(default_factory=dict)
     weighted: bool | None = None
-    auc_original: float | None = None
-    delta_auc_original: float | None = None
     max_auc_drop: float | None = None
-    logloss_torch: float | None = None
-    logloss_onnx: float | None = None
     max_abs_logit_diff: float | None = None
     max_relative_diff: float | None = None
     minimum_logit_atol: float | None = None
@@ -96,9 +112,6 @@ class Verdict:
     rows_checked: int | None = None
     rows_bit_equal: int | None = None
     rows_scored: int | None = None
-    scores_are: str | None = None
-    rank_flips: int | None = None
-    nan_answers: int | None = None
     selector_nodes: int | None = None
     selector_initializers: int | None = None
     bytes_dense: int | None = None
@@ -123,9 +136,11 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; NaN is null, too."""
-        values = {own.name: getattr(self, own.name) for own in fields(self) if own.name != "problems"}
-        finite = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in values.items()
-        }
-        return {"verdict": self.verdict, **finite, "problems": self.problems}
+        values = {key: value for key, value in _finite(asdict(self)).items() if key != "problems"}
+        return {"verdict": self.verdict, **values, "problems": self.problems}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -22,7 +22,7 @@ from amtl_export.data.named.synthetic import usable_rank
 from amtl_export.errors import InputError
 from amtl_export.freezing.folder import load_frozen, save_frozen
 from amtl_export.freezing.frozen import FrozenModel, freeze
-from amtl_export.freezing.scores import Scores, torch_answers
+from amtl_export.freezing.scores import torch_auc
 from amtl_export.tables.values import fake_quantized, quantize, value_types
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
@@ -101,8 +101,8 @@ def check_report(model: FrozenModel, original: FrozenModel) -> None:
     if report["auc_valid_before"] is not None:
         read_back = fake_quantized(model, quantize(model, value_types(model, report["dtype"])))
         for split_model, key in ((original, "auc_valid_before"), (read_back, "auc_valid_after")):
-            answers = torch_answers(split_model, "valid", trained=split_model is original)
-            assert report[key] == pytest.approx(Scores.of(answers).auc, abs=1e-12)
+            aucs = torch_auc(split_model, "valid", trained=split_model is original)
+            assert aucs == {split_model.score: pytest.approx(report[key], abs=1e-12)}
 
 
 @pytest.mark.parametrize("pair", PAIRS)

@@ -106,7 +106,7 @@ def test_batches_that_are_given_have_no_weights_and_it_is_said(weighted_run: Run
     small = compress(frozen, dim_budget=0.4, batches=given, note=notes.append)
     assert small.compressed is not None
     rows = weighted_run.rows("valid")
-    plain = auc(predict(weighted_run.model, rows), rows.label)
+    plain = auc(predict(weighted_run.model, rows)[:, 0], rows.label)
     assert small.compressed.report["weighted"] is False
     assert small.compressed.report["auc_valid_before"] == pytest.approx(plain, abs=1e-12)
     assert plain != pytest.approx(weighted_run.metrics["auc_valid"], abs=1e-6)

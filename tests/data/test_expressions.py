@@ -13,7 +13,7 @@ import pytest
 from data_places import place
 
 from amtl_export.data.catalog import open_source
-from amtl_export.data.expressions import LABEL
+from amtl_export.data.expressions import label_column
 from amtl_export.data.rows import read_rows
 from amtl_export.errors import InputError
 
@@ -22,7 +22,7 @@ LONG = 2**62
 
 
 def labels(folder: Path) -> list[int]:
-    return [v for chunk in read_rows(open_source(str(folder)), 0) for v in chunk.fields[LABEL].to_list()]
+    return [v for chunk in read_rows(open_source(str(folder)), 0) for v in chunk.fields[label_column(0)].to_list()]
 
 
 def texts(tmp_path: Path, head: str, *lines: str) -> Path:

@@ -89,7 +89,7 @@ def test_label_filter_group_weight_and_split_may_name_joined_columns(tmp_path: P
     items = "item,brand,liked,stock,shop,w,part\n1,a,1,5,s,2,train\n2,b,0,4,t,1,valid\n3,b,0,0,t,1,test\n"
     folder = place(tmp_path, schema(head=head), **{"a.csv": DATA, "items.csv": items})
     (chunk,) = read_rows(open_source(str(folder)), seed=0)
-    assert chunk.fields["__label"].to_list() == [1, 0, 1]
+    assert chunk.fields["__label_0"].to_list() == [1, 0, 1]
     assert chunk.fields["__split"].to_list() == [0, 1, 0]
     assert chunk.fields["__weight"].to_list() == [2.0, 1.0, 2.0]
     assert chunk.fields["__group"].n_unique() == 2

@@ -168,6 +168,6 @@ def test_splits_of_labelled_batches() -> None:
     for _ in range(2):  # a function is called anew
         found = list(frozen.labelled("test"))
         assert [feed["item"].tolist() for feed, _ in found] == [[0, 1, 2], [1, 2, 3]]
-        assert [labels.tolist() for _, labels in found] == [[0, 1, 0]] * 2
+        assert [labels["output"].tolist() for _, labels in found] == [[0, 1, 0]] * 2
     with pytest.raises(InputError, match=r"(?s)no such split.*valid.*test"):
         list(frozen.labelled("valid"))

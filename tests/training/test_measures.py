@@ -29,7 +29,8 @@ CPU = torch.device("cpu")
 def rows_of(label: list[int], weight: list[float] | None) -> Rows:
     n = len(label)
     known = None if weight is None else np.array(weight, dtype=np.float32)
-    return Rows(np.zeros((n, 1), np.int32), np.zeros((n, 0), np.float32), {}, np.array(label, np.uint8), None, known)
+    labels = np.array([label], np.uint8).T
+    return Rows(np.zeros((n, 1), np.int32), np.zeros((n, 0), np.float32), {}, labels, None, known)
 
 
 def test_whole_weights_are_repetitions() -> None:
@@ -97,7 +98,7 @@ def test_labels_of_rows_without_weight_change_nothing(
 
 def test_metrics_say_that_they_are_weighted(weighted_run: Run, run: Run) -> None:
     test = weighted_run.rows("test")
-    logits = predict(weighted_run.model, test)
+    logits = predict(weighted_run.model, test)[:, 0]
     metrics = weighted_run.metrics
     assert metrics["weighted"] is True
     assert metrics["auc_test"] == pytest.approx(auc(logits, test.label, test.weight), abs=1e-12)

@@ -28,7 +28,7 @@ class MaskedEmbedding(FixedEmbedding):
         self._owners = config.owners
         self.selectors = nn.ModuleDict(
             {
-                str(i): self.selector(count, config.dim, config.selection)
+                str(i): self.selector(count, config.widths[i], config.selection)
                 for i, (field, count) in enumerate(zip(config.embedded, counts, strict=True))
                 if field.governed and field.shares is None
             }
@@ -55,11 +55,15 @@ class MaskedEmbedding(FixedEmbedding):
         assert isinstance(selector, Selector)
         if self.sizes[field] <= ids.numel():
             every = torch.arange(self.sizes[field], device=ids.device)
-            return F.embedding(ids, selector.mask(every))
+            return F.embedding(ids, self._whole(selector.mask(every)))
         if ids.is_cuda:
-            return torch.reshape(selector.mask(ids.flatten()), (*ids.shape, self.table.dim))
+            return torch.reshape(self._whole(selector.mask(ids.flatten())), (*ids.shape, self.table.dim))
         distinct, place = torch.unique(ids, return_inverse=True)
-        return F.embedding(place, selector.mask(distinct))
+        return F.embedding(place, self._whole(selector.mask(distinct)))
+
+    def _whole(self, mask: Tensor) -> Tensor:
+        """Masks `[U, D]` of those that are as wide as their field's rows."""
+        return F.pad(mask, (0, self.table.dim - mask.shape[1])) if mask.shape[1] < self.table.dim else mask
 
     def _governed(self) -> Iterator[tuple[int, Selector]]:
         """Field and selector of every governed field."""
@@ -91,7 +95,7 @@ class MaskedEmbedding(FixedEmbedding):
 
     @torch.no_grad()
     def frozen_dims(self) -> Tensor:
-        """int64 `[V_total]`: k + 1 for governed fields, D for the others, 0 for padding."""
+        """int64 `[V_total]`: k + 1 for governed fields, D or the field's dim for the others, 0 for padding."""
         dims = self.table.full_dims()
         padding = dims == 0
         for field, selector in self._governed():

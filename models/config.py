@@ -24,6 +24,7 @@ class EmbeddedField:
         padding: the padding id of a multi-valued field; None for a single-valued one.
         pool: how the rows of a multi-valued field become one.
         shares: the single-valued field whose rows this multi-valued one uses: a sequence of that field's values.
+        dim: numbers that a row of it has, at most; the rest of D is zero. None for D.
     """
 
     name: str
@@ -32,12 +33,15 @@ class EmbeddedField:
     padding: int | None = None
     pool: Literal["mean", "sum"] = "mean"
     shares: str | None = None
+    dim: int | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"field {self.name}: size must be at least 1, got {self.size}")
         if self.padding is not None and not 0 <= self.padding < self.size:
             raise ValueError(f"field {self.name}: padding id {self.padding} is outside [0, {self.size})")
+        if self.dim is not None and (self.dim < 1 or self.shares is not None):
+            raise ValueError(f"field {self.name}: dim must be at least 1, and is its owner's if it shares rows")
         if self.shares is not None and self.padding != self.size - 1:
             raise ValueError(f"field {self.name}: a sequence pads with its last id, not {self.padding}")
 
@@ -182,6 +186,8 @@ class ModelConfig:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
         if not self.candidates or any(not 0 < part <= 1 for part in self.candidates):
             raise ValueError(f"candidates must be above 0 and at most 1, got {list(self.candidates)}")
+        if wide := next((field for field in self.embedded if field.dim is not None and field.dim > self.dim), None):
+            raise ValueError(f"field {wide.name}: dim {wide.dim} is more than D = {self.dim}")
         for field, owner in zip(self.embedded, self.owners, strict=True):
             if self.embedded[owner].size != field.size:
                 raise ValueError(f"field {field.name}: {field.size} ids, but {field.shares} has another number")
@@ -204,6 +210,11 @@ class ModelConfig:
             if field.shares is not None and field.shares not in single:
                 raise ValueError(f"field {field.name} shares the rows of {field.shares!r}, no single-valued field")
         return tuple(places[field.shares or field.name] for field in self.embedded)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """For each of `embedded`, the numbers that its rows have at most."""
+        return tuple(self.embedded[owner].dim or self.dim for owner in self.owners)
 
     @property
     def single(self) -> tuple[int, ...]:

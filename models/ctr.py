@@ -36,6 +36,9 @@ METHODS: dict[str, Callable[[ModelConfig, Sequence[Tensor]], nn.Module]] = {
 #: Methods whose selection networks learn how many leading dims an id keeps.
 SELECTING = frozenset({"amtl", "aml", "amtl_nste"})
 
+#: Methods that choose sizes of embeddings before training, or mix several: no field has a dim of its own there.
+SIZING = frozenset({"mde", "autoemb"})
+
 #: Backbone → its module, from rows `[B, F, D]` and numbers `[B, N]` or None to logits `[B, T]`.
 BACKBONES: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "dnn": Dnn,
@@ -90,7 +93,8 @@ class Linear(nn.Module):
 
     def __init__(self, config: ModelConfig, counts: Sequence[Tensor]) -> None:
         super().__init__()
-        self.ids = FixedEmbedding(replace(config, dim=config.outputs), counts)
+        whole = tuple(replace(field, dim=None) for field in config.embedded)
+        self.ids = FixedEmbedding(replace(config, dim=config.outputs, embedded=whole), counts)
         self.numeric = nn.Linear(len(config.numeric), config.outputs) if config.numeric else None
 
 
@@ -111,6 +115,9 @@ class CtrModel(nn.Module):
             raise ValueError(f"unknown method {config.method!r}, allowed: {', '.join(METHODS)}")
         if config.backbone not in BACKBONES:
             raise ValueError(f"unknown backbone {config.backbone!r}, allowed: {', '.join(BACKBONES)}")
+        narrow = next((field.name for field in config.embedded if field.dim is not None), None)
+        if narrow is not None and config.method in SIZING:
+            raise ValueError(f"field {narrow} has a dim of its own, and method {config.method} chooses sizes itself")
         self.config = config
         embedding = METHODS[config.method](config, counts)
         self.embedding = OrderedEmbedding(embedding, config) if config.ordered else embedding

@@ -63,7 +63,7 @@ class PrunedEmbedding(CutEmbedding):
         tail = self.table.weight[governed].abs().flip(1).cummax(dim=1).values.flip(1)[:, 1:]  # [R, D - 1]
         allowed = int(ratio * D * len(governed) + 1e-9) - len(governed)  # beyond one dim a row
         if allowed >= tail.numel():
-            self.kept[governed] = D
+            self.kept[governed] = self.table.full_dims()[governed]
             return
         largest = tail.flatten().sort(descending=True).values
         dims = 1 + (tail > largest[allowed]).sum(dim=1)

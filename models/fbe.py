@@ -32,5 +32,5 @@ class FixedEmbedding(nn.Module):
         return self.table.weight.detach()
 
     def frozen_dims(self) -> Tensor:
-        """int64 `[V_total]`: D, and 0 for padding."""
+        """int64 `[V_total]`: D, or the field's dim, and 0 for padding."""
         return self.table.full_dims()

@@ -16,7 +16,8 @@ class FieldTable(nn.Module):
     """Rows of all fields in one `[V_total, D]` parameter.
 
     Initialised normal with std 0.04/sqrt(D) (0.01 at D = 16), small against the logit; rows of ids that
-    training never sees (count 0) start and stay zero, which is neutral; so do padding rows.
+    training never sees (count 0) start and stay zero, which is neutral; so do padding rows, and what a row has beyond
+    its field's dim.
 
     Args:
         fields: in table order; one that shares another's rows adds none.
@@ -36,6 +37,8 @@ class FieldTable(nn.Module):
         self.offsets = tuple(starts[field.shares or field.name] for field in fields)
         self.rows = sum(owned)
         self.dim = dim
+        given = {field.name: min(field.dim or dim, dim) for field in fields}
+        self.widths = tuple(given[field.shares or field.name] for field in fields)
         self.sparse = sparse
         for field, count in zip(fields, counts, strict=True):
             if count.shape != (field.size,):
@@ -46,7 +49,14 @@ class FieldTable(nn.Module):
             if field.padding is not None:
                 seen[offset + field.padding] = False
         drawn = torch.randn(self.rows, dim) * (0.04 / dim**0.5)
-        self.weight = nn.Parameter(torch.where(seen.unsqueeze(1), drawn, 0.0))  # +0: a product would leave -0
+        kept = torch.where(seen.unsqueeze(1), drawn, 0.0)  # +0: a product would leave -0
+        self.weight = nn.Parameter(self.cut_(kept))
+
+    def cut_(self, rows: Tensor) -> Tensor:
+        """Set what rows `[V_total, D]` have beyond their fields' dims to zero, in place."""
+        for index, width in enumerate(self.widths):
+            self.part(rows, index)[:, width:] = 0
+        return rows
 
     def shift(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
         """Table rows of ids `[B, K]` whose columns belong to `fields` (one for all, or K)."""
@@ -59,16 +69,21 @@ class FieldTable(nn.Module):
         padding = self.fields[fields[0]].padding if len(fields) == 1 else None
         if padding is not None:
             padding += self.offsets[fields[0]]
-        return F.embedding(self.shift(ids, fields), self.weight, padding_idx=padding, sparse=self.sparse)
+        rows = F.embedding(self.shift(ids, fields), self.weight, padding_idx=padding, sparse=self.sparse)
+        if all(self.widths[field] == self.dim for field in fields):
+            return rows
+        width = torch.tensor([self.widths[field] for field in fields], device=ids.device).unsqueeze(1)
+        return torch.where(torch.arange(self.dim, device=ids.device) < width, rows, 0.0)  # no gradient beyond, either
 
     def part(self, values: Tensor, field: int) -> Tensor:
         """The slice of a per-row tensor that belongs to one field."""
         return values[self.offsets[field] : self.offsets[field] + self.sizes[field]]
 
     def full_dims(self) -> Tensor:
-        """int64 `[V_total]`: D for every row, 0 for padding rows."""
+        """int64 `[V_total]`: D, or the field's dim, for every row, 0 for padding rows."""
         dims = torch.full((self.rows,), self.dim, dtype=torch.int64, device=self.weight.device)
         for index, field in enumerate(self.fields):
+            self.part(dims, index).clamp_(max=self.widths[index])
             if field.padding is not None:
                 dims[self.offsets[index] + field.padding] = 0
         return dims

@@ -109,7 +109,8 @@ def dense_torch(frozen: FrozenModel) -> Flat:
     """The frozen rows in ordinary embedding tables: what serving without any of this looks like."""
     if frozen.data is None:
         return Flat(thawed(frozen.module.model), frozen.module.call)
-    config = replace(frozen.config, method="fbe", sparse=False)
+    whole = tuple(replace(field, dim=None) for field in frozen.config.embedded)
+    config = replace(frozen.config, method="fbe", sparse=False, embedded=whole)
     model = CtrModel(config, [torch.from_numpy(v.counts) for v in frozen.vocabularies.values()])
     kept = {name: value for name, value in frozen.module.model.state_dict().items() if name in model.state_dict()}
     model.load_state_dict(kept, strict=False)

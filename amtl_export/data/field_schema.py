@@ -28,6 +28,7 @@ class FieldSchema(Strict):
         column: the data's column, if it is called otherwise.
         type: how categorical values are compared and stored.
         min_count: values seen fewer times in training share the out-of-vocabulary id.
+        dim: numbers that a row has, at most; D if not given. A sequence has its field's.
         governed: whether AMTL chooses this field's dims (never for numeric fields).
         of: of a sequence, the categorical field whose values it lists, most recent first; it has that field's
             vocabulary, rows and type.
@@ -52,6 +53,7 @@ class FieldSchema(Strict):
     vocabulary: str | None = None
     type: Literal["string", "int64"] = "string"
     min_count: Annotated[int, Field(ge=1)] = 2
+    dim: Annotated[int, Field(ge=1, strict=True)] | None = None
     governed: bool = True
     separator: Annotated[str, Field(min_length=1)] = "|"
     max_length: Annotated[int, Field(ge=1, le=4096)] = 32

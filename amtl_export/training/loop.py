@@ -211,7 +211,7 @@ def _finish(
     judged = measured(predict(model, valid), valid, "valid", labels)
     tested = measured(predict(model, test), test, "test", labels)
     fields = {
-        f.name: {"vocab": f.size, "dim": model_config.dim, "avg_dim": average_dim(model, [i])}
+        f.name: {"vocab": f.size, "dim": model_config.widths[i], "avg_dim": average_dim(model, [i])}
         for i, f in enumerate(model_config.embedded)
     }
     avg_dim = average_dim(model)

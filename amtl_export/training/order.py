@@ -65,7 +65,9 @@ def keeps_basis(backbone: str) -> bool:
 @torch.no_grad()
 def as_read(run: Run) -> CtrModel:
     """The run's model with method fbe: a row of each id as the backbone reads it, selection networks gone."""
-    return _with_rows(run, run.model, replace(run.model_config, method="fbe", ordered=False), _rows_read(run.model))
+    whole = tuple(replace(field, dim=None) for field in run.model_config.embedded)  # another basis has no such columns
+    config = replace(run.model_config, method="fbe", ordered=False, embedded=whole)
+    return _with_rows(run, run.model, config, _rows_read(run.model))
 
 
 @torch.no_grad()

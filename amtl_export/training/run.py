@@ -15,7 +15,7 @@ from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabular
 from amtl_export.errors import InputError
 from amtl_export.files import read_json
 from amtl_export.models.config import EmbeddedField, MixedConfig, ModelConfig, NumericField
-from amtl_export.models.ctr import ATTENDING, CtrModel
+from amtl_export.models.ctr import ATTENDING, SIZING, CtrModel
 from amtl_export.training.config import SPARSE_ABOVE, TrainConfig
 from amtl_export.training.tensors import load_into, load_tensors
 
@@ -98,9 +98,18 @@ def load_run(path: Path | str) -> Run:
 def model_config_for(train: TrainConfig, encoded: Encoded) -> ModelConfig:
     """The model that a configuration and a data set ask for."""
     embedded = tuple(
-        EmbeddedField(f.name, v.size, f.governed, v.padding if f.kind != "categorical" else None, f.pool, f.of)
+        EmbeddedField(f.name, v.size, f.governed, v.padding if f.kind != "categorical" else None, f.pool, f.of, f.dim)
         for f, v in zip(encoded.schema.embedded, encoded.vocabularies.values(), strict=True)
     )
+    for name, width in ((field.name, field.dim or 0) for field in embedded):
+        if width > train.dim or (width and train.method in SIZING):
+            why = f"D = {train.dim}" if width > train.dim else f"method {train.method}, which chooses sizes itself"
+            raise InputError(
+                f"train: dim = {width} of field {name} in schema.toml does not go with the model",
+                where=train.data,
+                found=why,
+                fix="leave dim out of the field, or choose another method or D",
+            )
     if train.backbone in ATTENDING and not any(field.shares for field in embedded):
         raise InputError(
             f"train: backbone {train.backbone} attends to a sequence, and the data has none",

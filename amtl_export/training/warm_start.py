@@ -220,9 +220,12 @@ class _Taking:
         new = torch.arange(len(old))
         shared = (old > 0) | (new == 0)
         target = table.part(table.weight, i)
-        target[new[shared]] = earlier.weight[earlier.offsets[self._moved[i]] + old[shared]]
+        rows = earlier.weight[earlier.offsets[self._moved[i]] + old[shared]]
+        width = table.widths[i]
+        cut = f", cut to {width} numbers" if rows[:, width:].any() else ""
+        target[new[shared], :width] = rows[:, :width]
         self.taken += 1
-        return f"{name}{where}: {int(shared.sum())} of {vocabulary.size} rows"
+        return f"{name}{where}: {int(shared.sum())} of {vocabulary.size} rows{cut}"
 
     def _refused(self, name: str, i: int) -> str:
         """Why a field's rows are not taken; empty if they are."""

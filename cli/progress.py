@@ -22,7 +22,7 @@ def watch(common: Common) -> Iterator[TrainObserver]:
     if common.quiet:
         yield Silent()
     elif sys.stderr.isatty():
-        columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[state]}"))
+        columns = (TextColumn("{task.fields[what]}"), BarColumn(), TextColumn("{task.fields[state]}"))
         with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
             yield _Bar(bar)
     else:
@@ -40,12 +40,28 @@ def epoch_line(record: dict[str, Any]) -> str:
     )
 
 
+def rows_line(stage: str, rows: int, seconds: float) -> str:
+    """How far a pass over the data is, in words."""
+    return f"{stage} {rows:,} rows, {rows / max(seconds, 1e-9):,.0f} rows/s"
+
+
 class _Lines(Silent):
+    """A line of a pass over the data every half minute, and at its end."""
+
+    _EVERY_S = 30.0
+
     def __init__(self, common: Common) -> None:
         self._common = common
+        self._said_s = 0.0
 
     def note(self, text: str) -> None:
         self._common.note(in_own_flags(text))
+
+    def rows_read(self, stage: str, rows: int, seconds: float, done: bool) -> None:
+        self._said_s = min(self._said_s, seconds)  # of an earlier pass
+        if done or seconds - self._said_s >= self._EVERY_S:
+            self._common.note(rows_line(stage, rows, seconds) + ("" if done else " so far"))
+            self._said_s = seconds
 
     def epoch_finished(self, record: dict[str, Any]) -> None:
         self._common.note(epoch_line(record))
@@ -65,10 +81,23 @@ class _Bar(Silent):
     def note(self, text: str) -> None:
         self._bar.console.print(in_own_flags(text), highlight=False)
 
-    def epoch_started(self, epoch: int, steps: int) -> None:
+    def rows_read(self, stage: str, rows: int, seconds: float, done: bool) -> None:
+        if done:
+            self._bar.console.print(rows_line(stage, rows, seconds), highlight=False)
+            self._reset()
+            return
+        if self._task is None:
+            self._task = self._bar.add_task("", total=None, what="data", state="")
+        self._bar.update(self._task, state=rows_line(stage, rows, seconds))
+
+    def _reset(self) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task("", total=steps, epoch=epoch, state="")
+            self._task = None
+
+    def epoch_started(self, epoch: int, steps: int) -> None:
+        self._reset()
+        self._task = self._bar.add_task("", total=steps, what=f"epoch {epoch}", state="")
         self._examples, self._loss, self._started = 0, 0.0, time.perf_counter()
 
     def step(self, loss: float, examples: int) -> None:

@@ -10,6 +10,7 @@ import polars as pl
 
 from amtl_export.data.beside import GROUP
 from amtl_export.data.expressions import label_column
+from amtl_export.data.gathered import Gathered
 from amtl_export.data.normalise import normalisations
 from amtl_export.data.rows import read_rows
 from amtl_export.data.source import Source
@@ -96,12 +97,12 @@ def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> Da
     counters = {f.name: ValueCounter(f.name, specs[f.name].vocabulary_type) for f in schema.embedded}
     split_rows, positives = [0, 0, 0], dict.fromkeys(schema.labels, 0)
     extremes: dict[str, list[pl.DataFrame]] = {f.name: [] for f in schema.numeric}
-    groups = pl.Series([], dtype=pl.UInt64)
+    groups = Gathered({GROUP: pl.UInt64()}, pl.DataFrame.unique)
     unmatched = [0] * len(schema.joins)
     for chunk in read_rows(source, seed, limit_rows):
         unmatched = [total + count for total, count in zip(unmatched, chunk.unmatched, strict=True)]
         if schema.group is not None:
-            groups = pl.concat([groups, chunk.fields[GROUP].unique()]).unique()
+            groups.add(chunk.fields.select(pl.col(GROUP).unique()))
         for number, label in enumerate(positives):
             positives[label] += int(chunk.fields[label_column(number)].sum())
         for index in range(3):
@@ -118,7 +119,7 @@ def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> Da
     fields = tuple(_field_summary(f.name, f.kind, f.governed, counters[f.name].vocabulary(1)) for f in schema.embedded)
     numeric = tuple(_numeric_summary(name, parts, rows) for name, parts in extremes.items())
     split = (split_rows[0], split_rows[1], split_rows[2])
-    counted = None if schema.group is None else len(groups)
+    counted = None if schema.group is None else len(groups.whole())
     weighted = schema.weight is not None
     joins = tuple(JoinSummary(j.file, j.key, count) for j, count in zip(schema.joins, unmatched, strict=True))
     rates = {label: positive / max(rows, 1) for label, positive in positives.items()}

@@ -15,6 +15,7 @@ from amtl_export.data.beside import GROUP, WEIGHT
 from amtl_export.data.expressions import label_column
 from amtl_export.data.field_schema import FieldSchema
 from amtl_export.data.normalise import normalisations
+from amtl_export.data.pace import Pace, paced, unwatched
 from amtl_export.data.raw_sample import RawSample
 from amtl_export.data.rows import Chunk, read_rows
 from amtl_export.data.schema import SPLITS, Schema, SplitName
@@ -100,18 +101,21 @@ class Encoded:
     unmatched: tuple[int, ...] = ()
 
 
-def encode(source: Source, folder: Path, seed: int, limit_rows: int | None = None) -> Encoded:
+def encode(source: Source, folder: Path, seed: int, limit_rows: int | None = None, pace: Pace = unwatched) -> Encoded:
     """Count, build vocabularies, and write `folder/<split>/*.npy` and `folder/stats.json`.
 
-    Memory is bounded by the chunk size and the number of distinct values, not by the rows.
+    Memory is bounded by the chunk size and the number of distinct values, not by the rows. `pace` is told how it goes.
 
     Raises:
         InputError: bad values, an empty split, or a split with one class only.
     """
-    summary = _count(read_rows(source, seed, limit_rows), source.schema)
+    summary = _count(paced(read_rows(source, seed, limit_rows), "counted", pace), source.schema)
     _check_splits(summary, source)
     sample = RawSample.drawn(summary.rows[2], seed)
-    _write(read_rows(source, seed, limit_rows), source.schema, summary, folder, sample)
+    chunks = paced(read_rows(source, seed, limit_rows), "encoded", pace)
+    _write(chunks, source.schema, summary, folder, sample)
+    for vocabulary in summary.vocabularies.values():
+        vocabulary.index.forget()
     sample.write(folder)
     write_json(folder / "stats.json", {name: asdict(stats) for name, stats in summary.stats.items()})
     if source.schema.joins:

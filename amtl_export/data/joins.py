@@ -20,9 +20,10 @@ from amtl_export.data.refusal import refuse_first
 from amtl_export.data.schema import Schema
 from amtl_export.data.stream import present_columns, refuse_empty, stream
 from amtl_export.data.text_files import SEPARATORS, read_text
+from amtl_export.data.value_index import ValueIndex
 from amtl_export.errors import InputError
 
-_KEY, _FOUND = "__key", "__found"
+_KEY = "__key"
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class _Side:
     Attributes:
         join: what the schema says of it.
         given: the columns that it gives.
-        rows: those, its keys as texts, and a mark.
+        keys: of its rows, as texts.
+        rows: those columns.
     """
 
     join: JoinSchema
     given: frozenset[str]
+    keys: ValueIndex
     rows: pl.DataFrame
 
 
@@ -85,8 +88,10 @@ class Joins:
         """
         for number, side in enumerate(self._sides):
             key = self._texts(chunk, side.join.key, f"key of {side.join.file}")
-            met = chunk.with_columns(key).join(side.rows, on=_KEY, how="left", maintain_order="left")
-            chunk = met.with_columns(pl.col(_FOUND).is_null().alias(unmatched_column(number))).drop(_KEY, _FOUND)
+            at = pl.Series(side.keys.positions(key))
+            unmatched = (at < 0).alias(unmatched_column(number))
+            rows = at.set(at < 0, None)
+            chunk = chunk.with_columns(unmatched, *(column.gather(rows) for column in side.rows))
         return chunk
 
     def _read(self, folder: Path, join: JoinSchema, needed: set[str]) -> _Side:
@@ -111,7 +116,7 @@ class Joins:
         rows = rows.with_columns(self._texts(rows, join.own_key, "key of the side file"))
         _check_keys(rows, file, join.own_key)
         columns = [pl.col(column).alias(name) for name, column in taken.items()]
-        return _Side(join, frozenset(taken), rows.select(_KEY, pl.lit(True).alias(_FOUND), *columns))
+        return _Side(join, frozenset(taken), ValueIndex(rows[_KEY]), rows.select(columns))
 
     def _texts(self, frame: pl.DataFrame, column: str, asker: str) -> pl.Series:
         """A column as keys."""

@@ -6,10 +6,12 @@ A multi-valued field has one id more, the last: padding. Its row is zero and its
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from amtl_export.data.gathered import Gathered
+from amtl_export.data.value_index import ValueIndex
 from amtl_export.errors import InputError
 
 OOV = 0
@@ -36,12 +40,18 @@ class Vocabulary:
         values: the known values in id order, from id 2 on; String or Int64.
         counts: int64 `[V]`, training occurrences of every id in this field, reserved ids included.
         padded: whether the last id is padding (multi-valued fields).
+        index: of the values; vocabularies of the same values may share one.
     """
 
     field: str
     values: pl.Series
     counts: npt.NDArray[np.int64]
     padded: bool = False
+    index: ValueIndex = dataclasses.field(default=None, repr=False, compare=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.index is None or self.index.values is not self.values:
+            object.__setattr__(self, "index", ValueIndex(self.values))
 
     @property
     def size(self) -> int:
@@ -59,25 +69,17 @@ class Vocabulary:
         return "int64" if self.values.dtype == pl.Int64 else "string"
 
     def encode(self, values: pl.Series) -> npt.NDArray[np.int32]:
-        """Ids of `values`: null becomes 1 (missing), an unknown value 0 (out of vocabulary)."""
-        ids = values.to_frame("v").select(self.encoded(pl.col("v"))).to_series()
-        return ids.to_numpy(writable=True)
+        """Ids of `values`: null becomes 1 (missing), an unknown value 0 (out of vocabulary).
 
-    def encoded(self, column: pl.Expr) -> pl.Expr:
-        """The same as a Polars expression; Int32."""
-        known = (
-            column.replace_strict(
-                self.values,
-                np.arange(len(self.values), dtype=np.int32) + FIRST_VALUE,
-                default=OOV,
-                return_dtype=pl.Int32,
-            )
-            if len(self.values)
-            else pl.lit(OOV, pl.Int32)
-        )
-        return pl.when(column.is_null()).then(pl.lit(MISSING, pl.Int32)).otherwise(known)
+        The first call builds an index of the values; what the others cost grows with theirs alone.
+        """
+        ids = self.index.positions(values.cast(self.values.dtype)) + np.int32(FIRST_VALUE)
+        ids[ids < FIRST_VALUE] = OOV
+        if values.null_count():
+            ids[values.is_null().to_numpy()] = MISSING
+        return ids
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Hex SHA-256 over field, type, values in id order, and counts."""
         digest = hashlib.sha256(f"{self.field}\0{self.type}\0{self.padded}\0".encode())
@@ -92,13 +94,12 @@ class Vocabulary:
 
     def to_frame(self) -> pl.DataFrame:
         """Columns `id` Int64, `kind` (oov, missing, value, padding), `value`, `count` Int64."""
-        kinds = ["oov", "missing"] + ["value"] * len(self.values) + ["padding"] * self.padded
         none = pl.Series([None, None], dtype=self.values.dtype)
         tail = pl.Series([None] * self.padded, dtype=self.values.dtype)
         return pl.DataFrame(
             {
                 "id": np.arange(self.size, dtype=np.int64),
-                "kind": pl.Series(kinds, dtype=pl.String),
+                "kind": _kinds(len(self.values), self.padded),
                 "value": pl.concat([none, self.values.alias(""), tail]),
                 "count": self.counts,
             }
@@ -117,11 +118,12 @@ class Vocabulary:
         ids = frame["id"].to_numpy()
         if not np.array_equal(ids, np.arange(len(frame))):
             raise InputError("vocabulary ids are not 0, 1, 2, … in order", where=where, found=ids[:8].tolist())
-        kinds = frame["kind"].to_list()
-        padded = kinds[-1] == "padding"
-        expected = ["oov", "missing"] + ["value"] * (len(kinds) - 2 - padded) + ["padding"] * padded
-        if kinds != expected:
-            raise InputError("reserved ids of a vocabulary are out of place", where=where, found=kinds[:3])
+        kinds = frame["kind"]
+        padded = kinds[-1] == "padding" if len(kinds) else False
+        if not kinds.equals(_kinds(len(kinds) - FIRST_VALUE - padded, padded)):
+            raise InputError(
+                "reserved ids of a vocabulary are out of place", where=where, found=kinds.head(3).to_list()
+            )
         values = frame["value"].slice(FIRST_VALUE, len(frame) - FIRST_VALUE - padded)
         if values.null_count() or values.n_unique() != len(values):
             raise InputError("a vocabulary has a value twice or an empty one", where=where)
@@ -142,6 +144,12 @@ class Vocabulary:
             InputError: missing, truncated, or not a vocabulary.
         """
         return cls.from_frame(field, read_parquet(path), path)
+
+
+def _kinds(values: int, padded: bool) -> pl.Series:
+    """The kind of every id, in order."""
+    kinds = [pl.Series(["oov", "missing"]), pl.repeat("value", max(values, 0), dtype=pl.String, eager=True)]
+    return pl.concat([*kinds, pl.Series(["padding"] * padded, dtype=pl.String)])
 
 
 def write_frame(frame: pl.DataFrame, path: Path) -> None:
@@ -190,29 +198,16 @@ def vocabulary_hash(vocabularies: dict[str, Vocabulary]) -> str:
 class ValueCounter:
     """Counts values chunk by chunk, holding one row per distinct value."""
 
-    _FOLD_ABOVE = 4_000_000
-
     def __init__(self, field: str, type: ValueType, *, padded: bool = False) -> None:
         self._field = field
         self._padded = padded
-        self._dtype = _DTYPES[type]
         self._missing = 0
-        self._parts: list[pl.DataFrame] = []
-        self._pending = 0
+        self._counted = Gathered({"value": _DTYPES[type], "count": pl.Int64()}, _summed)
 
     def add(self, values: pl.Series) -> None:
         """Count a chunk of values; null counts as missing."""
         self._missing += values.null_count()
-        part = values.drop_nulls().alias("value").value_counts(name="count").cast({"count": pl.Int64})
-        self._parts.append(part)
-        self._pending += len(part)
-        if self._pending > self._FOLD_ABOVE:
-            self._parts = [self._folded()]
-            self._pending = 0
-
-    def _folded(self) -> pl.DataFrame:
-        empty = pl.DataFrame(schema={"value": self._dtype, "count": pl.Int64})
-        return pl.concat([empty, *self._parts]).group_by("value").agg(pl.col("count").sum())
+        self._counted.add(values.drop_nulls().alias("value").value_counts(name="count").cast({"count": pl.Int64}))
 
     def vocabulary(self, min_count: int) -> Vocabulary:
         """Values seen at least `min_count` times, by falling count, ties by value."""
@@ -224,15 +219,21 @@ class ValueCounter:
 
         Each vocabulary has its own field's counts.
         """
-        folded = [counter._folded() for counter in counters]
-        total = folded[0] if len(folded) == 1 else pl.concat(folded).group_by("value").agg(pl.col("count").sum())
-        order = total.sort(["count", "value"], descending=[True, False])
-        kept = order.filter(pl.col("count") >= min_count).select("value")
-        return [counter._of(kept, own) for counter, own in zip(counters, folded, strict=True)]
+        counted = [counter._counted.whole() for counter in counters]
+        total = counted[0] if len(counted) == 1 else _summed(pl.concat(counted))
+        order = total.filter(pl.col("count") >= min_count).sort(["count", "value"], descending=[True, False])
+        index = ValueIndex(order["value"])
+        return [counter._of(index, own) for counter, own in zip(counters, counted, strict=True)]
 
-    def _of(self, kept: pl.DataFrame, counted: pl.DataFrame) -> Vocabulary:
+    def _of(self, index: ValueIndex, counted: pl.DataFrame) -> Vocabulary:
         """These values, with this field's counts."""
+        kept = index.values.to_frame("value")
         own = kept.join(counted, on="value", how="left", maintain_order="left")["count"].fill_null(0)
         rare = int(counted["count"].sum()) - int(own.sum())
         counts = np.concatenate([[rare, self._missing], own.to_numpy(), [0] * self._padded]).astype(np.int64)
-        return Vocabulary(self._field, kept["value"], counts, self._padded)
+        return Vocabulary(self._field, index.values, counts, self._padded, index)
+
+
+def _summed(counted: pl.DataFrame) -> pl.DataFrame:
+    """One row a value."""
+    return counted.group_by("value").agg(pl.col("count").sum())

@@ -161,7 +161,7 @@ def _resumed_model(work: Path, encoded: Encoded) -> tuple[CtrModel, ModelConfig]
 def _prepare(work: Path, config: TrainConfig, observer: TrainObserver) -> Encoded:
     source: Source = open_source(config.data, config.path)
     started = time.perf_counter()
-    encoded = encode(source, work / "data", config.seed, config.limit_rows)
+    encoded = encode(source, work / "data", config.seed, config.limit_rows, observer.rows_read)
     write_json(work / "schema.json", encoded.schema.to_json())
     write_vocabularies(work, encoded.vocabularies)
     counts = ", ".join(f"{len(rows):,} {split}" for split, rows in encoded.rows.items())

@@ -11,6 +11,9 @@ class TrainObserver(Protocol):
     def note(self, text: str) -> None:
         """Something worth a line."""
 
+    def rows_read(self, stage: str, rows: int, seconds: float, done: bool) -> None:
+        """So many rows of the data are counted or encoded (`stage`) since so many seconds; at the end all."""
+
     def epoch_started(self, epoch: int, steps: int) -> None:
         """An epoch (from 1) of so many steps begins."""
 
@@ -25,6 +28,9 @@ class Silent:
     """A `TrainObserver` that says nothing."""
 
     def note(self, text: str) -> None:
+        """Nothing."""
+
+    def rows_read(self, stage: str, rows: int, seconds: float, done: bool) -> None:
         """Nothing."""
 
     def epoch_started(self, epoch: int, steps: int) -> None:

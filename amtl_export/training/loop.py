@@ -130,13 +130,15 @@ def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, prepare:
         while not state.finished:
             record = state.run_epoch(encoded, observer)
             _append_history(work, record)  # before the checkpoint: an epoch that is run again replaces its line
-            save_checkpoint(work, state.progress, model, state.best, state.all_optimizers)
+            state.best = save_checkpoint(work, state.progress, model, state.best, state.all_optimizers)
             observer.epoch_finished(record)
-        if state.best:
-            model.load_state_dict(state.best)
+        progress, best = state.progress, state.best
+        del state  # the optimizers' memory is free before the best weights are read
+        if best is not None:
+            model.load_state_dict(best)
         if config.dim_budget is not None and not config.warm_start:
             prune_trained(config.dim_budget, model)
-        _finish(work, config, model_config, model, encoded, state.progress, said)
+        _finish(work, config, model_config, model, encoded, progress, said)
 
 
 def _new_model(

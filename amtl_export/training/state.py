@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,17 @@ from amtl_export.training.search import ControllerSearch, open_search, searched_
 
 @dataclass
 class TrainState:
-    """A model in training: its optimizers, its progress, its best weights so far."""
+    """A model in training: its optimizers, its progress, its best weights so far.
+
+    Attributes:
+        best: weights of the best epoch, as the last checkpoint has them; None while the model itself has them.
+    """
 
     model: CtrModel
     config: TrainConfig
     optimizers: list[Optimizer]
     progress: Progress
-    best: dict[str, Tensor]
+    best: Mapping[str, Tensor] | None
     budget: SelectionBudget | None
     search: ControllerSearch | None
 
@@ -43,7 +48,7 @@ class TrainState:
         trained = config.warm_start is not None
         budget = open_budget(config.dim_budget, model, trained=trained) if config.dim_budget is not None else None
         search = open_search(model, config, budget.penalty if budget is not None else None)
-        return cls(model, config, build_optimizers(model, config), Progress(0, 0, 0.0, []), {}, budget, search)
+        return cls(model, config, build_optimizers(model, config), Progress(0, 0, 0.0, []), None, budget, search)
 
     @property
     def all_optimizers(self) -> list[Optimizer]:
@@ -64,6 +69,8 @@ class TrainState:
 
     def run_epoch(self, encoded: Encoded, observer: TrainObserver) -> dict[str, Any]:
         """Train one epoch, validate, remember the best; the epoch's history record."""
+        if self.best is None and self.progress.epoch:  # no checkpoint has them
+            self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         rows, valid = encoded.rows["train"], encoded.rows["valid"]
         epoch = self.progress.epoch + 1
         observer.epoch_started(epoch, -(-len(rows) // self.config.batch_size))
@@ -86,9 +93,9 @@ class TrainState:
             epoch_seconds=[*self.progress.epoch_seconds, seconds],
             budget_weight=self.budget.weight if self.budget is not None else 0.0,
         )
-        if worth > self.progress.best_auc or not self.best:
+        if worth > self.progress.best_auc or not self.progress.best_epoch:
             self.progress.best_epoch, self.progress.best_auc = epoch, worth
-            self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            self.best = None
         else:
             for optimizer in self.all_optimizers:
                 for group in optimizer.param_groups:

@@ -1,31 +1,108 @@
-"""safetensors files, read with errors that name the file and the tensor."""
+"""safetensors files: written from where tensors lie, read with errors that name the file and the tensor."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
-from amtl_export.errors import EnvironmentLacks, InputError
+from amtl_export.errors import InputError
+
+#: Data type → its name in a file, those of wide numbers first, as safetensors orders tensors.
+_NAMES = {
+    torch.uint64: "U64",
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.complex64: "C64",
+    torch.float32: "F32",
+    torch.uint32: "U32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.uint16: "U16",
+    torch.int16: "I16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+#: Values of a tensor that is not written from where it lies (on another device, not contiguous) copied at a time.
+_COPIED = 1 << 24
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors to one file.
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors to one safetensors file, from where they lie in memory: nothing is copied but what is no block.
 
     Raises:
-        EnvironmentLacks: the file cannot be written (disk full, no permission).
+        InputError: a tensor's data type is none of a safetensors file.
+        OSError: the file cannot be written (disk full, no permission).
     """
-    plain = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-    try:
-        path.write_bytes(safetensors.torch.save(plain))
-    except safetensors.SafetensorError as error:
-        raise EnvironmentLacks("tensors cannot be written", where=path, found=error) from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _NAMES:
+            raise InputError("a tensor cannot be stored", where=f"{path}, tensor {name}", found=tensor.dtype)
+    order = {dtype: number for number, dtype in enumerate(_NAMES)}
+    names = sorted(tensors, key=lambda name: (order[tensors[name].dtype], name))
+    header: dict[str, Any] = {}
+    end = 0
+    for name in names:
+        tensor, begin = tensors[name], end
+        end += tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            for block in _blocks(tensors[name].detach()):
+                file.write(block)
+
+
+def _blocks(tensor: Tensor) -> Iterator[memoryview]:
+    """A tensor's bytes in order."""
+    if not tensor.numel():
+        return
+    in_place = tensor.is_contiguous() and tensor.device.type == "cpu"
+    rows = tensor.reshape(1) if tensor.dim() == 0 else tensor
+    step = len(rows) if in_place else max(1, _COPIED * len(rows) // tensor.numel())
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step].cpu().contiguous()
+        yield part.reshape(-1).view(torch.uint8).numpy().data
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """Tensors of a safetensors file, mapped into memory.
+
+    Attributes:
+        path: of the file.
+
+    Raises:
+        InputError: the file is missing, truncated or corrupted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._tensors = load_tensors(path)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
+    """Map a safetensors file into memory: what is written to the tensors is not written to the file.
 
     Raises:
         InputError: the file is missing, truncated or corrupted.
@@ -43,8 +120,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def load_into(module: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
-    """Fill a module's parameters and buffers.
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Copy tensors into a module's parameters and buffers.
 
     Raises:
         InputError: a tensor is missing, left over, of another shape, or not finite.
@@ -64,11 +141,17 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], where: Path) -> Non
                 allowed=tuple(expected[name].shape),
                 fix="is it another run's file?",
             )
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            bad = int((~tensor.isfinite()).sum())
+        bad = _not_finite(tensor) if tensor.is_floating_point() else 0
+        if bad:
             raise InputError(
                 "a tensor holds NaN or infinity",
                 where=f"{where}, tensor {name}",
                 found=f"{bad} of {tensor.numel()} values",
             )
     module.load_state_dict(tensors)
+
+
+def _not_finite(tensor: Tensor) -> int:
+    """How many values are NaN or infinite."""
+    flat = tensor.reshape(-1)
+    return sum(int((~flat[start : start + _COPIED].isfinite()).sum()) for start in range(0, len(flat), _COPIED))

@@ -318,3 +318,25 @@ def test_a_generous_budget_changes_no_dims(tmp_path: Path, tiny_train: Make) -> 
     free = train(tiny_train(epochs=1), tmp_path / "free")
     held = train(tiny_train(epochs=1, dim_budget=1.0), tmp_path / "held")
     assert held.metrics["avg_dim"] == free.metrics["avg_dim"]
+
+
+def test_a_checkpoint_of_the_best_epoch_stores_its_weights_once(tmp_path: Path, tiny_train: Make) -> None:
+    class Look(StopAfter):
+        def epoch_finished(self, record: dict[str, Any]) -> None:
+            checkpoint = latest(partial_folder(tmp_path / "run"))
+            assert checkpoint is not None
+            progress = json.loads((checkpoint / "progress.json").read_text())
+            model, best = (checkpoint / f"{name}.safetensors" for name in ("model", "best"))
+            seen.append((progress["best_epoch"] == progress["epoch"], best.samefile(model), best.read_bytes()))
+            super().epoch_finished(record)
+
+    seen: list[tuple[bool, bool, bytes]] = []
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_train(epochs=6, patience=6, lr=0.05), tmp_path / "run", observer=Look(3))
+    run = train(tiny_train(epochs=6, patience=6, lr=0.05), tmp_path / "run", observer=Look(6))
+    assert [is_best for is_best, *_ in seen] == [linked for _, linked, _ in seen]
+    assert len({is_best for is_best, *_ in seen}) == 2, "the settings give epochs that are best and others"
+    last_best = max(number for number, (is_best, *_) in enumerate(seen) if is_best)
+    assert run.metrics["best_epoch"] == last_best + 1
+    assert all(stored == seen[last_best][2] for *_, stored in seen[last_best:])
+    assert weights(run.path) == seen[last_best][2]

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-OOV, MISSING = 0, 1  # ids: a value not known, no value
+MISSING = 1  # the id of no value
 
 BLANKS = " \t\r\n\v\f"  # around the text of a number
 LARGEST = (2 - 2**-23) * 2.0**127  # of float32
@@ -121,7 +121,11 @@ class Encoder:
         return [self._id(name, value) for name, value in zip(spec["fields"], found, strict=True)]
 
     def _id(self, name: str, value: Any) -> int:
-        return MISSING if value is None else self._ids[self._fields[name]["file"]].get(value, OOV)
+        if value is None:
+            return MISSING
+        field = self._fields[name]
+        known: int = self._ids[field["file"]].get(value, field["unknown"])
+        return known
 
 
 class Normaliser:
@@ -263,8 +267,10 @@ def _read(file: Path) -> list[list[Any]]:
 
 
 def _digest(name: str, field: Mapping[str, Any], lines: Sequence[Sequence[Any]]) -> str:
-    """Of a field: SHA-256 of its name, type, whether its last id is padding, counts (int64), values."""
+    """Of a field: SHA-256 of its name, type, whether its last id is padding, unknown values' id, counts, values."""
     digest = hashlib.sha256(f"{name}\0{field['type']}\0{field['padded']}\0".encode())
+    if field["unknown"]:
+        digest.update(f"{field['unknown']}\0".encode())
     for _, count in lines:
         digest.update(count.to_bytes(8, "little", signed=True))
     for value, _ in lines:

@@ -42,6 +42,7 @@ def write_encoder(bundle: Bundle, folder: Path) -> None:
                 "file": files[name],
                 "padded": field.vocabulary.padded,
                 "padding": field.vocabulary.padding,
+                "unknown": field.vocabulary.unknown,
             }
             for name, field in fields.items()
         },

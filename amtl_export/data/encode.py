@@ -247,8 +247,11 @@ def _vocabularies(schema: Schema, counters: dict[str, ValueCounter]) -> dict[str
     sharing: dict[str, list[str]] = {}
     for field in (f for f in schema.embedded if f.of is None):
         sharing.setdefault(schema.lineage(field)[0].name, []).append(field.name)
-    least = {field.name: field.min_count for field in schema.fields}
-    found = [ValueCounter.shared([counters[n] for n in names], least[owner]) for owner, names in sharing.items()]
+    least, specs = {field.name: field.min_count for field in schema.fields}, normalisations(schema)
+    found = [
+        ValueCounter.shared([counters[n] for n in names], least[owner], specs[owner].unknown)
+        for owner, names in sharing.items()
+    ]
     return {vocabulary.field: vocabulary for group in found for vocabulary in group}
 
 

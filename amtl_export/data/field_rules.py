@@ -48,7 +48,10 @@ def check(field: FieldSchema, owner: FieldSchema | None = None) -> None:
     for key in DERIVING:
         if field.buckets is not None and getattr(field, key) is not None:
             raise ValueError(f"field {field.name}: buckets and {key} exclude each other")
-    if field.dim is not None and field.kind not in ("categorical", "multi-valued"):
-        raise ValueError(f'field {field.name}: dim is for kind = "categorical" or "multi-valued", not {field.kind!r}')
+    for key in ("dim", "unknown"):
+        if getattr(field, key) is not None and field.kind not in ("categorical", "multi-valued"):
+            raise ValueError(
+                f'field {field.name}: {key} is for kind = "categorical" or "multi-valued", not {field.kind!r}'
+            )
     if field.unit is not None and field.part is None:
         raise ValueError(f"field {field.name}: unit is for part = …, of a column of whole numbers")

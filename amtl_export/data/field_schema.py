@@ -40,6 +40,7 @@ class FieldSchema(Strict):
         missing: further texts of this field that mean "missing".
         trim: whether spaces around a text are no part of it, and several within it are one.
         default: what a missing value is read as; a row without any value has this one.
+        unknown: what a value that is not in the vocabulary is read as: one of those that are.
         part: of a categorical field of times, whose values are that part of each.
         unit: of times that are whole numbers, counted from 1970 on.
         buckets: how many values are left of a categorical or multi-valued field, by a hash.
@@ -62,6 +63,7 @@ class FieldSchema(Strict):
     missing: tuple[str, ...] = ()
     trim: bool = True
     default: Value = None
+    unknown: Value = None
     part: Part | None = None
     unit: Unit | None = None
     buckets: Annotated[int, Field(ge=2, le=2**24, strict=True)] | None = None

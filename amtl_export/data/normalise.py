@@ -13,6 +13,7 @@ A value is a text, a number, a truth value, or a list of them. In this order:
    number's decimal text, becomes the CRC-32 of its UTF-8 modulo `buckets` (of zlib, of ISO 3309).
 6. Of a multi-valued field or sequence, missing ones are left out, and the first `max_length` of the others are kept.
 7. A missing value is what `default` says, if it says anything; so is the only one of a row without any.
+8. A value that is not in the vocabulary is read as `unknown`, if that is given: the vocabulary has its id for that.
 
 Anything else is refused. `bundle/encoder.py` executes this one value at a time, `graph/raw_features.py` in nodes.
 """
@@ -72,6 +73,7 @@ class Normalisation(Strict):
         separator: between the values in a text.
         max_length: how many values are kept.
         default: the value of what is missing, as the field has it.
+        unknown: the value of what is not in the vocabulary, likewise.
         boundaries: float32, increasing; a number becomes how many of them it has reached.
         part: of a time, which a value becomes.
         unit: of times that are whole numbers; None for dates and texts.
@@ -87,6 +89,7 @@ class Normalisation(Strict):
     separator: str | None = None
     max_length: int | None = None
     default: Value = None
+    unknown: Value = None
     boundaries: tuple[float, ...] = ()
     part: Part | None = None
     unit: Unit | None = None
@@ -149,7 +152,8 @@ def normalisation(schema: Schema, field: FieldSchema) -> Normalisation:
         unit=field.unit,
         buckets=owner.buckets,
     )
-    return spec if field.default is None else spec.model_copy(update={"default": _default(spec, field.default)})
+    given = {"default": field.default, "unknown": owner.unknown}
+    return spec.model_copy(update={key: _given(spec, key, value) for key, value in given.items() if value is not None})
 
 
 def _read_as(field: FieldSchema, owner: FieldSchema) -> Literal["string", "int64", "float32", "time"]:
@@ -169,19 +173,19 @@ def _boundaries(name: str, given: tuple[float, ...]) -> tuple[float, ...]:
     return rounded
 
 
-def _default(spec: Normalisation, default: Value) -> Value:
+def _given(spec: Normalisation, key: str, value: Value) -> Value:
     """As the field has it."""
-    said = f"field {spec.field}: default = {default!r}"
+    said = f"field {spec.field}: {key} = {value!r}"
 
     def refuse(bad: pl.Series, allowed: str) -> None:
         if bad.fill_null(False).any():
             raise ValueError(f"{said} is no value of the field, which takes {allowed}")
 
-    if spec.separator is not None and isinstance(default, str) and spec.separator in default:
+    if spec.separator is not None and isinstance(value, str) and spec.separator in value:
         raise ValueError(f"{said} holds the separator {spec.separator!r}; give one value")
-    if isinstance(default, int) and not -(2**63) <= default < 2**63:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError(f"{said} is no value of the field: int64 does not hold it")
-    found: Value = _scalars(pl.Series([default]), spec, refuse)[0]
+    found: Value = _scalars(pl.Series([value]), spec, refuse)[0]
     if found is None:
         raise ValueError(f"{said} means that a value is missing; give another, or take it from missing = [...]")
     return found

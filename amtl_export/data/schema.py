@@ -223,7 +223,7 @@ class Schema(Strict):
             if owner is None:
                 raise ValueError(f"{said} is no categorical or multi-valued field with a vocabulary of its own")
             field_rules.check(field, owner)
-            for key in ("type", "min_count", "trim", "buckets"):
+            for key in ("type", "min_count", "trim", "buckets", "unknown"):
                 own, theirs = getattr(field, key), getattr(owner, key)
                 if own != theirs and (key == "type" or own != FieldSchema.model_fields[key].default):
                     raise ValueError(f"{said}, whose {key} is {theirs!r} and not {own!r}")

@@ -40,6 +40,7 @@ class Vocabulary:
         values: the known values in id order, from id 2 on; String or Int64.
         counts: int64 `[V]`, training occurrences of every id in this field, reserved ids included.
         padded: whether the last id is padding (multi-valued fields).
+        unknown: id that values which are not among these have: 0, or that of one of the values.
         index: of the values; vocabularies of the same values may share one.
     """
 
@@ -47,6 +48,7 @@ class Vocabulary:
     values: pl.Series
     counts: npt.NDArray[np.int64]
     padded: bool = False
+    unknown: int = OOV
     index: ValueIndex = dataclasses.field(default=None, repr=False, compare=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -69,20 +71,22 @@ class Vocabulary:
         return "int64" if self.values.dtype == pl.Int64 else "string"
 
     def encode(self, values: pl.Series) -> npt.NDArray[np.int32]:
-        """Ids of `values`: null becomes 1 (missing), an unknown value 0 (out of vocabulary).
+        """Ids of `values`: null becomes 1 (missing), an unknown value `unknown`.
 
         The first call builds an index of the values; what the others cost grows with theirs alone.
         """
         ids = self.index.positions(values.cast(self.values.dtype)) + np.int32(FIRST_VALUE)
-        ids[ids < FIRST_VALUE] = OOV
+        ids[ids < FIRST_VALUE] = self.unknown
         if values.null_count():
             ids[values.is_null().to_numpy()] = MISSING
         return ids
 
     @cached_property
     def digest(self) -> str:
-        """Hex SHA-256 over field, type, values in id order, and counts."""
+        """Hex SHA-256 over field, type, values in id order, counts, and the id of unknown values if it is not 0."""
         digest = hashlib.sha256(f"{self.field}\0{self.type}\0{self.padded}\0".encode())
+        if self.unknown != OOV:
+            digest.update(f"{self.unknown}\0".encode())
         digest.update(self.counts.astype("<i8").tobytes())
         if self.type == "int64":
             digest.update(self.values.to_numpy().astype("<i8").tobytes())
@@ -93,13 +97,16 @@ class Vocabulary:
         return digest.hexdigest()
 
     def to_frame(self) -> pl.DataFrame:
-        """Columns `id` Int64, `kind` (oov, missing, value, padding), `value`, `count` Int64."""
+        """Columns `id` Int64, `kind`, `value`, `count` Int64.
+
+        A kind is oov, missing, value, padding, or unknown: a value that those which are not known are read as.
+        """
         none = pl.Series([None, None], dtype=self.values.dtype)
         tail = pl.Series([None] * self.padded, dtype=self.values.dtype)
         return pl.DataFrame(
             {
                 "id": np.arange(self.size, dtype=np.int64),
-                "kind": _kinds(len(self.values), self.padded),
+                "kind": _kinds(len(self.values), self.padded, self.unknown),
                 "value": pl.concat([none, self.values.alias(""), tail]),
                 "count": self.counts,
             }
@@ -120,14 +127,16 @@ class Vocabulary:
             raise InputError("vocabulary ids are not 0, 1, 2, … in order", where=where, found=ids[:8].tolist())
         kinds = frame["kind"]
         padded = kinds[-1] == "padding" if len(kinds) else False
-        if not kinds.equals(_kinds(len(kinds) - FIRST_VALUE - padded, padded)):
+        unknown = (kinds == "unknown").arg_max() if (kinds == "unknown").any() else OOV
+        assert unknown is not None
+        if not kinds.equals(_kinds(len(kinds) - FIRST_VALUE - padded, padded, unknown)):
             raise InputError(
                 "reserved ids of a vocabulary are out of place", where=where, found=kinds.head(3).to_list()
             )
         values = frame["value"].slice(FIRST_VALUE, len(frame) - FIRST_VALUE - padded)
         if values.null_count() or values.n_unique() != len(values):
             raise InputError("a vocabulary has a value twice or an empty one", where=where)
-        return cls(field, values, frame["count"].to_numpy().astype(np.int64), padded)
+        return cls(field, values, frame["count"].to_numpy().astype(np.int64), padded, unknown)
 
     def write(self, path: Path, **columns: Any) -> None:
         """Write Parquet; `columns` are further columns of length V (a bundle adds `dims`)."""
@@ -146,10 +155,12 @@ class Vocabulary:
         return cls.from_frame(field, read_parquet(path), path)
 
 
-def _kinds(values: int, padded: bool) -> pl.Series:
+def _kinds(values: int, padded: bool, unknown: int) -> pl.Series:
     """The kind of every id, in order."""
-    kinds = [pl.Series(["oov", "missing"]), pl.repeat("value", max(values, 0), dtype=pl.String, eager=True)]
-    return pl.concat([*kinds, pl.Series(["padding"] * padded, dtype=pl.String)])
+    every = pl.repeat("value", max(values, 0), dtype=pl.String, eager=True)
+    if FIRST_VALUE <= unknown < FIRST_VALUE + len(every):
+        every = every.scatter(unknown - FIRST_VALUE, "unknown")
+    return pl.concat([pl.Series(["oov", "missing"]), every, pl.Series(["padding"] * padded, dtype=pl.String)])
 
 
 def write_frame(frame: pl.DataFrame, path: Path) -> None:
@@ -214,24 +225,39 @@ class ValueCounter:
         return self.shared([self], min_count)[0]
 
     @staticmethod
-    def shared(counters: Sequence[ValueCounter], min_count: int) -> list[Vocabulary]:
+    def shared(
+        counters: Sequence[ValueCounter], min_count: int, unknown: str | int | float | None = None
+    ) -> list[Vocabulary]:
         """The same values for each: those seen at least `min_count` times in all, by falling count, ties by value.
 
-        Each vocabulary has its own field's counts.
+        Each vocabulary has its own field's counts; rarer values are counted as `unknown`, if that is given.
+
+        Raises:
+            InputError: `unknown` is none of the values.
         """
         counted = [counter._counted.whole() for counter in counters]
         total = counted[0] if len(counted) == 1 else _summed(pl.concat(counted))
         order = total.filter(pl.col("count") >= min_count).sort(["count", "value"], descending=[True, False])
         index = ValueIndex(order["value"])
-        return [counter._of(index, own) for counter, own in zip(counters, counted, strict=True)]
+        read_as = OOV
+        if unknown is not None:
+            read_as = FIRST_VALUE + int(index.positions(pl.Series([unknown], dtype=index.values.dtype))[0])
+        if read_as < FIRST_VALUE and unknown is not None:
+            raise InputError(
+                f"field {counters[0]._field}: unknown values cannot be read as {unknown!r}",
+                found=f"training has it fewer than {min_count} times",
+                fix="another unknown = … in schema.toml, or a smaller min_count",
+            )
+        return [counter._of(index, own, read_as) for counter, own in zip(counters, counted, strict=True)]
 
-    def _of(self, index: ValueIndex, counted: pl.DataFrame) -> Vocabulary:
+    def _of(self, index: ValueIndex, counted: pl.DataFrame, unknown: int) -> Vocabulary:
         """These values, with this field's counts."""
         kept = index.values.to_frame("value")
         own = kept.join(counted, on="value", how="left", maintain_order="left")["count"].fill_null(0)
         rare = int(counted["count"].sum()) - int(own.sum())
-        counts = np.concatenate([[rare, self._missing], own.to_numpy(), [0] * self._padded]).astype(np.int64)
-        return Vocabulary(self._field, index.values, counts, self._padded, index)
+        counts = np.concatenate([[0, self._missing], own.to_numpy(), [0] * self._padded]).astype(np.int64)
+        counts[unknown] += rare
+        return Vocabulary(self._field, index.values, counts, self._padded, unknown, index)
 
 
 def _summed(counted: pl.DataFrame) -> pl.DataFrame:

@@ -22,7 +22,7 @@ from onnx_ir.tape import Tape
 
 from amtl_export.data.normalise import NO_NUMBER, Normalisation
 from amtl_export.data.times import PER_SECOND
-from amtl_export.data.vocabulary import FIRST_VALUE, MISSING, OOV, Vocabulary
+from amtl_export.data.vocabulary import FIRST_VALUE, MISSING, Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.graph.trace import IR_VERSION, OPSET
 from amtl_export.spec import TensorSpec
@@ -334,7 +334,7 @@ def _attributes(field: RawField, words: int) -> dict[str, Any]:
     return {
         "keys_strings" if field.type == ir.DataType.STRING else "keys_int64s": keys,
         "values_int64s": list(ids.values()),
-        "default_int64": OOV,
+        "default_int64": field.vocabulary.unknown,
     }
 
 

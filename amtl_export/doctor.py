@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -63,6 +64,22 @@ def examine() -> list[Check]:
         _module("psutil", "bench server sees no memory", "pip install 'amtl-export[serve]'"),
         _package("ray", "no deployment in Ray Serve", "pip install 'amtl-export[ray]'"),
     ]
+
+
+def named_parts(text: str, known: Collection[str]) -> list[str]:
+    """Names of parts, separated by commas; a name may have commas itself.
+
+    Args:
+        text: what was given.
+        known: names of parts.
+    """
+    pieces, names = [piece.strip() for piece in text.split(",") if piece.strip()], []
+    while pieces:
+        several = (n for n in range(len(pieces), 0, -1) if ", ".join(pieces[:n]) in known)
+        taken = next(several, 1)
+        names.append(", ".join(pieces[:taken]))
+        pieces = pieces[taken:]
+    return names
 
 
 def _module(name: str, cost: str, fix: str) -> Check:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, SOURCE, Common, IntList, TextList, common
+from amtl_export.cli.options import FOLDER, SOURCE, Choice, Common, IntList, TextList, common
 
 
 @click.command("infer")
@@ -25,14 +25,14 @@ from amtl_export.cli.options import FOLDER, SOURCE, Common, IntList, TextList, c
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of both engines.")
 @click.option(
     "--provider",
-    type=click.Choice(["cpu", "cuda"]),
+    type=Choice(["cpu", "cuda"]),
     default="cpu",
     show_default=True,
     help="Where both engines run.",
 )
 @click.option(
     "--table-device",
-    type=click.Choice(["cpu", "cuda"]),
+    type=Choice(["cpu", "cuda"]),
     help="On CUDA: where BUNDLE's tables are; cpu wants layout ragged.  [default: cuda]",
 )
 @click.option(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, SOURCE, Common, common
+from amtl_export.cli.options import FOLDER, SOURCE, Choice, Common, common
 
 LEVEL_MISSED = 5
 
@@ -27,7 +27,7 @@ LEVEL_MISSED = 5
 )
 @click.option("--url", metavar="HOST:PORT", help="Of a Triton server.  [default: answers in this process]")
 @click.option("--model", default="ctr", show_default=True, help="Its name on the server.")
-@click.option("--protocol", type=click.Choice(["http", "grpc"]), default="grpc", show_default=True)
+@click.option("--protocol", type=Choice(["http", "grpc"]), default="grpc", show_default=True)
 @click.option("--pid", type=click.IntRange(1), help="Of the server, to watch its memory and processors.")
 @click.option(
     "--soak-seconds",

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from amtl_export.cli.data_options import data_options, model_options, train_config
-from amtl_export.cli.options import Common, TextList, common
+from amtl_export.cli.options import Choice, Common, TextList, common
 
 
 @click.command("train")
@@ -24,7 +24,7 @@ from amtl_export.cli.options import Common, TextList, common
 @click.option("--threads", type=click.IntRange(min=1), help="PyTorch's threads.")
 @click.option(
     "--device",
-    type=click.Choice(["cpu", "cuda"]),
+    type=Choice(["cpu", "cuda"]),
     default="cpu",
     show_default=True,
     help="Where both engines run.",

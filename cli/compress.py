@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, SOURCE, Common, common
+from amtl_export.cli.options import FOLDER, SOURCE, Choice, Common, common
 
 
 @click.command("compress")
@@ -30,9 +30,10 @@ from amtl_export.cli.options import FOLDER, SOURCE, Common, common
 )
 @click.option(
     "--dtype",
+    type=Choice(["auto", "fp32", "fp16", "int8", "int4"]),
     default="auto",
     show_default=True,
-    help="Of the stored values: fp32, fp16, int8, int4; auto: what the AUC drop allows, fp32 with a budget.",
+    help="Of the stored values; auto: what the AUC drop allows, fp32 with a budget.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done, with bytes and AUC; write nothing.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="PNG", help="Plot AUC against bytes.")

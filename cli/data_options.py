@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from amtl_export.cli.options import FOLDER, IntList, RatioList, TextList
-
-if TYPE_CHECKING:
-    from amtl_export.training.config import TrainConfig
+from amtl_export.cli.options import FOLDER, Choice, IntList, RatioList, TextList
+from amtl_export.models.config import BACKBONE_NAMES, SelectionConfig
+from amtl_export.training.config import TrainConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_DEFAULTS = TrainConfig(data="synthetic")
+
+#: Option → the setting of the selection network that it stands for.
+_SELECTION = {
+    "temperature": "temperature",
+    "temperature_end": "temperature_end",
+    "initial_ratio": "initial_ratio",
+    "selection_hidden": "hidden",
+    "selection_features": "features",
+    "selection_norm": "norm",
+}
 
 
 def data_options(command: F) -> F:
@@ -33,35 +44,43 @@ def data_options(command: F) -> F:
     return command
 
 
+def setting(flag: str, kind: Any, text: str, *, metavar: str | None = None) -> Callable[[F], F]:
+    """An option of a `TrainConfig`, with its default."""
+    name = flag.removeprefix("--").replace("-", "_")
+    own = getattr(_DEFAULTS.selection, _SELECTION[name]) if name in _SELECTION else getattr(_DEFAULTS, name)
+    default = ",".join(map(str, own)) if isinstance(own, tuple) else own
+    shown = default is not None
+    return click.option(flag, type=kind, default=default, show_default=shown, metavar=metavar, help=text)
+
+
 def model_options(command: F) -> F:
-    """Sizes, rates and regularisation; what is not given keeps its default."""
+    """Sizes, rates and regularisation."""
     unit = click.FloatRange(min=0, max=1, max_open=True)
     positive = click.FloatRange(min=0, min_open=True)
     for option in (
-        click.option("--selection-norm", type=click.Choice(["zscore", "minmax"]), help="norm of the switch."),
-        click.option("--selection-features", type=TextList(), help="Of log_count, log_rank, sqrt_count."),
-        click.option("--selection-hidden", type=IntList(), help="Hidden widths of the selection network."),
-        click.option("--candidates", type=RatioList(), help="Embedding sizes of autoemb as parts of D."),
-        click.option("--mde-alpha", type=click.FloatRange(0, 1), help="Exponent of mde's popularity rule."),
-        click.option("--mde-blocks", type=click.IntRange(min=1), help="Frequency blocks of a field, of mde."),
-        click.option("--initial-ratio", type=click.FloatRange(0, 1, min_open=True), help="Dims at the start, times D."),
-        click.option("--selection-decay", type=click.FloatRange(min=0), help="L2 of the selection network."),
-        click.option("--selection-lr", type=positive, help="Learning rate of the selection network."),
-        click.option(
-            "--dim-budget", type=click.FloatRange(0, 1, min_open=True), metavar="R", help="Mean dims at most R·D."
-        ),
-        click.option("--temperature-end", type=positive, help="T after ten epochs; it goes there step by step."),
-        click.option("--temperature", type=positive, help="T of the straight-through estimator."),
-        click.option("--embedding-decay", type=click.FloatRange(min=0), help="L2 of the table."),
-        click.option("--weight-decay", type=click.FloatRange(min=0), help="L2 of the backbone."),
-        click.option("--embedding-dropout", type=unit, help="On embedded values."),
-        click.option("--dropout", type=unit, help="On hidden outputs."),
-        click.option("--hidden", type=IntList(), help="Hidden widths of the backbone."),
-        click.option("--lr-decay", type=click.FloatRange(min=0, max=1, min_open=True), help="After a worse epoch."),
-        click.option("--lr", type=positive, help="Adam's learning rate."),
-        click.option("--batch-size", type=click.IntRange(min=1), help="Examples a step."),
-        click.option("--dim", type=click.IntRange(min=1), help="D, floats of a full row."),
-        click.option("--backbone", help="dnn, widedeep, deepfm, dcnv2, autoint or din."),
+        setting("--selection-norm", Choice(["zscore", "minmax"]), "norm of the switch."),
+        setting("--selection-features", TextList(), "Of log_count, log_rank, sqrt_count."),
+        setting("--selection-hidden", IntList(), "Hidden widths of the selection network."),
+        setting("--candidates", RatioList(), "Embedding sizes of autoemb as parts of D."),
+        setting("--mde-alpha", click.FloatRange(0, 1), "Exponent of mde's popularity rule."),
+        setting("--mde-blocks", click.IntRange(min=1), "Frequency blocks of a field, of mde."),
+        setting("--initial-ratio", click.FloatRange(0, 1, min_open=True), "Dims at the start, times D."),
+        setting("--selection-decay", click.FloatRange(min=0), "L2 of the selection network."),
+        setting("--selection-lr", positive, "Learning rate of the selection network.  [default: --lr]"),
+        setting("--dim-budget", click.FloatRange(0, 1, min_open=True), "Mean dims at most R·D.", metavar="R"),
+        setting("--temperature-end", positive, "T after ten epochs; it goes there step by step."),
+        setting("--temperature", positive, "T of the straight-through estimator."),
+        setting("--embedding-decay", click.FloatRange(min=0), "L2 of the table."),
+        setting("--weight-decay", click.FloatRange(min=0), "L2 of the backbone."),
+        setting("--embedding-dropout", unit, "On embedded values."),
+        setting("--dropout", unit, "On hidden outputs."),
+        setting("--hidden", IntList(), "Hidden widths of the backbone."),
+        setting("--lr-decay", click.FloatRange(min=0, max=1, min_open=True), "Times the rate, after a worse epoch."),
+        setting("--lr", positive, "Adam's learning rate."),
+        setting("--batch-size", click.IntRange(min=1), "Examples a step."),
+        setting("--dim", click.IntRange(min=1), "D, floats of a full row."),
+        setting("--backbone", Choice(BACKBONE_NAMES), "What turns rows into a logit."),
+        setting("--patience", click.IntRange(min=1), "Epochs without a better validation AUC."),
     ):
         command = option(command)
     return command
@@ -75,19 +94,9 @@ def train_config(*, path: Path | None, warm_start: Path | None = None, **given: 
     """
     from amtl_export.data.catalog import is_named
     from amtl_export.errors import InputError
-    from amtl_export.models.config import SelectionConfig
-    from amtl_export.training.config import TrainConfig
 
-    names = {
-        "temperature": "temperature",
-        "temperature_end": "temperature_end",
-        "initial_ratio": "initial_ratio",
-        "selection_hidden": "hidden",
-        "selection_features": "features",
-        "selection_norm": "norm",
-    }
-    selection = {name: given.pop(option) for option, name in names.items() if given.get(option) is not None}
-    rest = {name: value for name, value in given.items() if value is not None and name not in names}
+    selection = {name: given.pop(option) for option, name in _SELECTION.items() if given.get(option) is not None}
+    rest = {name: value for name, value in given.items() if value is not None and name not in _SELECTION}
     data = rest.pop("data")
     if not is_named(data) and Path(data).exists():
         data = str(Path(data).resolve())

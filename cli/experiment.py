@@ -7,21 +7,33 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.data_options import data_options, model_options, train_config
-from amtl_export.cli.options import FOLDER, Common, RatioList, TextList, common
+from amtl_export.cli.data_options import data_options, model_options, setting, train_config
+from amtl_export.cli.options import FOLDER, Choice, Common, RatioList, TextList, common
+
+#: What `experiments.run` knows.
+EXPERIMENTS = (
+    *("table1", "table2", "table3", "table4", "table5"),
+    *("fig3", "pareto", "warm", "planted", "backbones", "settings"),
+)
 
 
 @click.command("experiment")
-@click.argument("name", metavar="table1|table2|table3|table4|table5|fig3|pareto|warm|planted|backbones|settings")
+@click.argument("name", type=Choice(EXPERIMENTS), metavar="NAME")
 @data_options
 @model_options
-@click.option("--epochs", type=click.IntRange(min=1), help="At most this many, of each training.")
-@click.option("--warm-epochs", type=click.IntRange(min=1), help="Of trainings that start from a run; else --epochs.")
-@click.option("--arms", type=TextList(), default="", help="Only these rows of the table, and those they start from.")
-@click.option("--patience", type=click.IntRange(min=1), help="Epochs without a better validation AUC.")
+@setting("--epochs", click.IntRange(min=1), "At most this many, of each training.")
+@click.option(
+    "--warm-epochs", type=click.IntRange(min=1), help="Of trainings that start from a run.  [default: --epochs]"
+)
+@click.option(
+    "--arms",
+    type=TextList(),
+    default="",
+    help="Only these rows of the table, and those they start from.  [default: all]",
+)
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many, from --seed on.")
 @click.option("--budgets", type=RatioList(), default="0.2,0.4", show_default=True, help="Mean dims as ratios of D.")
-@click.option("--threads", type=click.IntRange(min=1), help="PyTorch's threads.")
+@click.option("--threads", type=click.IntRange(min=1), help="PyTorch's threads.  [default: one a core]")
 @click.option(
     "--out", type=FOLDER, required=True, metavar="FOLDER", help="One for all experiments: they share their runs."
 )
@@ -38,6 +50,8 @@ def command(
     **given: Any,
 ) -> None:
     """Run one of the paper's comparisons over seeds; write NAME.json, NAME.md and, for some, NAME.png.
+
+    NAME is one of these.
 
     table1: AUC. table2: mean dims. table3: warm start. table4: ablations. table5: seconds (no seeds, no budgets;
     --epochs is how many rounds). fig3: dims by frequency. pareto: AUC against bytes. Beyond the paper: warm, AMTL from

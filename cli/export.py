@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, SOURCE, Common, TextList, common
+from amtl_export.cli.options import FOLDER, SOURCE, Choice, Common, TextList, common
 
 
 @click.command("export")
@@ -16,13 +16,20 @@ from amtl_export.cli.options import FOLDER, SOURCE, Common, TextList, common
 @click.option(
     "--dry-run", is_flag=True, help="Print the plan: layout, value type, bytes and expected cost of each table."
 )
-@click.option("--layout", default="auto", show_default=True, help="How rows lie: auto, dense, paged, blocks, ragged.")
+@click.option(
+    "--layout",
+    type=Choice(["auto", "dense", "paged", "blocks", "ragged"]),
+    default="auto",
+    show_default=True,
+    help="How rows lie.",
+)
 @click.option("--page-width", type=click.IntRange(min=1), help="Floats of a page (paged); chosen by cost if not given.")
 @click.option(
     "--dtype",
+    type=Choice(["auto", "fp32", "fp16", "int8", "int4"]),
     default="auto",
     show_default=True,
-    help="Of the stored values: fp32, fp16, int8, int4 (ragged or dense); auto: what compress found, else fp32.",
+    help="Of the stored values (int4: ragged or dense); auto: what compress found, else fp32.",
 )
 @click.option(
     "--max-auc-drop",
@@ -31,25 +38,28 @@ from amtl_export.cli.options import FOLDER, SOURCE, Common, TextList, common
 )
 @click.option(
     "--target",
+    type=Choice(["portable", "native"]),
     default="portable",
     show_default=True,
     help="What will run the bundle: portable, any ONNX Runtime; native, one with the native operators registered.",
 )
 @click.option(
     "--first-layer",
+    type=Choice(["auto", "plain", "fused"]),
     default="auto",
     show_default=True,
     help="plain: lookup, then layer; fused: one node for both (ragged); auto: what is expected to be faster.",
 )
 @click.option(
     "--layer-dtype",
+    type=Choice(["fp32", "int8"]),
     default="fp32",
     show_default=True,
     help="Of the weights of a fused first layer: fp32, or int8 beside quantized rows (--dtype int8 or int4).",
 )
 @click.option(
     "--id-policy",
-    type=click.Choice(["guard", "trust"]),
+    type=Choice(["guard", "trust"]),
     default="guard",
     show_default=True,
     help="guard: any id is answered; trust: ids must be legal, which saves four nodes.",

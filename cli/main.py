@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 import click
 
+from amtl_export.data.schema_problems import nearest
+
 _PACKAGE = "amtl_export.cli"
 
 
@@ -35,6 +37,17 @@ class LazyGroup(click.Group):
         command = importlib.import_module(f"{_PACKAGE}.{self._lazy[cmd_name][0]}").command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is asked for; where there is none, the one that may be meant is named."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if near := nearest(args[0], self.list_commands(ctx)):
+                raise click.UsageError(f"{error.message} Did you mean {near!r}?", ctx) from None
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click fixes it
         """The commands' lines, without importing them."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from amtl_export.cli.errors import speaking_in_flags
+from amtl_export.data.schema_problems import nearest
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -82,6 +83,19 @@ def common(command: F) -> F:
             return command(*args, common=Common(json_path, quiet, seed, overwrite), **kwargs)
 
     return with_common  # type: ignore[return-value]  # `common` is filled in, the rest stays
+
+
+class Choice(click.Choice):  # type: ignore[type-arg]  # before 8.4, it takes no subscript
+    """One of some names; says which one may be meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            if near := nearest(str(value), [str(own) for own in self.choices]):
+                raise click.BadParameter(f"{error.message} Did you mean {near!r}?", ctx, param) from None
+            raise
 
 
 class IntList(Numbers):

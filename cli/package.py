@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, Common, common
+from amtl_export.cli.options import FOLDER, Choice, Common, common
 
 
 @click.command("package")
@@ -16,7 +16,7 @@ from amtl_export.cli.options import FOLDER, Common, common
 @click.option("--name", required=True, help="Of the model; one that is there gets its next version.")
 @click.option(
     "--backend",
-    type=click.Choice(["onnxruntime", "python"]),
+    type=Choice(["onnxruntime", "python"]),
     default="onnxruntime",
     show_default=True,
     help="Of config.pbtxt; the other is in configs/, for tritonserver --model-config-name.",

@@ -7,28 +7,25 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.data_options import data_options, model_options, train_config
-from amtl_export.cli.options import FOLDER, Common, common
+from amtl_export.cli.data_options import data_options, model_options, setting, train_config
+from amtl_export.cli.options import FOLDER, Choice, Common, common
+from amtl_export.models.config import METHOD_NAMES
 
 
 @click.command("train")
 @data_options
-@click.option("--method", default="amtl", show_default=True, help="amtl, aml, amtl_nste, mde, autoemb, cut or fbe.")
+@setting("--method", Choice(METHOD_NAMES), "How rows are embedded.")
 @model_options
-@click.option("--epochs", type=click.IntRange(min=0), help="At most this many; 0 only with --warm-start.")
-@click.option("--patience", type=click.IntRange(min=1), help="Epochs without a better validation AUC.")
+@setting("--epochs", click.IntRange(min=0), "At most this many; 0 only with --warm-start.")
 @click.option("--warm-start", type=FOLDER, metavar="RUN", help="Begin with a run's embeddings and hidden layers.")
 @click.option(
     "--warm-order",
-    type=click.Choice(["principal", "as-is"]),
-    help="Rows of the earlier run, for methods that select dims: in principal order (the default), or as trained.",
+    type=Choice(["principal", "as-is"]),
+    help="Rows of the earlier run, for methods that select dims: in principal order, or as trained.  "
+    "[default: principal, as-is after a method that selects dims]",
 )
-@click.option(
-    "--select-on",
-    type=click.Choice(["train", "valid"]),
-    help="Split whose batches the selection network learns from; train by default.",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="PyTorch's threads.")
+@setting("--select-on", Choice(["train", "valid"]), "Split whose batches the selection network learns from.")
+@click.option("--threads", type=click.IntRange(min=1), help="PyTorch's threads.  [default: one a core]")
 @click.option("--out", type=FOLDER, required=True, metavar="RUN", help="The run folder; appears when training is done.")
 @common
 def command(common: Common, out: Path, threads: int | None, **given: Any) -> None:

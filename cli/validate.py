@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, SOURCE, Common, common
+from amtl_export.cli.options import FOLDER, SOURCE, Choice, Common, common
 
 VALIDATION_FAILED = 3
 
@@ -24,14 +24,14 @@ VALIDATION_FAILED = 3
 )
 @click.option(
     "--split",
-    type=click.Choice(["valid", "test"]),
+    type=Choice(["valid", "test"]),
     default="test",
     show_default=True,
     help="Whose rows are scored.",
 )
 @click.option(
     "--provider",
-    type=click.Choice(["cpu", "cuda"]),
+    type=Choice(["cpu", "cuda"]),
     default="cpu",
     show_default=True,
     help="Where the graph runs.",

@@ -9,6 +9,24 @@ from typing import Any, Literal
 Feature = Literal["log_count", "log_rank", "sqrt_count"]
 FEATURES: tuple[Feature, ...] = ("log_count", "log_rank", "sqrt_count")
 
+#: Embedding methods that a model may have.
+METHOD_NAMES = ("amtl", "aml", "amtl_nste", "mde", "autoemb", "cut", "fbe")
+
+#: Methods whose selection networks learn how many leading dims an id keeps.
+SELECTING = frozenset({"amtl", "aml", "amtl_nste"})
+
+#: Methods that choose sizes of embeddings before training, or mix several: no field has a dim of its own there.
+SIZING = frozenset({"mde", "autoemb"})
+
+#: Backbones that a model may have.
+BACKBONE_NAMES = ("dnn", "widedeep", "deepfm", "dcnv2", "autoint", "din")
+
+#: Backbones whose logit also has a linear term: a weight for each id and number (Cheng et al., DLRS 2016).
+WIDE = frozenset({"widedeep", "deepfm"})
+
+#: Backbones that pool sequences by attention to the row of the field that they share (Zhou et al., KDD 2018).
+ATTENDING = frozenset({"din"})
+
 #: Epochs in which T goes to `temperature_end`.
 ANNEALING_EPOCHS = 10
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amtl_export.models.amtl import MaskedEmbedding, OneBranchEmbedding, SoftMaskedEmbedding
 from amtl_export.models.autoemb import AutoEmbedding
 from amtl_export.models.autoint import AutoInt
-from amtl_export.models.config import ModelConfig, NumericField
+from amtl_export.models.config import ATTENDING, SIZING, WIDE, ModelConfig, NumericField
 from amtl_export.models.cut import PrunedEmbedding
 from amtl_export.models.dcnv2 import DcnV2
 from amtl_export.models.deepfm import DeepFm
@@ -22,7 +22,7 @@ from amtl_export.models.mde import MixedEmbedding
 from amtl_export.models.ordered import OrderedEmbedding
 from amtl_export.models.protocol import EmbeddingMethod
 
-#: Method → its embedding module. Adding a method is a module and a line here.
+#: Method → its embedding module. Adding a method is a module, a line here and a name in `config.METHOD_NAMES`.
 METHODS: dict[str, Callable[[ModelConfig, Sequence[Tensor]], nn.Module]] = {
     "fbe": FixedEmbedding,
     "mde": MixedEmbedding,
@@ -33,12 +33,6 @@ METHODS: dict[str, Callable[[ModelConfig, Sequence[Tensor]], nn.Module]] = {
     "cut": PrunedEmbedding,
 }
 
-#: Methods whose selection networks learn how many leading dims an id keeps.
-SELECTING = frozenset({"amtl", "aml", "amtl_nste"})
-
-#: Methods that choose sizes of embeddings before training, or mix several: no field has a dim of its own there.
-SIZING = frozenset({"mde", "autoemb"})
-
 #: Backbone → its module, from rows `[B, F, D]` and numbers `[B, N]` or None to logits `[B, T]`.
 BACKBONES: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "dnn": Dnn,
@@ -48,12 +42,6 @@ BACKBONES: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "autoint": AutoInt,
     "din": Dnn,
 }
-
-#: Backbones whose logit also has a linear term: a weight for each id and number (Cheng et al., DLRS 2016).
-WIDE = frozenset({"widedeep", "deepfm"})
-
-#: Backbones that pool sequences by attention to the row of the field that they share (Zhou et al., KDD 2018).
-ATTENDING = frozenset({"din"})
 
 
 #: Deviations from the mean beyond which all numbers are alike: one far out, or infinite, does not drown the others.

@@ -8,7 +8,8 @@ import pytest
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.freezing.folder import load_frozen, save_frozen
 from amtl_export.freezing.frozen import freeze
-from amtl_export.models.ctr import BACKBONES, METHODS, WIDE
+from amtl_export.models.config import WIDE
+from amtl_export.models.ctr import BACKBONES, METHODS
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.validation.validate import validate

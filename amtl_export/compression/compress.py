@@ -18,8 +18,9 @@ from amtl_export.compression.report import BasisKind, CompressReport, FieldOrder
 from amtl_export.compression.search import DEFAULT_DROP, BestCut, best_cut, smallest
 from amtl_export.compression.uncut import Note, RowGroup, Uncut
 from amtl_export.errors import InputError
+from amtl_export.freezing.compressed import Compressed
 from amtl_export.freezing.folding import fold
-from amtl_export.freezing.frozen import Compressed, FrozenModel, freeze
+from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.principal.dims import Dims
 from amtl_export.source.binding import bind
 from amtl_export.source.call import ModuleCall

@@ -14,7 +14,8 @@ from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.experiments.derived import compressed, fixed_dims, keep_all
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.models.ctr import ATTENDING, BACKBONES, CtrModel
+from amtl_export.models.config import ATTENDING, BACKBONE_NAMES
+from amtl_export.models.ctr import CtrModel
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.run import Run
 
@@ -247,7 +248,7 @@ def _one_candidate(base: Base) -> Arm:
 
 def backbones(base: Base) -> Plan:
     """FBE on every backbone that needs no sequence."""
-    names = [name for name in BACKBONES if name not in ATTENDING]
+    names = [name for name in BACKBONE_NAMES if name not in ATTENDING]
     return Plan("FBE by backbone", tuple(base.arm(name, method="fbe", backbone=name) for name in names))
 
 

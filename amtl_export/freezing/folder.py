@@ -15,8 +15,9 @@ from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import read_vocabularies, write_vocabularies
 from amtl_export.errors import InputError
 from amtl_export.files import atomic_folder, check_source, producer, read_json, write_json
+from amtl_export.freezing.compressed import Compressed
 from amtl_export.freezing.folding import fold
-from amtl_export.freezing.frozen import Compressed, FrozenModel, freeze, of_module, of_trained
+from amtl_export.freezing.frozen import FrozenModel, freeze, of_module, of_trained
 from amtl_export.freezing.swap import frozen_tables
 from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
 from amtl_export.models.config import ModelConfig

@@ -17,6 +17,7 @@ from amtl_export.data.output_names import logit_names, output_names
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
+from amtl_export.freezing.compressed import Compressed
 from amtl_export.freezing.fields import (
     FieldRows,
     RunData,
@@ -46,21 +47,6 @@ EMBEDDING = "embedding"
 
 #: Rows of the example of a run's model.
 _EXAMPLE_ROWS = 1000
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """What a compressed model is judged by.
-
-    Attributes:
-        original: the model that it was before; None where that is not at hand.
-        max_auc_drop: how much AUC it may cost on the valid split; None where dims were given.
-        report: what compressing it found, as the command writes it.
-    """
-
-    original: FrozenModel | None
-    max_auc_drop: float | None
-    report: dict[str, Any]
 
 
 @dataclass(frozen=True)

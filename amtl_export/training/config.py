@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from amtl_export.errors import InputError
-from amtl_export.models.config import SelectionConfig
-from amtl_export.models.ctr import BACKBONES, METHODS, SELECTING
+from amtl_export.models.config import BACKBONE_NAMES, METHOD_NAMES, SELECTING, SelectionConfig
 
 #: Above this many table rows the table's gradient is sparse unless said otherwise.
 SPARSE_ABOVE = 200_000
@@ -86,8 +85,8 @@ class TrainConfig:
         for name in ("data", "path", "warm_start"):
             if isinstance(place := getattr(self, name), Path):
                 object.__setattr__(self, name, str(place))
-        self._one_of("method", METHODS)
-        self._one_of("backbone", BACKBONES)
+        self._one_of("method", METHOD_NAMES)
+        self._one_of("backbone", BACKBONE_NAMES)
         for name in ("dim", "patience", "batch_size"):
             self._at_least(name, 1)
         self._at_least("epochs", 1 if self.warm_start is None else 0)
@@ -126,7 +125,7 @@ class TrainConfig:
         if self.select_on == "valid" and self.method not in SELECTING:
             raise InputError("train: select_on=valid", found=f"method={self.method}", allowed=selecting)
 
-    def _one_of(self, name: str, allowed: Mapping[str, Any]) -> None:
+    def _one_of(self, name: str, allowed: Sequence[str]) -> None:
         if getattr(self, name) not in allowed:
             raise InputError(f"train: unknown {name}", found=repr(getattr(self, name)), allowed=", ".join(allowed))
 

@@ -14,8 +14,8 @@ from amtl_export.data.schema import Schema, SplitName
 from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash
 from amtl_export.errors import InputError
 from amtl_export.files import read_json
-from amtl_export.models.config import EmbeddedField, MixedConfig, ModelConfig, NumericField
-from amtl_export.models.ctr import ATTENDING, SIZING, CtrModel
+from amtl_export.models.config import ATTENDING, SIZING, EmbeddedField, MixedConfig, ModelConfig, NumericField
+from amtl_export.models.ctr import CtrModel
 from amtl_export.training.config import SPARSE_ABOVE, TrainConfig
 from amtl_export.training.tensors import load_into, load_tensors
 

@@ -14,8 +14,8 @@ from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.models.amtl import MaskedEmbedding
-from amtl_export.models.config import ModelConfig
-from amtl_export.models.ctr import SELECTING, CtrModel
+from amtl_export.models.config import SELECTING, ModelConfig
+from amtl_export.models.ctr import CtrModel
 from amtl_export.models.mde import MixedEmbedding
 from amtl_export.models.table import FieldTable
 from amtl_export.training.config import TrainConfig

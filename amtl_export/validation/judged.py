@@ -9,7 +9,8 @@ import numpy as np
 
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.compare import compare
-from amtl_export.freezing.frozen import Compressed, FrozenModel
+from amtl_export.freezing.compressed import Compressed
+from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.scores import Scored, ScoreKind, Scores, torch_answers, torch_auc
 from amtl_export.runtime.session import Provider
 from amtl_export.validation.scores import graph_answers, rank_flips

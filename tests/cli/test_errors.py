@@ -314,7 +314,7 @@ def named_source_in_the_wrong_folder(p: Place) -> list[object]:
     return ["train", "--data", "ml-1m", "--path", p.data, "--out", p.path / "out"]
 
 
-@case(2, "unknown method", "'lstm'", "amtl")
+@case(2, "--method", "'lstm'", "'amtl'")
 def unknown_method(p: Place) -> list[object]:
     return p.train("--method", "lstm")
 
@@ -382,7 +382,7 @@ def truncated_vocabulary(p: Place) -> list[object]:
     return p.export()
 
 
-@case(2, "unknown layout", "folded", "dense, paged, blocks, ragged")
+@case(2, "--layout", "folded", "'paged', 'blocks', 'ragged'")
 def unknown_layout(p: Place) -> list[object]:
     return p.export("--layout", "folded")
 

@@ -15,8 +15,9 @@ from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel, of_trained
-from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericField
 from amtl_export.models import ctr as ctr_module
+from amtl_export.models.config import EmbeddedField, ModelConfig, NumericField
+from amtl_export.models.ctr import CtrModel
 from amtl_export.spec import Feed
 from amtl_export.traffic.draw import draw
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericField, SelectionConfig
 from amtl_export.models import ctr as ctr_module
 from amtl_export.models.amtl import MaskedEmbedding
 from amtl_export.models.budget import shift_logits
-from amtl_export.models.ctr import BOUND
+from amtl_export.models.config import EmbeddedField, ModelConfig, NumericField, SelectionConfig
+from amtl_export.models.ctr import BOUND, CtrModel
 from amtl_export.models.cut import PrunedEmbedding
 from amtl_export.models.protocol import Freezable
 from amtl_export.models.selection import (

@@ -2,8 +2,9 @@
 
 import torch
 
-from amtl_export.models import CtrModel, EmbeddedField, ModelConfig
 from amtl_export.models.autoemb import AutoEmbedding, SoftSelection
+from amtl_export.models.config import EmbeddedField, ModelConfig
+from amtl_export.models.ctr import CtrModel
 
 D = 8
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from amtl_export.models import CtrModel, EmbeddedField, ModelConfig, NumericField
 from amtl_export.models.autoint import Interaction
+from amtl_export.models.config import EmbeddedField, ModelConfig, NumericField
+from amtl_export.models.ctr import CtrModel
 from amtl_export.models.dcnv2 import DcnV2
 from amtl_export.models.deepfm import pairwise_products
 from amtl_export.models.din import AttentionUnit
@@ -20,7 +21,7 @@ def test_pairwise_products_are_all_pairs() -> None:
     rows = torch.randn(5, 6, 4)
     pairs = sum((rows[:, i] * rows[:, j]).sum(dim=1) for i in range(6) for j in range(i + 1, 6))
     assert isinstance(pairs, torch.Tensor)
-    torch.testing.assert_close(pairwise_products(rows), pairs)
+    torch.testing.assert_close(pairwise_products(rows), pairs.unsqueeze(1))
 
 
 def test_crosses_multiply_the_input() -> None:
@@ -32,7 +33,7 @@ def test_crosses_multiply_the_input() -> None:
     for cross in model.crosses:
         assert isinstance(cross, torch.nn.Linear)
         x = x0 * (x @ cross.weight.T + cross.bias) + x
-    expected = model.out(torch.cat([x, model.deep(x0)], dim=1)).squeeze(-1)
+    expected = model.out(torch.cat([x, model.deep(x0)], dim=1))
     torch.testing.assert_close(model(rows, numeric), expected)
 
 

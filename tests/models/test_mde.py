@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from amtl_export.freezing.swap import freeze_module, frozen_tables
 from amtl_export.freezing.table import FrozenEmbedding
-from amtl_export.models import CtrModel, EmbeddedField, ModelConfig
-from amtl_export.models.config import MixedConfig
+from amtl_export.models.config import EmbeddedField, MixedConfig, ModelConfig
+from amtl_export.models.ctr import CtrModel
 from amtl_export.models.mde import MixedEmbedding, block_widths, frequency_blocks, popularity_order
 
 D = 16

@@ -19,7 +19,7 @@ from amtl_export.report.plots import new_figure, save_figure
 SUBJECTS = ("onnx-dense", "onnx-paged", "onnx-ragged", "onnx-ragged-int8", "fbgemm-fp32", "torch-embedding")
 Case = dict[str, Any]
 
-#: Axis → what of a case is on it. Whatever is not on the axis is as in the README, 1,024 × 8 lookups.
+#: Axis → what of a case is on it. Whatever is not on the axis is as on docs/benchmarks.md, 1,024 × 8 lookups.
 AXES: dict[str, Callable[[Case], float]] = {
     "lookups": lambda case: float(case["batch"] * FIELDS),
     "V, rows of the table": lambda case: float(case["rows"]),
@@ -30,7 +30,7 @@ _KEYS = ("batch", "rows", "dim", "mean")
 
 
 def along(cases: list[Case], axis: int) -> list[Case]:
-    """Cases that differ from the README's in one thing alone."""
+    """Cases that differ from the page's in one thing alone."""
     usual = {"batch": 1024, "rows": Point.rows, "dim": Point.dim, "mean": Point.mean}
     others = [key for i, key in enumerate(_KEYS) if i != axis]
     chosen = [case for case in cases if all(case[key] == usual[key] for key in others)]

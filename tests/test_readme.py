@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import pytest
+from chart import SUBJECTS, bars, label
 
 from amtl_export.cli.main import cli
 
@@ -17,10 +18,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def go_through(text: str, outside: Any, clone: Path) -> None:
+def go_through(text: str, outside: Any, clone: Path, left: set[str], least: int = 4) -> None:
     """Run a page's commands and code in order, as a reader goes; a block that is said to be a file is that file."""
     blocks = re.findall(r"(?:Write `(\w+\.py)`:\n\n)?```(sh|python)\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) >= 5
+    assert len(blocks) >= least
     for named, kind, block in blocks:
         file = named or (found[1] if (found := re.match(r"# (\w+\.py)\n", block)) else "")
         if kind == "python" and file:
@@ -31,18 +32,32 @@ def go_through(text: str, outside: Any, clone: Path) -> None:
             done = outside.run(*words, cwd=clone)
             assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
     changed = subprocess.run(["git", "status", "--short"], cwd=clone, capture_output=True, text=True, check=True)
-    assert changed.stdout.split() == ["??", "my_model.py", "??", "repository/"]
+    assert set(changed.stdout.split()) - {"??"} == left
 
 
 def test_the_commands_and_the_code_run_in_a_clone_beside_the_wheel(outside: Any, clone: Path) -> None:
-    go_through(README, outside, clone)
+    go_through(README, outside, clone, {"my_model.py", "repository/"})
+
+
+def test_the_page_from_data_to_a_bundle_runs_in_a_clone_beside_the_wheel(outside: Any, clone: Path) -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    go_through(text, outside, clone, set(), least=3)
+
+
+def test_the_readme_is_one_screen_and_a_bit() -> None:
+    assert len(README.split()) <= 700
 
 
 def test_the_page_on_ones_own_model_runs_in_a_clone_beside_the_wheel(outside: Any, clone: Path) -> None:
     """The model of torch-rechub; RecBole, whose pins are its own, is run by `make zoo`."""
     pytest.importorskip("torch_rechub", reason="torch-rechub is not installed: the extra thirdparty")
     text = (ROOT / "docs" / "own-model.md").read_text(encoding="utf-8")
-    go_through(text.partition("## A SASRec")[0] + text.partition("## What may change")[2], outside, clone)
+    go_through(
+        text.partition("## A SASRec")[0] + text.partition("## What may change")[2],
+        outside,
+        clone,
+        {"my_model.py", "repository/"},
+    )
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
@@ -66,15 +81,36 @@ def test_the_commands_of_every_page_are_commands(page: Path) -> None:
 
 def test_the_set_up_commands_are_the_makefiles() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+    targets = re.findall(r"^ {4}make (\w+)", README, flags=re.MULTILINE)
+    assert targets == ["demo", "test"]
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
     assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_every_quoted_result_file_is_there() -> None:
-    quoted = set(re.findall(r"benchmarks/results/[\w.\-]+\.json", README))
-    assert quoted
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    quoted = {name for text in texts for name in re.findall(r"benchmarks/results/[\w.\-]+\.json", text)}
+    assert len(quoted) > 20
     for name in quoted:
         values = json.loads((ROOT / name).read_text(encoding="utf-8"))
         assert values["date"]
         assert values["machine"]["cpu"]
+
+
+def test_the_picture_shows_the_committed_result() -> None:
+    """docs/savings.svg is what benchmarks/chart.py makes of its JSON: each text of it."""
+    result = json.loads((ROOT / "benchmarks/results/2026-11-26-ml-1m-d64-dnn-compressed-cpu2.json").read_text())
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", (ROOT / "docs" / "savings.svg").read_text(encoding="utf-8"))
+    texts = [text.strip() for text in texts]
+    drawn = bars(result)
+    assert [bar.name for bar in drawn] == list(SUBJECTS.values())
+    for bar in drawn:
+        assert bar.name in texts
+        assert bar.auc is None or f"AUC {bar.auc:.4f}" in texts
+        assert label(bar.bytes, drawn[0].bytes, "bytes") in texts
+        assert label(bar.p50_us, drawn[0].p50_us, "p50_us") in texts
+    native = next(bar for bar in drawn if bar.name == "compressed, native operators")
+    said = (native.bytes / drawn[0].bytes, native.p50_us / drawn[0].p50_us)
+    assert all(f"{part:.2f} of" in README for part in said)
+    assert all(f"{auc:.4f}".lstrip("0") in README for auc in (native.auc or 0, drawn[0].auc or 0))

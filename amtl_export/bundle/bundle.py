@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from pydantic import ValidationError
 
 from amtl_export.bundle.signature import Signature
+from amtl_export.data.normalise import Normalisation
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary, read_parquet, read_vocabularies
 from amtl_export.errors import InputError, ValidationFailed
@@ -58,6 +60,27 @@ class Bundle:
         if self.schema is None:
             raise InputError("the bundle is of a user's module: it has no schema and no vocabularies", where=self.path)
         return self.schema
+
+    def normalisations(self) -> dict[str, Normalisation]:
+        """Field → what it does to a raw value, as `normalisation.json` has it.
+
+        Raises:
+            InputError: the bundle is of a user's module, or the file is missing or does not fit.
+        """
+        file, names = self.path / "normalisation.json", {field.name for field in self.run_schema.fields}
+        try:
+            specs = [Normalisation.model_validate(values) for values in read_json(file)]
+        except (ValidationError, TypeError) as error:
+            raise InputError("what fields do to raw values cannot be read", where=file, found=error) from None
+        if {spec.field for spec in specs} != names:
+            raise InputError(
+                "other fields than the schema has",
+                where=file,
+                found=", ".join(spec.field for spec in specs),
+                allowed=", ".join(sorted(names)),
+                fix="export it again",
+            )
+        return {spec.field: spec for spec in specs}
 
     def vocabularies(self) -> dict[str, Vocabulary]:
         """Field → vocabulary, read now."""
@@ -113,7 +136,7 @@ def open_bundle(path: Path | str) -> Bundle:
     signature = Signature.from_values(read_json(path / "signature.json"), path / "signature.json")
     if signature.source == "module":
         return Bundle(path, signature, None)
-    _require(path, "schema.json")
+    _require(path, "schema.json", "normalisation.json")
     return Bundle(path, signature, Schema.from_values(read_json(path / "schema.json"), path / "schema.json"))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.derived_values import examples
 from amtl_export.bundle.raw import as_column, encoded_columns, raw_fields, unknown_value
-from amtl_export.data.normalise import Normalisation, normalisations
+from amtl_export.data.normalise import Normalisation
 from amtl_export.files import write_json
 from amtl_export.graph.raw_features import RawField
 from amtl_export.spec import TensorSpec
@@ -26,7 +26,7 @@ def write_encoder(bundle: Bundle, folder: Path) -> None:
     """
     folder.mkdir()
     fields = raw_fields(bundle)
-    specs = normalisations(bundle.run_schema)
+    specs = bundle.normalisations()
     files = {
         field.name: f"{field.of or field.name}.jsonl" for field in bundle.run_schema.embedded
     }  # counts are there too

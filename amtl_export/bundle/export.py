@@ -18,6 +18,7 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.check import Checked, Trial, check_valid, raise_problems
 from amtl_export.bundle.reference import reference_of
 from amtl_export.bundle.samples import write_readme, write_samples
+from amtl_export.data.normalise import normalisations
 from amtl_export.data.vocabulary import write_frame
 from amtl_export.errors import InputError
 from amtl_export.files import atomic_folder, producer, write_json, write_sums
@@ -199,10 +200,13 @@ def _describe(model: ir.Model, frozen: FrozenModel, config: ExportConfig, tables
 
 
 def _write_fields(frozen: FrozenModel, draft: Path) -> None:
-    """`vocab/<field>.parquet`, and `schema.json` of a run; ids, counts and dims alone for a user's module."""
+    """`vocab/<field>.parquet`; of a run `schema.json` and `normalisation.json` too, and values beside ids."""
     (draft / "vocab").mkdir()
     if frozen.data is not None:
-        write_json(draft / "schema.json", frozen.data.schema.to_json())
+        schema = frozen.data.schema
+        write_json(draft / "schema.json", schema.to_json())
+        specs = [spec.model_dump(mode="json") for spec in normalisations(schema).values()]
+        write_json(draft / "normalisation.json", specs)
     for own in frozen.fields:
         if own.table not in frozen.tables:
             continue

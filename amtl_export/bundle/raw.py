@@ -17,7 +17,7 @@ from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.derived_values import examples, possible, raw_of
 from amtl_export.bundle.samples import read_test_data, write_messages, write_test_data
 from amtl_export.data.encode import padded_ids
-from amtl_export.data.normalise import Normalisation, Refuse, normalisations, normalised
+from amtl_export.data.normalise import Normalisation, Refuse, normalised
 from amtl_export.data.vocabulary import MISSING, OOV, vocabulary_hash
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import write_sums
@@ -43,13 +43,13 @@ def raw_fields(bundle: Bundle) -> dict[str, RawField]:
         )
     schema = bundle.run_schema
     owners = {field.name: schema.lineage(field)[0].name for field in schema.embedded}
-    specs = normalisations(schema)
+    specs = bundle.normalisations()
     return {name: RawField(vocabulary, specs[name], owners[name]) for name, vocabulary in vocabularies.items()}
 
 
 def raw_numbers(bundle: Bundle) -> dict[str, Normalisation]:
     """Numeric field → what it does to a value."""
-    specs = normalisations(bundle.run_schema)
+    specs = bundle.normalisations()
     return {field.name: specs[field.name] for field in bundle.run_schema.numeric}
 
 
@@ -81,7 +81,7 @@ def unknown_value(field: RawField) -> Any:
 def encoded(raw: Feed, bundle: Bundle) -> Feed:
     """What a bundle's own graph takes for a raw graph's inputs, by the reader that training used."""
     fields = raw_fields(bundle)
-    specs = {name: as_sent(spec) for name, spec in normalisations(bundle.run_schema).items()}
+    specs = {name: as_sent(spec) for name, spec in bundle.normalisations().items()}
     columns: dict[str, pl.Series] = {}
     for spec in bundle.inputs:
         if spec.source == "numeric":

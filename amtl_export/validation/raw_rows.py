@@ -21,7 +21,7 @@ from amtl_export.bundle.encoder import Encoder
 from amtl_export.bundle.encoder_files import write_encoder
 from amtl_export.bundle.raw import as_column, encoded_columns, raw_fields, raw_numbers, refusing, unknown_value
 from amtl_export.data.encode import Rows
-from amtl_export.data.normalise import NO_NUMBER, Normalisation, normalisations, normalised
+from amtl_export.data.normalise import NO_NUMBER, Normalisation, normalised
 from amtl_export.errors import InputError
 from amtl_export.graph.raw_features import RawField, encoded_name, encoder_model, fits_one_model, prepend_encoder
 from amtl_export.runtime.predictor import load
@@ -158,7 +158,7 @@ class _Ways:
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        self.specs = normalisations(bundle.run_schema)
+        self.specs = bundle.normalisations()
         self.fields = raw_fields(bundle)
         self._inputs = _by_field(bundle, self.fields)
         self._hashed = {name for name, spec in self.specs.items() if spec.buckets is not None}

@@ -116,19 +116,25 @@ def test_a_run_keeps_raw_rows(run: Run) -> None:
     assert set(frame.columns) == {field.source_column for field in run.schema.fields}
 
 
-def other_schema(bundle: Bundle, folder: Path, change: Callable[[list[dict[str, object]]], None]) -> Bundle:
+def other_normalisation(bundle: Bundle, folder: Path, change: Callable[[list[dict[str, object]]], None]) -> Bundle:
     spoilt = Path(shutil.copytree(bundle.path, folder / "spoilt"))
-    values = json.loads((spoilt / "schema.json").read_text())
-    change(values["field"])
-    (spoilt / "schema.json").write_text(json.dumps(values))
+    values = json.loads((spoilt / "normalisation.json").read_text())
+    change(values)
+    (spoilt / "normalisation.json").write_text(json.dumps(values))
     return open_bundle(spoilt)
 
 
 CHANGES: dict[str, tuple[Callable[[list[dict[str, object]]], None], str]] = {
-    "a text more means missing": (lambda f: f[0].update(missing=["-1", "2"]), r"uid: '2' is \d+ in training and 1 by"),
+    "a text more means missing": (
+        lambda f: f[0].update(missing=["n/a", "-1", "2"]),
+        r"uid: '2' is \d+ in training and 1 by",
+    ),
     "spaces count": (lambda f: f[1].update(trim=False), r"city: ' New  York' is \d+ in training and 0 by"),
     "lists are shorter": (lambda f: f[4].update(max_length=2), r"tags: .* is \[.*\] in training and \[.*\] by"),
-    "a number more means missing": (lambda f: f[6].update(missing=["1.5"]), "price: '1.5' is 1.5 in training and None"),
+    "a number more means missing": (
+        lambda f: f[6].update(missing=["n/a", "1.5"]),
+        "price: '1.5' is 1.5 in training and None",
+    ),
     "another column": (lambda f: f[1].update(column="seen"), "city: "),
 }
 
@@ -136,7 +142,7 @@ CHANGES: dict[str, tuple[Callable[[list[dict[str, object]]], None], str]] = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_bundle_that_reads_values_otherwise_fails(raw_run: Run, tmp_path: Path, name: str) -> None:
     change, says = CHANGES[name]
-    bundle = other_schema(export(freeze(raw_run), tmp_path / "bundle"), tmp_path, change)
+    bundle = other_normalisation(export(freeze(raw_run), tmp_path / "bundle"), tmp_path, change)
     verdict = validate(bundle.path, raw_run)
     told = "\n".join(verdict.problems)
     assert verdict.verdict == "fail"
@@ -176,3 +182,16 @@ def test_rows_that_training_encoded_otherwise_are_told(frozen: FrozenModel, bund
     assert any(line.startswith("user: ") and "in training" in line for line in found.problems)
     with pytest.raises(InputError, match="a value cannot be used"):
         check_source(bundle, frame.with_columns(user=pl.lit("no number")), rows)
+
+
+@pytest.mark.parametrize("spoil", ["{}", "[]", '[{"field": "uid"}]', "[1]", None])
+def test_a_damaged_normalisation_is_an_error(bundle: Bundle, tmp_path: Path, spoil: str | None) -> None:
+    spoilt = Path(shutil.copytree(bundle.path, tmp_path / "spoilt"))
+    if spoil is None:
+        (spoilt / "normalisation.json").unlink()
+        with pytest.raises(InputError, match=r"normalisation\.json"):
+            open_bundle(spoilt)
+        return
+    (spoilt / "normalisation.json").write_text(spoil)
+    with pytest.raises(InputError, match=r"normalisation\.json"):
+        open_bundle(spoilt).normalisations()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from amtl_export.report.inspection import inspect
     from amtl_export.runtime.predictor import Predictor, load
+    from amtl_export.scoring.score import ScoreConfig, score
     from amtl_export.serving.package import PackageConfig, package
     from amtl_export.source.source import Source
     from amtl_export.training.config import TrainConfig
@@ -50,6 +51,7 @@ _HOME = {
     "PackageConfig": "serving.package",
     "Predictor": "runtime.predictor",
     "Run": "training.run",
+    "ScoreConfig": "scoring.score",
     "ServerBenchConfig": "bench.server",
     "Source": "source.source",
     "Tolerances": "validation.verdict",
@@ -75,6 +77,7 @@ _HOME = {
     "package": "serving.package",
     "project_to_budget": "models.attach",
     "save_frozen": "freezing.folder",
+    "score": "scoring.score",
     "selection_parameters": "models.attach",
     "train": "training.loop",
     "validate": "validation.validate",
@@ -89,6 +92,7 @@ __all__ = [
     "PackageConfig",
     "Predictor",
     "Run",
+    "ScoreConfig",
     "ServerBenchConfig",
     "Source",
     "Tolerances",
@@ -114,6 +118,7 @@ __all__ = [
     "package",
     "project_to_budget",
     "save_frozen",
+    "score",
     "selection_parameters",
     "train",
     "validate",

@@ -90,6 +90,7 @@ cli = _Root(
         "freeze": ("freeze", "Turn a run into constants: rows, dims, backbone."),
         "export": ("export", "Write an ONNX bundle from a run, checked."),
         "validate": ("validate", "Prove that a bundle answers as its run does."),
+        "score": ("score", "Score files of raw rows with a bundle."),
         "experiment": ("experiment", "The paper's comparisons over seeds, as one command."),
         "bench": ("", "Time training and inference."),
         "package": ("package", "Make a bundle a version of a model that Triton loads."),

@@ -18,7 +18,7 @@ ROOMS = [
     *("errors", "spec", "files", "metrics", "compare", "native"),
     *("models", "principal", "data", "training", "source", "traffic", "freezing", "tables", "graph"),
     *("compression", "runtime", "doctor"),
-    *("bundle", "validation", "bench", "serving", "report", "experiments"),
+    *("bundle", "validation", "bench", "serving", "scoring", "report", "experiments"),
 ]
 
 

@@ -127,6 +127,23 @@ def encoded_columns(
         InputError: a value cannot be used.
     """
     found = {name: normalised(column, specs[name], refusing(name, column)) for name, column in columns.items()}
+    return encoded_values(found, inputs, fields, widths)
+
+
+def encoded_values(
+    found: Mapping[str, pl.Series],
+    inputs: Sequence[TensorSpec],
+    fields: Mapping[str, RawField],
+    widths: Mapping[str, int] | None = None,
+) -> Feed:
+    """Field → values of its own, as the inputs of a bundle's own graph.
+
+    Args:
+        found: field → what `normalised` made of its raw values.
+        inputs: of the graph.
+        fields: every embedded field.
+        widths: multi-valued field → L; as many as its longest row has, at least 1, if not given.
+    """
     feed: Feed = {}
     for spec in inputs:
         if spec.source == "numeric":

@@ -67,8 +67,13 @@ class Joins:
                 if both := earlier.given & side.given:
                     raise _twice(f"{earlier.join.file} gives it too", both, folder / join.file, join)
             self._sides.append(side)
-        self.own = needed - {name for side in self._sides for name in side.given}
+        self.own = needed - self.given
         self._check_order()
+
+    @property
+    def given(self) -> set[str]:
+        """The columns that are joined."""
+        return {name for side in self._sides for name in side.given}
 
     def refuse_twice(self, present: set[str], file: Path) -> None:
         """Refuse a data file that has a column which is joined too.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +54,7 @@ def read_rows(source: Source, seed: int, limit_rows: int | None = None) -> Itera
         InputError: a value that is no number, a label that is not 0 or 1, an unknown split.
     """
     schema = source.schema
-    specs = normalisations(schema).values()
+    specs = list(normalisations(schema).values())
     columns = sorted({spec.column for spec in specs})
     expressions = Expressions(schema)
     rng = np.random.default_rng(np.random.SeedSequence([seed, 0x5B11]))
@@ -64,13 +64,22 @@ def read_rows(source: Source, seed: int, limit_rows: int | None = None) -> Itera
         if left is not None:
             kept = kept.head(left)
             left -= len(kept)
-        fields = [_field(kept, spec) for spec in specs]
+        fields = typed_fields(kept, specs)
         split = split_of_rows(kept, schema, rng)
         typed = pl.DataFrame([*fields, *expressions.labels(kept), split, *beside(kept, fields, schema)])
         unmatched = tuple(int(kept[unmatched_column(number)].sum()) for number in range(len(schema.joins)))
         yield Chunk(typed, kept.select(columns), unmatched)
         if left == 0:
             return
+
+
+def typed_fields(raw: pl.DataFrame, specs: Iterable[Normalisation]) -> list[pl.Series]:
+    """Fields of a chunk of raw rows, one series each.
+
+    Raises:
+        InputError: a value cannot be used; names file and row.
+    """
+    return [_field(raw, spec) for spec in specs]
 
 
 def _field(kept: pl.DataFrame, spec: Normalisation) -> pl.Series:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,84 @@ class Source:
     path: Path | None = None
 
 
+@dataclass(frozen=True)
+class Files:
+    """Files of one format, as a schema reads them.
+
+    Attributes:
+        files: in the order in which they are read.
+        schema: the meaning of the columns.
+        joins: side files, in memory.
+    """
+
+    files: tuple[DataFile, ...]
+    schema: Schema
+    joins: Joins
+
+    @classmethod
+    def at(cls, place: Path, schema: Schema) -> Files:
+        """The data files of a folder, or one file; the files that are joined are read at once.
+
+        Raises:
+            InputError: there are no data files, or a side file cannot be used.
+        """
+        files = tuple(data_files(place, schema))
+        return cls(files, schema, Joins(place if place.is_dir() else place.parent, schema))
+
+    def chunks(self) -> Iterator[pl.DataFrame]:
+        """All rows.
+
+        Raises:
+            InputError: a file cannot be read, or lacks a column.
+        """
+        for file in self.files:
+            refuse_empty(file.path)
+        needed = self.joins.own
+        unseen = {name for name in needed if self.files[0].format == "libffm" and name.startswith("field_")}
+        for file in self.files:
+            for chunk in self.of(file):
+                unseen -= {name for name in unseen if chunk[name].list.len().max()}
+                yield chunk
+        if unseen:
+            raise InputError(
+                "no line has a field that the schema names",
+                where=self.files[0].path.parent,
+                found=", ".join(sorted(unseen)),
+                fix="correct the numbers of field_<n> in schema.toml",
+            )
+
+    def of(self, file: DataFile, also: Collection[str] = ()) -> Iterator[pl.DataFrame]:
+        """The rows of one of the files.
+
+        Args:
+            file: which.
+            also: columns that are read beside those of the schema.
+
+        Raises:
+            InputError: it cannot be read, or lacks a column.
+        """
+        refuse_empty(file.path)
+        needed = self.joins.own | (set(also) - self.joins.given)
+        reading = _open(file, self.schema, needed, self._types)
+        present = set(present_columns(reading, file.path))
+        keys = [
+            pl.lit(value, dtype=pl.String).alias(key)
+            for key, value in file.keys.items()
+            if key in needed and key not in present
+        ]
+        self.joins.refuse_twice(present | set(file.keys), file.path)
+        _check_columns(present | set(file.keys), file.path, needed)
+        own = [name for name in present if name.startswith("__") and name not in needed]
+        frame = reading.frame.with_columns(keys).select(*own, *sorted(needed))
+        for chunk in stream(reading._replace(frame=frame), file.path, file.name):
+            yield self.joins.joined(chunk)
+
+    @functools.cached_property
+    def _types(self) -> dict[str, pl.DataType]:
+        """Of the columns of Parquet files, which have them alike."""
+        return column_types([file.path for file in self.files if file.format == "parquet"], self.joins.own)
+
+
 def folder_source(place: Path) -> Source:
     """A folder (or one file) of data files with its `schema.toml`; the files that it joins are read at once.
 
@@ -48,38 +126,7 @@ def folder_source(place: Path) -> Source:
     """
     folder = place if place.is_dir() else place.parent
     schema = Schema.from_toml(folder / "schema.toml")
-    files, joins = data_files(place, schema), Joins(folder, schema)
-    return Source(str(place), schema, functools.partial(_read_files, files, schema, joins), place)
-
-
-def _read_files(files: list[DataFile], schema: Schema, joins: Joins) -> Iterator[pl.DataFrame]:
-    needed = joins.own
-    for file in files:
-        refuse_empty(file.path)
-    unseen = {name for name in needed if files[0].format == "libffm" and name.startswith("field_")}
-    types = column_types([file.path for file in files if file.format == "parquet"], needed)
-    for file in files:
-        reading = _open(file, schema, needed, types)
-        present = set(present_columns(reading, file.path))
-        keys = [
-            pl.lit(value, dtype=pl.String).alias(key)
-            for key, value in file.keys.items()
-            if key in needed and key not in present
-        ]
-        joins.refuse_twice(present | set(file.keys), file.path)
-        _check_columns(present | set(file.keys), file.path, needed)
-        own = [name for name in present if name.startswith("__") and name not in needed]
-        frame = reading.frame.with_columns(keys).select(*own, *sorted(needed))
-        for chunk in stream(reading._replace(frame=frame), file.path, file.name):
-            unseen -= {name for name in unseen if chunk[name].list.len().max()}
-            yield joins.joined(chunk)
-    if unseen:
-        raise InputError(
-            "no line has a field that the schema names",
-            where=files[0].path.parent,
-            found=", ".join(sorted(unseen)),
-            fix="correct the numbers of field_<n> in schema.toml",
-        )
+    return Source(str(place), schema, Files.at(place, schema).chunks, place)
 
 
 def _open(file: DataFile, schema: Schema, needed: set[str], types: dict[str, pl.DataType]) -> Reading:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from amtl_export.data.describe import DataSummary
 from amtl_export.report.tables import table
+from amtl_export.scoring.score import ScoreReport
 
 
 def _label_rates(summary: DataSummary) -> str:
@@ -70,3 +71,12 @@ def metrics(values: Mapping[str, Any]) -> RenderableType:
         f"({values['avg_dim_ratio']:.2f} D), best epoch {values['best_epoch']} of {values['epochs']}"
     )
     return Group(head, table("Fields", ("field", "vocab", "D", "mean dims"), rows))
+
+
+def scored(report: ScoreReport) -> RenderableType:
+    """For `score`."""
+    again = f", {report.resumed} of them scored before" if report.resumed else ""
+    return Text(
+        f"{report.out}: {report.rows:,} rows of {report.files} file(s){again}, {', '.join(report.outputs)}; "
+        f"{report.rows_per_second:,.0f} rows a second"
+    )

@@ -21,7 +21,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 COMMANDS = [
     ["train"], ["freeze"], ["export"], ["validate"], ["bench", "train"], ["bench", "infer"], ["bench", "server"],
-    ["inspect"], ["data", "describe"], ["doctor"], ["experiment"], ["package"], ["compress"],
+    ["inspect"], ["data", "describe"], ["doctor"], ["experiment"], ["package"], ["compress"], ["score"],
 ]  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Scoring files of raw rows with a bundle."""

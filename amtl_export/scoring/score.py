@@ -1,0 +1,233 @@
+"""`score`: files of raw rows through a bundle into one Parquet file, streamed, and resumable by file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from amtl_export.bundle.bundle import Bundle, open_bundle
+from amtl_export.data.folder import SUFFIXES, DataFile
+from amtl_export.data.schema import RandomSplit, Schema
+from amtl_export.data.source import Files
+from amtl_export.errors import InputError, os_errors
+from amtl_export.files import TOOL, producer, read_json, write_json
+from amtl_export.scoring.scorer import FILE_COLUMN, ROW_COLUMN, Scorer
+
+#: Says in a Parquet file that `score` made it.
+_MARK = {"amtl.tool": TOOL}
+_PLAN = "score.json"
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """How files are scored.
+
+    Attributes:
+        outputs: of the bundle that are written; all if none is named.
+        keep: columns of the data that are written beside them.
+        batch: rows of a call of the graph.
+        threads: batches that are answered at a time, each on one thread; None takes one a core.
+    """
+
+    outputs: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    batch: int = 4096
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """What was scored.
+
+    Attributes:
+        out: the file.
+        rows: in it, in the order of the files and of their rows.
+        files: that they came from.
+        resumed: of these, files that an earlier call had scored.
+        outputs: columns of scores.
+        seconds: that this call took.
+        rows_per_second: that this call scored.
+    """
+
+    out: str
+    rows: int
+    files: int
+    resumed: int
+    outputs: tuple[str, ...]
+    seconds: float
+    rows_per_second: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def score(
+    bundle: Path | str,
+    data: Path | str,
+    out: Path | str,
+    config: ScoreConfig | None = None,
+    *,
+    overwrite: bool = False,
+    note: Note = lambda _: None,
+) -> ScoreReport:
+    """Score files of raw rows: columns `file`, `row` (from 0 in its file), those that are kept, and the outputs.
+
+    Values are read and encoded as training read them, by the bundle's own schema; labels, filter, groups and weights
+    are not asked for. Memory is bounded by a chunk of rows. What is done stands in `OUT.partial`, a part for each file,
+    so the same call after an interruption goes on with the next file, and the result is the same.
+
+    Args:
+        bundle: of a run.
+        data: a file, or a folder of files, as `train` takes them, of the schema's format or of another one by suffix.
+        out: a Parquet file; appears when all rows are scored.
+        config: what is written, and how many threads answer.
+        overwrite: replace a file that `score` made, and discard unfinished work of other settings.
+        note: is told how it goes.
+
+    Raises:
+        InputError: not a bundle of a run, or one that takes fields once per request; a value or a column cannot be
+            used; `out` exists; unfinished work of other settings is in the way.
+        EnvironmentLacks: ONNX Runtime or the native library is missing; no disk space; no permission.
+    """
+    started, config, out = time.perf_counter(), config or ScoreConfig(), Path(out)
+    opened = open_bundle(bundle)
+    scorer = Scorer.open(opened, config.outputs)
+    files = Files.at(Path(data), _without_labels(opened.run_schema, Path(data)))
+    kept = _kept(config, scorer)
+    _check_target(out, overwrite)
+    work = out.with_name(out.name + ".partial")
+    with os_errors("writing scores", out):
+        _claim(work, _plan(opened, files, config), overwrite)
+        parts = [work / f"{number:06}" for number in range(len(files.files))]
+        resumed, scored = sum(part.is_dir() for part in parts), 0
+        with ThreadPoolExecutor(config.threads or len(os.sched_getaffinity(0))) as pool:
+            for file, part in zip(files.files, parts, strict=True):
+                if not part.is_dir():
+                    begun = time.perf_counter()
+                    rows = _write(part, _scored(scorer, files, file, kept, config.batch, pool))
+                    scored += rows
+                    note(f"{file.name}: {rows:,} rows, {rows / (time.perf_counter() - begun):,.0f} a second")
+        whole = work / "all"
+        chunks = [chunk for part in parts for chunk in sorted(part.iterdir())]
+        pl.scan_parquet(chunks).sink_parquet(whole, metadata=_MARK)
+        rows = pl.scan_parquet(whole).select(pl.len()).collect().item()
+        _publish(whole, out, overwrite)
+        shutil.rmtree(work)
+    seconds = time.perf_counter() - started
+    return ScoreReport(str(out), rows, len(parts), resumed, scorer.outputs, seconds, scored / seconds)
+
+
+def _without_labels(schema: Schema, data: Path) -> Schema:
+    """What says which columns scores need: no label, filter, group, weight or split; the format by suffix."""
+    first = schema.fields[0].source_column.replace('"', '""')
+    names = [data.name] if data.is_file() else [path.name for path in data.glob("**/*") if path.is_file()]
+    known = any(suffix in SUFFIXES for name in names for suffix in Path(name.lower()).suffixes)
+    read = schema.files.model_copy(update={"format": None, "pattern": None}) if known else schema.files
+    unread = {"filter": None, "group": None, "weight": None, "split": RandomSplit(), "files": read}
+    return schema.model_copy(update={"label": f'"{first}"', **unread})
+
+
+def _kept(config: ScoreConfig, scorer: Scorer) -> tuple[str, ...]:
+    if both := sorted({FILE_COLUMN, ROW_COLUMN, *scorer.outputs} & set(config.keep)):
+        raise InputError("score: a column is called as one of the result is", found=", ".join(both), fix="leave it out")
+    return config.keep
+
+
+def _plan(bundle: Bundle, files: Files, config: ScoreConfig) -> dict[str, Any]:
+    """What an unfinished work was asked to do: the bundle, the files as they are, the columns."""
+    sums = hashlib.sha256((bundle.path / "SHA256SUMS").read_bytes()).hexdigest()
+    listed = [[file.name, (stat := file.path.stat()).st_size, stat.st_mtime_ns] for file in files.files]
+    return {
+        "producer": producer(),
+        "bundle": sums,
+        "files": listed,
+        "outputs": list(config.outputs),
+        "keep": list(config.keep),
+    }
+
+
+def _claim(work: Path, plan: dict[str, Any], overwrite: bool) -> None:
+    """Make the working folder, or take over one of the same plan, less the parts of files that are others now."""
+    if work.exists():
+        earlier = read_json(work / _PLAN) if (work / _PLAN).is_file() else None
+        if earlier is not None and {**earlier, "files": None} == {**plan, "files": None}:
+            for number, file in enumerate(earlier["files"]):
+                if plan["files"][number : number + 1] != [file]:
+                    shutil.rmtree(work / f"{number:06}", ignore_errors=True)
+            write_json(work / _PLAN, plan)
+            return
+        if earlier is None or not overwrite:
+            differs = "no plan" if earlier is None else ", ".join(key for key in plan if earlier.get(key) != plan[key])
+            raise InputError(
+                "unfinished work of other settings is in the way",
+                where=work,
+                found=differs,
+                fix="repeat it with its settings to go on, or say overwrite=True to discard it"
+                if earlier is not None
+                else "remove it yourself, or choose another file",
+            )
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    write_json(work / _PLAN, plan)
+
+
+def _scored(
+    scorer: Scorer, files: Files, file: DataFile, kept: tuple[str, ...], batch: int, pool: ThreadPoolExecutor
+) -> Iterator[pl.DataFrame]:
+    for chunk in files.of(file, kept):
+        yield scorer.scored(chunk, kept, batch, pool)
+
+
+def _write(part: Path, frames: Iterator[pl.DataFrame]) -> int:
+    """Write the scores of a file, a Parquet file for each chunk, whole or not at all; how many rows."""
+    draft, rows = part.with_suffix(".draft"), 0
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    for number, frame in enumerate(frames):
+        frame.write_parquet(draft / f"{number:06}.parquet")
+        rows += len(frame)
+    draft.rename(part)
+    return rows
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if not out.exists() and not out.is_symlink():
+        return
+    if not overwrite:
+        raise InputError("the output file exists", where=out, fix="choose another file, or say overwrite=True")
+    try:
+        ours = out.is_file() and pl.read_parquet_metadata(out).get("amtl.tool") == TOOL
+    except pl.exceptions.PolarsError:
+        ours = False
+    if not ours:
+        raise InputError(
+            f"the output file exists and was not made by {TOOL}, so it is not replaced",
+            where=out,
+            fix="choose another file, or remove it yourself",
+        )
+
+
+def _publish(whole: Path, out: Path, overwrite: bool) -> None:
+    """Move the finished file to its place, where nothing is, or one that may be replaced."""
+    with whole.open("rb") as file:
+        os.fsync(file.fileno())
+    _check_target(out, overwrite)
+    if out.exists():
+        whole.replace(out)
+        return
+    try:
+        os.link(whole, out)
+    except FileExistsError:
+        raise InputError("the output file appeared meanwhile", where=out, fix="choose another file") from None

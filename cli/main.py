@@ -95,6 +95,8 @@ cli = _Root(
         "bench": ("", "Time training and inference."),
         "package": ("package", "Make a bundle a version of a model that Triton loads."),
         "inspect": ("inspect", "What a run or a bundle holds."),
+        "report": ("report", "One HTML file on a bundle: verdict, bytes, dims, latency."),
+        "compare": ("compare", "How two bundles differ."),
         "data": ("", "Look at data."),
         "doctor": ("doctor", "What is installed, and what each missing part costs."),
     },

@@ -14,6 +14,7 @@ from amtl_export.doctor import Check
 from amtl_export.report.inspection import FieldInspection, Inspection
 
 if TYPE_CHECKING:
+    from amtl_export.report.comparison import Comparison
     from amtl_export.validation.verdict import Verdict
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -375,6 +376,16 @@ def _groups(fields: Sequence[FieldInspection]) -> Table:
     ]
     groups = [f"group {i}" for i in range(1, len(fields[0].group_dims) + 1)]
     return table("Mean dims by frequency group, rarest first (mean count)", ("field", "", *groups), rows, left=2)
+
+
+def comparison(found: Comparison, first: str, second: str) -> RenderableType:
+    """For `compare`."""
+    rows = [
+        (name, str(found.a.get(name, "-")), str(found.b.get(name, "-")), "differs" if name in found.differing else "")
+        for name in (*found.a, *(name for name in found.b if name not in found.a))
+    ]
+    said = "a client of one can ask the other" if found.interchangeable else "a client of one cannot ask the other"
+    return Group(table("bundles", ("", first, second, ""), rows, left=4), Text(said))
 
 
 def environment(checks: Sequence[Check]) -> RenderableType:

@@ -21,7 +21,8 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 COMMANDS = [
     ["train"], ["freeze"], ["export"], ["validate"], ["bench", "train"], ["bench", "infer"], ["bench", "server"],
-    ["inspect"], ["data", "describe"], ["doctor"], ["experiment"], ["package"], ["compress"], ["score"],
+    ["inspect"], ["data", "describe"], ["doctor"], ["experiment"], ["package"], ["compress"],
+    ["score"], ["report"], ["compare"],
 ]  # fmt: skip
 
 

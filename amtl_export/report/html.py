@@ -1,0 +1,144 @@
+"""Pieces of a page: escaped texts, tables, bars and lines, without scripts and without anything from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+#: Light and dark by the reader's own setting; one column on a narrow screen.
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --paper: #ffffff; --line: #d0d7de; --bar: #1f6feb;
+  --other: #8c959f; --good: #116329; --bad: #a40e26; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9da7b1; --paper: #0d1117; --line: #30363d;
+  --bar: #58a6ff; --other: #6e7681; --good: #56d364; --bad: #ff7b72; } }
+body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+p.lead { font-size: 1.1rem; } .soft, figcaption, caption { color: var(--soft); }
+.good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
+table { border-collapse: collapse; width: 100%; } caption { text-align: left; }
+th, td { text-align: left; padding: .2rem .6rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.scroll { overflow-x: auto; } figure { margin: 1rem 0; }
+.bars { display: grid; grid-template-columns: minmax(6rem, 14rem) 1fr auto; gap: .2rem .6rem; align-items: center; }
+.bars i { display: block; height: .9rem; background: var(--bar); } .bars i.other { background: var(--other); }
+svg { width: 100%; max-width: 40rem; height: auto; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
+svg .axis { stroke: var(--other); } svg .curve { stroke: var(--bar); fill: none; stroke-width: 2; }
+svg .dot { fill: var(--bar); } svg .chosen { fill: none; stroke: var(--bad); stroke-width: 2; }
+pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--line); max-height: 24rem; }
+summary { cursor: pointer; }
+"""
+
+
+def page(title: str, sections: Iterable[str]) -> str:
+    """A whole document.
+
+    Args:
+        title: a text.
+        sections: HTML.
+    """
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{STYLE}</style></head>\n<body><main>\n<h1>{escape(title)}</h1>\n" + "\n".join(sections) + "\n"
+        "</main></body></html>\n"
+    )
+
+
+def section(title: str, *parts: str) -> str:
+    """A heading and what stands under it; nothing if nothing does."""
+    body = "\n".join(part for part in parts if part)
+    return f"<section><h2>{escape(title)}</h2>\n{body}</section>" if body else ""
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    """Of a text."""
+    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """Texts in rows; what begins with a digit or a sign stands to the right."""
+    lines = [f"<tr>{''.join(_cell(text) for text in row)}</tr>" for row in rows]
+    if not lines:
+        return ""
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    said = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f'<div class="scroll"><table>{said}<tr>{head}</tr>{"".join(lines)}</table></div>'
+
+
+def _cell(text: str) -> str:
+    number = text[:1].isdigit() or text[:2] in ("-0", "+0", "-1", "+1")
+    return f'<td class="number">{escape(text)}</td>' if number else f"<td>{escape(text)}</td>"
+
+
+def bars(rows: Sequence[tuple[str, float, str]], caption: str, *, first_is_other: bool = False) -> str:
+    """Horizontal bars.
+
+    Args:
+        rows: name, length, and what stands behind the bar.
+        caption: what the lengths are, with their unit.
+        first_is_other: whether the first is what the others are held against.
+    """
+    most = max((length for _, length, _ in rows), default=0.0) or 1.0
+    cells = [
+        f"<span>{escape(name)}</span><i{' class=other' if first_is_other and not number else ''} "
+        f'style="width:{100 * length / most:.2f}%"></i><span>{escape(text)}</span>'
+        for number, (name, length, text) in enumerate(rows)
+    ]
+    return f'<figure><div class="bars">{"".join(cells)}</div><figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def curve(
+    points: Sequence[tuple[float, float]], chosen: tuple[float, float] | None, x: str, y: str, caption: str
+) -> str:
+    """A line through points, x rising, with the ends of both axes written on them.
+
+    Args:
+        points: at least two.
+        chosen: a point with a ring around it.
+        x: what goes to the right, with its unit.
+        y: what goes up.
+        caption: what is seen.
+    """
+    width, height, left, low = 480, 240, 64, 40
+    xs, ys = ([own[axis] for own in points] for axis in (0, 1))
+    (x0, x1), (y0, y1) = (_span(own) for own in (xs, ys))
+
+    def at(point: tuple[float, float]) -> tuple[float, float]:
+        right = left + (point[0] - x0) / (x1 - x0) * (width - left - 16)
+        return right, (height - low) - (point[1] - y0) / (y1 - y0) * (height - low - 16)
+
+    places = [at(point) for point in sorted(points)]
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
+    dots = "".join(f'<circle class="dot" cx="{a:.1f}" cy="{b:.1f}" r="3"/>' for a, b in places)
+    ring = ""
+    if chosen is not None:
+        a, b = at(chosen)
+        ring = f'<circle class="chosen" cx="{a:.1f}" cy="{b:.1f}" r="7"/>'
+    texts: list[tuple[float, float, str, str]] = [
+        (left, height - 24, "start", f"{x0:.4g}"),
+        (width - 16, height - 24, "end", f"{x1:.4g}"),
+        (left - 6, height - low, "end", f"{y0:.4g}"),
+        (left - 6, 20, "end", f"{y1:.4g}"),
+        ((left + width) / 2, height - 6, "middle", x),
+        (left, 12, "start", y),
+    ]
+    shown = "".join(
+        f'<text x="{a:.0f}" y="{b:.0f}" text-anchor="{anchor}">{escape(text)}</text>' for a, b, anchor, text in texts
+    )
+    axes = f'<path class="axis" fill="none" d="M{left} 16V{height - low}H{width - 16}"/>'
+    drawn = f'<polyline class="curve" points="{line}"/>{dots}{ring}{axes}{shown}'
+    return (
+        f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(caption)}">{drawn}</svg>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def code(text: str, title: str) -> str:
+    """A text to copy, folded away."""
+    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"

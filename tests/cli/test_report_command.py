@@ -1,0 +1,24 @@
+"""amtl-export report and compare."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from amtl_export.bundle.bundle import Bundle
+from amtl_export.training.run import Run
+
+
+def test_the_commands(
+    bundle: Bundle, run: Run, fbe_run: Run, tmp_path: Path, amtl: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = amtl("report", bundle.path, "--vs", run.path, "--out", tmp_path / "page.html", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"path": str(tmp_path / "page.html"), "verdict": "pass"}
+    done = amtl("report", bundle.path, "--vs", fbe_run.path, "--out", tmp_path / "wrong.html")
+    assert done.returncode == 3
+    assert (tmp_path / "wrong.html").is_file()
+    done = amtl("compare", bundle.path, bundle.path, "--json", "-")
+    assert json.loads(done.stdout)["differing"] == []

@@ -12,7 +12,10 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent / "amtl_export" / "native"
-OBJECT, LIBRARY = "amtl_cuda_register.o", "amtl_ort_cuda.so"
+LIBRARY = "amtl_ort_cuda.so"
+
+#: Compiled by the C compiler for the GPU's library too.
+SHARED = ("register", "check")
 
 
 class BuildExt(build_ext):
@@ -40,13 +43,14 @@ def build_cuda(nvcc: str, target: Path, scratch: Path) -> None:
     """For each GPU from Turing on: Hopper's own code, and PTX that a driver compiles for the others."""
     scratch.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    register = scratch / OBJECT
+    objects = [str(scratch / f"amtl_cuda_{name}.o") for name in SHARED]
     compiler = os.environ.get("CC", "cc")
     flags = ["-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-DAMTL_CUDA"]
-    subprocess.run([compiler, *flags, "-c", str(HERE / "register.c"), "-o", str(register)], check=True)
+    for name, made in zip(SHARED, objects, strict=True):
+        subprocess.run([compiler, *flags, "-c", str(HERE / f"{name}.c"), "-o", made], check=True)
     targets = ["-gencode=arch=compute_90,code=sm_90", "-gencode=arch=compute_75,code=compute_75"]
     how = ["-O3", "-shared", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static", *targets]
-    subprocess.run([nvcc, *how, str(HERE / "cuda_launch.cu"), str(register), "-o", str(target)], check=True)
+    subprocess.run([nvcc, *how, str(HERE / "cuda_launch.cu"), *objects, "-o", str(target)], check=True)
 
 
 setup(cmdclass={"build_ext": BuildExt})

@@ -26,17 +26,25 @@ static const char *launched() {
   return error == cudaSuccess ? NULL : cudaGetErrorString(error);
 }
 
-static unsigned blocks_for(int64_t groups) { return (unsigned)((groups + GROUPS - 1) / GROUPS); }
+/* 0: more than a launch can have. */
+static unsigned blocks_for(int64_t groups) {
+  const int64_t blocks = (groups - 1) / GROUPS + 1;
+  return blocks <= INT32_MAX ? (unsigned)blocks : 0;
+}
 
 template <int value, int offset>
 static const char *gather(const amtl_table *t, float *out, cudaStream_t stream) {
-  gather_kernel<value, offset><<<blocks_for((t->lookups + AMTL_ROWS - 1) / AMTL_ROWS), THREADS, 0, stream>>>(*t, out);
+  const unsigned blocks = blocks_for((t->lookups - 1) / AMTL_ROWS + 1);
+  if (blocks == 0) return "amtl: RaggedGather: more lookups than a launch can have";
+  gather_kernel<value, offset><<<blocks, THREADS, 0, stream>>>(*t, out);
   return launched();
 }
 
 template <int value, int offset>
 static const char *sum(const amtl_table *t, int64_t length, int64_t examples, float *out, cudaStream_t stream) {
-  sum_kernel<value, offset><<<blocks_for(examples), THREADS, 0, stream>>>(*t, length, examples, out);
+  const unsigned blocks = blocks_for(examples);
+  if (blocks == 0) return "amtl: RaggedSum: more examples than a launch can have";
+  sum_kernel<value, offset><<<blocks, THREADS, 0, stream>>>(*t, length, examples, out);
   return launched();
 }
 

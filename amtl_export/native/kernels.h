@@ -44,7 +44,6 @@ AMTL_INLINE enum amtl_fault amtl_find_next(const amtl_table *t, amtl_lookups *al
   amtl_find_rows(t, all, all->rows[all->turn], offset);
   amtl_found_row *const ready = all->ready[all->turn];
   for (int64_t i = 0; i < all->many_ready; i++) {
-    if (rows[i] >= (uint64_t)t->rows) return AMTL_BAD_ROW;
     amtl_span s;
     if (!amtl_find_span(t, rows[i], &s, value, offset)) return AMTL_BAD_OFFSETS;
     amtl_prefetch(amtl_address_of(t, s.first, value), AMTL_SECOND_LEVEL);

@@ -15,8 +15,6 @@
 #ifndef AMTL_LAYER_H
 #define AMTL_LAYER_H
 
-#include <stdlib.h>
-
 #ifdef AMTL_HAS_VNNI
 #include <immintrin.h>
 #endif
@@ -27,6 +25,7 @@ enum { AMTL_TILE_ROWS = 6, AMTL_STRIP = AMTL_TILE_PANELS * AMTL_PANEL, AMTL_PER_
 
 typedef float amtl_wide __attribute__((vector_size(4 * AMTL_WIDE), aligned(4), may_alias));
 typedef int32_t amtl_wide_bits __attribute__((vector_size(4 * AMTL_WIDE), aligned(4), may_alias));
+typedef int32_t amtl_wide_bytes __attribute__((vector_size(4 * AMTL_WIDE), aligned(1), may_alias)); /* quantized weights */
 
 /* A packed quantized value: a byte for AMTL_HAS_VNNI, else the float that it is multiplied as. */
 #ifdef AMTL_HAS_VNNI
@@ -109,7 +108,6 @@ AMTL_INLINE void amtl_find_distinct(const amtl_table *t, const amtl_block *b, in
 AMTL_INLINE enum amtl_fault amtl_find_spans(const amtl_table *t, amtl_distinct *d, enum amtl_value value,
                                             enum amtl_offset offset, enum amtl_cache level) {
   for (int64_t i = 0; i < d->count; i++) {
-    if (d->row[i] >= (uint64_t)t->rows) return AMTL_BAD_ROW;
     if (!amtl_find_span(t, d->row[i], &d->spans[i], value, offset)) return AMTL_BAD_OFFSETS;
     d->scale[i] = amtl_scale_of(t, d->row[i], offset);
     amtl_prefetch(amtl_address_of(t, d->spans[i].first, value), level);
@@ -294,7 +292,7 @@ AMTL_INLINE void amtl_multiply_quantized(const amtl_group *g, const char *w, int
     amtl_wide_bits quads[AMTL_TILE_PANELS * AMTL_PER_PANEL];
     AMTL_UNROLLED(16)
     for (int v = 0; v < panels * AMTL_PER_PANEL; v++)
-      quads[v] = *(const amtl_wide_bits *)(w + (v / AMTL_PER_PANEL) * stride + (v % AMTL_PER_PANEL) * (int)sizeof(amtl_wide));
+      quads[v] = *(const amtl_wide_bytes *)(w + (v / AMTL_PER_PANEL) * stride + (v % AMTL_PER_PANEL) * (int)sizeof(amtl_wide));
 #ifdef AMTL_HAS_VNNI
     AMTL_UNROLLED(8)
     for (int m = 0; m < members; m++) {
@@ -418,20 +416,23 @@ AMTL_INLINE size_t amtl_lay_out(const amtl_table *t, int64_t most, char *memory,
   return bytes;
 }
 
-enum amtl_fault AMTL_NAME(linear)(const amtl_table *t, const amtl_linear *layer, float *out, int64_t begin,
-                                  int64_t end) {
+size_t AMTL_NAME(scratch_bytes)(const amtl_table *t, int64_t examples) {
+  const int64_t size = amtl_block_size(t);
+  amtl_block b;
+  return amtl_lay_out(t, examples < size ? examples : size, NULL, &b);
+}
+
+enum amtl_fault AMTL_NAME(linear)(const amtl_table *t, const amtl_linear *layer, float *out, int64_t begin, int64_t end,
+                                  void *scratch) {
   const int64_t size = amtl_block_size(t), most = end - begin < size ? end - begin : size;
   amtl_block b = {.quantized = layer->scales != NULL};
-  char *const memory = malloc(amtl_lay_out(t, most, NULL, &b));
-  if (memory == NULL) return AMTL_NO_MEMORY;
   enum amtl_fault fault = AMTL_FINE;
   for (b.begin = begin; b.begin < end && fault == AMTL_FINE; b.begin += b.many) {
-    (void)amtl_lay_out(t, most, memory, &b);
+    (void)amtl_lay_out(t, most, scratch, &b);
     b.many = end - b.begin < most ? end - b.begin : most;
     fault = AMTL_WITH_TYPES(t, amtl_pack, t, &b);
     if (fault == AMTL_FINE) amtl_multiply_block(t, layer, &b, out + b.begin * layer->outputs);
   }
-  free(memory);
   return fault;
 }
 

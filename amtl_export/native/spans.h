@@ -34,9 +34,20 @@ AMTL_INLINE void amtl_move_on(const amtl_table *t, amtl_cursor *c) {
   c->field = c->field + 1 == t->fields ? 0 : c->field + 1;
 }
 
-/* The table row of a lookup; outside [0, rows) where sizes and shifts do not fit the table. */
+/* An id. A server may hand over the body of a request as it came: ids need not lie on multiples of their size. */
+AMTL_INLINE uint64_t amtl_id_at(const amtl_table *t, int64_t at) {
+#if defined(__CUDACC__)
+  return (uint64_t)t->ids[at];
+#else
+  uint64_t id;
+  memcpy(&id, (const char *)t->ids + (size_t)at * sizeof id, sizeof id);
+  return id;
+#endif
+}
+
+/* The table row of a lookup; on a GPU, where nobody checked sizes and shifts, it may be outside [0, rows). */
 AMTL_INLINE uint64_t amtl_row_of(const amtl_table *t, amtl_cursor c) {
-  uint64_t id = (uint64_t)t->ids[c.at];
+  uint64_t id = amtl_id_at(t, c.at);
   /* One comparison for both ends: a negative id is a huge unsigned one. */
   id = id < (uint64_t)t->sizes[c.field] ? id : 0;
   return id + (uint64_t)t->shifts[c.field];
@@ -52,7 +63,7 @@ AMTL_INLINE int64_t amtl_offset_at(const amtl_table *t, int64_t i, enum amtl_off
   return ((const int64_t *)t->row_offsets)[i];
 }
 
-/* Sums may wrap around in a table that contradicts itself; amtl_find_span refuses what comes of it. */
+/* Sums may wrap around where row offsets are wrong; amtl_find_span refuses what comes of it. */
 AMTL_INLINE int64_t amtl_begin_of(const amtl_table *t, uint64_t row, enum amtl_offset type) {
   uint64_t start = (uint64_t)t->block_offsets[row >> t->block_bits];
   return (int64_t)(start + (uint64_t)amtl_offset_at(t, (int64_t)row * t->columns, type));

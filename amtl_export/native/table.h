@@ -1,26 +1,24 @@
-/* Tables of the ragged layout, and the loops over them, apart from ONNX Runtime: what the operators call
- * and what tests drive directly.
- */
+/* Tables of the ragged layout, apart from ONNX Runtime. */
 #ifndef AMTL_TABLE_H
 #define AMTL_TABLE_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "sizes.h"
 
 enum amtl_value { AMTL_FLOAT32, AMTL_FLOAT16, AMTL_INT8, AMTL_INT4 };
 enum amtl_offset { AMTL_UINT16, AMTL_INT32, AMTL_INT64 };
 
-/* A table of rows back to back, and the ids to look up in it.
+/* A table of rows back to back, and the ids to look up in it. check.h refuses one that is not as this says; row offsets
+ * alone are checked where a row is read.
  *
- * values   [count]             numbers; of int4 bytes of two numbers, 8 more than they are, the first one in the low half. Offsets
- *                              count bytes then, and the last number of a row of odd dim is not read
+ * values   [count]             never NULL; numbers, or of int4 bytes of two numbers, 8 more than they are, the first one in the low
+ *                              half. Offsets count bytes then, and the last number of a row of odd dim is not read
  * block_offsets [rows >> block_bits, + 1] where the rows of each block of 2^block_bits begin in `values`
  * row_offsets [rows + 1, columns] row r begins at block_offsets[r >> block_bits] + row_offsets[r, 0] and ends where row r + 1
  *                              begins; its numbers are multiplied by scale_base + scale_unit * row_offsets[r, columns - 1]
- * ids      [lookups] int64, any values; the last axis goes through the fields
- * sizes    [fields]            an id outside [0, size) is taken as id 0
- * shifts   [fields]            row = id + shift
- * dim                          floats of a full row; past its own end a row is zero
+ * ids      [lookups] int64     any values, at any address; the last axis goes through the fields
+ * sizes    [fields]            1 at least; an id outside [0, size) is taken as id 0
+ * shifts   [fields]            row = id + shift; shift + size is at most rows
+ * dim                          floats of a full row, 1..AMTL_MOST_DIM; past its own end a row is zero
  */
 typedef struct amtl_table {
   const void *values, *row_offsets;
@@ -52,22 +50,14 @@ typedef struct amtl_linear {
  */
 enum { AMTL_PANEL = 16, AMTL_BLOCK = 288, AMTL_SINGLE = 128 };
 
-/* Examples that are multiplied together: what is packed of them fits the second-level cache. */
+/* Examples that are multiplied together: what is packed of them fits the second-level cache. check.h knows that products of
+ * a layer's sizes do not wrap around.
+ */
 static inline int64_t amtl_block_size(const amtl_table *t) {
   const int64_t packed = 1 << 20, least = 32, fitting = packed / (t->fields * t->dim * (int64_t)sizeof(float));
   return fitting < least ? least : fitting > AMTL_BLOCK ? AMTL_BLOCK : fitting;
 }
 
-enum amtl_fault { AMTL_FINE = 0, AMTL_BAD_ROW = 1, AMTL_BAD_OFFSETS = 2, AMTL_NO_MEMORY = 3 };
-
-/* Lookups [begin, end) to out [lookups, dim]. After a fault `out` is partly written. */
-enum amtl_fault amtl_ragged_gather(const amtl_table *table, float *out, int64_t begin, int64_t end);
-
-/* Examples [begin, end) of `length` ids of one field each, to out [examples, dim]: the sum of their rows. */
-enum amtl_fault amtl_ragged_sum(const amtl_table *table, int64_t length, float *out, int64_t begin, int64_t end);
-
-/* Examples [begin, end) to out [examples, outputs]: max(rows side by side * weights + bias, least). */
-enum amtl_fault amtl_ragged_linear(const amtl_table *table, const amtl_linear *layer, float *out, int64_t begin,
-                                   int64_t end);
+enum amtl_fault { AMTL_FINE = 0, AMTL_BAD_OFFSETS = 1, AMTL_NO_MEMORY = 2 };
 
 #endif

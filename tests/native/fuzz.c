@@ -1,85 +1,36 @@
-/* Drives all loops, and the threads of a GPU (cuda_on_cpu.c), with tables and ids drawn from a seed, for every type and
+/* Drives all kernels, and the threads of a GPU (cuda_on_cpu.c), with tables and ids drawn from a seed, for every type and
  * every instruction set that this processor has; built with the address and undefined-behaviour sanitizers, every buffer
- * exactly as large as it may be. Prints how many lookups were checked.
+ * exactly as large as it may be. Prints how many lookups were checked. fuzz_operators.c drives what stands before them.
  */
 #include <float.h>
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "kernels_for.h"
-
-static uint64_t state;
-
-static uint64_t draw(void) {
-  state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-  return state;
-}
-static int64_t below(int64_t n) { return (int64_t)(draw() % (uint64_t)n); }
-
-static int64_t out_of_range(int64_t size) {
-  switch (below(8)) {
-    case 0: return INT64_MIN;
-    case 1: return INT64_MAX;
-    case 2: return -1;
-    case 3: return size;
-    case 4: return -size;
-    case 5: return (int64_t)draw();
-    default: return below(size);
-  }
-}
-
-static void *allocated(size_t bytes) {
-  void *p = malloc(bytes ? bytes : 1);
-  if (p == NULL) abort();
-  return p;
-}
+#include "reference.h"
 
 static void fail(const char *what) {
   fprintf(stderr, "%s\n", what);
   exit(1);
 }
 
-typedef struct loops {
-  enum amtl_fault (*gather)(const amtl_table *, float *, int64_t, int64_t);
-  enum amtl_fault (*sum)(const amtl_table *, int64_t, float *, int64_t, int64_t);
-  enum amtl_fault (*linear)(const amtl_table *, const amtl_linear *, float *, int64_t, int64_t);
-} loops;
+enum amtl_fault amtl_gather_cuda(const amtl_table *t, float *out, int64_t begin, int64_t end);
+enum amtl_fault amtl_sum_cuda(const amtl_table *t, int64_t length, float *out, int64_t begin, int64_t end);
 
-AMTL_DECLARE(cuda)
-
-static size_t available(loops *out) {
+/* Those that this processor has, and a GPU's. */
+static size_t available(amtl_isa *out) {
   size_t n = 0;
-  out[n++] = (loops){amtl_gather_cuda, amtl_sum_cuda, amtl_linear_scalar};
-  out[n++] = (loops){amtl_gather_scalar, amtl_sum_scalar, amtl_linear_scalar};
-  out[n++] = (loops){amtl_ragged_gather, amtl_ragged_sum, amtl_ragged_linear};
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    out[n++] = (loops){amtl_gather_avx2, amtl_sum_avx2, amtl_linear_avx2};
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
-    out[n++] = (loops){amtl_gather_avx512, amtl_sum_avx512, amtl_linear_avx512};
-#endif
-  return n;
+  for (size_t i = 0; i < amtl_isa_count; i++)
+    if (amtl_isas[i].available()) out[n++] = amtl_isas[i];
+  out[n] = amtl_isas[0], out[n].name = "cuda", out[n].gather = amtl_gather_cuda, out[n].sum = amtl_sum_cuda;
+  return n + 1;
 }
 
-static const int64_t offset_bytes[] = {2, 4, 8}, value_bytes[] = {4, 2, 1, 1};
-
-static void put(void *to, enum amtl_offset type, int64_t i, int64_t value) {
-  if (type == AMTL_UINT16) ((uint16_t *)to)[i] = (uint16_t)value;
-  else if (type == AMTL_INT32) ((int32_t *)to)[i] = (int32_t)value;
-  else ((int64_t *)to)[i] = value;
-}
-
-static float number(const amtl_table *t, int64_t i) {
-  if (t->value == AMTL_FLOAT32) return ((const float *)t->values)[i];
-  if (t->value == AMTL_INT8) return ((const int8_t *)t->values)[i];
-  if (t->value == AMTL_INT4) return (float)(((const uint8_t *)t->values)[i / 2] >> (i % 2 ? 4 : 0) & 15) - 8.0f;
-  uint16_t half = ((const uint16_t *)t->values)[i];
-  int exponent = half >> 10 & 31, fraction = half & 1023;
-  float size = exponent ? ldexpf((float)(1024 + fraction), exponent - 25) : ldexpf((float)fraction, -24);
-  return half & 0x8000 ? -size : size;
+static enum amtl_fault multiplied(const amtl_isa *isa, const amtl_table *t, const amtl_linear *layer, float *out,
+                                  int64_t begin, int64_t end) {
+  if (begin == end) return AMTL_FINE;
+  void *const scratch = allocated(isa->scratch_bytes(t, end - begin));
+  const enum amtl_fault fault = isa->linear(t, layer, out, begin, end, scratch);
+  free(scratch);
+  return fault;
 }
 
 /* The same, number by number. */
@@ -91,7 +42,7 @@ static void reference(const amtl_table *t, const int64_t *begin, const int64_t *
     int64_t row = (id < 0 || id >= t->sizes[field] ? 0 : id) + t->shifts[field];
     float scale = t->scale_base + t->scale_unit * (float)quantized_scales[row];
     for (int64_t j = 0; j < t->dim; j++)
-      out[i * t->dim + j] = j < per * (begin[row + 1] - begin[row]) ? number(t, per * begin[row] + j) * scale : 0.0f;
+      out[i * t->dim + j] = j < per * (begin[row + 1] - begin[row]) ? stored_number(t->values, t->value, per * begin[row] + j) * scale : 0.0f;
   }
 }
 
@@ -117,13 +68,13 @@ static amtl_linear draw_layer(const amtl_table *t, int64_t outputs, double *mean
   return (amtl_linear){quantized_scales ? (void *)bytes : (void *)floats, scales, bias, outputs, below(2) ? 0.0f : -FLT_MAX};
 }
 
-static void check_linear(const amtl_table *t, const loops *l, const float *rows, int64_t examples) {
+static void check_linear(const amtl_table *t, const amtl_isa *isa, const float *rows, int64_t examples) {
   int64_t inputs = t->fields * t->dim, outputs = 1 + below(90);
   float *out = allocated((size_t)(examples * outputs) * 4);
   double *meant = allocated((size_t)(outputs * inputs) * 8);
   const amtl_linear layer = draw_layer(t, outputs, meant, t->value >= AMTL_INT8 && below(2));
   int64_t middle = examples ? below(examples + 1) : 0;
-  if (l->linear(t, &layer, out, 0, middle) != AMTL_FINE || l->linear(t, &layer, out, middle, examples) != AMTL_FINE)
+  if (multiplied(isa, t, &layer, out, 0, middle) != AMTL_FINE || multiplied(isa, t, &layer, out, middle, examples) != AMTL_FINE)
     fail("a layer was refused");
   for (int64_t b = 0; b < examples; b++)
     for (int64_t o = 0; o < outputs; o++) {
@@ -139,7 +90,7 @@ static void check_linear(const amtl_table *t, const loops *l, const float *rows,
 }
 
 /* The first field's ids, in examples of any length. */
-static void check_sum(const amtl_table *t, const loops *l, const float *rows, int64_t lookups) {
+static void check_sum(const amtl_table *t, const amtl_isa *isa, const float *rows, int64_t lookups) {
   amtl_table one = *t;
   one.fields = 1;
   int64_t length = below(7), examples = length ? lookups / t->fields / length : below(5), used = examples * length;
@@ -148,7 +99,7 @@ static void check_sum(const amtl_table *t, const loops *l, const float *rows, in
   one.ids = ids;
   float *out = allocated((size_t)(examples * t->dim) * 4);
   int64_t middle = examples ? below(examples + 1) : 0;
-  if (l->sum(&one, length, out, 0, middle) != AMTL_FINE || l->sum(&one, length, out, middle, examples) != AMTL_FINE)
+  if (isa->sum(&one, length, out, 0, middle) != AMTL_FINE || isa->sum(&one, length, out, middle, examples) != AMTL_FINE)
     fail("a sum was refused");
   for (int64_t b = 0; b < examples; b++)
     for (int64_t j = 0; j < t->dim; j++) {
@@ -162,8 +113,8 @@ static void check_sum(const amtl_table *t, const loops *l, const float *rows, in
   free(ids), free(out);
 }
 
-static int64_t check_one(const loops *all, size_t sets) {
-  const loops *l = &all[below((int64_t)sets)];
+static int64_t check_one(const amtl_isa *all, size_t sets) {
+  const amtl_isa *isa = &all[below((int64_t)sets)];
   enum amtl_value value = (enum amtl_value)below(4);
   enum amtl_offset offset = (enum amtl_offset)below(3);
   int64_t fields = 1 + below(4), dim = 1 + below(below(20) == 0 ? 3000 : 70), rows = 0, count = 0, columns = 1 + below(2);
@@ -179,17 +130,12 @@ static int64_t check_one(const loops *all, size_t sets) {
   void *row_offsets = allocated((size_t)((rows + 1) * columns * offset_bytes[offset]));
   for (int64_t r = 0; r <= rows; r++) {
     if ((r & ((1 << bits) - 1)) == 0) block_offsets[r >> bits] = begin[r];
-    put(row_offsets, offset, r * columns, begin[r] - block_offsets[r >> bits]);
+    put_offset(row_offsets, offset, r * columns, begin[r] - block_offsets[r >> bits]);
     quantized_scales[r] = columns == 2 ? below(1000) : begin[r] - block_offsets[r >> bits];
-    if (columns == 2) put(row_offsets, offset, r * columns + 1, quantized_scales[r]);
+    if (columns == 2) put_offset(row_offsets, offset, r * columns + 1, quantized_scales[r]);
   }
   unsigned char *values = allocated((size_t)(count * value_bytes[value]));
-  for (int64_t i = 0; i < count; i++) {
-    if (value == AMTL_FLOAT32) ((float *)values)[i] = (float)below(1000) - 500.0f;
-    else if (value == AMTL_FLOAT16) ((uint16_t *)values)[i] = (uint16_t)(below(0x5000) | (draw() & 0x8000));
-    else if (value == AMTL_INT8) ((int8_t *)values)[i] = (int8_t)(below(255) - 127);
-    else values[i] = (unsigned char)draw();
-  }
+  draw_values(values, value, count);
   int64_t examples = below(below(10) == 0 ? 300 : 40), lookups = fields * examples;
   int64_t *ids = allocated((size_t)lookups * 8);
   for (int64_t i = 0; i < lookups; i++) ids[i] = out_of_range(sizes[i % fields]);
@@ -215,23 +161,24 @@ static int64_t check_one(const loops *all, size_t sets) {
                   offset};
   reference(&t, begin, quantized_scales, lookups, expected);
   int64_t middle = lookups ? below(lookups + 1) : 0; /* as two threads would */
-  if (l->gather(&t, out, 0, middle) != AMTL_FINE || l->gather(&t, out, middle, lookups) != AMTL_FINE ||
+  if (isa->gather(&t, out, 0, middle) != AMTL_FINE || isa->gather(&t, out, middle, lookups) != AMTL_FINE ||
       memcmp(out, expected, bytes) != 0)
     fail("a lookup differs");
-  check_linear(&t, l, expected, examples);
-  check_sum(&t, l, expected, lookups);
+  check_linear(&t, isa, expected, examples);
+  check_sum(&t, isa, expected, lookups);
   /* A table that contradicts itself must be refused, not followed. */
   float *nothing = allocated((size_t)(16 * fields * dim) * 4);
   memset(nothing, 0, (size_t)(16 * fields * dim) * 4);
   const amtl_linear layer = {nothing, value >= AMTL_INT8 && below(2) ? nothing : NULL, nothing, 1, 0.0f};
   int64_t to = below(2) ? (int64_t)(int32_t)draw() : below(count + dim + 2) - 1;
   if (below(2)) block_offsets[below(blocks)] = below(2) ? (int64_t)draw() : to;
-  put(row_offsets, offset, below(rows + 1) * columns, offset == AMTL_INT64 && below(2) ? (int64_t)draw() : to);
-  (void)l->gather(&t, out, 0, lookups), (void)l->linear(&t, &layer, out, 0, examples);
-  sizes[below(fields)] = out_of_range(30), shifts[below(fields)] = out_of_range(30);
-  (void)l->gather(&t, out, 0, lookups), (void)l->linear(&t, &layer, out, 0, examples);
+  put_offset(row_offsets, offset, below(rows + 1) * columns, offset == AMTL_INT64 && below(2) ? (int64_t)draw() : to);
+  (void)isa->gather(&t, out, 0, lookups), (void)multiplied(isa, &t, &layer, out, 0, examples);
+  const int on_gpu = strcmp(isa->name, "cuda") == 0; /* whose sizes and shifts nobody checks before */
+  if (on_gpu) sizes[below(fields)] = out_of_range(30), shifts[below(fields)] = out_of_range(30);
+  (void)isa->gather(&t, out, 0, lookups);
   t.fields = 1;
-  (void)l->sum(&t, fields, out, 0, examples);
+  (void)isa->sum(&t, fields, out, 0, examples);
   free(sizes), free(shifts), free(begin), free(quantized_scales), free(block_offsets), free(row_offsets), free(values),
       free(ids), free(out);
   free(expected), free(nothing);
@@ -241,7 +188,7 @@ static int64_t check_one(const loops *all, size_t sets) {
 int main(int argc, char **argv) {
   int64_t tables = argc > 1 ? atoll(argv[1]) : 1000, checked = 0;
   state = argc > 2 ? (uint64_t)atoll(argv[2]) : 1;
-  loops all[6];
+  amtl_isa all[8];
   size_t sets = available(all);
   while (tables-- > 0) checked += check_one(all, sets);
   printf("%lld\n", (long long)checked);

@@ -6,7 +6,7 @@ LOWEST := .venv-lowest
 # ONNX Runtime for the machine at hand: cpu, or gpu on a CUDA machine. They exclude each other.
 RUNTIME ?= cpu
 
-.PHONY: venv demo test lint lowest triton bench zoo clean
+.PHONY: venv demo test lint lowest triton bench fuzz zoo clean
 
 venv: $(VENV)/.made-$(RUNTIME)
 
@@ -56,6 +56,10 @@ bench: venv triton
 	$(BIN)/python benchmarks/infer_synthetic_1m.py --out benchmarks/results
 	$(BIN)/python benchmarks/infer_ml_1m.py --out benchmarks/results
 	$(BIN)/python benchmarks/serving.py --out benchmarks/results
+
+# The native operators under sanitizers: a million drawn nodes for each instruction set, sound and wrong ones.
+fuzz: venv
+	$(BIN)/python benchmarks/fuzz_native.py --out benchmarks/results
 
 # Models of six libraries, exported and compared: docs/zoo.md. Four contradict the others' pins, so pip gets no say.
 zoo: venv

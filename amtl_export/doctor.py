@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from amtl_export.errors import EnvironmentLacks
+from amtl_export.errors import AmtlError, EnvironmentLacks
 from amtl_export.runtime.cuda import CPU, CUDA, check_device, load_libraries
 
 
@@ -155,14 +155,23 @@ def _providers() -> list[Check]:
 
 
 def _native() -> list[Check]:
-    from amtl_export.native import HOW_TO_BUILD, library_path
+    from amtl_export.native import FORCE_ISA, HOW_TO_BUILD, available_isas, isa_in_use, library_path
 
     costs = {
         "cpu": "bundles of layout ragged look rows up with standard operators, several times slower",
         "cuda": "bundles of layout ragged do not run on a GPU",
     }
     libraries = {provider: library_path(provider) for provider in HOW_TO_BUILD}
-    return [
+    checks = [
         Check(f"native operators, {provider}", str(path) if path else None, costs[provider], HOW_TO_BUILD[provider])
         for provider, path in libraries.items()
     ]
+    if (library := libraries["cpu"]) is None:
+        return [*checks, Check("instruction set", None, "see native operators, cpu", HOW_TO_BUILD["cpu"])]
+    there = ", ".join(available_isas(library))
+    try:
+        found: str | None = f"{isa_in_use(library)}, of {there}"
+    except AmtlError:
+        found = None
+    cost = f"{FORCE_ISA} names {os.environ.get(FORCE_ISA)!r}: no bundle runs"
+    return [*checks, Check("instruction set", found, cost, f"unset {FORCE_ISA}, or one of {there}")]

@@ -2,18 +2,29 @@
 
 Without it every bundle still runs; `ai.amtl::RaggedGather` is then computed by its fallback, a function body of
 standard operators. A second library is for sessions on CUDA, built where nvcc is.
+
+The CPU's library has kernels for several instruction sets. A process uses those of one, chosen once: the widest that
+the processor has, or the one that `AMTL_FORCE_ISA` names.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Literal
 
-from amtl_export.errors import EnvironmentLacks
+from amtl_export.errors import EnvironmentLacks, InputError
 
 #: Of the operators' names.
 DOMAIN = "ai.amtl"
+
+#: Floats of a row at most (AMTL_MOST_DIM of native/sizes.h).
+MOST_DIM = 32_768
+
+#: Environment variable that names an instruction set.
+FORCE_ISA = "AMTL_FORCE_ISA"
 
 #: Provider → how its library comes to be there.
 HOW_TO_BUILD: dict[Literal["cpu", "cuda"], str] = {
@@ -43,3 +54,41 @@ def needed_library(provider: Literal["cpu", "cuda"] = "cpu") -> Path:
             fix=HOW_TO_BUILD[provider],
         )
     return library
+
+
+def available_isas(library: Path) -> list[str]:
+    """Names of the instruction sets that the CPU's library has kernels for and this processor can run, widest last."""
+    loaded, names, number = _loaded(library), [], 0
+    while (name := loaded.amtl_known_isa(number)) is not None:
+        names += [name.decode()] if loaded.amtl_has_isa(number) else []
+        number += 1
+    return names
+
+
+def isa_in_use(library: Path) -> str:
+    """The instruction set whose kernels this process uses: `scalar`, `avx2`, `avx512` or `vnni`.
+
+    Raises:
+        InputError: `AMTL_FORCE_ISA` names none that there is.
+        EnvironmentLacks: this processor does not have it.
+    """
+    name: bytes | None = _loaded(library).amtl_isa_name()
+    if name is not None:
+        return name.decode()
+    forced, available = os.environ.get(FORCE_ISA), ", ".join(available_isas(library))
+    if forced in ("avx2", "avx512", "vnni"):
+        raise EnvironmentLacks(
+            f"{FORCE_ISA} names an instruction set that this processor does not have",
+            found=forced,
+            allowed=available,
+            fix=f"unset {FORCE_ISA}",
+        )
+    raise InputError(f"{FORCE_ISA} names no instruction set", found=forced, allowed=available, fix=f"unset {FORCE_ISA}")
+
+
+def _loaded(library: Path) -> ctypes.CDLL:
+    """The library as ONNX Runtime loads it: a process has it once."""
+    loaded = ctypes.CDLL(str(library))
+    loaded.amtl_isa_name.restype = loaded.amtl_known_isa.restype = ctypes.c_char_p
+    loaded.amtl_known_isa.argtypes = loaded.amtl_has_isa.argtypes = [ctypes.c_size_t]
+    return loaded

@@ -35,6 +35,7 @@ class Predictor:
     """A bundle in ONNX Runtime. One may be shared by all threads of a process: nothing is kept between calls.
 
     Attributes:
+        bundle: its folder.
         provider: cpu or cuda.
         cuda: how it runs on CUDA; None on the CPU.
         session: of ONNX Runtime.
@@ -52,9 +53,10 @@ class Predictor:
         native: bool | None = None,
         cuda: Cuda | None = None,
     ) -> None:
+        self.bundle = Path(bundle)
         self.provider, self.cuda = provider, (cuda or Cuda()) if provider == "cuda" else None
         self.session = open_session(
-            Path(bundle) / "model.onnx", provider=provider, threads=threads, native=native, cuda=cuda
+            self.bundle / "model.onnx", provider=provider, threads=threads, native=native, cuda=cuda
         )
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         tables = self.cuda.tables if self.cuda else provider
@@ -129,12 +131,17 @@ class Predictor:
         """The outputs of a prepared request; inputs are read in place, outputs are new arrays.
 
         Raises:
-            InputError: an output is unknown.
+            InputError: an output is unknown; the graph fails on the request.
         """
         wanted = self._given if outputs is None else outputs
         if not set(self._given).issuperset(wanted):
             raise InputError("an output is unknown", found=", ".join(wanted), allowed=_names(self.outputs))
-        return dict(zip(wanted, self.session.run(wanted, prepared), strict=True))
+        try:
+            answers = self.session.run(wanted, prepared)
+        except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
+            found = str(error).splitlines()[0]
+            raise InputError("the bundle's graph fails on a request", where=self.bundle, found=found) from error
+        return dict(zip(wanted, answers, strict=True))
 
 
 def load(

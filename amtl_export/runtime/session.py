@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from amtl_export.errors import AmtlError, EnvironmentLacks, InputError
-from amtl_export.native import library_path, needed_library
+from amtl_export.native import HOW_TO_BUILD, isa_in_use, library_path, needed_library
 from amtl_export.runtime.cuda import CPU, CUDA, Cuda, check_alone, check_device, check_tables_on_cpu, load_libraries
 
 Provider = Literal["cpu", "cuda"]
@@ -72,8 +72,10 @@ def open_session(
         cuda: how a session on CUDA runs; None for the usual.
 
     Raises:
-        EnvironmentLacks: ONNX Runtime, the provider, or a native operator that was asked for is missing.
-        InputError: the model cannot be loaded; nodes would run elsewhere than was asked for; `cuda` for the CPU.
+        EnvironmentLacks: ONNX Runtime, the provider, a native operator that was asked for, or the instruction set that
+            AMTL_FORCE_ISA names is missing.
+        InputError: the model cannot be loaded; AMTL_FORCE_ISA names no instruction set; nodes would run elsewhere than
+            was asked for; `cuda` for the CPU.
     """
     if cuda is not None and provider != "cuda":
         raise InputError("options of CUDA for a session elsewhere", found=f"provider {provider}", fix="provider cuda")
@@ -97,7 +99,7 @@ def open_session(
         if weights is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
         if (library := _library(tables, native if alone else True)) is not None:
-            options.register_custom_ops_library(str(library))
+            _register(options, library, tables)
         if record:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if not fallback:
@@ -145,6 +147,16 @@ def _library(provider: Provider, native: bool | None) -> Path | None:
     if native is None:
         return library_path(provider)
     return needed_library(provider) if native else None
+
+
+def _register(options: Any, library: Path, provider: Provider) -> None:
+    if provider == "cpu":
+        isa_in_use(library)
+    try:
+        options.register_custom_ops_library(str(library))
+    except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
+        what, found = "ONNX Runtime does not take the native library", str(error).splitlines()[0]
+        raise EnvironmentLacks(what, where=library, found=found, fix=HOW_TO_BUILD[provider]) from error
 
 
 def nodes_by_provider(session: Any) -> dict[str, int]:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.table import FrozenEmbedding
+from amtl_export.native import MOST_DIM
 from amtl_export.tables.cost import Cost, best_blocks, best_pages, dense_bytes, dense_cost, paged_cost, ragged_cost
 from amtl_export.tables.layout import LaidOut, blocks, dense, paged, ragged
 from amtl_export.tables.values import NARROW, SCALED, VALUE_TYPES, Stored, ValueType, ValueTypeName, value_type
@@ -162,7 +163,7 @@ def plan_table(
         narrowed: whether the table is narrower than what the model reads, so that dense rows are a saving too.
 
     Raises:
-        InputError: the page width does not fit.
+        InputError: the page width does not fit; rows are wider than the native operators take.
     """
     dims, (V, D) = table.dims.cpu().numpy(), table.rows.shape
     dtype = value_type(table, config.stored)
@@ -223,6 +224,9 @@ def _choose(
     dense = dense_cost(len(dims), D, dtype)
     if D < NARROW:
         return "dense", dense, f"fewer than {NARROW} floats a row"
+    if D > MOST_DIM and (config.layout == "ragged" or config.fuses):
+        found, fix = f"D = {D}", "layout='dense', or one of 'paged' and 'blocks'"
+        raise InputError("export: rows are too wide for ragged tables", found=found, allowed=f"D ≤ {MOST_DIM}", fix=fix)
     if config.layout != "auto":
         return config.layout, _cost(dims, D, dtype, config.layout, config), "asked for"
     if read_whole:
@@ -231,7 +235,7 @@ def _choose(
     if config.fuses:
         return "ragged", ragged, "a fused first layer was asked for"
     most = _most_bytes(dims, D, dtype)
-    if config.target == "native" and ragged.bytes <= most:
+    if config.target == "native" and ragged.bytes <= most and D <= MOST_DIM:
         return "ragged", ragged, "smallest, and the native operator will be there"
     if dtype == "int4":
         return "dense", dense, "pages and blocks do not hold int4"

@@ -155,7 +155,7 @@ def _providers() -> list[Check]:
 
 
 def _native() -> list[Check]:
-    from amtl_export.native import FORCE_ISA, HOW_TO_BUILD, available_isas, isa_in_use, library_path
+    from amtl_export.native import HOW_TO_BUILD, available_isas, isa_in_use, library_path
 
     costs = {
         "cpu": "bundles of layout ragged look rows up with standard operators, several times slower",
@@ -168,10 +168,10 @@ def _native() -> list[Check]:
     ]
     if (library := libraries["cpu"]) is None:
         return [*checks, Check("instruction set", None, "see native operators, cpu", HOW_TO_BUILD["cpu"])]
-    there = ", ".join(available_isas(library))
     try:
-        found: str | None = f"{isa_in_use(library)}, of {there}"
-    except AmtlError:
-        found = None
-    cost = f"{FORCE_ISA} names {os.environ.get(FORCE_ISA)!r}: no bundle runs"
-    return [*checks, Check("instruction set", found, cost, f"unset {FORCE_ISA}, or one of {there}")]
+        return [*checks, Check("instruction set", f"{isa_in_use(library)}, of {', '.join(available_isas(library))}")]
+    except AmtlError as error:
+        return [
+            *checks,
+            Check("instruction set", None, f"no bundle runs: {error.what}: {error.found}", error.fix or ""),
+        ]

@@ -57,7 +57,11 @@ def needed_library(provider: Literal["cpu", "cuda"] = "cpu") -> Path:
 
 
 def available_isas(library: Path) -> list[str]:
-    """Names of the instruction sets that the CPU's library has kernels for and this processor can run, widest last."""
+    """Names of the instruction sets that the CPU's library has kernels for and this processor can run, widest last.
+
+    Raises:
+        EnvironmentLacks: the library cannot be used here.
+    """
     loaded, names, number = _loaded(library), [], 0
     while (name := loaded.amtl_known_isa(number)) is not None:
         names += [name.decode()] if loaded.amtl_has_isa(number) else []
@@ -70,7 +74,7 @@ def isa_in_use(library: Path) -> str:
 
     Raises:
         InputError: `AMTL_FORCE_ISA` names none that there is.
-        EnvironmentLacks: this processor does not have it.
+        EnvironmentLacks: this processor does not have it, or the library cannot be used here.
     """
     name: bytes | None = _loaded(library).amtl_isa_name()
     if name is not None:
@@ -88,7 +92,12 @@ def isa_in_use(library: Path) -> str:
 
 def _loaded(library: Path) -> ctypes.CDLL:
     """The library as ONNX Runtime loads it: a process has it once."""
-    loaded = ctypes.CDLL(str(library))
-    loaded.amtl_isa_name.restype = loaded.amtl_known_isa.restype = ctypes.c_char_p
-    loaded.amtl_known_isa.argtypes = loaded.amtl_has_isa.argtypes = [ctypes.c_size_t]
+    try:
+        loaded = ctypes.CDLL(str(library))
+        loaded.amtl_isa_name.restype = loaded.amtl_known_isa.restype = ctypes.c_char_p
+        loaded.amtl_known_isa.argtypes = loaded.amtl_has_isa.argtypes = [ctypes.c_size_t]
+    except (OSError, AttributeError) as error:  # for another machine, or of another version
+        raise EnvironmentLacks(
+            "the native library cannot be used", where=library, found=error, fix=HOW_TO_BUILD["cpu"]
+        ) from error
     return loaded

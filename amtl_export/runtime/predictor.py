@@ -15,7 +15,7 @@ import numpy.typing as npt
 from amtl_export.errors import EnvironmentLacks, InputError
 from amtl_export.native import HOW_TO_BUILD, library_path
 from amtl_export.runtime.cuda import Cuda
-from amtl_export.runtime.session import Provider, open_session
+from amtl_export.runtime.session import Provider, open_session, run
 from amtl_export.spec import Feed, TensorSpec
 
 #: ONNX Runtime's name of a type → numpy's.
@@ -136,12 +136,7 @@ class Predictor:
         wanted = self._given if outputs is None else outputs
         if not set(self._given).issuperset(wanted):
             raise InputError("an output is unknown", found=", ".join(wanted), allowed=_names(self.outputs))
-        try:
-            answers = self.session.run(wanted, prepared)
-        except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
-            found = str(error).splitlines()[0]
-            raise InputError("the bundle's graph fails on a request", where=self.bundle, found=found) from error
-        return dict(zip(wanted, answers, strict=True))
+        return run(self.session, wanted, prepared, where=self.bundle)
 
 
 def load(

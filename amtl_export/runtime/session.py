@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,6 +147,25 @@ def _library(provider: Provider, native: bool | None) -> Path | None:
     if native is None:
         return library_path(provider)
     return needed_library(provider) if native else None
+
+
+def run(session: Any, names: Sequence[str], feed: Mapping[str, Any], *, where: object = None) -> dict[str, Any]:
+    """A session's outputs to one request, by name.
+
+    Args:
+        session: from `open_session`.
+        names: of the outputs wanted.
+        feed: input → array.
+        where: what an error names: the bundle's folder.
+
+    Raises:
+        InputError: the graph fails on the request.
+    """
+    try:
+        return dict(zip(names, session.run(list(names), feed), strict=True))
+    except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
+        found = str(error).splitlines()[0]
+        raise InputError("the bundle's graph fails on a request", where=where, found=found) from error
 
 
 def _register(options: Any, library: Path, provider: Provider) -> None:

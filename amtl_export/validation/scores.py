@@ -12,7 +12,7 @@ from amtl_export.bundle.bundle import Bundle
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.scores import Scored, gathered, labelled
 from amtl_export.graph.inputs import as_request
-from amtl_export.runtime.session import Provider
+from amtl_export.runtime.session import Provider, run
 from amtl_export.spec import Feed, TensorSpec, rows_of
 
 
@@ -23,6 +23,9 @@ def graph_answers(
 
     Optimised and with native operators, or neither; on CUDA always with them.
     Where fields are given once per request, examples that agree in them are the candidates of one.
+
+    Raises:
+        InputError: the graph fails on a request.
     """
     native = None if optimized or provider == "cuda" else False
     session = bundle.session(provider=provider, optimized=optimized, native=native)
@@ -34,12 +37,12 @@ def _answered(session: Any, feed: Feed, bundle: Bundle, frozen: FrozenModel) -> 
     names = list(frozen.scores)
     requests = list(_requests(feed, bundle.inputs, frozen.inputs))
     if len(requests) == 1:
-        answers = session.run(names, as_request(feed, bundle.inputs))
-        return dict(zip(names, map(np.asarray, answers), strict=True))
+        answers = run(session, names, as_request(feed, bundle.inputs), where=bundle.path)
+        return {name: np.asarray(answer) for name, answer in answers.items()}
     scores = {name: np.empty(sum(map(len, requests)), dtype=np.float32) for name in names}
     for rows in requests:
         request = as_request(rows_of(feed, frozen.inputs, rows), bundle.inputs)
-        for name, answer in zip(names, session.run(names, request), strict=True):
+        for name, answer in run(session, names, request, where=bundle.path).items():
             scores[name][rows] = answer
     return scores
 

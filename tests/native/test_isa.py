@@ -1,5 +1,6 @@
 """Which instruction set's kernels a process uses, and how one is forced."""
 
+import _ctypes
 import json
 import os
 import re
@@ -79,8 +80,8 @@ def test_an_unknown_name_is_an_error(tmp_path: Path, name: str) -> None:
     assert f"InputError: {FORCE_ISA} names no instruction set" in done.stderr
     check = doctor(name)
     assert check["found"] is None
-    assert repr(name) in check["cost"]
-    assert "scalar" in check["fix"]
+    assert f"{FORCE_ISA} names no instruction set: {name}" in check["cost"]
+    assert FORCE_ISA in check["fix"]
     assert python(CLI, "doctor", "-q", "--require", "instruction set", isa=name).returncode == 4
 
 
@@ -101,6 +102,16 @@ def test_a_set_that_this_processor_lacks_is_an_error() -> None:
         pytest.skip("this processor has all of them")
     program = "import sys; from amtl_export.native import isa_in_use; isa_in_use(sys.argv[1])"
     assert EnvironmentLacks.__name__ in python(program, LIBRARY, isa=missing[0]).stderr
+
+
+@pytest.mark.parametrize("content", [b"no library", None])
+def test_a_library_that_is_none_of_ours_is_an_error(tmp_path: Path, content: bytes | None) -> None:
+    file = Path(_ctypes.__file__)  # a library, but another one
+    if content is not None:
+        file = tmp_path / "amtl_ort.so"
+        file.write_bytes(content)
+    with pytest.raises(EnvironmentLacks, match="cannot be used"):
+        isa_in_use(file)
 
 
 @needs_library

@@ -8,6 +8,7 @@ import torch
 
 from amtl_export.errors import InputError
 from amtl_export.freezing.table import FrozenEmbedding
+from amtl_export.native import MOST_DIM
 from amtl_export.tables.layout import stored_bytes
 from amtl_export.tables.plan import BLOCK, PlanConfig, lay_out, plan_table
 from amtl_export.tables.values import VALUE_TYPES, stored
@@ -21,6 +22,16 @@ def table(dims: Any, D: int = 64) -> FrozenEmbedding:
     kept = torch.arange(D) < torch.as_tensor(dims).unsqueeze(1)
     rows = torch.where(kept, torch.randn(len(dims), D), 0.0)
     return FrozenEmbedding(rows, torch.as_tensor(dims), [len(dims)], [0])
+
+
+def test_rows_wider_than_the_operators_take_are_not_ragged() -> None:
+    dims = np.array([1, 2, MOST_DIM, 3])
+    assert plan_table(table(dims, MOST_DIM), PlanConfig(target="native")).layout == "ragged"
+    wide = table(dims, MOST_DIM + 1)
+    assert plan_table(wide, PlanConfig(target="native")).layout != "ragged"
+    for config in (PlanConfig(layout="ragged"), PlanConfig(first_layer="fused")):
+        with pytest.raises(InputError, match="too wide"):
+            plan_table(wide, config)
 
 
 @pytest.mark.parametrize(

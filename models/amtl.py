@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.fbe import FixedEmbedding
 from amtl_export.models.selection import OneBranchSelector, Selector, SoftTwinSelector, TwinSelector
+from amtl_export.models.table import zero_past
 
 
 class MaskedEmbedding(FixedEmbedding):
@@ -107,8 +108,7 @@ class MaskedEmbedding(FixedEmbedding):
     @torch.no_grad()
     def frozen_rows(self) -> Tensor:
         """float32 `[V_total, D]`, zero past `frozen_dims`."""
-        kept = torch.arange(self.table.dim, device=self.table.weight.device) < self.frozen_dims().unsqueeze(1)
-        return torch.where(kept, self.table.weight.detach(), 0.0)
+        return zero_past(self.table.weight.detach(), self.frozen_dims())
 
 
 class OneBranchEmbedding(MaskedEmbedding):

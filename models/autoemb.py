@@ -109,7 +109,7 @@ class AutoEmbedding(nn.Module):
                 for ids in torch.arange(size, device=rows.device).split(1 << 16):
                     own[ids] = self.lookup(ids.unsqueeze(1), (field,)).squeeze(1)
         self.train(training)
-        return rows * (self.frozen_dims() > 0).unsqueeze(1)
+        return rows.mul_((self.frozen_dims() > 0).unsqueeze(1))
 
     def frozen_dims(self) -> Tensor:
         """int64 `[V_total]`: D, and 0 for padding."""

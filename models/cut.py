@@ -9,6 +9,7 @@ from torch import Tensor
 
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.fbe import FixedEmbedding
+from amtl_export.models.table import zero_past
 
 
 class CutEmbedding(FixedEmbedding):
@@ -35,8 +36,7 @@ class CutEmbedding(FixedEmbedding):
     @torch.no_grad()
     def frozen_rows(self) -> Tensor:
         """float32 `[V_total, D]`, zero past `frozen_dims`."""
-        kept = torch.arange(self.table.dim, device=self.kept.device) < self.kept.unsqueeze(1)
-        return torch.where(kept, self.table.weight.detach(), 0.0)
+        return zero_past(self.table.weight.detach(), self.kept)
 
     def frozen_dims(self) -> Tensor:
         """int64 `[V_total]`: `kept`."""

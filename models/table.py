@@ -11,6 +11,18 @@ from torch import Tensor, nn
 
 from amtl_export.models.config import EmbeddedField
 
+#: Rows of a whole table that are worked on at a time.
+_CHUNK = 1 << 18
+
+
+def zero_past(rows: Tensor, dims: Tensor) -> Tensor:
+    """A copy of rows `[V, D]` that is zero past dims `[V]`."""
+    made, columns = torch.empty_like(rows), torch.arange(rows.shape[1], device=rows.device)
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        made[part] = torch.where(columns < dims[part].unsqueeze(1), rows[part], 0.0)
+    return made
+
 
 class FieldTable(nn.Module):
     """Rows of all fields in one `[V_total, D]` parameter.
@@ -48,8 +60,8 @@ class FieldTable(nn.Module):
         for field, offset in zip(self.fields, self.offsets, strict=True):
             if field.padding is not None:
                 seen[offset + field.padding] = False
-        drawn = torch.randn(self.rows, dim) * (0.04 / dim**0.5)
-        kept = torch.where(seen.unsqueeze(1), drawn, 0.0)  # +0: a product would leave -0
+        drawn = torch.randn(self.rows, dim).mul_(0.04 / dim**0.5)
+        kept = drawn.masked_fill_(~seen.unsqueeze(1), 0.0)  # +0: a product would leave -0
         self.weight = nn.Parameter(self.cut_(kept))
 
     def cut_(self, rows: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from amtl_export.graph.weights import bytes_of
 from amtl_export.native import DOMAIN, needed_library
 from amtl_export.runtime.session import onnxruntime
 from amtl_export.spec import TensorSpec
-from amtl_export.tables.layout import LaidOut, Paged, stored_bytes
+from amtl_export.tables.layout import stored_bytes
 from amtl_export.tables.plan import PlanConfig, TablePlan, for_model, lay_out_all, plan
 from amtl_export.tables.values import quantize
 
@@ -95,7 +95,9 @@ def export(
         model = trace(frozen, inputs)
         traced = count_ops(model)
         lookups = lower(model, plans, tables, config, [spec.name for spec in inputs if spec.shared])
-        _describe(model, frozen, config, tables)
+        _describe(model, frozen, config, plans)
+        table_bytes = sum(map(stored_bytes, tables.values()))
+        del tables
         write_model(model, draft)
         check_valid(draft / "model.onnx")
         reference = reference_of(frozen, stored, model)
@@ -106,7 +108,7 @@ def export(
         write_json(draft / "signature.json", signature.model_dump(mode="json"))
         _write_fields(frozen, draft)
         write_samples(draft, frozen, inputs, trial.session(optimized=True))
-        report = _report(frozen, plans, tables, checked, bytes_of(model, frozen.projections))
+        report = _report(frozen, plans, checked, table_bytes + bytes_of(model, frozen.projections))
         write_json(draft / "report.json", report | {"ops_traced": traced, "ops": count_ops(model)})
         write_readme(draft, frozen, signature)
         write_sums(draft)
@@ -116,7 +118,8 @@ def export(
 def write_model(model: ir.Model, folder: Path) -> None:
     """Write `model.onnx` and `model.onnx.data`; large tensors begin on page boundaries, ready to be mapped.
 
-    The graph says which operators the native library computes (`amtl.operators`).
+    What was written is read from the file from then on, so that its memory is free. The graph says which operators the
+    native library computes (`amtl.operators`).
     """
     model.metadata_props["amtl.operators"] = ",".join(
         sorted(name for domain, name, _ in model.functions if domain == DOMAIN)
@@ -124,6 +127,9 @@ def write_model(model: ir.Model, folder: Path) -> None:
     ir.save(model, folder / "model.onnx", external_data="model.onnx.data", size_threshold_bytes=128)
     if not (folder / "model.onnx.data").is_file():
         raise InputError("the model has no weights worth a file", fix="is the backbone empty?")
+    written = ir.load(folder / "model.onnx").graph.initializers
+    for name, value in model.graph.initializers.items():
+        value.const_value = written[name].const_value
 
 
 def _signature(
@@ -177,7 +183,7 @@ def _output(value: ir.Value) -> TensorSpec:
     return TensorSpec(str(value.name), _DTYPES.get(kind, kind.lower()), shape, source=str(value.name))
 
 
-def _describe(model: ir.Model, frozen: FrozenModel, config: ExportConfig, tables: Mapping[str, LaidOut]) -> None:
+def _describe(model: ir.Model, frozen: FrozenModel, config: ExportConfig, plans: Mapping[str, TablePlan]) -> None:
     """Fill in `metadata_props` and the graph's own names."""
     mark = producer()
     model.producer_name, model.producer_version = mark["tool"], mark["version"]
@@ -187,7 +193,7 @@ def _describe(model: ir.Model, frozen: FrozenModel, config: ExportConfig, tables
             "amtl.tool": f"{mark['tool']} {mark['version']}",
             "amtl.schema_version": SCHEMA_VERSION,
             "amtl.vocabulary_hash": frozen.vocabulary_hash or "",
-            "amtl.layout": tables[frozen.table_path].layout,
+            "amtl.layout": plans[frozen.table_path].layout,
             "amtl.dtype": config.stored,
             "amtl.layer_dtype": config.layer_dtype,
             "amtl.id_policy": config.id_policy,
@@ -225,19 +231,16 @@ def count_ops(model: ir.Model) -> dict[str, int]:
     return dict(sorted(Counter(node.op_type for node in model.graph).items()))
 
 
-def _report(
-    frozen: FrozenModel, plans: Mapping[str, TablePlan], tables: Mapping[str, LaidOut], checked: Checked, other: int
-) -> dict[str, Any]:
-    table = tables[frozen.table_path]
+def _report(frozen: FrozenModel, plans: Mapping[str, TablePlan], checked: Checked, stored: int) -> dict[str, Any]:
+    table = plans[frozen.table_path]
     dense_bytes = frozen.dense_bytes
-    stored = sum(map(stored_bytes, tables.values())) + other
     return {
         "producer": producer(),
         "origin": frozen.origin,
         "torch": torch.__version__,
         "layout": table.layout,
-        "page_width": table.width if isinstance(table, Paged) else None,
-        "dtype": plans[frozen.table_path].dtype,
+        "page_width": table.page_width,
+        "dtype": table.dtype,
         "plan": {path: table_plan.to_json() for path, table_plan in plans.items()},
         "bytes_dense": dense_bytes,
         "bytes_table": stored,

@@ -23,7 +23,7 @@ from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
 from amtl_export.models.config import ModelConfig
 from amtl_export.source.source import absolute, build, is_factory
 from amtl_export.training.run import build_model
-from amtl_export.training.tensors import load_into, load_tensors, save_tensors
+from amtl_export.training.tensors import load_tensors, map_into, save_tensors
 
 #: Of a compressed model: what it was compressed from, and what that found.
 COMPRESSED = "compressed.json"
@@ -136,7 +136,7 @@ def load_frozen(path: Path | str) -> FrozenModel:
         frozen = frozen.with_tables(_tables(frozen.module.model, tensors, bases))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("a frozen model's settings do not fit", where=path, found=error) from None
-    load_into(frozen.module.model, tensors, file)
+    map_into(frozen.module.model, file)
     frozen.module.eval().requires_grad_(False)
     frozen = replace(frozen, origin=config["origin"], source=str(path.resolve()))
     if compressed is None:
@@ -166,7 +166,8 @@ def _tables(
     made: dict[str, FrozenEmbedding | CodedEmbedding] = {}
     for path, table in frozen_tables(model).items():
         name = names[id(table)] + ("coded." if path in bases else "")
-        made[path] = rows = FrozenEmbedding(tensors[f"{name}rows"], tensors[f"{name}dims"], table.sizes, table.offsets)
+        stored, dims = tensors[f"{name}rows"], tensors[f"{name}dims"]
+        made[path] = rows = FrozenEmbedding(stored, dims, table.sizes, table.offsets, shared=True)
         if path in bases:
             made[path] = CodedEmbedding(rows, tensors[f"{names[id(table)]}bases"], bases[path])
     return made
@@ -178,9 +179,10 @@ def _rebuilt(path: Path, config: dict[str, Any]) -> FrozenModel:
     if factory:
         if not is_factory(factory):
             raise InputError("a frozen model's factory cannot be read", where=path, found=factory)
-        return replace(of_module(build(factory), factory), source=factory)
+        return replace(of_module(build(factory), factory, shared=True), source=factory)
     schema = Schema.from_values(read_json(path / "schema.json"), path / "schema.json")
     vocabularies = read_vocabularies(path, [f.name for f in schema.embedded])
     model_config = ModelConfig.from_json(config["model"])
     model = build_model(model_config, vocabularies)
-    return replace(of_trained(model, model_config, schema, vocabularies, config["origin"]), trained=None)
+    made = of_trained(model, model_config, schema, vocabularies, config["origin"], shared=True)
+    return replace(made, trained=None)

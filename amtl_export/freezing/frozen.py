@@ -269,7 +269,7 @@ def _opened(source: str) -> FrozenModel:
     from amtl_export.freezing.folder import is_frozen, load_frozen
 
     if is_factory(source) and not Path(source).exists():
-        return replace(of_module(build(source), source), source=absolute(source))
+        return replace(of_module(build(source), source, shared=True), source=absolute(source))
     path = Path(source)
     if (path / "signature.json").is_file():
         raise InputError(
@@ -277,11 +277,17 @@ def _opened(source: str) -> FrozenModel:
             where=path,
             fix="give the run, or the factory of a user's module: my_model.py:build",
         )
-    return load_frozen(path) if is_frozen(path) else _of_run(load_run(path))
+    return load_frozen(path) if is_frozen(path) else _of_run(load_run(path), shared=True)
 
 
 def of_trained(
-    model: CtrModel, config: ModelConfig, schema: Schema, vocabularies: dict[str, Vocabulary], origin: dict[str, Any]
+    model: CtrModel,
+    config: ModelConfig,
+    schema: Schema,
+    vocabularies: dict[str, Vocabulary],
+    origin: dict[str, Any],
+    *,
+    shared: bool = False,
 ) -> FrozenModel:
     """A `CtrModel` frozen.
 
@@ -291,8 +297,9 @@ def of_trained(
         schema: what the columns mean.
         vocabularies: embedded field → vocabulary.
         origin: for reports.
+        shared: whether constants may lie in the memory of the model's weights, which nobody changes then.
     """
-    frozen, call = freeze_module(model), RunCall(config)
+    frozen, call = freeze_module(model, shared=shared), RunCall(config)
     path = next(path for path in frozen_tables(frozen) if path.split(".")[0] == EMBEDDING)
     offsets = frozen_tables(frozen)[path].offsets
     fields = tuple(
@@ -315,7 +322,7 @@ def of_trained(
     )
 
 
-def _of_run(run: Run) -> FrozenModel:
+def _of_run(run: Run, *, shared: bool = False) -> FrozenModel:
     origin = {
         "run": run.path.name,
         "method": run.model_config.method,
@@ -323,17 +330,18 @@ def _of_run(run: Run) -> FrozenModel:
         "seed": run.train.seed,
         "data": Path(run.train.data).name,  # a bundle travels: no path of the machine that trained it
     }
-    frozen = of_trained(run.model, run.model_config, run.schema, run.vocabularies, origin)
+    frozen = of_trained(run.model, run.model_config, run.schema, run.vocabularies, origin, shared=shared)
     labelled, beside, raw = partial(labelled_rows, run), partial(beside_rows, run), partial(raw_rows, run)
     return replace(frozen, labelled=labelled, beside=beside, raw=raw, source=str(run.path.resolve()))
 
 
-def of_module(source: Source, name: str) -> FrozenModel:
+def of_module(source: Source, name: str, *, shared: bool = False) -> FrozenModel:
     """A user's module frozen.
 
     Args:
         source: the module, and how it is called.
         name: for reports.
+        shared: whether constants may lie in the memory of the module's weights, which nobody changes then.
 
     Raises:
         InputError: the example does not fit, or the module cannot be frozen.
@@ -341,7 +349,7 @@ def of_module(source: Source, name: str) -> FrozenModel:
     trained = unwrapped(source.module)
     binding = bind(trained, source.example)
     inputs = describe(binding, source.dynamic_shapes)
-    frozen = freeze_module(trained)
+    frozen = freeze_module(trained, shared=shared)
     with evaluating(trained), state_kept(trained), buffers_kept(trained):
         outputs = _output_names(trained, binding, source.outputs)
     call = ModuleCall(binding)

@@ -138,11 +138,15 @@ def check_types(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def freeze_module(module: nn.Module) -> nn.Module:
+def freeze_module(module: nn.Module, *, shared: bool = False) -> nn.Module:
     """A copy in evaluation mode, its tables frozen, nothing left of selection networks.
 
     Embedding methods of this project (`Freezable`) are replaced by a `FrozenEmbedding`, and an `OrderedEmbedding` by a
     `CodedEmbedding`.
+
+    Args:
+        module: trained.
+        shared: whether constants may lie in the memory of the module's weights, which nobody changes then.
 
     Raises:
         InputError: the module cannot be copied, a type is not float32, or rows and dims contradict each other.
@@ -150,9 +154,9 @@ def freeze_module(module: nn.Module) -> nn.Module:
     module = unwrapped(module)
     check_types(module)
     tables = tables_of(module)
-    frozen = {table.path: _frozen(module.get_submodule(table.path)) for table in tables}
+    frozen = {table.path: _frozen(module.get_submodule(table.path), shared) for table in tables}
     memo: dict[int, Any] = {id(table.weight): nn.Parameter(torch.empty(0)) for table in tables}
-    memo |= _methods(module) | _activations(module)
+    memo |= _methods(module, shared) | _activations(module)
     try:
         made = copy.deepcopy(module, memo)
     except Exception as error:  # whatever an attribute of the user's raises
@@ -165,7 +169,7 @@ def freeze_module(module: nn.Module) -> nn.Module:
     return made.eval().cpu().requires_grad_(False)
 
 
-def _frozen(module: nn.Module) -> FrozenEmbedding:
+def _frozen(module: nn.Module, shared: bool) -> FrozenEmbedding:
     """The table of an embedding, attached or plain, as constants."""
     weight = _weight(module)
     assert weight is not None
@@ -177,17 +181,25 @@ def _frozen(module: nn.Module) -> FrozenEmbedding:
         padding = module.padding_idx
         if isinstance(padding, int) and not bool(rows[padding].any()):
             dims[padding] = 0
-    return FrozenEmbedding(rows.cpu(), dims.cpu(), (V,), (0,))
+    return FrozenEmbedding(rows.cpu(), dims.cpu(), (V,), (0,), shared=shared or not _lies_in(module, rows))
 
 
-def _methods(module: nn.Module) -> dict[int, Any]:
+def _lies_in(module: Any, rows: Tensor) -> bool:
+    """Whether rows are in the memory of a module's own tensors."""
+    tensors = (tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.layout is torch.strided)
+    own = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    return rows.untyped_storage().data_ptr() in own
+
+
+def _methods(module: nn.Module, shared: bool) -> dict[int, Any]:
     """This project's embedding methods → their constants."""
     made: dict[int, Any] = {}
     for name, part in module.named_modules():
         if isinstance(part, Freezable) and not is_attached(part):
             try:
-                rows, dims = part.frozen_rows().clone(), part.frozen_dims().clone()
-                made[id(part)] = FrozenEmbedding(rows, dims, part.sizes, part.offsets)
+                rows, dims = part.frozen_rows(), part.frozen_dims().clone()
+                alone = shared or not _lies_in(part, rows)
+                made[id(part)] = FrozenEmbedding(rows, dims, part.sizes, part.offsets, shared=alone)
             except ValueError as error:
                 raise InputError("an embedding method's rows and dims disagree", where=name, found=error) from None
     for part in module.modules():

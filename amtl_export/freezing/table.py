@@ -18,6 +18,7 @@ class FrozenEmbedding(nn.Module):
         dims: int64 `[V_total]`, 0..D.
         sizes: V of each field.
         offsets: first row of each field.
+        shared: whether the table may be `rows` itself, which nobody changes then; else it is a copy.
 
     Raises:
         ValueError: shapes do not fit, dims are out of range, or a row is not zero past its dims.
@@ -29,13 +30,13 @@ class FrozenEmbedding(nn.Module):
     #: Sees what is looked up, and gives what is read instead: rows `[*ids, D]`, ids, the fields of their columns.
     tap: Callable[[Tensor, Tensor, Sequence[int]], Tensor] | None = None
 
-    def __init__(self, rows: Tensor, dims: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> None:
+    def __init__(
+        self, rows: Tensor, dims: Tensor, sizes: Sequence[int], offsets: Sequence[int], *, shared: bool = False
+    ) -> None:
         super().__init__()
         self.sizes, self.offsets = tuple(sizes), tuple(offsets)
         _check_table(rows, dims, self.sizes, self.offsets)
-        kept = torch.arange(rows.shape[1], device=rows.device) < dims.unsqueeze(1)
-        # Every zero +0, never -0: layouts store one zero for all past dims, and may add zeros to a row.
-        self.register_buffer("rows", torch.where(kept & (rows != 0), rows.detach(), 0.0))
+        self.register_buffer("rows", _plus_zeros(rows.detach(), shared))
         self.register_buffer("dims", dims.detach())
 
     def lookup(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
@@ -107,6 +108,20 @@ class CodedEmbedding(nn.Module):
         return self.coded.dims
 
 
+#: Rows of a table that are worked on at a time.
+_CHUNK = 1 << 16
+
+
+def _plus_zeros(rows: Tensor, shared: bool) -> Tensor:
+    """Every zero +0, never -0: layouts store one zero for all past dims, and may add zeros to a row."""
+    if shared and not any(bool(((part == 0) & part.signbit()).any()) for part in rows.split(_CHUNK)):
+        return rows
+    made = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+    for part, chunk in zip(made.split(_CHUNK), rows.split(_CHUNK), strict=True):
+        part.copy_(torch.where(chunk != 0, chunk, 0.0))
+    return made
+
+
 def _check_table(rows: Tensor, dims: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> None:
     V, D = rows.shape
     needed = max((size + offset for size, offset in zip(sizes, offsets, strict=True)), default=0)
@@ -114,8 +129,8 @@ def _check_table(rows: Tensor, dims: Tensor, sizes: Sequence[int], offsets: Sequ
         raise ValueError(f"{V} rows and {len(dims)} dims for fields of {needed} ids")
     if V and (int(dims.min()) < 0 or int(dims.max()) > D):
         raise ValueError(f"dims must be within 0..{D}, got {int(dims.min())}..{int(dims.max())}")
-    for start in range(0, V, 1 << 18):
-        part = slice(start, start + (1 << 18))
+    for start in range(0, V, _CHUNK):
+        part = slice(start, start + _CHUNK)
         past = torch.arange(D, device=rows.device) >= dims[part].unsqueeze(1)
         wrong = ((rows[part] != 0) & past).any(dim=1)
         if wrong.any():

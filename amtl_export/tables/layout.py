@@ -21,6 +21,9 @@ Ints = npt.NDArray[np.int64]
 #: Every whole number up to here is a float32.
 _FLOAT_INTEGERS = 1 << 24
 
+#: Rows that are worked on at a time.
+_CHUNK = 1 << 16
+
 
 class LaidOut(Protocol):
     """A table as it is stored."""
@@ -289,8 +292,8 @@ def paged(rows: Stored, dims: Ints, width: int) -> Paged:
     page_table = np.zeros((V, parts), dtype=np.int32)
     page_table[kept] = np.arange(1, count, dtype=np.int32)
     pages = np.zeros((count, width), dtype=numbers.dtype)
-    for start in range(0, V, 1 << 18):  # bounds the padded copy
-        chunk = slice(start, start + (1 << 18))
+    for start in range(0, V, _CHUNK):  # bounds the padded copy
+        chunk = slice(start, start + _CHUNK)
         padded = np.zeros((len(numbers[chunk]), parts * width), dtype=numbers.dtype)
         padded[:, :D] = numbers[chunk]
         pages[page_table[chunk][kept[chunk]]] = padded.reshape(-1, parts, width)[kept[chunk]]
@@ -385,8 +388,8 @@ def ragged(rows: Stored, dims: Ints) -> Ragged:
     quantized_scales = [] if rows.scales is None else [np.append(rows.scales.quantized, 0).astype(np.uint16)]
     scale_unit = 0.0 if rows.scales is None else rows.scales.unit
     values = np.zeros(max(int(begin[-1]), 1), dtype=numbers.dtype)
-    for start in range(0, len(dims), 1 << 18):  # bounds the mask
-        chunk = slice(start, start + (1 << 18))
+    for start in range(0, len(dims), _CHUNK):  # bounds the mask
+        chunk = slice(start, start + _CHUNK)
         kept = np.arange(width) < dims[chunk][:, None]
         values[begin[start] : begin[start] + int(dims[chunk].sum())] = numbers[chunk][kept]
     return Ragged(values, block_offsets, np.stack([local, *quantized_scales], axis=1), bits, D, scale_unit)

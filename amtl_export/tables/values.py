@@ -81,7 +81,13 @@ class Stored:
 
     def read(self) -> Floats:
         """float32 `[V, D]`: what every layout answers, bit for bit."""
-        return dequantize(self.numbers, self.scales, np.arange(len(self.numbers)))
+        if not self.lossy:
+            return self.numbers
+        read = np.empty(self.numbers.shape, dtype=np.float32)
+        for start in range(0, len(read), _CHUNK):
+            rows = np.arange(start, min(start + _CHUNK, len(read)))
+            read[rows[0] : rows[-1] + 1] = dequantize(self.numbers[rows[0] : rows[-1] + 1], self.scales, rows)
+        return read
 
 
 def pairs(first: Numbers, second: Numbers) -> npt.NDArray[np.uint8]:
@@ -121,7 +127,9 @@ def stored(rows: Floats, dtype: ValueType) -> Stored:
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     if dtype == "fp32":
         return Stored(rows)
-    largest = np.abs(rows).max(axis=1, initial=0)
+    largest = np.empty(len(rows), dtype=np.float32)
+    for start in range(0, len(rows), _CHUNK):  # bounds the copies
+        largest[start : start + _CHUNK] = np.abs(rows[start : start + _CHUNK]).max(axis=1, initial=0)
     limit = float(np.finfo(np.float16 if dtype == "fp16" else np.float32).max)
     if len(rows) and not largest.max() <= limit:
         row = int(largest.argmax())
@@ -197,4 +205,4 @@ def fake_quantized(frozen: FrozenModel, rows: Mapping[str, Stored]) -> FrozenMod
 
 
 def _dequantized(table: FrozenEmbedding, rows: Stored) -> FrozenEmbedding:
-    return FrozenEmbedding(torch.from_numpy(rows.read()), table.dims, table.sizes, table.offsets)
+    return FrozenEmbedding(torch.from_numpy(rows.read()), table.dims, table.sizes, table.offsets, shared=True)

@@ -17,7 +17,7 @@ from amtl_export.files import read_json
 from amtl_export.models.config import ATTENDING, SIZING, EmbeddedField, MixedConfig, ModelConfig, NumericField
 from amtl_export.models.ctr import CtrModel
 from amtl_export.training.config import SPARSE_ABOVE, TrainConfig
-from amtl_export.training.tensors import load_into, load_tensors
+from amtl_export.training.tensors import map_into
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def load_run(path: Path | str) -> Run:
             model = build_model(model_config, vocabularies)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("a run's model settings do not fit", where=path / "config.json", found=error) from None
-    load_into(model, load_tensors(path / "model.safetensors"), path / "model.safetensors")
+    map_into(model, path / "model.safetensors")
     train = TrainConfig.from_json(config["train"], path / "config.json")
     return Run(path, train, model_config, schema, vocabularies, model.eval(), read_json(path / "metrics.json"))
 

@@ -34,8 +34,8 @@ _NAMES = {
     torch.bool: "BOOL",
 }
 
-#: Values of a tensor that is not written from where it lies (on another device, not contiguous) copied at a time.
-_COPIED = 1 << 24
+#: Values of a tensor that are worked on at a time, where it is not written from where it lies, and where it is checked.
+_COPIED = 1 << 20
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -120,12 +120,37 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
+#: Bytes from which on a tensor stays in its file, mapped; smaller ones are copied, at aligned addresses.
+_MAPPED = 1 << 24
+
+
+def map_into(module: nn.Module, path: Path) -> None:
+    """Fill a module's parameters and buffers from a file; large ones are the file, mapped into memory.
+
+    Raises:
+        InputError: the file is missing, truncated or corrupted, or does not fit (see `load_into`).
+    """
+    tensors = load_tensors(path)
+    _check_fit(module, tensors, path)
+    del tensors  # what the check read of the file need not stay in memory
+    tensors = load_tensors(path)
+    own = module.state_dict()
+    large = {n: t for n, t in tensors.items() if t.nbytes >= _MAPPED and t.dtype == own[n].dtype}
+    module.load_state_dict(large, strict=False, assign=True)
+    module.load_state_dict({n: t for n, t in tensors.items() if n not in large}, strict=False)
+
+
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
     """Copy tensors into a module's parameters and buffers.
 
     Raises:
         InputError: a tensor is missing, left over, of another shape, or not finite.
     """
+    _check_fit(module, tensors, where)
+    module.load_state_dict(tensors)
+
+
+def _check_fit(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
     expected = module.state_dict()
     missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or extra:
@@ -148,7 +173,6 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> 
                 where=f"{where}, tensor {name}",
                 found=f"{bad} of {tensor.numel()} values",
             )
-    module.load_state_dict(tensors)
 
 
 def _not_finite(tensor: Tensor) -> int:

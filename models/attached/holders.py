@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from amtl_export.models.attached.reading import bag_forward, dims_of, embedding_forward, masked_weight, raw
+from amtl_export.models.table import zero_past
 
 #: Forwards that select once per distinct id; any other one reads the whole masked weight.
 _FORWARDS: dict[Any, Callable[..., Tensor]] = {
@@ -71,8 +72,7 @@ class AttachedTable(Attached):
     @torch.no_grad()
     def frozen_rows(self) -> Tensor:
         """float32 `[V, D]`, zero past `frozen_dims`."""
-        weight, dims = raw(self, "weight").detach(), self.frozen_dims()
-        return torch.where(torch.arange(weight.shape[1], device=dims.device) < dims.unsqueeze(1), weight, 0.0)
+        return zero_past(raw(self, "weight").detach(), self.frozen_dims())
 
 
 def attached_class(plain: type[nn.Module], names: tuple[str, ...]) -> type[Attached]:

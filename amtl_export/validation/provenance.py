@@ -63,7 +63,7 @@ def trace_provenance(model: Path, frozen: FrozenModel) -> Provenance:
     selectors = [
         name
         for name, value in graph.initializers.items()
-        if fact(value, WEIGHT) in deleted or (_array(value).size > 1 and _digest(_array(value)) in digests)
+        if fact(value, WEIGHT) in deleted or (digests and _array(value).size > 1 and _digest(_array(value)) in digests)
     ]
     unexplained, changed, missing = _weights(graph, frozen.module.model, set(selectors))
     if frozen.data is None:
@@ -166,7 +166,7 @@ def _modules(module: nn.Module) -> set[str]:
 
 
 def _digest(array: npt.NDArray[Any]) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
+    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).digest()
 
 
 def same_bits(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:

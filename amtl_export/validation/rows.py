@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
 #: Floats that one probe may answer with: bounds memory.
-_PROBE_FLOATS = 1 << 24
+_PROBE_FLOATS = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from amtl_export.errors import os_errors
 from amtl_export.experiments.plan import make_plan, only
 from amtl_export.experiments.report import markdown, plot, speed_markdown
 from amtl_export.experiments.sweep import summarise, sweep
-from amtl_export.files import write_json
+from amtl_export.files import locked, write_json
 from amtl_export.training.config import TrainConfig
 
 #: The methods of table 5, FBE first.
@@ -45,19 +45,19 @@ def run_experiment(
         What the JSON file holds, and the Markdown table.
 
     Raises:
-        InputError: unknown name, bad data, or a run of other settings is in the way.
+        InputError: unknown name, bad data, a run of other settings is in the way, or another process works in `out`.
         EnvironmentLacks: no disk space, no permission, or matplotlib is missing for a figure.
     """
-    if name == "table5":
-        summary = bench_train(base, TIMED, epochs=min(base.epochs, 3), note=note)
-        text = speed_markdown(summary)
-        figure = None
-    else:
-        plan = make_plan(name, base, budgets, warm_epochs)
-        plan = only(plan, arms) if arms else plan
-        summary = summarise(name, plan, base, sweep(plan, seeds, out, note=note))
-        text, figure = markdown(summary), plan.figure
-    with os_errors("writing an experiment", out):
+    with os_errors("working on an experiment", out), locked(out):
+        if name == "table5":
+            summary = bench_train(base, TIMED, epochs=min(base.epochs, 3), note=note)
+            text = speed_markdown(summary)
+            figure = None
+        else:
+            plan = make_plan(name, base, budgets, warm_epochs)
+            plan = only(plan, arms) if arms else plan
+            summary = summarise(name, plan, base, sweep(plan, seeds, out, note=note))
+            text, figure = markdown(summary), plan.figure
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / f"{name}.json", summary)
         (out / f"{name}.md").write_text(text, encoding="utf-8")

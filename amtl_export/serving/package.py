@@ -15,7 +15,7 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.raw import key_count, raw_fields, write_encoder_bundle, write_raw_bundle
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.errors import InputError, ValidationFailed, os_errors
-from amtl_export.files import checksum_mismatches
+from amtl_export.files import checksum_mismatches, locked
 from amtl_export.runtime.predictor import Arrays, Predictor, load
 from amtl_export.serving.ensemble import Ensemble
 from amtl_export.serving.kserve import MOUNT, inference_service
@@ -70,7 +70,7 @@ def package(bundle: Path | str, repository: Path | str, name: str, config: Packa
 
     Raises:
         InputError: the bundle is spoilt; the name cannot be a folder's; the model that is there takes other inputs, was
-            packaged with other settings, or was not made by this tool.
+            packaged with other settings, or was not made by this tool; another process is packaging it.
         ValidationFailed: the bundle does not answer its sample as it did when it was exported.
         EnvironmentLacks: tritonclient or the native library is missing; no disk space; no permission.
     """
@@ -80,6 +80,11 @@ def package(bundle: Path | str, repository: Path | str, name: str, config: Packa
         raise InputError("a model cannot have this name", found=repr(name), allowed="letters, digits, _ . -")
     if wrong := checksum_mismatches(bundle):
         raise InputError("files of the bundle changed", where=bundle, found=", ".join(wrong), fix="export it again")
+    with os_errors("packaging", repository), locked(repository / name):
+        return _packaged(bundle, repository, name, config)
+
+
+def _packaged(bundle: Path, repository: Path, name: str, config: PackageConfig) -> Packaged:
     service = {"kserve.yaml": inference_service(name, config.storage_uri)} if config.storage_uri else {}
     maker = _Maker(repository, config)
     source = _with_vocabularies(bundle)
@@ -90,7 +95,7 @@ def package(bundle: Path | str, repository: Path | str, name: str, config: Packa
         raise InputError(
             "raw_features=True: the bundle has no vocabularies", where=bundle, fix="leave raw_features=True out"
         )
-    with os_errors("writing the encoder", repository), ExitStack() as drafts:
+    with ExitStack() as drafts:
         repository.mkdir(parents=True, exist_ok=True)
         scratch = Path(drafts.enter_context(tempfile.TemporaryDirectory(prefix=f".{name}.", dir=repository)))
         if key_count(raw_fields(source)) <= config.graph_keys:

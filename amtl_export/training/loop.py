@@ -20,7 +20,7 @@ from amtl_export.data.schema import Schema
 from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash, write_vocabularies
 from amtl_export.errors import InputError, os_errors
-from amtl_export.files import check_source, check_target, producer, publish, read_json, write_json
+from amtl_export.files import check_source, check_target, locked, producer, publish, read_json, write_json
 from amtl_export.metrics import auc
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
@@ -67,7 +67,7 @@ def train(
 
     Raises:
         InputError: bad data or settings; `out` exists or holds the warm start; an unfinished training of other settings
-            exists.
+            exists; another process trains it.
         EnvironmentLacks: no disk space or no permission.
     """
     out, observer = Path(out), observer or Silent()
@@ -75,7 +75,8 @@ def train(
         check_source(str(config.warm_start), out, overwrite)
     check_target(out, overwrite)
     work = partial_folder(out)
-    with os_errors("training", out):
+    with os_errors("training", out), locked(out):
+        check_target(out, overwrite)  # what another process has made since
         resumed = _claim(work, config, overwrite)
         try:
             _train_in(work, config, observer, prepare, resumed)

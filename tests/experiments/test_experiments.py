@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from amtl_export.experiments.plan import PLANS, make_plan, only
 from amtl_export.experiments.report import markdown, plot
 from amtl_export.experiments.run import TIMED, run_experiment
 from amtl_export.experiments.sweep import run_folder, sign_flip_p, summarise, sweep
+from amtl_export.files import locked
 from amtl_export.training.config import TrainConfig
 
 Make = Callable[..., TrainConfig]
@@ -198,3 +200,37 @@ def test_the_command(tmp_path: Path) -> None:
         "fig3.png",
         "runs",
     }
+
+
+def test_two_processes_do_not_share_an_experiment(tmp_path: Path) -> None:
+    words = [
+        "experiment",
+        "table1",
+        "--data",
+        DATA,
+        "--epochs",
+        "1",
+        "--seeds",
+        "1",
+        "--dim",
+        "8",
+        "--arms",
+        "fbe",
+        "-q",
+    ]
+    program = [
+        sys.executable,
+        "-c",
+        "from amtl_export.cli.main import main; main()",
+        *words,
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    with locked(tmp_path / "x"):
+        refused = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    assert refused.returncode == 2
+    assert f"found: process {os.getpid()} on " in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -20,7 +20,7 @@ from amtl_export.traffic.draw import draw
 from amtl_export.training.batches import predict
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
-from amtl_export.training.run import Run
+from amtl_export.training.run import Run, load_run
 from amtl_export.validation.validate import validate
 
 
@@ -99,6 +99,38 @@ def test_zeros_past_dims_are_plus_zero() -> None:
     minus = torch.tensor([[1.0, -0.0], [-0.0, -0.0]])
     table = FrozenEmbedding(minus, torch.tensor([1, 0]), (2,), (0,))
     assert table.rows.view(torch.int32).tolist() == [[0x3F800000, 0], [0, 0]]
+
+
+def test_a_table_is_the_rows_only_where_that_was_said() -> None:
+    rows, dims = torch.tensor([[1.0, 0.0], [2.0, 3.0]]), torch.tensor([1, 2])
+    assert FrozenEmbedding(rows, dims, (2,), (0,), shared=True).rows.data_ptr() == rows.data_ptr()
+    assert FrozenEmbedding(rows, dims, (2,), (0,)).rows.data_ptr() != rows.data_ptr()
+    rows[0, 1] = -0.0
+    table = FrozenEmbedding(rows, dims, (2,), (0,), shared=True)
+    assert not table.rows.signbit().any()
+    assert rows[0, 1].signbit(), "what is shared is not changed"
+
+
+@pytest.mark.parametrize("large", [1, 1 << 40])
+def test_a_frozen_run_does_not_follow_its_model(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    """Whether the run's tensors are its file, mapped, or copies."""
+    monkeypatch.setattr("amtl_export.training.tensors._MAPPED", large)
+    file = run.path / "model.safetensors"
+    before, opened = file.read_bytes(), load_run(run.path)
+    frozen, by_path = freeze(opened), freeze(run.path)
+    expected = {name: answer.copy() for name, answer in by_path.answers(by_path.example).items()}
+    with torch.no_grad():
+        for parameter in opened.model.parameters():
+            parameter.fill_(7.0)
+    for model in (frozen, by_path):
+        found = model.answers(by_path.example)
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    save_frozen(frozen, tmp_path / "frozen")
+    again = load_frozen(tmp_path / "frozen").answers(by_path.example)
+    assert all(np.array_equal(again[name], expected[name]) for name in expected)
+    assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize("given", [{"example": 0}, {"outputs": ["logit"]}, {"dynamic_shapes": {}}], ids=str)

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -340,3 +341,20 @@ def test_a_checkpoint_of_the_best_epoch_stores_its_weights_once(tmp_path: Path, 
     assert run.metrics["best_epoch"] == last_best + 1
     assert all(stored == seen[last_best][2] for *_, stored in seen[last_best:])
     assert weights(run.path) == seen[last_best][2]
+
+
+def test_two_trainings_of_one_folder_do_not_meet(tmp_path: Path, tiny_train: Make) -> None:
+    class Second(Silent):
+        """Starts the same training in another thread while the first one is in its epoch."""
+
+        def epoch_started(self, epoch: int, steps: int) -> None:
+            with ThreadPoolExecutor(1) as other:
+                said.append(str(other.submit(train, config, tmp_path / "run").exception()))
+
+    said: list[str] = []
+    config = tiny_train(epochs=1)
+    run = train(config, tmp_path / "run", observer=Second())
+    assert len(said) == 1
+    assert f"another process is working on the output folder\n  where: {tmp_path / 'run'}" in said[0]
+    assert weights(run.path) == weights(train(config, tmp_path / "alone").path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "run"]

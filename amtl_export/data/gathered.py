@@ -32,6 +32,11 @@ class Gathered:
         if self._waiting > max(_LEAST, self._done):
             self.whole()
 
+    @property
+    def rows(self) -> int:
+        """Of the parts, put together or not."""
+        return self._done + self._waiting
+
     def whole(self) -> pl.DataFrame:
         """All parts, put together."""
         if len(self._parts) > 1:

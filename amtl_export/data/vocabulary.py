@@ -207,18 +207,49 @@ def vocabulary_hash(vocabularies: dict[str, Vocabulary]) -> str:
 
 
 class ValueCounter:
-    """Counts values chunk by chunk, holding one row per distinct value."""
+    """Counts values chunk by chunk, holding one row per distinct value.
+
+    Where they are many, values that are known are looked up; new ones wait until their rows are as many.
+    """
+
+    _MANY = 1 << 18
 
     def __init__(self, field: str, type: ValueType, *, padded: bool = False) -> None:
         self._field = field
         self._padded = padded
         self._missing = 0
-        self._counted = Gathered({"value": _DTYPES[type], "count": pl.Int64()}, _summed)
+        self._known = ValueIndex(pl.Series("value", [], dtype=_DTYPES[type]))
+        self._counts = np.zeros(0, dtype=np.int64)
+        self._new = self._none_new()
 
     def add(self, values: pl.Series) -> None:
         """Count a chunk of values; null counts as missing."""
         self._missing += values.null_count()
-        self._counted.add(values.drop_nulls().alias("value").value_counts(name="count").cast({"count": pl.Int64}))
+        values = values.drop_nulls().alias("value")
+        if len(self._counts):
+            at = self._known.positions(values)
+            np.add.at(self._counts, at[at >= 0], 1)
+            values = values.filter(pl.Series(at < 0))
+        self._new.add(values.value_counts(name="count").cast({"count": pl.Int64}))
+        if self._new.rows > max(self._MANY, len(self._counts)) and (
+            len(self._counts) or len(self._new.whole()) > self._MANY // 2
+        ):
+            self._learn()
+
+    def _none_new(self) -> Gathered:
+        return Gathered({"value": self._known.values.dtype, "count": pl.Int64()}, _summed)
+
+    def _learn(self) -> None:
+        """Know the new values too."""
+        new = self._new.whole()
+        self._known = ValueIndex(pl.concat([self._known.values, new["value"]]))
+        self._counts = np.concatenate([self._counts, new["count"].to_numpy()])
+        self._new = self._none_new()
+
+    def _counted(self) -> pl.DataFrame:
+        """Every value and its count."""
+        self._learn()
+        return pl.DataFrame({"value": self._known.values, "count": self._counts})
 
     def vocabulary(self, min_count: int) -> Vocabulary:
         """Values seen at least `min_count` times, by falling count, ties by value."""
@@ -235,7 +266,7 @@ class ValueCounter:
         Raises:
             InputError: `unknown` is none of the values.
         """
-        counted = [counter._counted.whole() for counter in counters]
+        counted = [counter._counted() for counter in counters]
         total = counted[0] if len(counted) == 1 else _summed(pl.concat(counted))
         order = total.filter(pl.col("count") >= min_count).sort(["count", "value"], descending=[True, False])
         index = ValueIndex(order["value"])

@@ -32,7 +32,7 @@ class TrainConfig:
         selection_lr: of the selection network and AutoEmb's controller; `lr` when None.
         selection_decay: L2 of the selection network and AutoEmb's controller.
         weight_decay: L2 of the backbone.
-        embedding_decay: L2 of the table.
+        embedding_decay: L2 of the table; with sparse gradients, of the rows that a batch reads.
         hidden: widths of the backbone's hidden layers.
         dropout: on hidden outputs.
         embedding_dropout: on embedded values.
@@ -109,8 +109,6 @@ class TrainConfig:
         for name in ("weight_decay", "embedding_decay", "selection_decay", "seed"):
             self._at_least(name, 0)
         self._check_selection()
-        if self.sparse and self.embedding_decay:
-            raise InputError("train: embedding_decay needs dense gradients", fix="drop one of the two")
 
     def _check_selection(self) -> None:
         """What only methods that select dims understand."""

@@ -133,7 +133,7 @@ def model_config_for(train: TrainConfig, encoded: Encoded) -> ModelConfig:
         selection=train.selection,
         mixed=MixedConfig(train.mde_blocks, train.mde_alpha, train.dim_budget),
         candidates=train.candidates,
-        sparse=sparse and not train.embedding_decay,
+        sparse=sparse,
         labels=encoded.schema.label_names,
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer, SparseAdam
+from torch.optim import Adam, Optimizer
 
 from amtl_export.data.encode import Encoded, Rows
 from amtl_export.errors import InputError
@@ -23,6 +23,7 @@ from amtl_export.training.config import TrainConfig
 from amtl_export.training.dims import SelectionBudget, average_dim, open_budget
 from amtl_export.training.measures import batch_loss, mass, mean_auc, measured
 from amtl_export.training.observer import TrainObserver
+from amtl_export.training.row_decay import RowDecayAdam
 from amtl_export.training.search import ControllerSearch, open_search, searched_parameters
 
 
@@ -132,7 +133,7 @@ class TrainState:
 
 
 def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
-    """Adam for everything but a controller; SparseAdam for a table with sparse gradients."""
+    """Adam for everything but a controller; for a table with sparse gradients one that steps on their rows alone."""
     table: list[nn.Parameter] = []
     selection: list[nn.Parameter] = []
     other: list[nn.Parameter] = []
@@ -149,7 +150,7 @@ def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
     ]
     optimizers: list[Optimizer] = []
     if model.config.sparse:
-        optimizers.append(SparseAdam(table, lr=config.lr))
+        optimizers.append(RowDecayAdam(table, config.lr, config.embedding_decay))
     else:
         groups.append({"params": table, "weight_decay": config.embedding_decay})
     optimizers.insert(0, Adam([g for g in groups if g["params"]], lr=config.lr, fused=True))

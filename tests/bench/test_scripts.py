@@ -157,3 +157,17 @@ def test_value_types_of_a_run(tmp_path: Path, run: Run) -> None:
 
 def test_ml_1m_is_skipped_in_words_where_it_is_absent(tmp_path: Path) -> None:
     assert "skipped: no ML-1M" in script("infer_ml_1m.py", "--path", tmp_path / "nowhere", "--out", tmp_path)
+
+
+def test_large_vocabularies(tmp_path: Path) -> None:
+    sizes = ["--values", "1000,2000", "--rows", 5000, "--train-values", 3000, "--export-values", 2000]
+    assert "of what steps alone hold" in script("scale.py", *sizes, "--layouts", "", "--out", tmp_path)
+    (file,) = tmp_path.glob("*-scale-*.json")
+    values = json.loads(file.read_text())
+    assert [(case["type"], case["values"]) for case in values["encode"]] == [
+        *(("int64", size) for size in (1000, 2000)),
+        *(("string", size) for size in (1000, 2000)),
+    ]
+    assert all(case["lookup_ns_per_row"] > 0 for case in values["encode"])
+    assert values["train"]["end_bytes"] >= values["train"]["steps_bytes"] > 0
+    assert [case["command"] for case in values["export"]] == ["freeze"]

@@ -78,11 +78,13 @@ def test_a_row_is_put_together_a_few_times_however_many_parts_come(monkeypatch: 
     assert moved <= 4 * parts * size  # with the whole at each part, 500 times
 
 
-def test_counts_do_not_depend_on_when_parts_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("least", [0, 100, 1 << 18])
+def test_counts_do_not_depend_on_when_values_are_known(monkeypatch: pytest.MonkeyPatch, least: int) -> None:
     values = pl.Series(np.random.default_rng(0).zipf(1.3, 20_000) % 3000)
     whole = ValueCounter("f", "int64")
     whole.add(values)
     monkeypatch.setattr(gathered_module, "_LEAST", 10)
+    monkeypatch.setattr(ValueCounter, "_MANY", least)
     parts = ValueCounter("f", "int64")
     for start in range(0, len(values), 97):
         parts.add(values.slice(start, 97))

@@ -71,7 +71,7 @@ def test_a_seed_reproduces_every_bit(tmp_path: Path, tiny_train: Make, changes: 
     "changes",
     [
         {},
-        {"sparse": True},
+        {"sparse": True, "embedding_decay": 1e-3},
         {"dim_budget": 0.3, "selection": SelectionConfig(temperature=5.0, temperature_end=0.1)},
         {"method": "autoemb"},
         {"method": "cut", "dim_budget": 0.5},

@@ -1,4 +1,4 @@
-"""The native operators under wrong and sound nodes, for every instruction set: counts, none of which may be a crash.
+"""The native operators under wrong and sound nodes, for every instruction set: a fault ends it, and nothing is written.
 
 tests/native/fuzz_operators.c stands in for ONNX Runtime. It is built with the address and undefined-behaviour
 sanitizers; for aarch64, where a cross compiler and qemu are installed, without them.

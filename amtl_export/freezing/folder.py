@@ -128,7 +128,7 @@ def load_frozen(path: Path | str) -> FrozenModel:
     compressed = read_json(path / COMPRESSED) if (path / COMPRESSED).is_file() else None
     try:
         frozen = _rebuilt(path, config)
-        original: FrozenModel | None = frozen
+        original: FrozenModel | None = None
         if compressed is not None:
             original = _original(path, compressed, frozen)
             frozen = replace(fold(frozen), trained=None)

@@ -13,6 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def printable(text: str) -> str:
+    """A text for a terminal: control characters and what turns the direction of writing are shown by their numbers.
+
+    Names and values come from files of others; they move no cursor and set no colour.
+    """
+    return "".join(c if c in "\n\t" or c.isprintable() or c == "\u00a0" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
 class AmtlError(Exception):
     """Base of every error raised on purpose.
 
@@ -45,7 +58,7 @@ class AmtlError(Exception):
     def __str__(self) -> str:
         parts = {"where": self.where, "found": self.found, "allowed": self.allowed, "fix": self.fix}
         lines = [self.what] + [f"  {name}: {value}" for name, value in parts.items() if value is not None]
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 class InputError(AmtlError):

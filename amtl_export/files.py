@@ -7,6 +7,7 @@ import fcntl
 import glob
 import hashlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from amtl_export.errors import InputError, os_errors
 
@@ -35,18 +36,20 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file, strictly: no NaN and no infinity, no key twice, no text that is none.
 
     Raises:
         InputError: the file is missing, truncated or not JSON.
     """
+    if not path.is_file():
+        raise InputError("a file is missing", where=path, fix=f"is {path.parent} a folder that {TOOL} wrote, complete?")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            "a file is missing", where=path, fix=f"is {path.parent} a folder that {TOOL} wrote, complete?"
-        ) from None
-    except (ValueError, UnicodeDecodeError) as error:
+        text = path.read_bytes().decode("utf-8")
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_each_once)
+        if "\\ud" in text.lower():  # half of a surrogate pair
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             "a file does not hold JSON",
             where=path,
@@ -55,12 +58,53 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        InputError: the file is missing, truncated, not JSON, or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError("a file holds no JSON object", where=path, found=type(value).__name__, fix="restore the file")
+    return value
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large")
+    return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key is there twice")
+    return values
+
+
+def check_regular(folder: Path) -> None:
+    """Refuse a folder that holds a pipe, a device, or a link to nowhere: reading one may never end.
+
+    Raises:
+        InputError: it does.
+    """
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() and not path.is_dir():
+            raise InputError("neither a file nor a folder", where=path, fix="restore the file, or remove this")
+
+
 def is_ours(folder: Path) -> bool:
     """Whether this tool made `folder` (a run, a frozen model or a bundle)."""
     for name in ("config.json", "signature.json"):
         try:
             values = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(values, dict) and isinstance(mark := values.get("producer"), dict):
             return mark.get("tool") == TOOL
@@ -295,19 +339,33 @@ def checksum_mismatches(folder: Path) -> list[str]:
     """Names of files that are missing or differ from SHA256SUMS, or are not listed there (empty when all hold).
 
     Raises:
-        InputError: the folder has no SHA256SUMS or a line of it cannot be read.
+        InputError: there is no such folder, it has no SHA256SUMS, a line of it cannot be read, or names a file
+            elsewhere.
     """
     path = folder / SUMS
+    if not folder.is_dir():
+        raise InputError("no such folder", where=folder, fix="give a folder that export wrote")
     if not path.is_file():
         raise InputError("a file is missing", where=path, fix=f"is {folder} a bundle that {TOOL} wrote, complete?")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError("checksums cannot be read", where=path, found=error, fix="export it again") from None
     mismatches, listed = [], {SUMS}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    links = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink()}
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         digest, _, name = line.partition("  ")
         if len(digest) != 64 or not name:
-            raise InputError("a checksum line cannot be read", where=f"{path}, line {number}", found=repr(line))
-        listed.add(name)
-        file = folder / name
-        if not file.is_file() or sha256(file) != digest:
+            raise InputError("a checksum line cannot be read", where=f"{path}, line {number}", found=repr(line[:200]))
+        if not _lies_in(name) or any(name == link or name.startswith(f"{link}/") for link in links):
+            raise InputError("a checksum is of a file elsewhere", where=f"{path}, line {number}", found=repr(name))
+        if name in listed or not (folder / name).is_file() or sha256(folder / name) != digest:
             mismatches.append(name)
-    others = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+        listed.add(name)
+    others = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file() or file.is_symlink())
     return mismatches + sorted(f"{name} (not listed)" for name in others if name not in listed)
+
+
+def _lies_in(name: str) -> bool:
+    """Whether a relative path goes down alone."""
+    return "\0" not in name and not name.startswith("/") and not {"", ".", ".."}.intersection(name.split("/"))

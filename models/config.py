@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -26,6 +25,12 @@ WIDE = frozenset({"widedeep", "deepfm"})
 
 #: Backbones that pool sequences by attention to the row of the field that they share (Zhou et al., KDD 2018).
 ATTENDING = frozenset({"din"})
+
+#: Sizes of backbones that are repeated, and how large they may be.
+_MOST = {"cross_layers": 1000, "attention_layers": 1000, "attention_heads": 10_000, "attention_width": 100_000}
+
+#: Blocks of a field, of mde, at most.
+_MOST_BLOCKS = 10_000
 
 #: Epochs in which T goes to `temperature_end`.
 ANNEALING_EPOCHS = 10
@@ -141,8 +146,8 @@ class MixedConfig:
     ratio: float | None = None
 
     def __post_init__(self) -> None:
-        if self.blocks < 1:
-            raise ValueError(f"blocks must be at least 1, got {self.blocks}")
+        if not 1 <= self.blocks <= _MOST_BLOCKS:
+            raise ValueError(f"blocks must be in 1..{_MOST_BLOCKS}, got {self.blocks}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be within [0, 1], got {self.alpha}")
         if self.ratio is not None and not 0 < self.ratio <= 1:
@@ -199,6 +204,11 @@ class ModelConfig:
         kinds = [field.multi_valued for field in self.embedded]
         if kinds != sorted(kinds):
             raise ValueError("multi-valued fields come after single-valued ones")
+        for name, most in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be in 1..{most}, got {getattr(self, name)}")
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden widths must be positive, got {list(self.hidden)}")
         for name, value in (("dropout", self.dropout), ("embedding_dropout", self.embedding_dropout)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
@@ -250,26 +260,5 @@ class ModelConfig:
         return tuple(i for i, field in enumerate(self.embedded) if field.shares is not None)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values, readable by `from_json`."""
+        """As JSON values."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Rebuild from `to_json`.
-
-        Raises:
-            TypeError: an unknown or missing key.
-            ValueError: a value out of range.
-        """
-        given = dict(values)
-        given["embedded"] = tuple(EmbeddedField(**field) for field in given["embedded"])
-        given["numeric"] = tuple(NumericField(**field) for field in given["numeric"])
-        given["hidden"] = tuple(given["hidden"])
-        selection = dict(given["selection"])
-        selection["features"] = tuple(selection["features"])
-        selection["hidden"] = tuple(selection["hidden"])
-        given["selection"] = SelectionConfig(**selection)
-        given["mixed"] = MixedConfig(**given.get("mixed", {}))
-        given["candidates"] = tuple(given.get("candidates", cls.candidates))
-        given["labels"] = tuple(given.get("labels", ()))
-        return cls(**given)

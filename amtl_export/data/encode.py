@@ -148,7 +148,7 @@ def _open_split(folder: Path, schema: Schema) -> Rows:
         file = folder / f"{name}.npy"
         try:
             loaded: Array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise InputError(
                 "encoded rows cannot be read", where=file, found=error, fix="train anew with overwrite=True"
             ) from None

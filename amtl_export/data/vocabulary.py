@@ -117,11 +117,18 @@ class Vocabulary:
         """Check and take over what `to_frame` gave.
 
         Raises:
-            InputError: a column is missing, ids are not 0..V-1, or a value occurs twice.
+            InputError: a column is missing or of another type, ids are not 0..V-1, or a value occurs twice.
         """
         lacking = {"id", "kind", "value", "count"} - set(frame.columns)
         if lacking:
             raise InputError("a vocabulary lacks columns", where=where, found=sorted(lacking))
+        whole, texts = [pl.Int64], [pl.String]
+        allowed: dict[str, list[Any]] = {"id": whole, "kind": texts, "value": [*texts, *whole], "count": whole}
+        for name, types in allowed.items():
+            if frame.schema[name] not in types or (name != "value" and frame[name].null_count()):
+                raise InputError(f"a vocabulary's {name} cannot be read", where=where, found=frame.schema[name])
+        if (negative := frame["count"].filter(frame["count"] < 0)).len():
+            raise InputError("a vocabulary counts less than none", where=where, found=negative[0])
         ids = frame["id"].to_numpy()
         if not np.array_equal(ids, np.arange(len(frame))):
             raise InputError("vocabulary ids are not 0, 1, 2, … in order", where=where, found=ids[:8].tolist())
@@ -180,11 +187,11 @@ def read_parquet(path: Path) -> pl.DataFrame:
         raise InputError("a file is missing", where=path, fix="make the folder anew")
     try:
         return pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise InputError(
             "a file is truncated or not Parquet",
             where=path,
-            found=str(error).splitlines()[0],
+            found=next(iter(str(error).splitlines()), type(error).__name__),
             fix="make the folder anew",
         ) from None
 

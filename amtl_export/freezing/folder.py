@@ -12,17 +12,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from amtl_export.data.schema import Schema
-from amtl_export.data.vocabulary import read_vocabularies, write_vocabularies
+from amtl_export.data.vocabulary import write_vocabularies
 from amtl_export.errors import InputError
-from amtl_export.files import atomic_folder, check_source, producer, read_json, write_json
+from amtl_export.files import atomic_folder, check_regular, check_source, producer, read_json, read_object, write_json
 from amtl_export.freezing.compressed import Compressed
 from amtl_export.freezing.folding import fold
 from amtl_export.freezing.frozen import FrozenModel, freeze, of_module, of_trained
 from amtl_export.freezing.swap import frozen_tables
 from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
-from amtl_export.models.config import ModelConfig
 from amtl_export.source.source import absolute, build, is_factory
-from amtl_export.training.run import build_model
+from amtl_export.training.run import built_for, known_vocabularies, read_model_config
 from amtl_export.training.tensors import load_tensors, map_into, save_tensors
 
 #: Of a compressed model: what it was compressed from, and what that found.
@@ -31,7 +30,7 @@ COMPRESSED = "compressed.json"
 
 def is_frozen(path: Path) -> bool:
     """Whether a folder is a frozen model."""
-    return (path / "config.json").is_file() and read_json(path / "config.json").get("kind") == "frozen"
+    return (path / "config.json").is_file() and read_object(path / "config.json").get("kind") == "frozen"
 
 
 def save_frozen(frozen: FrozenModel, out: Path | str, *, factory: str | None = None, overwrite: bool = False) -> None:
@@ -89,7 +88,7 @@ def _factory(source: str | None) -> str | None:
     """The factory behind a source: itself, or that of a frozen folder."""
     if source is None or is_factory(source):
         return source
-    factory: str | None = read_json(Path(source) / "config.json").get("factory")
+    factory: str | None = read_object(Path(source) / "config.json").get("factory")
     return factory
 
 
@@ -120,22 +119,27 @@ def load_frozen(path: Path | str) -> FrozenModel:
         InputError: not a frozen model, or a file of it is missing, truncated or corrupted.
     """
     path = Path(path)
-    config = read_json(path / "config.json")
+    check_regular(path)
+    config = read_object(path / "config.json")
     if config.get("kind") != "frozen":
         raise InputError("the folder is not a frozen model", where=path, found=f"kind {config.get('kind')!r}")
+    _check_origin(config.get("origin"), path / "config.json")
     file = path / "frozen.safetensors"
     tensors = load_tensors(file)
-    compressed = read_json(path / COMPRESSED) if (path / COMPRESSED).is_file() else None
+    compressed = read_object(path / COMPRESSED) if (path / COMPRESSED).is_file() else None
+    if compressed is not None:
+        _check_compressed(compressed, path / COMPRESSED)
     try:
-        frozen = _rebuilt(path, config)
+        frozen = _rebuilt(path, config, tensors)
         original: FrozenModel | None = None
         if compressed is not None:
             original = _original(path, compressed, frozen)
             frozen = replace(fold(frozen), trained=None)
         bases = {} if compressed is None else compressed["bases"]
         frozen = frozen.with_tables(_tables(frozen.module.model, tensors, bases))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError("a frozen model's settings do not fit", where=path, found=error) from None
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise InputError("a frozen model's settings do not fit", where=path, found=found) from None
     map_into(frozen.module.model, file)
     frozen.module.eval().requires_grad_(False)
     frozen = replace(frozen, origin=config["origin"], source=str(path.resolve()))
@@ -173,16 +177,45 @@ def _tables(
     return made
 
 
-def _rebuilt(path: Path, config: dict[str, Any]) -> FrozenModel:
+def _check_origin(origin: Any, where: Path) -> None:
+    """Where a model comes from, in words of one line, and a number."""
+    texts = ("run", "method", "backbone", "data")
+    if not isinstance(origin, dict) or set(origin) != {*texts, "seed"}:
+        raise InputError("a frozen model's origin cannot be read", where=where, found=f"origin: {origin!r}")
+    for name in texts:
+        sound = isinstance(origin[name], str) and origin[name].isprintable()
+        if not sound and not (name == "data" and origin[name] is None):
+            raise InputError("a frozen model's origin cannot be read", where=where, found=f"{name}: {origin[name]!r}")
+    if origin["seed"] is not None and type(origin["seed"]) is not int:
+        raise InputError("a frozen model's origin cannot be read", where=where, found=f"seed: {origin['seed']!r}")
+
+
+def _check_compressed(values: dict[str, Any], where: Path) -> None:
+    """What a compressed model was before, and what compressing it found: the keys that are read."""
+    report, bases = values.get("report"), values.get("bases")
+    texts = all(isinstance(values.get(name), str | None) for name in ("source", "relative", "digest"))
+    keys = {"source", "relative", "digest", "bases", "report"}
+    if set(values) != keys or not texts or (values["source"] is None) != (values["relative"] is None):
+        raise InputError("what a model was compressed from cannot be read", where=where, found=sorted(values))
+    lists = isinstance(bases, dict) and all(
+        isinstance(own, list) and all(type(number) is int for number in own) for own in bases.values()
+    )
+    if not lists:
+        raise InputError("a compressed model's bases cannot be read", where=where, found=f"bases: {bases!r:.200}")
+    drop, dtype = (report.get(key, {}) if isinstance(report, dict) else {} for key in ("max_auc_drop", "dtype"))
+    if not isinstance(drop, float | int | None) or not isinstance(dtype, str):
+        raise InputError("a compressed model's report cannot be read", where=where, found=f"max_auc_drop: {drop!r}")
+
+
+def _rebuilt(path: Path, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> FrozenModel:
     """The model with other weights: of a run from its settings, of a user from the factory."""
     factory = config.get("factory")
     if factory:
-        if not is_factory(factory):
+        if not isinstance(factory, str) or not is_factory(factory):
             raise InputError("a frozen model's factory cannot be read", where=path, found=factory)
         return replace(of_module(build(factory), factory, shared=True), source=factory)
     schema = Schema.from_values(read_json(path / "schema.json"), path / "schema.json")
-    vocabularies = read_vocabularies(path, [f.name for f in schema.embedded])
-    model_config = ModelConfig.from_json(config["model"])
-    model = build_model(model_config, vocabularies)
-    made = of_trained(model, model_config, schema, vocabularies, config["origin"], shared=True)
-    return replace(made, trained=None)
+    vocabularies = known_vocabularies(path, schema, config.get("vocabulary_hash"))
+    model_config = read_model_config(config.get("model"), schema, path / "config.json")
+    model = built_for(tensors, model_config, vocabularies, path / "config.json")
+    return replace(of_trained(model, model_config, schema, vocabularies, config["origin"], shared=True), trained=None)

@@ -13,6 +13,7 @@ from amtl_export.data.encode import Rows
 from amtl_export.data.output_names import logit_names
 from amtl_export.data.raw_sample import open_raw
 from amtl_export.data.schema import SplitName
+from amtl_export.errors import InputError
 from amtl_export.source.source import Labels
 from amtl_export.spec import Feed
 from amtl_export.traffic.draw import from_rows
@@ -69,5 +70,14 @@ def raw_rows(run: Run) -> tuple[pl.DataFrame, Rows] | None:
     Raises:
         InputError: what was kept is damaged.
     """
-    kept = open_raw(run.path / "data")
-    return None if kept is None else (kept[0], run.rows("test").take(kept[1]))
+    file = run.path / "data" / "raw.parquet"
+    try:
+        kept = open_raw(run.path / "data")
+    except pl.exceptions.PolarsError as error:
+        raise InputError("the raw rows that a run keeps cannot be read", where=file, found=error) from None
+    if kept is None:
+        return None
+    rows, places = run.rows("test"), kept[1]
+    if places.dtype.kind not in "iu" or (len(places) and not 0 <= places.min() <= places.max() < len(rows)):
+        raise InputError("the raw rows that a run keeps are of another split", where=file)
+    return kept[0], rows.take(places)

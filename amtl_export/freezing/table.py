@@ -82,6 +82,8 @@ class CodedEmbedding(nn.Module):
         super().__init__()
         self.coded, self.basis_of = coded, tuple(basis_of)
         self.sizes, self.offsets = coded.sizes, coded.offsets
+        if bases.ndim != 3 or not all(0 <= own < len(bases) for own in self.basis_of):
+            raise ValueError(f"bases {tuple(bases.shape)}, and fields that have {sorted(set(self.basis_of))}")
         if bases.shape[1] != coded.rows.shape[1] or len(self.basis_of) != len(self.sizes):
             raise ValueError(
                 f"bases {tuple(bases.shape)} of {len(self.basis_of)} fields, rows {tuple(coded.rows.shape)}"
@@ -123,6 +125,8 @@ def _plus_zeros(rows: Tensor, shared: bool) -> Tensor:
 
 
 def _check_table(rows: Tensor, dims: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> None:
+    if rows.ndim != 2 or rows.dtype != torch.float32 or dims.dtype != torch.int64:
+        raise ValueError(f"rows {rows.dtype} {tuple(rows.shape)} and dims {dims.dtype}: float32 [V, D] and int64 [V]")
     V, D = rows.shape
     needed = max((size + offset for size, offset in zip(sizes, offsets, strict=True)), default=0)
     if needed != V or dims.shape != (V,):

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from amtl_export.errors import InputError
-from amtl_export.files import publish, read_json, write_json
-from amtl_export.training.tensors import StoredTensors, load_into, load_tensors, save_tensors
+from amtl_export.files import publish, read_object, write_json
+from amtl_export.training.tensors import StoredTensors, check_tensors, load_into, load_tensors, save_tensors
+from amtl_export.typed import typed
 
 _MODEL, _BEST, _STATE = "model.safetensors", "best.safetensors", "state.safetensors"
 
@@ -40,8 +41,9 @@ class Progress:
 
 def latest(work: Path) -> Path | None:
     """The newest complete checkpoint of a training in progress."""
-    checkpoints = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    return checkpoints[-1] if checkpoints else None
+    found = {p.name.removeprefix("checkpoint-"): p for p in work.glob("checkpoint-*")}
+    numbers = [number for number in found if number.isascii() and number.isdecimal() and len(number) < 10]
+    return found[max(numbers, key=int)] if numbers else None
 
 
 def save_checkpoint(
@@ -106,28 +108,78 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizers: Sequence[Optimiz
     Raises:
         InputError: the checkpoint is truncated, corrupted or of another model.
     """
-    values = read_json(folder / "progress.json")
-    rates = values.pop("lr")
+    place, file = folder / "progress.json", folder / _STATE
+    values = read_object(place)
+    rates = values.pop("lr", None)
+    progress = typed(Progress, values, place, "a checkpoint's progress cannot be read")
+    if wrong := _contradiction(progress, folder):
+        raise InputError("a checkpoint's progress cannot be read", where=place, found=wrong)
+    _check_rates(rates, optimizers, place)
+    tensors, best = load_tensors(file), StoredTensors(folder / _BEST)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer/")}
+    check_tensors({"rng": torch.get_rng_state()}, kept, file)
+    check_tensors(model.state_dict(), best, best.path)
+    states = [_optimizer_state(_under(tensors, f"optimizer/{i}/"), own, file) for i, own in enumerate(optimizers)]
+    if sum(len(own) for state in states for own in state.values()) != len(_under(tensors, "optimizer/")):
+        raise InputError("a checkpoint holds the state of an optimizer that its training has not", where=file)
     load_into(model, load_tensors(folder / _MODEL), folder / _MODEL)
-    file = folder / _STATE
-    tensors = load_tensors(file)
-    for number, optimizer in enumerate(optimizers):
+    for optimizer, restored, rate in zip(optimizers, states, rates, strict=True):
         state = optimizer.state_dict()
-        restored: dict[int, dict[str, Any]] = {}
-        for key, tensor in _under(tensors, f"optimizer/{number}/").items():
-            index, name = key.split("/")
-            sparse_step = name == "step" and isinstance(optimizer, torch.optim.SparseAdam)
-            # In memory: what an optimizer steps on is no part of a file.
-            restored.setdefault(int(index), {})[name] = int(tensor) if sparse_step else tensor.clone()
         state["state"] = restored
-        for group, rate in zip(state["param_groups"], rates[number], strict=True):
-            group["lr"] = rate
+        for group, lr in zip(state["param_groups"], rate, strict=True):
+            group["lr"] = lr
         optimizer.load_state_dict(state)
-    if "rng" not in tensors:
-        raise InputError("a checkpoint lacks its random state", where=file, fix="train anew with overwrite=True")
-    torch.set_rng_state(tensors["rng"].clone())
-    return Progress(**values), StoredTensors(folder / _BEST)
+    try:
+        torch.set_rng_state(tensors["rng"].clone())
+    except RuntimeError as error:
+        raise InputError("a checkpoint's random state cannot be read", where=file, found=error) from None
+    return progress, best
 
 
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _contradiction(progress: Progress, folder: Path) -> str:
+    """What of a progress cannot be, with its key; empty if nothing is."""
+    if str(progress.epoch) != folder.name.removeprefix("checkpoint-") or progress.epoch < 1:
+        return f"epoch: {progress.epoch}, in {folder.name}"
+    if not 1 <= progress.best_epoch <= progress.epoch:
+        return f"best_epoch: {progress.best_epoch}, after {progress.epoch} epochs"
+    if not 0 <= progress.best_auc <= 1:
+        return f"best_auc: {progress.best_auc}"
+    if len(progress.epoch_seconds) != progress.epoch or min(progress.epoch_seconds) < 0:
+        return f"epoch_seconds: {progress.epoch_seconds[:5]}, after {progress.epoch} epochs"
+    return ""
+
+
+def _check_rates(rates: Any, optimizers: Sequence[Optimizer], where: Path) -> None:
+    """Learning rates, a list for each optimizer with one for each of its groups."""
+    wanted = [len(optimizer.param_groups) for optimizer in optimizers]
+    lists = isinstance(rates, list) and all(isinstance(own, list) for own in rates)
+    if not lists or [len(own) for own in rates] != wanted:
+        raise InputError("a checkpoint's progress cannot be read", where=where, found=f"lr: {rates!r}", allowed=wanted)
+    if any(not isinstance(lr, float) or not 0 < lr < 1 for own in rates for lr in own):
+        raise InputError("a checkpoint's progress cannot be read", where=where, found=f"lr: {rates!r}", allowed="0..1")
+
+
+def _optimizer_state(tensors: Mapping[str, Tensor], optimizer: Optimizer, where: Path) -> dict[int, dict[str, Any]]:
+    """Number of a parameter → its state; parameters that took no step yet have none.
+
+    Raises:
+        InputError: a part is missing, unknown, of another shape or type, or not finite.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    sparse = isinstance(optimizer, torch.optim.SparseAdam)
+    restored: dict[int, dict[str, Any]] = {}
+    for number, parameter in enumerate(parameters):
+        own = {name.partition("/")[2]: t for name, t in tensors.items() if name.partition("/")[0] == str(number)}
+        if not own:
+            continue
+        step = torch.zeros((), dtype=torch.int64 if sparse else torch.float32)
+        check_tensors({"step": step, "exp_avg": parameter, "exp_avg_sq": parameter}, own, where)
+        if not int(own["step"]) >= 1 or bool((own["exp_avg_sq"] < 0).any()):
+            raise InputError("a checkpoint's optimizer cannot be in this state", where=f"{where}, parameter {number}")
+        # In memory: what an optimizer steps on is no part of a file.
+        restored[number] = {n: int(t) if sparse and n == "step" else t.clone() for n, t in own.items()}
+    return restored
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from amtl_export.errors import InputError
 from amtl_export.models.config import BACKBONE_NAMES, METHOD_NAMES, SELECTING, SelectionConfig
+from amtl_export.typed import typed
 
 #: Above this many table rows the table's gradient is sparse unless said otherwise.
 SPARSE_ABOVE = 200_000
@@ -141,22 +142,10 @@ class TrainConfig:
         return values
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], where: object) -> TrainConfig:
+    def from_json(cls, values: Any, where: object) -> TrainConfig:
         """Rebuild from `to_json`.
 
         Raises:
-            InputError: a key is unknown or missing, or a value out of range.
+            InputError: a key is unknown or missing, or a value of another type or out of range.
         """
-        try:
-            given = dict(values)
-            unknown = set(given) - {f.name for f in fields(cls)}
-            if unknown:
-                raise TypeError(f"unknown keys {sorted(unknown)}")
-            selection = dict(given["selection"])
-            selection = {k: tuple(v) if isinstance(v, list) else v for k, v in selection.items()}
-            given["selection"] = SelectionConfig(**selection)
-            for name in ("hidden", "candidates"):
-                given[name] = tuple(given.get(name, getattr(cls, name)))
-            return cls(**given)
-        except (TypeError, KeyError, ValueError) as error:
-            raise InputError("a run's settings cannot be read", where=where, found=error) from None
+        return typed(cls, values, where, "a run's settings cannot be read")

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,17 @@ from amtl_export.data.schema import Schema
 from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash, write_vocabularies
 from amtl_export.errors import InputError, os_errors
-from amtl_export.files import check_source, check_target, locked, producer, publish, read_json, write_json
+from amtl_export.files import (
+    check_regular,
+    check_source,
+    check_target,
+    locked,
+    producer,
+    publish,
+    read_json,
+    read_object,
+    write_json,
+)
 from amtl_export.metrics import auc
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
@@ -31,7 +42,8 @@ from amtl_export.training.config import TrainConfig
 from amtl_export.training.dims import average_dim, prune_trained
 from amtl_export.training.measures import measured, notes
 from amtl_export.training.observer import Silent, TrainObserver
-from amtl_export.training.run import Run, build_model, load_run, model_config_for
+from amtl_export.training.rows import check_rows
+from amtl_export.training.run import Run, build_model, load_run, model_config_for, read_history, read_model_config
 from amtl_export.training.state import TrainState
 from amtl_export.training.tensors import save_tensors
 from amtl_export.training.warm_start import open_start, warm_start
@@ -91,8 +103,10 @@ def train(
 def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
     """Make the working folder, or take over one with the same settings; whether it is taken over."""
     if work.exists():
-        earlier = read_json(work / "train.json") if (work / "train.json").is_file() else None
+        ours = (work / "train.json").is_file()
+        earlier = read_object(work / "train.json") if ours and not overwrite else None
         if earlier == config.to_json() and not overwrite and latest(work) is not None:
+            check_regular(work)
             return True
         if earlier is not None and earlier != config.to_json() and not overwrite:
             wanted = config.to_json()
@@ -105,7 +119,7 @@ def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
                 found=differing,
                 fix="repeat it with its settings to go on, or say overwrite=True to discard it",
             )
-        if earlier is None and any(work.iterdir()):
+        if not ours and any(work.iterdir()):
             raise InputError("a folder is in the way", where=work, fix="choose another folder, or remove it yourself")
         shutil.rmtree(work)
     work.mkdir(parents=True)
@@ -120,13 +134,18 @@ def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, prepare:
     for line in said:
         observer.note(f"note: {line}")
     with reproducible(config.seed):
-        model, model_config = _resumed_model(work, encoded) if resumed else _new_model(work, config, encoded, observer)
+        made = _resumed_model(work, config, encoded) if resumed else _new_model(work, config, encoded, observer)
+        model, model_config = made
         if prepare is not None and not resumed:
             prepare(model, encoded.vocabularies)
+        if resumed:
+            for split, rows in encoded.rows.items():
+                check_rows(rows, model_config, work / "data" / split)
         state = TrainState.start(model, config)
         checkpoint = latest(work)
         if checkpoint is not None:
             state.resume(checkpoint)
+            _check_history(work, state.progress)
             observer.note(f"resumed after epoch {state.progress.epoch} from {work}")
         while not state.finished:
             record = state.run_epoch(encoded, observer)
@@ -156,9 +175,29 @@ def _new_model(
     return model, model_config
 
 
-def _resumed_model(work: Path, encoded: Encoded) -> tuple[CtrModel, ModelConfig]:
-    model_config = ModelConfig.from_json(read_json(work / "model.json"))
+def _resumed_model(work: Path, config: TrainConfig, encoded: Encoded) -> tuple[CtrModel, ModelConfig]:
+    file = work / "model.json"
+    model_config = read_model_config(read_json(file), encoded.schema, file)
+    asked = replace(model_config_for(config, encoded), ordered=model_config.ordered)  # of a warm start
+    if model_config != asked or (model_config.ordered and config.warm_start is None):
+        found, wanted = model_config.to_json(), asked.to_json()
+        key = next((key for key in found if found[key] != wanted[key]), "ordered")
+        raise InputError(
+            "an unfinished training is of another model", where=file, found=f"{key}: {found[key]}", allowed=wanted[key]
+        )
     return build_model(model_config, encoded.vocabularies), model_config
+
+
+def _check_history(work: Path, progress: Progress) -> None:
+    """A line for each finished epoch, at least: one that is run again replaces its own."""
+    records = read_history(work / "history.jsonl")
+    if len(records) < progress.epoch:
+        raise InputError(
+            "a training's history lacks epochs",
+            where=work / "history.jsonl",
+            found=len(records),
+            allowed=f"{progress.epoch} lines",
+        )
 
 
 def _prepare(work: Path, config: TrainConfig, observer: TrainObserver) -> Encoded:
@@ -176,7 +215,14 @@ def _reopen(work: Path) -> Encoded:
     schema = Schema.from_values(read_json(work / "schema.json"), work / "schema.json")
     vocabularies = read_vocabularies(work, [f.name for f in schema.embedded])
     data = work / "data"
-    return Encoded(schema, vocabularies, open_stats(data), open_rows(data, schema), open_unmatched(data))
+    try:
+        stats, unmatched = open_stats(data), open_unmatched(data)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise InputError("a training's statistics cannot be read", where=data / "stats.json", found=error) from None
+    rows = open_rows(data, schema)
+    if lacking := sorted({"train", "valid", "test"} - set(rows)):
+        raise InputError("a training lacks encoded rows", where=data, found=f"no {', '.join(lacking)}")
+    return Encoded(schema, vocabularies, stats, rows, unmatched)
 
 
 @contextmanager

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from amtl_export.data.encode import Encoded, Rows, open_rows
 from amtl_export.data.schema import Schema, SplitName
 from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash
 from amtl_export.errors import InputError
-from amtl_export.files import read_json
+from amtl_export.files import check_regular, read_json, read_object
 from amtl_export.models.config import ATTENDING, SIZING, EmbeddedField, MixedConfig, ModelConfig, NumericField
 from amtl_export.models.ctr import CtrModel
 from amtl_export.training.config import SPARSE_ABOVE, TrainConfig
-from amtl_export.training.tensors import map_into
+from amtl_export.training.rows import check_rows
+from amtl_export.training.tensors import load_tensors, map_into
+from amtl_export.training.undrawn import undrawn
+from amtl_export.typed import typed
+
+#: Numbers that `metrics.json` has of every run.
+METRICS = ("seed", "epochs", "best_epoch", "avg_dim", "avg_dim_ratio")
 
 
 @dataclass(frozen=True)
@@ -51,19 +59,19 @@ class Run:
         """Encoded rows of a split; the run keeps `valid` and `test`.
 
         Raises:
-            InputError: the run does not keep that split.
+            InputError: the run does not keep that split, or it is damaged.
         """
         splits = open_rows(self.path / "data", self.schema)
         if split not in splits:
             raise InputError(
                 "the run does not keep this split", where=self.path, found=split, allowed=", ".join(splits)
             )
+        check_rows(splits[split], self.model_config, self.path / "data" / split)
         return splits[split]
 
     def history(self) -> list[dict[str, Any]]:
         """One record an epoch."""
-        text = (self.path / "history.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return read_history(self.path / "history.jsonl")
 
 
 def load_run(path: Path | str) -> Run:
@@ -79,20 +87,83 @@ def load_run(path: Path | str) -> Run:
         raise InputError(
             "the folder is not a run", where=path, found="no config.json", fix="give a folder made by train"
         )
-    config = read_json(path / "config.json")
+    check_regular(path)
+    config, file = read_object(path / "config.json"), path / "config.json"
     if config.get("kind") != "run":
         raise InputError("the folder is not a run", where=path, found=f"kind {config.get('kind')!r}", allowed="run")
+    train = TrainConfig.from_json(config.get("train"), file)
     schema = Schema.from_values(read_json(path / "schema.json"), path / "schema.json")
-    vocabularies = read_vocabularies(path, [f.name for f in schema.embedded])
-    try:
-        model_config = ModelConfig.from_json(config["model"])
-        with torch.random.fork_rng(devices=[]):  # its first weights are drawn and replaced; the caller's numbers stay
-            model = build_model(model_config, vocabularies)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError("a run's model settings do not fit", where=path / "config.json", found=error) from None
+    vocabularies = known_vocabularies(path, schema, config.get("vocabulary_hash"))
+    model_config = read_model_config(config.get("model"), schema, file)
+    tensors = load_tensors(path / "model.safetensors")
+    model = built_for(tensors, model_config, vocabularies, file)
     map_into(model, path / "model.safetensors")
-    train = TrainConfig.from_json(config["train"], path / "config.json")
-    return Run(path, train, model_config, schema, vocabularies, model.eval(), read_json(path / "metrics.json"))
+    metrics = read_object(path / "metrics.json")
+    if wrong := [name for name in METRICS if isinstance(metrics.get(name), bool | str | list | dict | None)]:
+        found = {name: metrics.get(name) for name in wrong[:3]}
+        raise InputError("a run's metrics cannot be read", where=path / "metrics.json", found=found, allowed="numbers")
+    return Run(path, train, model_config, schema, vocabularies, model.eval(), metrics)
+
+
+def known_vocabularies(path: Path, schema: Schema, stated: object) -> dict[str, Vocabulary]:
+    """The vocabularies of a folder, which are those that it says it has.
+
+    Raises:
+        InputError: one is missing or damaged, or their hash is another.
+    """
+    vocabularies = read_vocabularies(path, [f.name for f in schema.embedded])
+    if stated != (found := vocabulary_hash(vocabularies)):
+        raise InputError("vocabularies changed", where=path / "vocab", found=f"hash {found}", allowed=stated)
+    return vocabularies
+
+
+def read_model_config(values: object, schema: Schema, where: Path) -> ModelConfig:
+    """A model's settings, as a folder states them.
+
+    Raises:
+        InputError: a key is missing or unknown, a value out of range, or the fields are not the schema's.
+    """
+    config = typed(ModelConfig, values, where, "a model's settings cannot be read")
+    stated = [f.name for f in config.embedded], [f.name for f in config.numeric]
+    known = [f.name for f in schema.embedded], [f.name for f in schema.numeric]
+    if stated != known:
+        raise InputError("a model's fields are not the schema's", where=where, found=stated, allowed=known)
+    return config
+
+
+def built_for(
+    tensors: Mapping[str, Tensor], config: ModelConfig, vocabularies: dict[str, Vocabulary], where: Path
+) -> CtrModel:
+    """A model that tensors will be loaded into: nothing is drawn for it, and it is no larger than they are.
+
+    Raises:
+        InputError: the settings contradict the vocabularies or each other, or are of a larger model.
+    """
+    try:
+        with undrawn(sum(tensor.numel() for tensor in tensors.values())):
+            return build_model(config, vocabularies)
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, OverflowError, MemoryError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise InputError("a model's settings do not fit", where=where, found=found) from None
+
+
+def read_history(file: Path) -> list[dict[str, Any]]:
+    """One record an epoch.
+
+    Raises:
+        InputError: the file is missing or damaged, or a line is no record of its epoch.
+    """
+    try:
+        lines = file.read_bytes().decode().splitlines()
+        records = [json.loads(line) for line in lines]
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError("a training's history cannot be read", where=file, found=error) from None
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, dict) or record.get("epoch") != number:
+            raise InputError(
+                "a training's history cannot be read", where=f"{file}, line {number}", found=lines[number - 1][:80]
+            )
+    return records
 
 
 def model_config_for(train: TrainConfig, encoded: Encoded) -> ModelConfig:

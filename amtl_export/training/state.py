@@ -57,8 +57,20 @@ class TrainState:
         return [*self.optimizers, *([self.search.optimizer] if self.search is not None else [])]
 
     def resume(self, checkpoint: Path) -> None:
-        """Go back to the state of a checkpoint."""
+        """Go back to the state of a checkpoint.
+
+        Raises:
+            InputError: it is damaged, of another model, or of more epochs than there are.
+        """
         self.progress, self.best = load_checkpoint(checkpoint, self.model, self.all_optimizers)
+        if self.progress.epoch > self.config.epochs:
+            found = f"epoch: {self.progress.epoch}"
+            raise InputError(
+                "a checkpoint is past its training",
+                where=checkpoint,
+                found=found,
+                allowed=f"{self.config.epochs} epochs",
+            )
         if self.budget is not None:
             self.budget.weight = self.progress.budget_weight
 

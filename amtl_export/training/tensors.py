@@ -111,7 +111,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError("a file is missing", where=path, fix="is the folder complete? train or freeze again")
     try:
         return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise InputError(
             "a checkpoint is truncated or corrupted",
             where=path,
@@ -131,7 +131,7 @@ def map_into(module: nn.Module, path: Path) -> None:
         InputError: the file is missing, truncated or corrupted, or does not fit (see `load_into`).
     """
     tensors = load_tensors(path)
-    _check_fit(module, tensors, path)
+    check_tensors(module.state_dict(), tensors, path)
     del tensors  # what the check read of the file need not stay in memory
     tensors = load_tensors(path)
     own = module.state_dict()
@@ -144,14 +144,18 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> 
     """Copy tensors into a module's parameters and buffers.
 
     Raises:
-        InputError: a tensor is missing, left over, of another shape, or not finite.
+        InputError: a tensor is missing, left over, of another shape or type, or not finite.
     """
-    _check_fit(module, tensors, where)
+    check_tensors(module.state_dict(), tensors, where)
     module.load_state_dict(tensors)
 
 
-def _check_fit(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-    expected = module.state_dict()
+def check_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Make sure that tensors are those that are expected, but for their values, and finite.
+
+    Raises:
+        InputError: a tensor is missing, left over, of another shape or type, or not finite.
+    """
     missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     if missing or extra:
         raise InputError(
@@ -165,6 +169,13 @@ def _check_fit(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) ->
                 found=tuple(tensor.shape),
                 allowed=tuple(expected[name].shape),
                 fix="is it another run's file?",
+            )
+        if tensor.dtype != expected[name].dtype:
+            raise InputError(
+                "a tensor has another type than its model",
+                where=f"{where}, tensor {name}",
+                found=tensor.dtype,
+                allowed=expected[name].dtype,
             )
         bad = _not_finite(tensor) if tensor.is_floating_point() else 0
         if bad:

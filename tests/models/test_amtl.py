@@ -1,5 +1,6 @@
 """The layer against the paper's equations, written out with matrices."""
 
+import json
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from amtl_export.models.selection import (
     frequency_features,
     switch_input,
 )
+from amtl_export.typed import typed
 
 D = 6
 #: Those whose rows are the table's; mde projects them, see test_mde.py.
@@ -216,7 +218,7 @@ def test_reserved_rows_that_training_never_sees_are_zero() -> None:
 
 def test_config_survives_json() -> None:
     made = config(selection=SelectionConfig(features=("sqrt_count",), hidden=(3, 4), temperature=2.0, norm="minmax"))
-    assert ModelConfig.from_json(made.to_json()) == made
+    assert typed(ModelConfig, json.loads(json.dumps(made.to_json())), "here", "no model") == made
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""Encoded rows that a folder holds, checked before a model reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from amtl_export.data.encode import Rows
+from amtl_export.errors import InputError
+from amtl_export.models.config import ModelConfig
+
+#: Numbers that are looked at in one go.
+_CHUNK = 1 << 22
+
+
+def check_rows(rows: Rows, config: ModelConfig, where: Path) -> None:
+    """Make sure that rows are such as the model takes.
+
+    Args:
+        rows: of a split, memory-mapped.
+        config: of the model.
+        where: folder of the split, for errors.
+
+    Raises:
+        InputError: an array has another shape or type, or an id is outside its table.
+    """
+    if rows.labels.ndim != 2 or rows.labels.dtype.kind not in "iufb" or not rows.labels.shape[1]:
+        raise InputError(_WHAT, where=where / "label.npy", found=f"{rows.labels.dtype} {list(rows.labels.shape)}")
+    count = len(rows)
+    single, multi = [config.embedded[i] for i in config.single], [config.embedded[i] for i in config.multi]
+    _check_shape(rows.ids, "ids", (count, len(single)), "iu", where)
+    _check_shape(rows.numeric, "numeric", (count, len(config.numeric)), "f", where)
+    for own in multi:
+        _check_shape(rows.multi[own.name], f"multi_{own.name}", (count, None), "iu", where)
+        _check_ids(rows.multi[own.name], f"multi_{own.name}", np.array(own.size), where)
+    _check_ids(rows.ids, "ids", np.array([own.size for own in single]), where)
+    for name, array in (("group", rows.group), ("weight", rows.weight)):
+        if array is not None and (array.ndim == 0 or len(array) != count or array.dtype.kind not in "iufb"):
+            raise InputError(_WHAT, where=where / f"{name}.npy", found=f"{array.dtype} {list(array.shape)}")
+    if not count:
+        raise InputError("encoded rows cannot be read", where=where, found="no row")
+
+
+_WHAT = "encoded rows do not fit their model"
+
+
+def _check_shape(array: npt.NDArray[Any], name: str, shape: tuple[int | None, ...], kinds: str, where: Path) -> None:
+    fits = array.ndim == len(shape) and all(
+        wanted is None or size == wanted for size, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not fits or array.dtype.kind not in kinds:
+        raise InputError(_WHAT, where=where / f"{name}.npy", found=f"{array.dtype} {list(array.shape)}", allowed=shape)
+
+
+def _check_ids(ids: npt.NDArray[Any], name: str, sizes: npt.NDArray[np.int64], where: Path) -> None:
+    step = max(1, _CHUNK // max(1, ids.shape[1]))
+    for start in range(0, len(ids), step):
+        part = ids[start : start + step]
+        if ((part < 0) | (part >= sizes)).any():
+            raise InputError("an id is outside its table", where=f"{where / name}.npy", fix="train anew")

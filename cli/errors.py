@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import click
 
-from amtl_export.errors import AmtlError
+from amtl_export.errors import AmtlError, printable
 
 #: `name=value` as Python writes it, the value a string, a number or a placeholder.
 _GIVEN = re.compile(r"\b([a-z]\w*)=('[^']*'|[\w.…/-]*[\w…-])")
@@ -28,7 +28,7 @@ class Failed(click.ClickException):
 
     def show(self, file: object = None) -> None:  # noqa: ARG002 - click fixes it
         """On standard error."""
-        click.echo(f"error: {self.message}", err=True)
+        click.echo(f"error: {printable(self.message)}", err=True)
 
 
 @contextmanager

@@ -51,7 +51,9 @@ class Common:
     def note(self, text: str) -> None:
         """A line of progress, on standard error."""
         if not self.quiet:
-            click.echo(text, err=True)
+            from amtl_export.errors import printable
+
+            click.echo(printable(text), err=True)
 
     def result(self, values: Any, shown: Callable[[], RenderableType]) -> None:
         """Print the result for people and write it as JSON where that was asked for."""
@@ -64,10 +66,10 @@ class Common:
             with os_errors("writing the JSON result", self.json_path):
                 write_json(Path(self.json_path), values)
         if not self.quiet and self.json_path != "-":
-            from rich.console import Console
+            from amtl_export.cli.terminal import Terminal
 
             # A terminal's own width where there is one; a width that cuts no table elsewhere.
-            Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(shown())
+            Terminal(width=None if sys.stdout.isatty() else 140).print(shown())
 
 
 def common(command: F) -> F:

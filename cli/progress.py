@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from amtl_export.cli.errors import in_own_flags
 from amtl_export.cli.options import Common
+from amtl_export.cli.terminal import Terminal
 from amtl_export.training.observer import Silent, TrainObserver
 
 
@@ -23,7 +23,7 @@ def watch(common: Common) -> Iterator[TrainObserver]:
         yield Silent()
     elif sys.stderr.isatty():
         columns = (TextColumn("{task.fields[what]}"), BarColumn(), TextColumn("{task.fields[state]}"))
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        with Progress(*columns, TimeRemainingColumn(), console=Terminal(stderr=True), transient=True) as bar:
             yield _Bar(bar)
     else:
         yield _Lines(common)
@@ -79,11 +79,11 @@ class _Bar(Silent):
         self._started = 0.0
 
     def note(self, text: str) -> None:
-        self._bar.console.print(in_own_flags(text), highlight=False)
+        self._bar.console.print(in_own_flags(text))
 
     def rows_read(self, stage: str, rows: int, seconds: float, done: bool) -> None:
         if done:
-            self._bar.console.print(rows_line(stage, rows, seconds), highlight=False)
+            self._bar.console.print(rows_line(stage, rows, seconds))
             self._reset()
             return
         if self._task is None:
@@ -110,4 +110,4 @@ class _Bar(Silent):
 
     def epoch_finished(self, record: dict[str, Any]) -> None:
         self._last = f"AUC {record['auc_valid']:.4f}, mean dims {record['avg_dim']:.2f}"
-        self._bar.console.print(epoch_line(record), highlight=False)
+        self._bar.console.print(epoch_line(record))

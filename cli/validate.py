@@ -62,6 +62,7 @@ def command(
 
     Every row bit for bit, ids outside the tables, batches of none and of one, the labelled examples' scores.
     """
+    from amtl_export.errors import printable
     from amtl_export.report.tables import verdict
     from amtl_export.validation.validate import validate
     from amtl_export.validation.verdict import Tolerances
@@ -70,5 +71,6 @@ def command(
     outcome = validate(bundle, source, split=split, provider=provider, tolerances=tolerances)
     common.result(outcome.to_json(), lambda: verdict(outcome))
     if common.quiet and outcome.problems:
-        click.echo("\n".join(["error: validation failed", *(f"  {p}" for p in outcome.problems)]), err=True)
+        lines = ["error: validation failed", *(f"  {problem}" for problem in outcome.problems)]
+        click.echo(printable("\n".join(lines)), err=True)
     return VALIDATION_FAILED if outcome.problems else 0

@@ -15,6 +15,7 @@ from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bench.subjects import OnnxSubject, TorchSubject, apart, check_torch, dense_torch
 from amtl_export.bench.timing import Latency, Subject, interleave
 from amtl_export.bench.traffic import DISTRIBUTIONS, Distribution, Traffic
+from amtl_export.bundle.answers import check_answers
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import InputError
@@ -76,13 +77,17 @@ def bench_infer(
         `date machine threads provider cases[…]`, the contract of the design.
 
     Raises:
-        InputError: bundle or source cannot be opened, or they do not belong together.
+        InputError: bundle or source cannot be opened, they do not belong together, or the bundle fails on its own
+            sample.
+        ValidationFailed: it answers that otherwise than when it was exported.
         EnvironmentLacks: ONNX Runtime or the provider is missing.
     """
     config = config or InferConfig()
     check_provider(config.provider)
     check_torch(config.provider)
-    opened, frozen = open_bundle(bundle), freeze(source)
+    opened = open_bundle(bundle)
+    check_answers(opened.path)
+    frozen = freeze(source)
     check_same(opened, frozen)
     traffic = traffic_of(opened, frozen)
     with tempfile.TemporaryDirectory() as folder, torch_threads(config.threads):

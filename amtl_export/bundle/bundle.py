@@ -16,7 +16,8 @@ from amtl_export.data.normalise import Normalisation
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary, read_parquet, read_vocabularies
 from amtl_export.errors import InputError, ValidationFailed
-from amtl_export.files import read_json
+from amtl_export.files import check_regular, read_json, read_object
+from amtl_export.runtime.external import check_external
 from amtl_export.runtime.session import Provider, open_session
 from amtl_export.spec import TensorSpec
 
@@ -88,18 +89,40 @@ class Bundle:
 
     def dims(self, field: str) -> npt.NDArray[np.int64]:
         """int64 `[V]`, kept dims of every id of a field."""
-        frame = read_parquet(self.path / "vocab" / f"{field}.parquet")
-        return frame["dims"].to_numpy().astype(np.int64)
+        own = next(own for own in self.signature.fields if own.name == field)
+        dims = self._column(field, "dims", own.size)
+        if len(dims) and dims.max() > self.signature.tables[own.table].dim:
+            raise InputError("a field has more dims than its table", where=field, found=int(dims.max()))
+        return dims
 
     def counts(self, field: str) -> npt.NDArray[np.int64] | None:
         """int64 `[V]`, training occurrences of every id of a field; None where they are not known."""
-        frame = read_parquet(self.path / "vocab" / f"{field}.parquet")
-        return frame["count"].to_numpy().astype(np.int64) if "count" in frame.columns else None
+        own = next(own for own in self.signature.fields if own.name == field)
+        file = self.path / "vocab" / f"{field}.parquet"
+        if self.signature.source == "module" and "count" not in read_parquet(file).columns:
+            return None
+        return self._column(field, "count", own.size)
+
+    def _column(self, field: str, name: str, size: int) -> npt.NDArray[np.int64]:
+        """Whole numbers that a field's file has for every id, none below 0.
+
+        Raises:
+            InputError: it has none, or others.
+        """
+        file = self.path / "vocab" / f"{field}.parquet"
+        frame = read_parquet(file)
+        dtype = frame.schema.get(name)
+        if dtype is None or not dtype.is_integer() or frame[name].null_count() or len(frame) != size:
+            found = f"{dtype}, {len(frame)} rows"
+            raise InputError(f"a field's {name} cannot be read", where=file, found=found, allowed=f"{size} numbers")
+        values: npt.NDArray[np.int64] = frame[name].to_numpy().astype(np.int64)
+        if size and values.min() < 0:
+            raise InputError(f"a field's {name} cannot be read", where=file, found=int(values.min()))
+        return values
 
     def report(self) -> dict[str, Any]:
         """`report.json`."""
-        report: dict[str, Any] = read_json(self.path / "report.json")
-        return report
+        return read_object(self.path / "report.json")
 
     def bytes(self) -> int:
         """Of `model.onnx` and `model.onnx.data`."""
@@ -132,7 +155,11 @@ def open_bundle(path: Path | str) -> Bundle:
     path = Path(path)
     if not path.is_dir():
         raise InputError("no such bundle", where=path, fix="give a folder that export wrote")
+    if link := next((file for file in sorted(path.rglob("*")) if file.is_symlink()), None):
+        raise InputError("a bundle holds a link", where=link, fix="copy what it leads to, or export it again")
+    check_regular(path)
     _require(path, "signature.json", "model.onnx", "model.onnx.data")
+    check_external(path / "model.onnx")
     signature = Signature.from_values(read_json(path / "signature.json"), path / "signature.json")
     if signature.source == "module":
         return Bundle(path, signature, None)

@@ -20,7 +20,7 @@ from amtl_export.errors import ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.inputs import as_request, one_request
 from amtl_export.runtime.apart import run_apart
-from amtl_export.runtime.session import Provider, open_session
+from amtl_export.runtime.session import Provider, first_line, open_session
 from amtl_export.spec import BATCH, Feed, TensorSpec, batch_size, mismatch, resized, rows_of
 
 #: The case of a batch of none.
@@ -151,7 +151,7 @@ class Trial:
         try:
             return dict(zip(names, session.run(names, request), strict=True))
         except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
-            raise ValidationFailed("the graph fails on an input", found=str(error).splitlines()[0]) from error
+            raise ValidationFailed("the graph fails on an input", found=first_line(error)) from error
 
     @property
     def _sliceable(self) -> bool:

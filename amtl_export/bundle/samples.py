@@ -22,18 +22,29 @@ from amtl_export.traffic.draw import draw
 _ROWS, _TEST_ROWS = 4, 64
 
 
+#: A request and its response beside the graph, in the form of the Open Inference Protocol v2.
+MESSAGES = {"inputs": "samples/request.json", "outputs": "samples/response.json"}
+MessageKind = Literal["inputs", "outputs"]
+
+
 def write_samples(draft: Path, frozen: FrozenModel, inputs: Sequence[TensorSpec], session: Any) -> None:
     """`samples/request.json` and `response.json` (Open Inference Protocol v2) and `test_data_set_0/`.
 
     A run's ids are drawn as often as training saw them; a user's module has rows of its example. JSON knows no NaN, so
     sample numbers are all present.
     """
-    test, sample = _sample_rows(frozen)
-    feeds = [as_request(one_request(rows, inputs), inputs) for rows in (sample, test)]
+    feeds = sample_feeds(frozen, inputs)
     names = list(frozen.outputs)
     answers = [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
     write_messages(draft / "samples", feeds[0], answers[0])
     write_test_data(draft, feeds[1], answers[1])
+
+
+def sample_feeds(frozen: FrozenModel, inputs: Sequence[TensorSpec]) -> tuple[Feed, Feed]:
+    """The sample request, and the inputs of the ONNX test data, as a graph takes them."""
+    test, sample = _sample_rows(frozen)
+    request, data = (as_request(one_request(rows, inputs), inputs) for rows in (sample, test))
+    return request, data
 
 
 def _sample_rows(frozen: FrozenModel) -> tuple[Feed, Feed]:
@@ -51,8 +62,13 @@ def _sample_rows(frozen: FrozenModel) -> tuple[Feed, Feed]:
 def write_messages(folder: Path, feed: Feed, outputs: Feed) -> None:
     """`request.json` and `response.json`, in the form of the Open Inference Protocol v2."""
     folder.mkdir()
-    write_json(folder / "request.json", {"inputs": [_tensor(name, array) for name, array in feed.items()]})
-    write_json(folder / "response.json", {"outputs": [_tensor(name, array) for name, array in outputs.items()]})
+    write_json(folder / "request.json", message("inputs", feed))
+    write_json(folder / "response.json", message("outputs", outputs))
+
+
+def message(kind: MessageKind, feed: Feed) -> dict[str, Any]:
+    """A request or a response of the Open Inference Protocol v2, as JSON values."""
+    return {kind: [_tensor(name, array) for name, array in feed.items()]}
 
 
 def write_test_data(draft: Path, feed: Feed, outputs: Feed) -> None:
@@ -73,10 +89,13 @@ def read_test_data(bundle: Path, kind: Literal["input", "output"]) -> Feed:
     """
     folder = bundle / "test_data_set_0"
     feed: Feed = {}
-    for file in sorted(folder.glob(f"{kind}_*.pb"), key=lambda file: int(file.stem.partition("_")[2])):
-        tensor = onnx.TensorProto()
+    numbers = (file.stem.removeprefix(f"{kind}_") for file in folder.glob(f"{kind}_*.pb"))
+    for number in sorted(int(text) for text in numbers if text.isascii() and text.isdecimal() and len(text) < 9):
+        file, tensor = folder / f"{kind}_{number}.pb", onnx.TensorProto()
         try:
             tensor.ParseFromString(file.read_bytes())
+            if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.name in feed:
+                raise ValueError("its numbers are elsewhere, or its name is another sample's")
             feed[tensor.name] = onnx.numpy_helper.to_array(tensor)
         except Exception as error:  # protobuf's errors have no common base below Exception
             raise InputError("a sample cannot be read", where=file, found=error, fix="export it again") from None
@@ -92,7 +111,7 @@ def _tensor(name: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:
     return {"name": name, "shape": list(array.shape), "datatype": DATATYPES[str(array.dtype)], "data": data}
 
 
-def write_readme(draft: Path, frozen: FrozenModel, signature: Signature) -> None:
+def readme(frozen: FrozenModel, signature: Signature) -> str:
     """The bundle's README: what it is, how to call it, what to know."""
     lines = [
         f"# {frozen.origin['backbone']} with {frozen.origin['method']} embeddings",
@@ -117,7 +136,7 @@ def write_readme(draft: Path, frozen: FrozenModel, signature: Signature) -> None
         "```",
         "",
     ]
-    (draft / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    return "\n".join(lines)
 
 
 def _tensor_lines(signature: Signature) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from amtl_export.runtime.session import open_session
+from amtl_export.runtime.session import first_line, open_session
 from amtl_export.spec import Feed
 
 _ANSWER, _ERROR = ".answer.npz", ".error"
@@ -100,7 +100,7 @@ def main(model: str, folder: str, first: str, last: str, optimized: str) -> None
             names = [output.name for output in session.get_outputs()]
             answers = dict(zip(names, session.run(names, feed), strict=True))
         except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
-            (Path(folder) / f"{number}{_ERROR}").write_text(str(error).splitlines()[0], encoding="utf-8")
+            (Path(folder) / f"{number}{_ERROR}").write_text(first_line(error), encoding="utf-8", errors="replace")
             continue
         draft = Path(folder) / f"{number}.part"
         _write(draft, answers)

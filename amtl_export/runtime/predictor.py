@@ -169,6 +169,8 @@ def load(
 def _spec(value: Any) -> TensorSpec:
     """ONNX Runtime's description of an input or output."""
     shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+    if value.type not in _DTYPES:
+        raise InputError("an input or output has a type that is not served", where=value.name, found=value.type)
     return TensorSpec(value.name, _DTYPES[value.type], shape)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from amtl_export.errors import AmtlError, EnvironmentLacks, InputError
 from amtl_export.native import HOW_TO_BUILD, isa_in_use, library_path, needed_library
 from amtl_export.runtime.cuda import CPU, CUDA, Cuda, check_alone, check_device, check_tables_on_cpu, load_libraries
+from amtl_export.runtime.external import check_external
 
 Provider = Literal["cpu", "cuda"]
 
@@ -74,13 +75,16 @@ def open_session(
     Raises:
         EnvironmentLacks: ONNX Runtime, the provider, a native operator that was asked for, or the instruction set that
             AMTL_FORCE_ISA names is missing.
-        InputError: the model cannot be loaded; AMTL_FORCE_ISA names no instruction set; nodes would run elsewhere than
+        InputError: the model cannot be loaded, or its weights are outside its folder; AMTL_FORCE_ISA names no
+            instruction set; nodes would run elsewhere than
             was asked for; `cuda` for the CPU.
     """
     if cuda is not None and provider != "cuda":
         raise InputError("options of CUDA for a session elsewhere", found=f"provider {provider}", fix="provider cuda")
     ort = onnxruntime()
     check_provider(provider)
+    if isinstance(model, Path):
+        check_external(model)
     if provider == "cuda":
         load_libraries(ort)
         cuda = cuda or Cuda()
@@ -91,7 +95,7 @@ def open_session(
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is an error of ours; its names are of the file
         level = ort.GraphOptimizationLevel
         # What is constant is computed beforehand even so on CUDA: left to a run, the CPU would get it.
         least = level.ORT_ENABLE_BASIC if cuda else level.ORT_DISABLE_ALL
@@ -118,7 +122,7 @@ def open_session(
         raise InputError(
             "ONNX Runtime cannot load the model",
             where=where,
-            found=str(error).splitlines()[0],
+            found=first_line(error),
             fix="export it again",
         ) from error
     if session.get_providers()[0] != _PROVIDERS[provider]:
@@ -131,6 +135,11 @@ def open_session(
     if not alone:
         check_tables_on_cpu(session)
     return session
+
+
+def first_line(error: Exception) -> str:
+    """What an error of the runtime says, in a line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _explain(ort: Any, opened: Callable[..., Any]) -> None:
@@ -164,7 +173,7 @@ def run(session: Any, names: Sequence[str], feed: Mapping[str, Any], *, where: o
     try:
         return dict(zip(names, session.run(list(names), feed), strict=True))
     except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
-        found = str(error).splitlines()[0]
+        found = first_line(error)
         raise InputError("the bundle's graph fails on a request", where=where, found=found) from error
 
 

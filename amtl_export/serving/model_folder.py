@@ -24,7 +24,7 @@ from amtl_export.serving.triton_config import Backend, Device, ServerConfig, War
 #: Parts of this package that a version carries for the Python backend: what `runtime.predictor` imports.
 TRAVELS = (
     "__init__.py", "errors.py", "files.py", "spec.py", "native/__init__.py",
-    "runtime/__init__.py", "runtime/cuda.py", "runtime/predictor.py", "runtime/session.py",
+    "runtime/__init__.py", "runtime/cuda.py", "runtime/external.py", "runtime/predictor.py", "runtime/session.py",
 )  # fmt: skip
 
 _PACKAGE = Path(amtl_export.__file__).parent

@@ -58,12 +58,12 @@ def trace_provenance(model: Path, frozen: FrozenModel) -> Provenance:
     """
     graph = load_graph(model).graph
     deleted_modules, deleted = _deleted(frozen)
-    digests = {_digest(array) for array in deleted.values() if array.size > 1}
+    digests = {digest(array) for array in deleted.values() if array.size > 1}
     nodes = [node.name or node.op_type for node in graph if deleted_modules.intersection(scopes_of(node))]
     selectors = [
         name
         for name, value in graph.initializers.items()
-        if fact(value, WEIGHT) in deleted or (digests and _array(value).size > 1 and _digest(_array(value)) in digests)
+        if fact(value, WEIGHT) in deleted or (digests and _array(value).size > 1 and digest(_array(value)) in digests)
     ]
     unexplained, changed, missing = _weights(graph, frozen.module.model, set(selectors))
     if frozen.data is None:
@@ -116,6 +116,20 @@ def _weights(graph: ir.Graph, model: nn.Module, selectors: set[str]) -> tuple[li
     return unexplained, changed, missing
 
 
+def weights_explained(graph: ir.Graph, frozen: FrozenModel) -> set[str]:
+    """Initializers that are weights of the model or parts of one: its bits; to a rounding where bases are folded in."""
+    tensors = dict(frozen.module.model.named_buffers()) | frozen.module.model.state_dict()
+    kept = {name: value.cpu().numpy() for name, value in tensors.items()}
+    explained = set()
+    for name, value in graph.initializers.items():
+        weight, part = fact(value, WEIGHT), Part.described(value)
+        if weight in kept and not (part and unknown_bases(part, kept)):
+            assert weight is not None
+            if _is_weight(_array(value), part, kept[weight], kept):
+                explained.add(name)
+    return explained
+
+
 def unknown_bases(part: Part, tensors: Collection[str]) -> set[str]:
     """Bases that are folded into a weight and that a model does not have."""
     return {segment.bases for segment in part.fold if segment.bases} - set(tensors)
@@ -165,7 +179,8 @@ def _modules(module: nn.Module) -> set[str]:
     return {name for name, _ in module.named_modules() if name}
 
 
-def _digest(array: npt.NDArray[Any]) -> bytes:
+def digest(array: npt.NDArray[Any]) -> bytes:
+    """SHA-256 of an array's bits."""
     return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).digest()
 
 

@@ -19,7 +19,7 @@ from amtl_export.graph.lookups import Lookup
 from amtl_export.graph.ragged import GATHER
 from amtl_export.graph.weights import bytes_of
 from amtl_export.native import DOMAIN
-from amtl_export.runtime.session import Provider, open_session
+from amtl_export.runtime.session import Provider, first_line, open_session
 from amtl_export.validation.provenance import load_graph
 
 Floats = npt.NDArray[np.float32]
@@ -98,9 +98,7 @@ class Probe:
         try:
             rows: Floats = self._session.run([site.output], feed)[0]
         except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
-            raise ValidationFailed(
-                "the graph fails on an id", where=site.input, found=str(error).splitlines()[0]
-            ) from error
+            raise ValidationFailed("the graph fails on an id", where=site.input, found=first_line(error)) from error
         return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,27 +13,35 @@ import numpy as np
 from torch import nn
 
 from amtl_export.bundle.bundle import Bundle, open_bundle
-from amtl_export.bundle.check import Trial
+from amtl_export.bundle.check import Checked, Trial
+from amtl_export.bundle.contents import onnxruntime_version, signature_of
 from amtl_export.bundle.reference import reference_of
 from amtl_export.bundle.samples import read_test_data
+from amtl_export.compare import compare
 from amtl_export.data.schema import SplitName
-from amtl_export.errors import AmtlError, InputError, ValidationFailed
+from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import checksum_mismatches
 from amtl_export.freezing.frozen import FrozenModel, freeze
-from amtl_export.graph.weights import Part
+from amtl_export.graph.inputs import as_request, one_request
 from amtl_export.native import library_path
-from amtl_export.runtime.session import Provider, nodes_by_provider, open_session
+from amtl_export.runtime.apart import run_apart
+from amtl_export.runtime.session import Provider, nodes_by_provider, open_session, run
 from amtl_export.source.binding import bind, nested, same_structure
 from amtl_export.source.call import ModuleCall
 from amtl_export.source.source import Source
 from amtl_export.spec import BATCH, Feed, mismatch
-from amtl_export.tables.values import quantize
 from amtl_export.training.run import Run
+from amtl_export.validation.as_exported import Rebuilt, drawn_feeds, rebuild, strangers
 from amtl_export.validation.judged import ScoreCheck
-from amtl_export.validation.provenance import load_graph, trace_provenance, unknown_bases
+from amtl_export.validation.provenance import trace_provenance
 from amtl_export.validation.raw_rows import check_source
 from amtl_export.validation.rows import check_rows, table_bytes
+from amtl_export.validation.same_files import SameFiles, one_line
+from amtl_export.validation.same_model import another_model, other_vocabularies
 from amtl_export.validation.verdict import Tolerances, Verdict
+
+#: Differences that are listed of a graph.
+_MOST = 10
 
 
 def validate(
@@ -44,13 +53,15 @@ def validate(
     provider: Provider = "cpu",
     tolerances: Tolerances | None = None,
 ) -> Verdict:
-    """Compare a bundle with the model that it says it came from.
+    """Compare a bundle with the model that it says it came from: it passes if `export` would write it, and it is right.
 
-    Checks, in order: checksums; vocabularies; raw values of a run, to the ids that training gave them; nothing of the
-    selection network left and every weight accounted for; every row of every table bit for bit and ids outside them,
+    Checks, in order: checksums; vocabularies; the graph, made anew from the source with the settings that the bundle
+    states, node by node and number by number; nothing of the selection network left and every weight accounted for;
+    raw values of a run, to the ids that training gave them; every row of every table bit for bit and ids outside them,
     optimised and not; answers to `inputs`, batches of none and of one, examples alone, and ids outside the tables
-    through the whole model; the labelled examples' scores, optimised and not. The reference is the model itself, in
-    evaluation mode, hooks and all; where values are quantized, the frozen model with the same quantized values.
+    through the whole model; every other file; the labelled examples' scores, optimised and not. The reference is the
+    model itself, in evaluation mode, hooks and all; where values are quantized, the frozen model with the same
+    quantized values. A graph that export does not write is not run.
 
     Args:
         bundle: its folder.
@@ -110,9 +121,9 @@ def _by_path(bundle: Bundle, inputs: Any) -> Any:
     return nested(inputs | repeated, bundle.inputs)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Check:
-    """One validation."""
+    """One validation; what export makes of the source, and what trying the bundle came to, once they are there."""
 
     bundle: Bundle
     frozen: FrozenModel
@@ -120,90 +131,99 @@ class _Check:
     provider: Provider
     tolerances: Tolerances
     verdict: Verdict
+    rebuilt: Rebuilt | None = None
+    checked: Checked | None = None
 
     def run(self, inputs: Any) -> Verdict:
         """Every check; one that fails does not keep the others from running."""
-        if not self._same_model() or not self._same_bases():
+        if other := another_model(self.bundle, self.frozen):
+            self.verdict.problems.append(other)
             return self.verdict
-        steps: tuple[Callable[[], None], ...] = (
-            self._files,
-            self._vocabularies,
-            self._raw_values,
-            self._provenance,
-            self._rows,
-            lambda: self._answers(inputs),
-            self._scores,
-        )
-        for step in steps:
-            try:
-                step()
-            except (ValidationFailed, InputError) as error:
-                self.verdict.problems.append(_one_line(error))
+        try:
+            self._check_inputs(inputs)
+        except (ValidationFailed, InputError) as error:
+            self.verdict.problems.append(one_line(error))
+            return self.verdict
+        self._try(self._files)
+        self._try(lambda: self.verdict.problems.extend(other_vocabularies(self.bundle, self.frozen)))
+        self._try(self._graph)
+        self._try(self._provenance)
+        if self._may_run():
+            for step in (self._raw_values, self._rows, lambda: self._answers(inputs), self._drawn):
+                self._try(step)
+            self._try(lambda: self._contents(inputs))
+            self._try(self._scores)
+        else:
+            self.verdict.notes.append("the graph was not run: it is none that export writes")
+            self._try(lambda: self._contents(inputs))
         return self.verdict
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (ValidationFailed, InputError) as error:
+            self.verdict.problems.append(one_line(error))
+
+    def _graph(self) -> None:
+        """The graph that export makes of the source, held against the bundle's."""
+        verdict = self.verdict
+        self.rebuilt = rebuilt = rebuild(self.bundle, self.frozen)
+        if rebuilt.same or not rebuilt.exporter:
+            verdict.proof = "rebuilt"
+            own = self.bundle.signature
+            tried = Checked(batches=own.batches, out_of_range=own.out_of_range)
+            # What the source says of the graph; where the bundle says otherwise, its files are told of.
+            self.bundle = replace(self.bundle, signature=signature_of(rebuilt.built, tried))
+            lines = [*rebuilt.graph.structure, *rebuilt.graph.numbers]
+            verdict.problems += [f"not the graph that export writes: {line}" for line in lines]
+            return
+        verdict.proof = "answers"
+        stated = ", ".join(f"{name} {number}" for name, number in rebuilt.exporter.items())
+        verdict.notes.append(
+            f"the bundle states another exporter ({stated}), whose graphs need not be these: nodes were not "
+            "compared; every number was, and the answers to drawn inputs"
+        )
+        verdict.problems += list(itertools.islice(strangers(self.bundle, rebuilt), _MOST))
+
+    def _may_run(self) -> bool:
+        """Whether the graph is run here; one that may do anything is tried in a process of its own first."""
+        if self.rebuilt is None or not self.rebuilt.may_run:
+            return False
+        if self.rebuilt.same:
+            return True
+        request = as_request(one_request(self.frozen.example, self.bundle.inputs), self.bundle.inputs)
+        answer = run_apart(self.bundle.model, {"example": request})["example"]
+        if isinstance(answer, str) and (ended := "ends the process" in answer or "no answer" in answer):
+            self.verdict.problems.append(f"the graph fails on an input: {answer}")
+            return not ended
+        return True
+
+    def _contents(self, inputs: Any) -> None:
+        """Every other file."""
+        if self.rebuilt is None:
+            return
+        session = None if self.checked is None else open_session(self.bundle.model, provider=self.provider)
+        here = self.bundle.report().get("onnxruntime") == onnxruntime_version()
+        alike = inputs is None and self.frozen.data is not None and self.provider == "cpu" and here
+        other = bool(self.rebuilt.exporter)
+        files = SameFiles(self.bundle, self.rebuilt.built, self.checked, session, other, alike)
+        self.verdict.problems += [f"not what export writes: {line}" for line in files.problems()]
+
+    def _drawn(self) -> None:
+        """Of another version's graph: what it answers to drawn inputs, every output."""
+        if self.verdict.proof != "answers":
+            return
+        session, names = open_session(self.bundle.model, provider=self.provider), list(self.frozen.outputs)
+        for number, feed in enumerate(drawn_feeds(self.frozen)):
+            rows = one_request(feed, self.bundle.inputs)
+            found = run(session, names, as_request(rows, self.bundle.inputs), where=self.bundle.path)
+            for difference in compare(self._reference.trained_answers(rows), found):
+                if not difference.relative <= self.tolerances.logit_atol:
+                    self.verdict.problems.append(f"drawn inputs, batch {number}: {difference}")
 
     def _files(self) -> None:
         if wrong := checksum_mismatches(self.bundle.path):
             self.verdict.problems.append(f"files differ from SHA256SUMS: {', '.join(wrong)}")
-
-    def _same_model(self) -> bool:
-        """Whether the bundle has the source's inputs, outputs, fields, sizes and D, so that comparing makes sense."""
-        signature, frozen = self.bundle.signature, self.frozen
-        for what, has, wanted in (
-            ("inputs", {spec.source for spec in signature.inputs}, {spec.name for spec in frozen.inputs}),
-            ("outputs", {spec.name for spec in signature.outputs}, set(frozen.outputs)),
-        ):
-            if has != wanted:
-                self.verdict.problems.append(
-                    f"the bundle is of another model: {what} {sorted(has)}, the source has {sorted(wanted)}"
-                )
-                return False
-        theirs = {own.name: own.size for own in self.bundle.signature.fields}
-        ours = {own.name: own.size for own in self.frozen.fields if own.table in self.frozen.tables}
-        dims = self.bundle.signature.dim, self.frozen.table.rows.shape[1]
-        if list(theirs) != list(ours) or dims[0] != dims[1]:
-            self.verdict.problems.append(
-                f"the bundle is of another model: fields {list(theirs)} with D={dims[0]}, "
-                f"the source has {list(ours)} with D={dims[1]}; a compressed model's bundle is held against that model"
-            )
-            return False
-        if theirs != ours:
-            self.verdict.problems.append(
-                f"another run's vocabulary: its fields have {list(theirs.values())} ids, the source's "
-                f"{list(ours.values())}; vocabulary hash {self.bundle.signature.vocabulary_hash}, the source's "
-                f"{self.frozen.vocabulary_hash}"
-            )
-            return False
-        return True
-
-    def _same_bases(self) -> bool:
-        """Whether the source has the bases that are folded into the bundle's weights."""
-        try:
-            values = load_graph(self.bundle.model).graph.initializers.values()
-        except ValidationFailed:
-            return True  # said by the checks of files and weights
-        parts = [part for value in values if (part := Part.described(value))]
-        missing = {name for part in parts for name in unknown_bases(part, self.frozen.projections)}
-        if missing:
-            self.verdict.problems.append(
-                f"the bundle is of a compressed model: the source has no {', '.join(sorted(missing))}; "
-                "give the model that it was exported from"
-            )
-        return not missing
-
-    def _vocabularies(self) -> None:
-        if self.frozen.data is None:
-            return
-        expected, problems = self.frozen.vocabulary_hash, self.verdict.problems
-        found, ours = self.bundle.vocabularies(), self.frozen.data.vocabularies
-        differing = [name for name in self.bundle.fields if found[name].digest != ours[name].digest]
-        if differing:
-            problems.append(
-                f"another run's vocabulary: field(s) {', '.join(differing)} map values to other ids than the run does"
-            )
-        stated = {entry.key: entry.value for entry in self.bundle.proto().metadata_props}.get("amtl.vocabulary_hash")
-        for where, value in (("model.onnx", stated), ("signature.json", self.bundle.signature.vocabulary_hash)):
-            if value != expected:
-                problems.append(f"{where} states the vocabulary hash {value}, the run's is {expected}")
 
     def _raw_values(self) -> None:
         """The run's raw rows, and hostile values, to ids in every way that a request may take."""
@@ -234,37 +254,38 @@ class _Check:
 
     @cached_property
     def _reference(self) -> FrozenModel:
-        """The source with the bundle's numbers where they are quantized."""
-        dtypes = {path: table.dtype for path, table in self.bundle.signature.tables.items()}
-        return reference_of(self.frozen, quantize(self.frozen, dtypes), load_graph(self.bundle.model))
+        """The source with the numbers that export writes where they are quantized."""
+        assert self.rebuilt is not None
+        return reference_of(self.frozen, self.rebuilt.built.stored, self.rebuilt.built.model)
 
     def _rows(self) -> None:
         verdict, frozen = self.verdict, self.frozen
-        for name in self.bundle.fields:
-            if not np.array_equal(self.bundle.dims(name), frozen.field_dims(name).numpy()):
-                verdict.problems.append(f"the dims in vocab/{name}.parquet are not the source's")
         verdict.bytes_dense = frozen.dense_bytes
         verdict.bytes_table = table_bytes(self.bundle, frozen)
         verdict.bytes_ratio = verdict.bytes_table / frozen.dense_bytes
         reference = self._reference
         for optimized in (True, False):
-            found = check_rows(self.bundle, reference, self.provider, optimized=optimized)
+            try:
+                found = check_rows(self.bundle, reference, self.provider, optimized=optimized)
+            except (ValueError, IndexError, KeyError) as error:  # of another exporter's signature
+                raise InputError("the lookups of signature.json are none of the graph's", found=error) from None
             if optimized or found.wrong:
                 verdict.rows_checked, verdict.rows_bit_equal = found.rows, found.equal
                 verdict.hostile_ids_checked = found.out_of_range
             level = "optimised" if optimized else "not optimised"
             verdict.problems += [f"wrong row ({level}): {line}" for line in found.wrong]
 
-    def _answers(self, inputs: Any) -> None:
-        """The model's answers to some inputs, and what is tried around them."""
-        verdict, signature = self.verdict, self.bundle.signature
-        feed = self._feed(inputs)
-        if wrong := mismatch(feed, self._specs):
+    def _check_inputs(self, inputs: Any) -> None:
+        if wrong := mismatch(self._feed(inputs), self._specs):
             raise ValidationFailed(
                 "the inputs are not those that the bundle takes",
                 found=wrong,
                 fix="freeze(…, dynamic_shapes=…) lets more dimensions change",
             )
+
+    def _answers(self, inputs: Any) -> None:
+        """The model's answers to some inputs, and what is tried around them."""
+        verdict, signature = self.verdict, self.bundle.signature
         trial = Trial(
             self.bundle.model,
             self._reference,
@@ -273,7 +294,7 @@ class _Check:
             self.provider,
             signature.limits,
         )
-        checked = trial.check(feed, guarded=signature.id_policy == "guard")
+        self.checked = checked = trial.check(self._feed(inputs), guarded=signature.id_policy == "guard")
         verdict.problems += [f"the graph answers differently from PyTorch: {line}" for line in checked.problems]
         verdict.unoptimized = checked.unoptimized
         verdict.batch_of_none, verdict.batch_of_one = checked.batches.none, checked.batches.single
@@ -322,7 +343,3 @@ class _Check:
     def _say_unscored(self) -> None:
         if self.frozen.compressed is not None and self.frozen.compressed.original is None:
             self.verdict.notes.append("no AUC: the model that was compressed is not where it was")
-
-
-def _one_line(error: AmtlError) -> str:
-    return " ".join(str(error).split())

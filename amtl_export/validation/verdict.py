@@ -80,6 +80,8 @@ class Verdict(Judged):
         split: whose examples were scored.
         problems: why it failed, a sentence each; empty means pass.
         notes: what could not be looked at, and why.
+        proof: `rebuilt`, the graph was held against the one that export makes of the source; `answers`, another version
+            of the exporter wrote it, and numbers and answers were; None if neither could be.
         outputs: of several that labels judge, each one's; empty otherwise.
         weighted: whether examples have weights, which AUC, GAUC and logloss take; None without labels.
         max_auc_drop: what compressing was allowed to cost on the valid split.
@@ -102,6 +104,7 @@ class Verdict(Judged):
     split: str
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    proof: Literal["rebuilt", "answers"] | None = None
     outputs: dict[str, Judged] = field(default_factory=dict)
     weighted: bool | None = None
     max_auc_drop: float | None = None

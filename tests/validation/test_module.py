@@ -113,9 +113,9 @@ def test_a_changed_weight(model: Clicks, tmp_path: Path) -> None:
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.get_parameter("layers.3.bias").add_(0.01)
-    (problem,) = failed(bundle, other).problems[:1]
-    assert "the graph answers differently from PyTorch" in problem
-    assert "output logit differs by 0.01" in problem
+    problems = failed(bundle, other).problems
+    assert problems[0].startswith("not the graph that export writes: initializer model.layers.3.bias, at [0]: found ")
+    assert any("the graph answers differently from PyTorch" in p and "differs by 0.01" in p for p in problems)
 
 
 def test_a_changed_row(model: Clicks, tmp_path: Path) -> None:
@@ -158,14 +158,18 @@ def test_a_file_changed_after_export(model: Clicks, tmp_path: Path) -> None:
     bundle = exported(model, tmp_path)
     with (bundle.path / "README.md").open("a") as readme:
         readme.write("\n")
-    assert failed(bundle, model).problems == ["files differ from SHA256SUMS: README.md"]
+    sums, line = failed(bundle, model).problems
+    assert sums == "files differ from SHA256SUMS: README.md"
+    assert line.startswith("not what export writes: README.md, line ")
 
 
 def test_what_the_source_does_besides_is_found(model: Clicks, tmp_path: Path) -> None:
     """A hook that the exported model had not."""
     bundle = exported(model, tmp_path)
     handle = model.layers.register_forward_hook(lambda _m, _i, out: out + 0.5)
-    assert any("differs by 0.5" in p for p in failed(bundle, model).problems)
+    verdict = failed(bundle, model)
+    assert any("not the graph that export writes: graph, node" in p and "is missing" in p for p in verdict.problems)
+    assert verdict.max_abs_logit_diff is None
     handle.remove()
     assert validate(bundle.path, model).problems == []
 

@@ -6,7 +6,7 @@ LOWEST := .venv-lowest
 # ONNX Runtime for the machine at hand: cpu, or gpu on a CUDA machine. They exclude each other.
 RUNTIME ?= cpu
 
-.PHONY: venv demo test lint lowest triton bench fuzz zoo clean
+.PHONY: venv demo test lint lowest triton bench fuzz attack zoo clean
 
 venv: $(VENV)/.made-$(RUNTIME)
 
@@ -44,6 +44,10 @@ lint: venv
 	$(BIN)/mypy -p amtl_export
 	$(BIN)/mypy benchmarks
 	$(BIN)/mypy --explicit-package-bases tests
+
+# Thousands of spoilt bundles and runs through every command, and processes that are killed: hours.
+attack: venv
+	$(BIN)/python benchmarks/attack --out benchmarks/results
 
 bench: venv triton
 	$(BIN)/python -m pip install --quiet --editable '.[peers]'

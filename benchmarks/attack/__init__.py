@@ -1,0 +1,1 @@
+"""Bundles and runs that somebody spoilt, every command that opens them, and processes that are killed."""

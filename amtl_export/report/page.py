@@ -199,7 +199,8 @@ def _weights(bundle: Bundle) -> str:
 
 def _versions(bundle: Bundle, report: dict[str, Any]) -> str:
     producer = bundle.signature.producer
-    rows = [(producer["tool"], producer["version"]), ("torch", report["torch"])]
+    rows = [(producer["tool"], producer["version"]), *report["versions"].items()]
+    rows.append(("onnxruntime", report["onnxruntime"]))
     rows += [("ONNX opset", f"{own.domain or 'ai.onnx'} {own.version}") for own in bundle.proto().opset_import]
     rows.append(("vocabulary hash", bundle.signature.vocabulary_hash or "none: a user's module"))
     return html.table(("of", "version"), rows)

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from amtl_export.errors import InputError
 
 T = TypeVar("T")
@@ -26,6 +24,8 @@ def typed(kind: type[T], values: Any, where: object, what: str) -> T:
     Raises:
         InputError: a key is missing, unknown or of another type; or what the dataclass itself refuses.
     """
+    from pydantic import TypeAdapter, ValidationError  # the command line's help loads the settings, and not this
+
     try:
         made = TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:

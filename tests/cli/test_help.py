@@ -119,7 +119,6 @@ def test_choices_are_those_of_the_library() -> None:
         (["train", "--data", "synthetic", "--method", "autoembed", "--out", "x"], "autoemb"),
         (["train", "--data", "synthetic", "--backbone", "deepfn", "--out", "x"], "deepfm"),
         (["export", "run", "--layout", "raged", "--out", "x"], "ragged"),
-        (["train", "--data", "synthetic", "--ot", "x"], "--out"),
     ],
 )
 def test_near_misses_are_named(amtl: Command, words: list[str], meant: str) -> None:

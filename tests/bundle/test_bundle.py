@@ -26,7 +26,7 @@ def test_holds_what_the_design_fixes(bundle: Bundle, frozen: FrozenModel) -> Non
     tests = {f"test_data_set_0/{kind}.pb" for kind in ("input_0", "input_1", "input_2", "output_0", "output_1")}
     assert names == vocabularies | tests | {
         "model.onnx", "model.onnx.data", "schema.json", "signature.json", "samples/request.json",
-        "samples/response.json", "report.json", "SHA256SUMS", "README.md",
+        "samples/response.json", "report.json", "SHA256SUMS", "README.md", "normalisation.json",
     }  # fmt: skip
     assert (bundle.path.stat().st_mode & 0o777) == 0o755
 

@@ -49,6 +49,7 @@ class Vocabulary:
     counts: npt.NDArray[np.int64]
     padded: bool = False
     unknown: int = OOV
+    # Made below where it is not given.
     index: ValueIndex = dataclasses.field(default=None, repr=False, compare=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:

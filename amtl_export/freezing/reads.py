@@ -17,7 +17,7 @@ class _Reads(TorchDispatchMode):
     """Notes where in memory the rows of every lookup are, and of tables that are read whole."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's
         self.read: set[int] = set()
         self.whole: set[int] = set()
 

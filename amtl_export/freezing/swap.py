@@ -175,7 +175,7 @@ def _frozen(module: nn.Module, shared: bool) -> FrozenEmbedding:
     assert weight is not None
     V, D = weight.shape
     if is_attached(module):
-        rows, dims = module.frozen_rows(), module.frozen_dims()  # type: ignore[operator]
+        rows, dims = module.frozen_rows(), module.frozen_dims()  # type: ignore[operator]  # attached: it has them
     else:
         rows, dims = weight.detach(), torch.full((V,), D, dtype=torch.int64, device=weight.device)
         padding = module.padding_idx

@@ -32,7 +32,7 @@ class RowDecayAdam(SparseAdam):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     parameter.grad = self._decayed(parameter, parameter.grad.coalesce())
-        return super().step(closure)  # type: ignore[no-untyped-call]
+        return super().step(closure)  # type: ignore[no-untyped-call]  # PyTorch's
 
     def _decayed(self, table: nn.Parameter, grad: torch.Tensor) -> torch.Tensor:
         rows = grad.indices()[0]

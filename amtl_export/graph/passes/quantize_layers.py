@@ -16,13 +16,16 @@ from amtl_export.graph.emit_int8 import Int8Layer, native_layer, standard_layer
 from amtl_export.graph.facts import WEIGHT, fact
 from amtl_export.graph.linear_int8 import LINEAR_INT8, SIGNED, UNSIGNED, Activation
 from amtl_export.graph.passes.base import GraphPass, ensure, is_custom, is_op
-from amtl_export.graph.ragged import LINEAR
+from amtl_export.graph.ragged import LINEAR, PANEL
 from amtl_export.graph.ragged import LINEAR_INT8 as RAGGED_INT8
 from amtl_export.graph.rewrite import is_linear, sizes, sole_user
 from amtl_export.graph.weights import INT8_SCALES, Part
 
-#: Products of a layer, inputs times outputs, from which on it gains: by the native operator, by standard ones.
-WORTH = {True: 1 << 11, False: 1 << 14}
+#: Products of a layer, inputs times outputs, from which on it gains by standard operators, of which it takes a dozen.
+WORTH = 1 << 14
+
+#: Outputs from which on it gains by the native operator, which has as many columns side by side.
+NATIVE_OUTPUTS = PANEL
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class _Layer:
 class QuantizeLayers(GraphPass):
     """Quantize weights once and what they multiply at each call, example by example.
 
-    A layer is left as it is where it has few products (`WORTH`), where its weight is cut, folded or read by something
-    else as well, or is no weight of a plain linear layer of the model: PyTorch could not be held against it.
+    A layer is left as it is where its weight is cut, folded or read by something else as well, or is no weight of a
+    plain linear layer of the model: PyTorch could not be held against it. So is one that is too small to gain by it.
 
     requires: layers are Gemms (`StateLinearLayers`); lookups are lowered.
     ensures: no weight stands in the graph both in int8 and in full precision.
@@ -101,8 +104,9 @@ class QuantizeLayers(GraphPass):
         if name is None or name not in self._weights or not _is_whole(weight, self._weights[name]):
             self.missed(node, "its weight is no whole weight of a plain linear layer", 1)
             return None
-        if int(np.prod(sizes(weight))) < WORTH[self._native]:
-            self.missed(node, f"{' · '.join(map(str, sizes(weight)))} products are too few to gain by it", 2)
+        outputs, inputs = sizes(weight)
+        if outputs < NATIVE_OUTPUTS if self._native else outputs * inputs < WORTH:
+            self.missed(node, f"{inputs} inputs and {outputs} outputs are too few to gain by it", 2)
             return None
         if bias is not None and sizes(bias) not in [(sizes(weight)[0],), (1, sizes(weight)[0])]:
             self.missed(node, "its bias is not one row for all examples", 2)

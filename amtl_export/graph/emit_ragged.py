@@ -20,11 +20,12 @@ def ragged_gather(builder: Builder, table: Ragged, site: Site) -> ir.Value:
     return builder.op(GATHER, *inputs, name=f"{site.scope}/rows", domain=DOMAIN, **attributes)
 
 
-def ragged_sum(builder: Builder, table: Ragged, site: Site) -> ir.Value:
-    """A lookup and the sum of its rows as one node, whose function body calls a lookup's."""
-    builder.carry(_bodies(table, GATHER, SUM))
+def ragged_sum(builder: Builder, table: Ragged, site: Site, kind: str = SUM) -> ir.Value:
+    """A lookup and the sum of its rows, or of their pairs, as one node, whose function body calls a lookup's."""
+    builder.carry(_bodies(table, GATHER, kind))
     inputs, attributes = _ragged_inputs(builder, table, site)
-    return builder.op(SUM, *inputs, name=f"{site.scope}/sum", domain=DOMAIN, **attributes)
+    name = f"{site.scope}/{'sum' if kind == SUM else 'pairs'}"
+    return builder.op(kind, *inputs, name=name, domain=DOMAIN, **attributes)
 
 
 def ragged_layer(builder: Builder, table: Ragged, site: Site, node: ir.Node) -> ir.Value:

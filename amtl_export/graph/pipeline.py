@@ -15,6 +15,7 @@ from amtl_export.graph.passes.base import GraphPass
 from amtl_export.graph.passes.drop_idle_squeezes import DropIdleSqueezes
 from amtl_export.graph.passes.fold_bases import FoldBases
 from amtl_export.graph.passes.fuse_first_layers import FuseFirstLayers
+from amtl_export.graph.passes.fuse_pairs import FusePairs
 from amtl_export.graph.passes.fuse_sums import FuseSums
 from amtl_export.graph.passes.hoist_request import HoistRequest
 from amtl_export.graph.passes.lower_lookups import LowerLookups
@@ -103,7 +104,8 @@ def _steps(plans: Mapping[str, TablePlan], wanted: Wanted, shared: Sequence[str]
     if shared:
         asked = (f"request_fields: {', '.join(shared)}", "leave request_fields out")
         yield Step(HoistRequest(shared), asked, "nothing can be computed once per request")
-    yield Step(FuseSums([path for path, table in plans.items() if table.layout == "ragged"]))
+    ragged = [path for path, table in plans.items() if table.layout == "ragged"]
+    yield from (Step(FuseSums(ragged)), Step(FusePairs(ragged)))
     fusable = [path for path, table in plans.items() if table.fused]
     asked_layer = ("first_layer: fused", 'first_layer="plain"') if wanted.first_layer == "fused" else None
     int8 = wanted.layer_dtype == "int8" and all(plans[path].dtype in SCALED for path in fusable)

@@ -1,4 +1,4 @@
-"""`ai.amtl::RaggedGather`, `RaggedSum`, `RaggedLinear` and `RaggedLinearInt8`, each with a function body.
+"""`ai.amtl::RaggedGather`, `RaggedSum`, `RaggedPairs`, `RaggedLinear`, `RaggedLinearInt8`: each with a function body.
 
 The bodies, of standard operators, travel in every model that has the nodes, so any ONNX Runtime runs the file; where
 the native library is registered (`amtl_export.native`) its kernels compute the nodes.
@@ -23,7 +23,8 @@ from onnxscript import opset20 as op
 
 from amtl_export.native import DOMAIN
 
-GATHER, SUM, LINEAR, LINEAR_INT8 = "RaggedGather", "RaggedSum", "RaggedLinear", "RaggedLinearInt8"
+GATHER, SUM, PAIRS = "RaggedGather", "RaggedSum", "RaggedPairs"
+LINEAR, LINEAR_INT8 = "RaggedLinear", "RaggedLinearInt8"
 
 #: Columns of weights that lie together for `RaggedLinear`; of quantized ones, numbers of a column that do.
 PANEL, QUAD = 16, 4
@@ -161,6 +162,29 @@ def RaggedSum(  # noqa: N802 - the operator's name
 
 
 @onnxscript.script(_AMTL, default_opset=op)
+def RaggedPairs(  # noqa: N802 - the operator's name
+    values,
+    block_offsets,
+    row_offsets,
+    ids,
+    sizes,
+    shifts,
+    dim: int,
+    block_bits: int,
+    scale_base: float,
+    scale_unit: float,
+):
+    """float32 `[B, dim]`: `(Σ rows)² - Σ rows²` over the rows of ids `[B, K]`, twice what pairs of rows multiply to."""
+    rows = RaggedGather(
+        values, block_offsets, row_offsets, ids, sizes, shifts,
+        dim=dim, block_bits=block_bits, scale_base=scale_base, scale_unit=scale_unit,
+    )  # fmt: skip
+    axis = op.Constant(value_ints=[1])
+    total = op.ReduceSum(rows, axis, keepdims=0)
+    return op.Sub(op.Mul(total, total), op.ReduceSum(op.Mul(rows, rows), axis, keepdims=0))
+
+
+@onnxscript.script(_AMTL, default_opset=op)
 def RaggedLinear(  # noqa: N802 - the operator's name
     values, block_offsets, row_offsets, ids, sizes, shifts, weights, bias,
     dim: int, block_bits: int, scale_base: float, scale_unit: float, least: float,
@@ -221,7 +245,13 @@ def RaggedLinearInt8(  # noqa: N802 - the operator's name
 @functools.cache
 def function(name: str, *, paired: bool = False) -> ir.Function:
     """The function body of an operator, ready for a model; with `paired` the one of tables of int4."""
-    body: Any = {GATHER: RaggedGather, SUM: RaggedSum, LINEAR: RaggedLinear, LINEAR_INT8: RaggedLinearInt8}[name]
+    body: Any = {
+        GATHER: RaggedGather,
+        SUM: RaggedSum,
+        PAIRS: RaggedPairs,
+        LINEAR: RaggedLinear,
+        LINEAR_INT8: RaggedLinearInt8,
+    }[name]
     if not paired:
         return ir.serde.deserialize_function(body.to_function_proto())
     made = ir.serde.deserialize_function((PairedGather if name == GATHER else body).to_function_proto())

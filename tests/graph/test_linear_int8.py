@@ -13,8 +13,8 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from amtl_export.bundle.bundle import Bundle
-from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.bundle.export import ExportConfig, build, export, write_model
+from amtl_export.bundle.value_types import auc_changes, choose_dtype
 from amtl_export.errors import InputError
 from amtl_export.files import write_sums
 from amtl_export.freezing.frozen import FrozenModel, freeze
@@ -54,7 +54,7 @@ def node_of(linear: nn.Linear, activation: Activation, least: float, *, cross: b
     """A node alone, with its function body."""
     weight, inputs, outputs = linear.weight.detach().numpy(), linear.in_features, linear.out_features
     offsets = zero_offsets(weight) if activation.zero else np.zeros(outputs, np.int32)
-    arrays = {
+    arrays: dict[str, Array] = {
         "weights": weight_panels(weight),
         "scales": weight_scales(weight),
         "offsets": offsets,
@@ -126,16 +126,24 @@ def test_a_bound_is_a_relu(native: bool) -> None:
 @pytest.mark.parametrize("native", [False, True], ids=["body", "native"])
 def test_a_cross_is_dcnv2s(native: bool) -> None:
     linear, x = layer(24, 24), examples(24, SIGNED)
-    x0 = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
+    x0: Array = np.random.default_rng(1).standard_normal(x.shape, np.float32)
     found = session_of(node_of(linear, SIGNED, NO_LEAST, cross=True), native=native).run(None, {"x": x, "x0": x0})[0]
     np.testing.assert_array_equal(found, x0 * torch_answer(linear, SIGNED, x) + x)
 
 
 def test_what_the_layer_multiplies_is_near_what_it_should() -> None:
-    linear, x = layer(256, 64), np.maximum(np.random.default_rng(0).standard_normal((500, 256)), 0).astype(np.float32)
-    exact = linear(torch.from_numpy(x)).detach().numpy()
+    linear = layer(256, 64)
+    x: Array = np.maximum(np.random.default_rng(0).standard_normal((500, 256), np.float32), np.float32(0))
+    exact: Array = linear(torch.from_numpy(x)).detach().numpy()
     found = torch_answer(linear, UNSIGNED, x)
     assert 1e-4 < np.abs(found - exact).max() < 0.05 * exact.std()
+
+
+CONFIGS = {
+    "portable": ExportConfig("dense", layer_dtype="int8"),
+    "native": ExportConfig(target="native", layer_dtype="int8"),
+    "native-int8": ExportConfig(target="native", dtype="int8", layer_dtype="int8"),
+}
 
 
 @pytest.fixture(scope="module", params=["dnn", "deepfm", "dcnv2", "autoint"])
@@ -143,37 +151,52 @@ def wide_run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_train: Callable[..., TrainConfig]
 ) -> Run:
     """A run whose hidden layers are worth int8 in both targets."""
-    config = tiny_train(backbone=request.param, dim=16, hidden=(160, 136), epochs=1)
+    data = "synthetic:rows=1500,values=60,tags=0"
+    config = tiny_train(data=data, backbone=request.param, dim=16, hidden=(160, 136), epochs=1)
     return train(config, tmp_path_factory.mktemp("wide") / "run")
 
 
-@pytest.fixture(scope="module", params=["portable", "native", "native-int8"])
-def wide_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, wide_run: Run) -> Bundle:
-    wanted = {
-        "portable": ExportConfig("dense", layer_dtype="int8"),
-        "native": ExportConfig(target="native", layer_dtype="int8"),
-        "native-int8": ExportConfig(target="native", dtype="int8", layer_dtype="int8"),
-    }
-    return export(freeze(wide_run), tmp_path_factory.mktemp("bundles") / "bundle", wanted[request.param])
-
-
-def test_hidden_layers_are_proven(wide_bundle: Bundle, wide_run: Run) -> None:
-    verdict = validate(wide_bundle.path, wide_run.path, tolerances=LOOSE)
-    assert verdict.problems == []
-    assert verdict.layers_checked is not None
-    assert verdict.layers_checked == verdict.layers_bit_equal > 0
-    ops = wide_bundle.report()["ops"]
-    assert (DOMAIN in {o.domain for o in wide_bundle.proto().opset_import}) == ("LinearInt8" in ops)
-    assert ops.get("LinearInt8", 0) + ops.get("MatMulInteger", 0) + ops.get("CrossInt8", 0) == verdict.layers_checked
-
-
-def test_an_example_alone_is_answered_as_in_any_batch(wide_bundle: Bundle, wide_run: Run) -> None:
-    feed = freeze(wide_run).example
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_an_example_alone_is_answered_as_in_any_batch(wide_run: Run, config: ExportConfig, tmp_path: Path) -> None:
+    frozen = freeze(wide_run)
+    built = build(frozen, config)
+    write_model(built.model, tmp_path)
+    feed = {name: values[:200] for name, values in frozen.example.items()}
     for native in (None, False):
-        session = open_session(wide_bundle.model, native=native)
+        session = open_session(tmp_path / "model.onnx", native=native)
         whole = session.run(["logit"], feed)[0]
         alone = [session.run(["logit"], {n: v[i : i + 1] for n, v in feed.items()})[0] for i in range(len(whole))]
         np.testing.assert_array_equal(np.concatenate(alone), whole)
+
+
+@pytest.mark.parametrize(("backbone", "config"), [("dcnv2", "portable"), ("dcnv2", "native-int8"), ("dnn", "native")])
+def test_hidden_layers_are_proven(
+    tmp_path: Path, tiny_train: Callable[..., TrainConfig], backbone: str, config: str
+) -> None:
+    data = "synthetic:rows=1500,values=60,tags=4"
+    run = train(tiny_train(data=data, backbone=backbone, dim=16, hidden=(160, 136), epochs=1), tmp_path / "run")
+    bundle = export(freeze(run), tmp_path / "bundle", CONFIGS[config])
+    verdict = validate(bundle.path, run.path, tolerances=LOOSE)
+    assert verdict.problems == []
+    assert verdict.layers_checked == verdict.layers_bit_equal
+    ops = bundle.report()["ops"]
+    assert (DOMAIN in {o.domain for o in bundle.proto().opset_import}) == ("LinearInt8" in ops)
+    assert sum(ops.get(kind, 0) for kind in ("LinearInt8", "MatMulInteger", "CrossInt8")) == verdict.layers_checked
+    assert verdict.layers_checked
+
+
+def test_the_auc_drop_allowed_is_that_of_rows_and_layers(
+    tmp_path: Path, tiny_train: Callable[..., TrainConfig]
+) -> None:
+    data = "synthetic:rows=3000,values=60,tags=0"
+    frozen = freeze(train(tiny_train(data=data, dim=16, hidden=(160, 136), epochs=1), tmp_path / "run"))
+    layers = ExportConfig(layer_dtype="int8")
+    changes = auc_changes(frozen, layers)
+    assert changes != auc_changes(frozen)
+    assert max(changes.values()) < 0.05
+    assert choose_dtype(frozen, layers, max_auc_drop=1.0).layer_dtype == "int8"
+    with pytest.raises(InputError, match="layer_dtype='fp32'"):
+        choose_dtype(frozen, layers, max_auc_drop=-1.0)
 
 
 def test_a_changed_number_of_a_layer_is_found(tmp_path: Path, tiny_train: Callable[..., TrainConfig]) -> None:
@@ -205,7 +228,8 @@ class Tied(nn.Module):
     def forward(self, items: Tensor) -> Tensor:
         x = torch.relu(self.own(self.items(items)))
         x = torch.relu(self.other(torch.relu(self.tied(x))))
-        return self.out(torch.relu(self.twice(self.twice(x)))).squeeze(-1)
+        scores: Tensor = self.out(torch.relu(self.twice(self.twice(x)))).squeeze(-1)
+        return scores
 
 
 def user_model() -> FrozenModel:

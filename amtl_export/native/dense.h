@@ -30,7 +30,7 @@ typedef struct amtl_dense {
  * AMTL_DENSE_PACKED: bytes of quantized rows that stay in the second-level cache while all weights are read.
  * AMTL_DENSE_SHARE: products of one thread, some tens of microseconds.
  */
-enum { AMTL_MOST_WEIGHT = 64, AMTL_QUANTIZED_LINE = 16, AMTL_DENSE_PACKED = 1 << 18, AMTL_DENSE_SHARE = 1 << 24 };
+enum { AMTL_MOST_WEIGHT = 64, AMTL_QUANTIZED_LINE = 32, AMTL_DENSE_PACKED = 1 << 18, AMTL_DENSE_SHARE = 1 << 24 };
 
 /* Bytes of a quantized row. */
 static inline int64_t amtl_dense_stride(const amtl_dense *layer) {

@@ -15,6 +15,9 @@
 #include "dense.h"
 #include "layer.h"
 
+/* AMTL_PER_LINE: vectors of numbers whose bytes are an AMTL_QUANTIZED_LINE. */
+enum { AMTL_PER_LINE = AMTL_QUANTIZED_LINE / AMTL_WIDE };
+
 /* At any address. */
 typedef float amtl_any_wide __attribute__((vector_size(4 * AMTL_WIDE), aligned(1), may_alias));
 typedef uint32_t amtl_wide_sums __attribute__((vector_size(4 * AMTL_WIDE), aligned(4), may_alias)); /* they wrap around */
@@ -29,48 +32,79 @@ typedef uint32_t amtl_any_sums __attribute__((vector_size(4 * AMTL_WIDE), aligne
 #define AMTL_ROUNDED(product) __asm__("" : "+m"(product))
 #endif
 
-/* As (where & a) | (~where & b) of floats. */
-AMTL_INLINE void amtl_choose(amtl_wide *out, const amtl_wide_bits *where, const amtl_wide *a, const amtl_wide *b) {
-  *out = (amtl_wide)((*where & (amtl_wide_bits)*a) | (~*where & (amtl_wide_bits)*b));
+/* What is left of a row from `k` on, in a line of zeros. */
+AMTL_INLINE void amtl_copy_rest(float *line, const float *x, int64_t k, int64_t inputs) {
+  memset(line, 0, AMTL_QUANTIZED_LINE * sizeof *line);
+  memcpy(line, x + k, (size_t)(inputs - k) * sizeof *line);
 }
 
-/* Sixteen numbers of a row from `k` on, zeros where it has ended. */
-AMTL_INLINE void amtl_load_sixteen(amtl_wide *out, const float *x, int64_t k, int64_t inputs) {
-  float last[AMTL_PANEL] = {0.0f};
-  const float *from = x + k;
-  if (k + AMTL_PANEL > inputs) memcpy(last, from, (size_t)(inputs - k) * sizeof(float)), from = last;
-  AMTL_UNROLLED(4)
-  for (int v = 0; v < AMTL_PER_PANEL; v++) out[v] = *(const amtl_any_wide *)(from + v * AMTL_WIDE);
+/* most = x > most ? x : most, which leaves `most` where either is NaN. */
+AMTL_INLINE void amtl_raise(amtl_wide *most, const amtl_wide *x) {
+#if defined(__x86_64__) && AMTL_WIDE == 16
+  *most = (amtl_wide)_mm512_max_ps((__m512)*x, (__m512)*most);
+#elif defined(__x86_64__) && AMTL_WIDE == 8
+  *most = (amtl_wide)_mm256_max_ps((__m256)*x, (__m256)*most);
+#elif defined(__x86_64__)
+  *most = (amtl_wide)_mm_max_ps((__m128)*x, (__m128)*most);
+#else
+  const amtl_wide_bits larger = *x > *most;
+  *most = (amtl_wide)((larger & (amtl_wide_bits)*x) | (~larger & (amtl_wide_bits)*most));
+#endif
 }
 
-/* The scale of a row: so that its largest number becomes `levels`. NaN where the row's sum is not finite. Lanes are sixteen
+/* A line of a row: its largest sizes and its sums, number by number. */
+AMTL_INLINE void amtl_measure(amtl_wide *most, amtl_wide *sums, const float *line, amtl_wide_bits kept) {
+  AMTL_UNROLLED(8)
+  for (int v = 0; v < AMTL_PER_LINE; v++) {
+    const amtl_wide x = *(const amtl_any_wide *)(line + v * AMTL_WIDE), size = (amtl_wide)((amtl_wide_bits)x & kept);
+    amtl_raise(&most[v], &size);
+    sums[v] += x;
+  }
+}
+
+/* The scale of a row: so that its largest number becomes `levels`. NaN where the row's sum is not finite. Lines are as long
  * for every instruction set, so that sums are the same.
  */
 AMTL_INLINE float amtl_row_scale(const amtl_dense *layer, const float *x, float *scale) {
-  const float levels = layer->zero == 0 ? 255.0f : 127.0f, least = 0x1p-100f;
+  const float levels = layer->zero == 0 ? 255.0f : 127.0f, smallest = 0x1p-100f;
   const amtl_wide_bits kept = (amtl_wide_bits){0} + (layer->zero == 0 ? -1 : INT32_MAX); /* without the sign */
-  amtl_wide most[AMTL_PER_PANEL] = {0}, sum[AMTL_PER_PANEL] = {0};
-  for (int64_t k = 0; k < layer->inputs; k += AMTL_PANEL) {
-    amtl_wide numbers[AMTL_PER_PANEL];
-    amtl_load_sixteen(numbers, x, k, layer->inputs);
-    AMTL_UNROLLED(4)
-    for (int v = 0; v < AMTL_PER_PANEL; v++) {
-      const amtl_wide size = (amtl_wide)((amtl_wide_bits)numbers[v] & kept);
-      const amtl_wide_bits larger = size > most[v]; /* never of NaN */
-      amtl_choose(&most[v], &larger, &size, &most[v]);
-      sum[v] += numbers[v];
-    }
+  amtl_wide most[AMTL_PER_LINE] = {0}, sum[AMTL_PER_LINE] = {0};
+  float line[AMTL_QUANTIZED_LINE], rest[AMTL_QUANTIZED_LINE];
+  int64_t k = 0;
+  for (; k + AMTL_QUANTIZED_LINE <= layer->inputs; k += AMTL_QUANTIZED_LINE) amtl_measure(most, sum, x + k, kept);
+  if (k < layer->inputs) {
+    amtl_copy_rest(rest, x, k, layer->inputs);
+    amtl_measure(most, sum, rest, kept);
   }
-  float largest[AMTL_PANEL], sums[AMTL_PANEL];
-  memcpy(largest, most, sizeof largest), memcpy(sums, sum, sizeof sums);
-  for (int half = AMTL_PANEL / 2; half > 0; half /= 2)
+  memcpy(line, most, sizeof line), memcpy(rest, sum, sizeof rest);
+  for (int half = AMTL_QUANTIZED_LINE / 2; half > 0; half /= 2)
     for (int i = 0; i < half; i++) {
-      largest[i] = largest[i + half] > largest[i] ? largest[i + half] : largest[i];
-      sums[i] += sums[i + half];
+      line[i] = line[i + half] > line[i] ? line[i + half] : line[i];
+      rest[i] += rest[i + half];
     }
-  const float fitting = largest[0] * (1.0f / levels);
-  *scale = fitting > least ? fitting : least;
-  return sums[0] - sums[0] == 0.0f ? *scale : NAN;
+  const float fitting = line[0] * (1.0f / levels);
+  *scale = fitting > smallest ? fitting : smallest;
+  return rest[0] - rest[0] == 0.0f ? *scale : NAN;
+}
+
+/* x / scale, rounded as a division is, by the correctly rounded 1 / scale (Markstein): the second step begins within a
+ * unit of the last place. A division takes several times as long. Where results are below 1/2 they may differ in their last
+ * place, where the scale is infinite altogether; neither matters here.
+ */
+AMTL_INLINE void amtl_divide(amtl_wide *x, float scale, float inverse) {
+#if defined(__x86_64__) && AMTL_WIDE == 16
+  const __m512 s = _mm512_set1_ps(scale), by = _mm512_set1_ps(inverse), all = (__m512)*x;
+  __m512 q = _mm512_mul_ps(all, by);
+  q = _mm512_fmadd_ps(_mm512_fnmadd_ps(q, s, all), by, q);
+  *x = (amtl_wide)_mm512_fmadd_ps(_mm512_fnmadd_ps(q, s, all), by, q);
+#elif defined(__x86_64__) && AMTL_WIDE == 8
+  const __m256 s = _mm256_set1_ps(scale), by = _mm256_set1_ps(inverse), all = (__m256)*x;
+  __m256 q = _mm256_mul_ps(all, by);
+  q = _mm256_fmadd_ps(_mm256_fnmadd_ps(q, s, all), by, q);
+  *x = (amtl_wide)_mm256_fmadd_ps(_mm256_fnmadd_ps(q, s, all), by, q);
+#else
+  *x /= scale, (void)inverse;
+#endif
 }
 
 /* The low bytes of sixteen numbers. */
@@ -95,24 +129,32 @@ AMTL_INLINE void amtl_put_bytes(uint8_t *out, const amtl_wide *numbers) {
 #endif
 }
 
-/* A row, quantized. Rounding is what the sum with a number of 24 bits does; its low byte is what is wanted: it lies within
- * 0..255, as no number of the row is larger than `levels` times the scale by more than roundings. (Where the scale is
- * NaN, it is any.)
+/* Sixteen numbers, quantized. Rounding is what the sum with a number of 24 bits does; its low byte is what is wanted: it lies
+ * within 0..255, as no number of the row is larger than `levels` times the scale by more than roundings. (Where the scale
+ * is NaN, it is any.)
  */
-AMTL_INLINE void amtl_quantize_row(const amtl_dense *layer, const float *x, float scale, uint8_t *out) {
-  const float rounding = 0x1.8p23f + (float)layer->zero;
-  const amtl_wide zero = {0};
-  const amtl_wide_bits all = (amtl_wide_bits){0} - (layer->zero != 0);
-  for (int64_t k = 0; k < layer->inputs; k += AMTL_PANEL) {
-    amtl_wide numbers[AMTL_PER_PANEL];
-    amtl_load_sixteen(numbers, x, k, layer->inputs);
-    AMTL_UNROLLED(4)
-    for (int v = 0; v < AMTL_PER_PANEL; v++) {
-      const amtl_wide_bits kept = (numbers[v] > zero) | all;
-      numbers[v] = (amtl_wide)((amtl_wide_bits)numbers[v] & kept) / scale + rounding;
-    }
-    amtl_put_bytes(out + k, numbers);
+AMTL_INLINE void amtl_quantize_sixteen(uint8_t *out, const float *x, float least, float scale, float inverse, float rounding) {
+  amtl_wide numbers[AMTL_PER_PANEL];
+  AMTL_UNROLLED(4)
+  for (int v = 0; v < AMTL_PER_PANEL; v++) {
+    const amtl_wide all = *(const amtl_any_wide *)(x + v * AMTL_WIDE);
+    numbers[v] = (amtl_wide){0} + least;
+    amtl_raise(&numbers[v], &all);
+    amtl_divide(&numbers[v], scale, inverse);
+    numbers[v] += rounding;
   }
+  amtl_put_bytes(out, numbers);
+}
+
+AMTL_INLINE void amtl_quantize_row(const amtl_dense *layer, const float *x, float scale, uint8_t *out) {
+  const float rounding = 0x1.8p23f + (float)layer->zero, inverse = 1.0f / scale, least = layer->zero == 0 ? 0.0f : -INFINITY;
+  int64_t k = 0;
+  for (; k + AMTL_PANEL <= layer->inputs; k += AMTL_PANEL)
+    amtl_quantize_sixteen(out + k, x + k, least, scale, inverse, rounding);
+  if (k == layer->inputs) return;
+  float rest[AMTL_QUANTIZED_LINE];
+  amtl_copy_rest(rest, x, k, layer->inputs);
+  amtl_quantize_sixteen(out + k, rest, least, scale, inverse, rounding);
 }
 
 /* A strip of weight columns. */
@@ -181,8 +223,7 @@ AMTL_INLINE void amtl_scale_sums(float *out, const uint32_t *sums, const amtl_co
   y = y * scale * *(const amtl_wide *)(c->scales + at);
   AMTL_ROUNDED(y);
   y += *(const amtl_wide *)(c->bias + at);
-  const amtl_wide_bits below = y < least; /* never of NaN */
-  amtl_choose(&y, &below, &least, &y);
+  amtl_raise(&y, &least); /* NaN stays NaN */
   if (x0 != NULL) {
     y *= *(const amtl_any_wide *)x0;
     AMTL_ROUNDED(y);

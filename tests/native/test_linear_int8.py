@@ -18,7 +18,7 @@ from amtl_export.runtime.session import open_session
 LIBRARY = library_path()
 LINEAR, CROSS = "LinearInt8", "CrossInt8"
 NO_LEAST = float(np.finfo(np.float32).min)
-LANES = 16
+LANES = 32
 NAN, INFINITE = float("nan"), float("inf")
 HOSTILE = (-1, 1, 127, 129, 2**31, 2**61, 2**63 - 1, -(2**63))
 
@@ -180,6 +180,17 @@ def unusual() -> Array:
     return x
 
 
+def near_ties(zero: int) -> Array:
+    """Rows whose numbers are half a step, or a last place beside it: what a division alone rounds right."""
+    random = np.random.default_rng(6)
+    x = (2.0 ** random.uniform(-90, 90, (200, 1)) * np.ones((1, 65))).astype(np.float32)
+    scale, _ = row_scales(x, zero)
+    steps = random.integers(0, 127, (200, 64)) + np.float32(0.5)
+    ties = (steps * scale[:, None]).astype(np.float32)
+    x[:, 1:] = np.nextafter(ties, ties * random.integers(0, 3, ties.shape).astype(np.float32))
+    return x
+
+
 def cases() -> Iterator[Node]:
     sizes = [(1, 1, 1), (3, 5, 2), (7, 16, 16), (6, 64, 64), (13, 37, 79), (5, 130, 65), (25, 31, 17), (2, 515, 48)]
     for number, (rows, inputs, outputs) in enumerate(sizes):
@@ -191,6 +202,7 @@ def cases() -> Iterator[Node]:
         for least in (0.0, -1.5, INFINITE, -INFINITE):
             yield drawn(normal(9, 21), 33, 3).saying(zero=zero, least=least)
         yield drawn(unusual(), 50, 4).saying(zero=zero)
+        yield drawn(near_ties(zero), 30, 4).saying(zero=zero)
         yield drawn(unusual(), 37, 4, cross=True).saying(zero=zero, least=0.0)
         yield drawn(normal(5, 44), 20, 8, most=1).saying(zero=zero)
     one = drawn(normal(20), 18, 5)

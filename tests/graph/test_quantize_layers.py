@@ -126,7 +126,7 @@ def test_a_bound_is_a_relu(native: bool) -> None:
 @pytest.mark.parametrize("native", [False, True], ids=["body", "native"])
 def test_a_cross_is_dcnv2s(native: bool) -> None:
     linear, x = layer(24, 24), examples(24, SIGNED)
-    x0: Array = np.random.default_rng(1).standard_normal(x.shape, np.float32)
+    x0 = np.random.default_rng(1).standard_normal((len(x), 24), np.float32)
     found = session_of(node_of(linear, SIGNED, NO_LEAST, cross=True), native=native).run(None, {"x": x, "x0": x0})[0]
     np.testing.assert_array_equal(found, x0 * torch_answer(linear, SIGNED, x) + x)
 

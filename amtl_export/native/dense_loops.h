@@ -138,7 +138,7 @@ AMTL_INLINE void amtl_quantize_sixteen(uint8_t *out, const float *x, float least
   AMTL_UNROLLED(4)
   for (int v = 0; v < AMTL_PER_PANEL; v++) {
     const amtl_wide all = *(const amtl_any_wide *)(x + v * AMTL_WIDE);
-    numbers[v] = (amtl_wide){0} + least;
+    numbers[v] = least - (amtl_wide){0};
     amtl_raise(&numbers[v], &all);
     amtl_divide(&numbers[v], scale, inverse);
     numbers[v] += rounding;
@@ -218,7 +218,7 @@ AMTL_INLINE void amtl_add_quads(amtl_wide_sums sums[AMTL_TILE_ROWS][AMTL_TILE_PA
 /* Sums of a vector of columns to results; `x` and `x0` are that vector's, or x0 is NULL. */
 AMTL_INLINE void amtl_scale_sums(float *out, const uint32_t *sums, const amtl_columns *c, int64_t at, float scale,
                                  const float *x, const float *x0) {
-  const amtl_wide least = (amtl_wide){0} + c->least;
+  const amtl_wide least = c->least - (amtl_wide){0}; /* a sum would lose the sign of -0 */
   amtl_wide y = __builtin_convertvector(*(const amtl_wide_bits *)(sums + at), amtl_wide);
   y = y * scale * *(const amtl_wide *)(c->scales + at);
   AMTL_ROUNDED(y);

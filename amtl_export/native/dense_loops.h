@@ -76,8 +76,14 @@ AMTL_INLINE float amtl_row_scale(const amtl_dense *layer, const float *x, float 
     amtl_copy_rest(rest, x, k, layer->inputs);
     amtl_measure(most, sum, rest, kept);
   }
-  memcpy(line, most, sizeof line), memcpy(rest, sum, sizeof rest);
-  for (int half = AMTL_QUANTIZED_LINE / 2; half > 0; half /= 2)
+  AMTL_UNROLLED(4)
+  for (int half = AMTL_PER_LINE / 2; half > 0; half /= 2)
+    AMTL_UNROLLED(4)
+    for (int v = 0; v < half; v++) amtl_raise(&most[v], &most[v + half]), sum[v] += sum[v + half];
+  memcpy(line, most, sizeof *most), memcpy(rest, sum, sizeof *sum);
+  AMTL_UNROLLED(4)
+  for (int half = AMTL_WIDE / 2; half > 0; half /= 2)
+    AMTL_UNROLLED(8)
     for (int i = 0; i < half; i++) {
       line[i] = line[i + half] > line[i] ? line[i + half] : line[i];
       rest[i] += rest[i + half];

@@ -1,4 +1,4 @@
-"""A trained run compressed: bytes, AUC and latency of its bundles against ONNX dense and dynamic quantization.
+"""A trained run compressed: bytes, AUC and latency of its bundles against ONNX dense and quantized by ONNX Runtime.
 
 python benchmarks/compressed.py RUN --name ml-1m-d64 --dim-budget 0.1 --out benchmarks/results
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
 from amtl_export.bench.infer import InferConfig, report, summary, time_cases, torch_threads
 from amtl_export.bench.machine import today
@@ -25,11 +25,15 @@ from amtl_export.compression.compress import compress
 from amtl_export.files import write_json
 from amtl_export.freezing.folding import fold
 from amtl_export.freezing.frozen import FrozenModel, freeze
+from amtl_export.freezing.scores import Scores
+from amtl_export.spec import Feed
+from amtl_export.validation.scores import graph_answers
 from amtl_export.validation.validate import validate
 
 #: Bundles of the compressed model.
 SUBJECTS = {
     "portable": ExportConfig(target="portable", dtype="fp32"),
+    "portable-layers-int8": ExportConfig(target="portable", dtype="fp32", layer_dtype="int8"),
     "native": ExportConfig(target="native", dtype="fp32"),
     "native-int8": ExportConfig(target="native", dtype="int8"),
     "native-layer-int8": ExportConfig(target="native", dtype="int8", layer_dtype="int8"),
@@ -37,11 +41,13 @@ SUBJECTS = {
 }
 
 
+#: Examples that ONNX Runtime's static quantization sees.
+CALIBRATED = 4096
+
+
 def dynamic(dense: Bundle, folder: Path) -> Bundle:
     """The dense bundle with the weights of its layers quantized by ONNX Runtime, activations at run time."""
-    shutil.copytree(dense.path, folder)
-    for name in ("model.onnx", "model.onnx.data"):
-        (folder / name).unlink()
+    _without_graph(dense, folder)
     quantize_dynamic(
         dense.model,
         folder / "model.onnx",
@@ -50,6 +56,39 @@ def dynamic(dense: Bundle, folder: Path) -> Bundle:
         use_external_data_format=True,
     )
     return open_bundle(folder)
+
+
+def static(dense: Bundle, folder: Path, feed: Feed) -> Bundle:
+    """The same with activations quantized by scales that it finds on a sample."""
+    _without_graph(dense, folder)
+    quantize_static(
+        dense.model,
+        folder / "model.onnx",
+        Calibration(feed),
+        op_types_to_quantize=["Gemm", "MatMul"],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        use_external_data_format=True,
+    )
+    return open_bundle(folder)
+
+
+class Calibration(CalibrationDataReader):  # type: ignore[misc] # onnxruntime has no types
+    """One batch."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._left = [feed]
+
+    def get_next(self) -> Feed | None:
+        """The batch, then none."""
+        return self._left.pop() if self._left else None
+
+
+def _without_graph(bundle: Bundle, folder: Path) -> None:
+    shutil.copytree(bundle.path, folder)
+    for name in ("model.onnx", "model.onnx.data"):
+        (folder / name).unlink()
 
 
 @click.command()
@@ -86,17 +125,32 @@ def main(
         }
         for own, verdict in verdicts.items():
             click.echo(f"{own}: {verdict['verdict']}, {verdict['bytes_ratio']:.3f}, {verdict['delta_auc_original']}")
+        sample = traffic(small, bundles["portable"]).feeds(CALIBRATED, "zipf", 1)[0]
+        peers = {
+            "onnx-dense": dense,
+            "onnx-dynamic-int8": dynamic(dense, place / "dynamic"),
+            "onnx-static-int8": static(dense, place / "static", sample),
+        }
+        aucs = {own: _auc(bundle, small, split) for own, bundle in {**peers, **bundles}.items()}
+        click.echo(f"AUC: {aucs}")
         subjects = [
-            OnnxSubject("onnx-dense", dense, "cpu", threads),
-            OnnxSubject("onnx-dynamic-int8", dynamic(dense, place / "dynamic"), "cpu", threads),
-            *(OnnxSubject(own, bundle, "cpu", threads, own != "portable" or None) for own, bundle in bundles.items()),
+            *(OnnxSubject(own, bundle, "cpu", threads) for own, bundle in peers.items()),
+            *(
+                OnnxSubject(own, bundle, "cpu", threads, not own.startswith("portable") or None)
+                for own, bundle in bundles.items()
+            ),
         ]
         cases = time_cases(subjects, traffic(small, bundles["portable"]), config, click.echo)
         tables = {own: _table(bundle) for own, bundle in bundles.items()}
     assert small.compressed is not None
     result = report(config, cases) | {"model": summary(small), "settings": asdict(config), "tables": tables}
-    found = {"compressed": small.compressed.report, "verdicts": verdicts}
+    found = {"compressed": small.compressed.report, "verdicts": verdicts, "auc": aucs}
     write_json(out / f"{today()}-{name}-compressed-{machine}.json", result | found)
+
+
+def _auc(bundle: Bundle, frozen: FrozenModel, split: Any) -> float:
+    """Of a graph."""
+    return Scores.of(graph_answers(bundle, frozen, split, "cpu", optimized=True)[frozen.score]).auc
 
 
 def traffic(frozen: FrozenModel, bundle: Bundle) -> Traffic:

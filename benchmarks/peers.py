@@ -47,6 +47,7 @@ BUNDLES = {
     "onnx-ragged-fused": ExportConfig("ragged", first_layer="fused"),
     "onnx-ragged-fused-int8": ExportConfig("ragged", "int8", first_layer="fused"),
     "onnx-ragged-layer-int8": ExportConfig("ragged", "int8", layer_dtype="int8"),
+    "onnx-portable-layers-int8": ExportConfig("dense", layer_dtype="int8"),
 }
 
 
@@ -213,7 +214,7 @@ def alone(bundle: Bundle, frozen: FrozenModel, folder: Path) -> dict[str, float]
 @click.option("--machine", default="cpu2", show_default=True, help="Short name in the file's name.")
 @click.option("--seconds", default=4.0, show_default=True, help="For each backbone, batch size and id distribution.")
 @click.option("--threads", default=1, show_default=True)
-@click.option("--batch", type=IntList(), default="1,64,1024", show_default=True, help="Batch sizes.")
+@click.option("--batch", type=IntList(), default="1,64,1024,4096", show_default=True, help="Batch sizes.")
 @click.option("--backbones", type=TextList(), default="dnn,deepfm,dcnv2", show_default=True, help="Backbones.")
 @click.option("--peers", type=TextList(), default="torch-compile,aotinductor,openvino,onnx-int8", show_default=True)
 def main(

@@ -16,7 +16,7 @@ class Lookup:
         table: path of the table's module.
         input: the value with its ids, a graph input for instance; empty where the table is read whole.
         output: the value with its rows, float32 `[B, K, D]`, or what it would be called: a fused layer has none.
-        layer: name of the RaggedSum or ragged layer that reads the table instead, or empty.
+        layer: name of the RaggedSum, RaggedPairs or ragged layer that reads the table instead, or empty.
         sizes: V of each column's field (one number serves all columns).
         offsets: first table row of each column's field.
     """

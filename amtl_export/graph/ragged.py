@@ -1,4 +1,4 @@
-"""`ai.amtl::RaggedGather`, `RaggedSum`, `RaggedLinear` and `RaggedLinearInt8`, each with a function body.
+"""`ai.amtl::RaggedGather`, `RaggedSum`, `RaggedPairs`, `RaggedLinear`, `RaggedLinearInt8`: each with a function body.
 
 The bodies, of standard operators, travel in every model that has the nodes, so any ONNX Runtime runs the file; where
 the native library is registered (`amtl_export.native`) its kernels compute the nodes.
@@ -23,7 +23,8 @@ from onnxscript import opset20 as op
 
 from amtl_export.native import DOMAIN
 
-GATHER, SUM, LINEAR, LINEAR_INT8 = "RaggedGather", "RaggedSum", "RaggedLinear", "RaggedLinearInt8"
+GATHER, SUM, PAIRS = "RaggedGather", "RaggedSum", "RaggedPairs"
+LINEAR, LINEAR_INT8 = "RaggedLinear", "RaggedLinearInt8"
 
 #: Columns of weights that lie together for `RaggedLinear`; of quantized ones, numbers of a column that do.
 PANEL, QUAD = 16, 4
@@ -161,6 +162,29 @@ def RaggedSum(  # noqa: N802 - the operator's name
 
 
 @onnxscript.script(_AMTL, default_opset=op)
+def RaggedPairs(  # noqa: N802 - the operator's name
+    values,
+    block_offsets,
+    row_offsets,
+    ids,
+    sizes,
+    shifts,
+    dim: int,
+    block_bits: int,
+    scale_base: float,
+    scale_unit: float,
+):
+    """float32 `[B, dim]`: `(Σ rows)² - Σ rows²` over the rows of ids `[B, K]`, twice what pairs of rows multiply to."""
+    rows = RaggedGather(
+        values, block_offsets, row_offsets, ids, sizes, shifts,
+        dim=dim, block_bits=block_bits, scale_base=scale_base, scale_unit=scale_unit,
+    )  # fmt: skip
+    axis = op.Constant(value_ints=[1])
+    total = op.ReduceSum(rows, axis, keepdims=0)
+    return op.Sub(op.Mul(total, total), op.ReduceSum(op.Mul(rows, rows), axis, keepdims=0))
+
+
+@onnxscript.script(_AMTL, default_opset=op)
 def RaggedLinear(  # noqa: N802 - the operator's name
     values, block_offsets, row_offsets, ids, sizes, shifts, weights, bias,
     dim: int, block_bits: int, scale_base: float, scale_unit: float, least: float,
@@ -177,7 +201,11 @@ def RaggedLinear(  # noqa: N802 - the operator's name
     flat = op.Flatten(op.Transpose(weights, perm=[1, 0, 2]), axis=1)
     row = op.Reshape(bias, op.Constant(value_ints=[-1]))
     columns = op.Slice(flat, op.Constant(value_ints=[0]), op.Shape(row), op.Constant(value_ints=[1]))
-    return op.Max(op.Gemm(op.Flatten(rows, axis=1), columns, row), op.Constant(value_float=least))
+    x, none = op.Flatten(rows, axis=1), op.Constant(value_ints=[0])
+    # Never one row alone, which ONNX Runtime may add up in another order than a row among others.
+    more = op.Concat(x, op.Slice(x, none, op.Constant(value_ints=[1]), none), axis=0)
+    y = op.Slice(op.Gemm(more, columns, row), none, op.Constant(value_ints=[-1]), none)
+    return op.Max(y, op.Constant(value_float=least))
 
 
 @onnxscript.script(_AMTL, default_opset=op)
@@ -208,14 +236,22 @@ def RaggedLinearInt8(  # noqa: N802 - the operator's name
     ends = op.Concat(op.Reshape(op.Constant(value_int=dim), one), outputs, axis=0)
     kept = op.Slice(by_field, op.Constant(value_ints=[0, 0]), ends, op.Constant(value_ints=[1, 2]))
     columns = op.Reshape(kept, op.Concat(op.Constant(value_ints=[-1]), outputs, axis=0))
-    product = op.MatMul(op.Flatten(rows, axis=1), columns)
+    x, none = op.Flatten(rows, axis=1), op.Constant(value_ints=[0])
+    more = op.Concat(x, op.Slice(x, none, one, none), axis=0)  # as in RaggedLinear
+    product = op.Slice(op.MatMul(more, columns), none, op.Constant(value_ints=[-1]), none)
     return op.Max(op.Add(op.Mul(product, scales), row), op.Constant(value_float=least))
 
 
 @functools.cache
 def function(name: str, *, paired: bool = False) -> ir.Function:
     """The function body of an operator, ready for a model; with `paired` the one of tables of int4."""
-    body: Any = {GATHER: RaggedGather, SUM: RaggedSum, LINEAR: RaggedLinear, LINEAR_INT8: RaggedLinearInt8}[name]
+    body: Any = {
+        GATHER: RaggedGather,
+        SUM: RaggedSum,
+        PAIRS: RaggedPairs,
+        LINEAR: RaggedLinear,
+        LINEAR_INT8: RaggedLinearInt8,
+    }[name]
     if not paired:
         return ir.serde.deserialize_function(body.to_function_proto())
     made = ir.serde.deserialize_function((PairedGather if name == GATHER else body).to_function_proto())

@@ -22,6 +22,7 @@ int amtl_refuse(const amtl_operator *op, amtl_problem *problem, const char *form
   return 0;
 }
 
+int amtl_has_least(const amtl_operator *op) { return op->kind >= AMTL_LINEAR; }
 int amtl_is_on_table(const amtl_operator *op) { return op->kind != AMTL_DENSE && op->kind != AMTL_CROSS; }
 
 const char *amtl_input_name(const amtl_operator *op, size_t input) {
@@ -81,7 +82,7 @@ static int scales_fit(const amtl_operator *op, const amtl_attributes *a) {
 }
 
 int amtl_check_attributes(const amtl_operator *op, const amtl_attributes *a, amtl_problem *problem) {
-  const int has_least = op->kind != AMTL_GATHER && op->kind != AMTL_SUM;
+  const int has_least = amtl_has_least(op);
   WANT(!has_least || a->least == a->least, "attribute least is no number");
   if (!amtl_is_on_table(op)) {
     WANT(a->zero == 0 || a->zero == 128, "attribute zero is %" PRId64 ", allowed 0 and 128", a->zero);
@@ -284,6 +285,8 @@ int amtl_check_call(const amtl_operator *op, const amtl_attributes *a, const amt
   if (!table_of(op, a, in, &out->table, problem)) return 0;
   WANT(op->kind != AMTL_SUM || (ids->rank == 2 && out->table.fields == 1),
        "input ids is %s: ids of a sum must be [examples, length], of one field", shown(ids).text);
+  WANT(op->kind != AMTL_PAIRS || ids->rank == 2, "input ids is %s: ids of pairs must be [examples, length]",
+       shown(ids).text);
   WANT(op->kind != AMTL_LINEAR || (ids->rank == 2 && ids->shape[1] == out->table.fields),
        "input ids is %s: ids of a layer must be [examples, fields]", shown(ids).text);
   if (op->kind != AMTL_GATHER) out->examples = ids->shape[0], out->length = ids->shape[1];

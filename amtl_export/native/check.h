@@ -27,7 +27,7 @@ enum amtl_dense_input {
 enum { AMTL_MOST_INPUT_COUNT = AMTL_INT8_INPUTS };
 
 /* DENSE and CROSS are of numbers, the others of a table. */
-enum amtl_kind { AMTL_GATHER, AMTL_SUM, AMTL_LINEAR, AMTL_DENSE, AMTL_CROSS };
+enum amtl_kind { AMTL_GATHER, AMTL_SUM, AMTL_PAIRS, AMTL_LINEAR, AMTL_DENSE, AMTL_CROSS };
 
 /* Types of an input's elements. */
 enum amtl_element {
@@ -68,12 +68,13 @@ typedef struct amtl_call {
   amtl_table table;
   amtl_linear layer; /* of layers on a table alone */
   amtl_dense dense;  /* of operators on numbers, and nothing but it */
-  int64_t examples, length; /* of sums and layers; `length`: ids of an example of a sum */
+  int64_t examples, length; /* of sums, pairs and layers; `length`: ids of an example */
   int64_t shape[AMTL_MOST_RANK];
   size_t rank;
 } amtl_call;
 
 int amtl_is_on_table(const amtl_operator *op);
+int amtl_has_least(const amtl_operator *op);
 const char *amtl_input_name(const amtl_operator *op, size_t input);
 enum amtl_element amtl_input_element(const amtl_operator *op, size_t input);
 size_t amtl_element_size(enum amtl_element element);

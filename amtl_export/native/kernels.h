@@ -82,10 +82,20 @@ enum amtl_fault AMTL_NAME(gather)(const amtl_table *t, float *out, int64_t begin
   return AMTL_WITH_TYPES(t, amtl_gather_rows, t, out, begin, end);
 }
 
+/* (sum of an example's rows)² - sum of their squares, from both sums; the squares begin anew. */
+AMTL_INLINE void amtl_finish_pairs(float *restrict total, float *restrict squares, int64_t dim) {
+  for (int64_t i = 0; i < dim; i++) {
+    total[i] = total[i] * total[i] - squares[i];
+    squares[i] = 0.0f;
+  }
+}
+
+/* Sums of rows; with `squares`, [dim], what pairs of rows come to. */
 AMTL_INLINE enum amtl_fault amtl_sum_rows(const amtl_table *shared, int64_t length, float *out, int64_t begin, int64_t end,
-                                          enum amtl_value value, enum amtl_offset offset) {
+                                          float *squares, enum amtl_value value, enum amtl_offset offset) {
   const amtl_table table = *shared, *const t = &table;
   memset(out + begin * t->dim, 0, (size_t)((end - begin) * t->dim) * sizeof(float));
+  if (squares != NULL) memset(squares, 0, (size_t)t->dim * sizeof(float));
   amtl_lookups all;
   enum amtl_fault fault = amtl_find_first(t, &all, begin * length, end * length, value, offset);
   float *total = out + begin * t->dim;
@@ -94,13 +104,19 @@ AMTL_INLINE enum amtl_fault amtl_sum_rows(const amtl_table *shared, int64_t leng
     const int64_t many = all.many_ready;
     fault = amtl_find_next(t, &all, value, offset);
     for (int64_t i = 0; i < many; i++) {
-      amtl_add_row(total, t, now[i].s, now[i].scale, value);
-      if (--left == 0) left = length, total += t->dim;
+      amtl_add_row(total, squares, t, now[i].s, now[i].scale, value);
+      if (--left > 0) continue;
+      if (squares != NULL) amtl_finish_pairs(total, squares, t->dim);
+      left = length, total += t->dim;
     }
   }
   return fault;
 }
 
 enum amtl_fault AMTL_NAME(sum)(const amtl_table *t, int64_t length, float *out, int64_t begin, int64_t end) {
-  return AMTL_WITH_TYPES(t, amtl_sum_rows, t, length, out, begin, end);
+  return AMTL_WITH_TYPES(t, amtl_sum_rows, t, length, out, begin, end, NULL);
+}
+
+enum amtl_fault AMTL_NAME(pairs)(const amtl_table *t, int64_t length, float *out, int64_t begin, int64_t end, void *scratch) {
+  return AMTL_WITH_TYPES(t, amtl_sum_rows, t, length, out, begin, end, (float *)scratch);
 }

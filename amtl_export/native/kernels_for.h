@@ -13,6 +13,10 @@ typedef struct amtl_isa {
   enum amtl_fault (*gather)(const amtl_table *table, float *out, int64_t begin, int64_t end);
   /* Examples [begin, end) of `length` ids of one field each, to out [examples, dim]: the sum of their rows. */
   enum amtl_fault (*sum)(const amtl_table *table, int64_t length, float *out, int64_t begin, int64_t end);
+  /* Examples [begin, end) of `length` ids to out [examples, dim]: (sum of their rows)² - sum of the rows' squares.
+   * `scratch` has dim floats.
+   */
+  enum amtl_fault (*pairs)(const amtl_table *table, int64_t length, float *out, int64_t begin, int64_t end, void *scratch);
   /* Examples [begin, end) to out [examples, outputs]: max(rows side by side * weights + bias, least). `scratch` has
    * scratch_bytes(table, end - begin) or more.
    */
@@ -36,6 +40,8 @@ const amtl_isa *amtl_isa_in_use(void);
 #define AMTL_DECLARE(set)                                                                                          \
   enum amtl_fault amtl_gather_##set(const amtl_table *table, float *out, int64_t begin, int64_t end);              \
   enum amtl_fault amtl_sum_##set(const amtl_table *table, int64_t length, float *out, int64_t begin, int64_t end); \
+  enum amtl_fault amtl_pairs_##set(const amtl_table *table, int64_t length, float *out, int64_t begin, int64_t end, \
+                                   void *scratch);                                                                 \
   enum amtl_fault amtl_linear_##set(const amtl_table *table, const amtl_linear *layer, float *out, int64_t begin,  \
                                     int64_t end, void *scratch);                                                   \
   size_t amtl_scratch_bytes_##set(const amtl_table *table, int64_t examples);                                      \

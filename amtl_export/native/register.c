@@ -113,11 +113,13 @@ typedef struct shares {
   _Atomic int fault;
 } shares;
 
-static enum amtl_fault multiply(const shares *all, int64_t begin, int64_t end) {
+static enum amtl_fault work_in_scratch(const shares *all, int64_t begin, int64_t end) {
   amtl_scratch *const scratch = amtl_pool_take(&all->k->pool, all->scratch_bytes);
   if (scratch == NULL) return AMTL_NO_MEMORY;
   enum amtl_fault fault = AMTL_FINE;
-  if (amtl_is_on_table(all->k->op))
+  if (all->k->op->kind == AMTL_PAIRS)
+    fault = all->k->isa->pairs(&all->call->table, all->call->length, all->out, begin, end, scratch->memory);
+  else if (amtl_is_on_table(all->k->op))
     fault = all->k->isa->linear(&all->call->table, &all->call->layer, all->out, begin, end, scratch->memory);
   else
     all->k->isa->dense(&all->call->dense, all->out, begin, end, scratch->memory);
@@ -133,7 +135,7 @@ static void work(void *data, size_t i) {
   const enum amtl_kind kind = all->k->op->kind;
   const enum amtl_fault fault = kind == AMTL_GATHER ? all->k->isa->gather(&call->table, all->out, begin, end)
                                 : kind == AMTL_SUM  ? all->k->isa->sum(&call->table, call->length, all->out, begin, end)
-                                                    : multiply(all, begin, end);
+                                                    : work_in_scratch(all, begin, end);
   if (fault != AMTL_FINE) atomic_store(&all->fault, (int)fault);
 }
 
@@ -142,6 +144,7 @@ static void cut(shares *all) {
   const amtl_call *const call = all->call;
   switch (all->k->op->kind) {
     case AMTL_GATHER: all->total = call->table.lookups, all->share = SHARE; break;
+    case AMTL_PAIRS: all->scratch_bytes = (size_t)call->table.dim * sizeof(float); /* fall through */
     case AMTL_SUM:
       all->total = call->examples, all->share = call->length < SHARE ? SHARE / (call->length + 1) + 1 : 1;
       break;
@@ -194,7 +197,7 @@ static atomic_int interface_version;
 static OrtStatus *read_attributes(const amtl_operator *op, const OrtApi *api, const OrtKernelInfo *info,
                                   amtl_attributes *out) {
   *out = (amtl_attributes){.bits = 4};
-  if (op->kind != AMTL_GATHER && op->kind != AMTL_SUM) CHECK(amtl_ort_float_attribute(api, info, "least", &out->least));
+  if (amtl_has_least(op)) CHECK(amtl_ort_float_attribute(api, info, "least", &out->least));
   if (!amtl_is_on_table(op)) return amtl_ort_int_attribute(api, info, "zero", &out->zero);
   CHECK(amtl_ort_int_attribute(api, info, "dim", &out->dim));
   CHECK(amtl_ort_int_attribute(api, info, "block_bits", &out->block_bits));
@@ -268,6 +271,7 @@ static operator_ operators[] = {
     ALL_TYPES("RaggedGather", AMTL_GATHER, AMTL_TABLE_INPUTS),
     ALL_TYPES("RaggedSum", AMTL_SUM, AMTL_TABLE_INPUTS),
 #ifndef AMTL_CUDA
+    ALL_TYPES("RaggedPairs", AMTL_PAIRS, AMTL_TABLE_INPUTS),
     ALL_TYPES("RaggedLinear", AMTL_LINEAR, AMTL_LINEAR_INPUTS),
     QUANTIZED_TYPES("RaggedLinearInt8", AMTL_LINEAR, AMTL_INT8_INPUTS),
     OPERATOR("LinearInt8", AMTL_DENSE, AMTL_DENSE_INPUTS, AMTL_FLOAT32, AMTL_INT64),

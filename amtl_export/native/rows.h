@@ -113,21 +113,29 @@ AMTL_INLINE void amtl_write_row(float *restrict out, const amtl_table *t, amtl_s
   }
 }
 
-/* out += the row's numbers times its scale. */
-AMTL_INLINE void amtl_add_row(float *restrict out, const amtl_table *t, amtl_span s, float scale, enum amtl_value type) {
+/* out += the row's numbers times its scale; and squares, if there are any, += the squares of these. */
+AMTL_INLINE void amtl_add_row(float *restrict out, float *restrict squares, const amtl_table *t, amtl_span s, float scale,
+                              enum amtl_value type) {
   const amtl_lane_bits positions = {0, 1, 2, 3, 4, 5, 6, 7};
   int64_t i = 0;
   amtl_lane x;
   for (; i + AMTL_LANE <= s.n; i += AMTL_LANE) {
     amtl_load(&x, t, s.first + i, type);
-    *(amtl_lane *)(out + i) += x * scale;
+    x *= scale;
+    *(amtl_lane *)(out + i) += x;
+    if (squares != NULL) *(amtl_lane *)(squares + i) += x * x;
   }
   if (i < s.n && s.n >= AMTL_LANE) { /* what is left, at the end of a lane whose first numbers were added already */
     amtl_load(&x, t, s.first + s.n - AMTL_LANE, type);
-    *(amtl_lane *)(out + s.n - AMTL_LANE) +=
-        (amtl_lane)((amtl_lane_bits)(x * scale) & (positions >= (int32_t)(AMTL_LANE - (s.n - i))));
+    x = (amtl_lane)((amtl_lane_bits)(x * scale) & (positions >= (int32_t)(AMTL_LANE - (s.n - i))));
+    *(amtl_lane *)(out + s.n - AMTL_LANE) += x;
+    if (squares != NULL) *(amtl_lane *)(squares + s.n - AMTL_LANE) += x * x;
   } else {
-    for (; i < s.n; i++) out[i] += amtl_number_at(t, s.first + i, type) * scale;
+    for (; i < s.n; i++) {
+      const float number = amtl_number_at(t, s.first + i, type) * scale;
+      out[i] += number;
+      if (squares != NULL) squares[i] += number * number;
+    }
   }
 }
 

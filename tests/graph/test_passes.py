@@ -1,11 +1,14 @@
 """Single passes on small graphs: what they require, ensure, and return."""
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from amtl_export.graph.facts import TABLE
 from amtl_export.graph.passes.drop_idle_squeezes import DropIdleSqueezes
+from amtl_export.graph.passes.fuse_pairs import FusePairs
 from amtl_export.graph.passes.fuse_sums import FuseSums
 from amtl_export.graph.passes.lower_lookups import LowerLookups
 from amtl_export.graph.passes.read_rows_alone import ReadRowsAlone
@@ -112,6 +115,38 @@ def test_a_sum_over_values_is_fused(axis: int, fuses: bool) -> None:
     assert FuseSums(["item"])(model).modified == fuses
     assert any(node.op_type == "LookupSum" for node in model.graph) == fuses
     assert not FuseSums(["another"])(summed(axis)).modified
+
+
+def pairs(*, kept: bool = True, power: int = 2, another: bool = False) -> ir.Model:
+    """A factorization machine's pairs; of sums that keep their axis, of other powers, or of two lookups."""
+    ids, table = value("ids", "batch", 4, dtype=ir.DataType.INT64), constant("t", np.zeros((9, 2), np.float32))
+    table.metadata_props[TABLE] = "item"
+    lookups = [ir.node("Lookup", [table, ids], {"sizes": [9], "offsets": [0]}, domain=DOMAIN) for _ in range(2)]
+    first, second = (result(lookup, "batch", 4, 2) for lookup in lookups)
+    axes = {"keepdims": int(not kept)}
+    total = ir.node("ReduceSum", [first, ints("axis", 1)], axes)
+    square = ir.node("Pow", [total.outputs[0], constant("two", np.array(power, np.float32))])
+    own = second if another else first
+    squares = ir.node("Mul", [own, own])
+    sum_of_squares = ir.node("ReduceSum", [squares.outputs[0], ints("one", 1)], axes)
+    difference = ir.node("Sub", [square.outputs[0], sum_of_squares.outputs[0]])
+    result(difference, "batch", 2)
+    used = lookups if another else lookups[:1]
+    model = graph_of([*used, total, square, squares, sum_of_squares, difference], ids)
+    model.graph.opset_imports[DOMAIN] = 1
+    return model
+
+
+def test_pairs_of_rows_are_fused() -> None:
+    model = pairs()
+    assert FusePairs(["item"])(model).modified
+    assert [node.op_type for node in model.graph] == ["LookupPairs", "Identity"]  # the output keeps its name
+    assert not FusePairs(["another"])(pairs()).modified
+
+
+@pytest.mark.parametrize("other", [{"kept": False}, {"power": 3}, {"another": True}])
+def test_what_only_looks_like_pairs_is_left(other: dict[str, Any]) -> None:
+    assert not FusePairs(["item"])(pairs(**other)).modified
 
 
 def test_a_pass_in_the_wrong_place_names_itself_and_those_before() -> None:

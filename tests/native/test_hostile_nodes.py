@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from amtl_export.graph.ragged import GATHER, LINEAR, LINEAR_INT8, SUM
+from amtl_export.graph.ragged import GATHER, LINEAR, LINEAR_INT8, PAIRS, SUM
 from amtl_export.native import DOMAIN, MOST_DIM, library_path
 
-OPERATORS = (GATHER, SUM, LINEAR, LINEAR_INT8)
+OPERATORS = (GATHER, SUM, PAIRS, LINEAR, LINEAR_INT8)
 BIG = (2**31, 2**61, 2**62, 2**62 + 16, 2**63 - 1)
 NAN, INFINITE = float("nan"), float("inf")
 

@@ -28,6 +28,7 @@ from amtl_export.graph.ragged import (
     LINEAR,
     LINEAR_INT8,
     NO_LEAST,
+    PAIRS,
     SUM,
     fake_quantized_weight,
     function,
@@ -63,12 +64,12 @@ def model_of(
     rank: int = 2,
     layer: tuple[Any, Any, float] | None = None,
     *,
-    summed: bool = False,
+    summed: str = "",
     quantized: bool = False,
 ) -> bytes:
-    """A lookup, one that is summed up, or with `layer` (weight `[outputs, inputs]`, bias, least) a fused layer.
+    """A lookup, or what `SUM` or `PAIRS` makes of its rows.
 
-    With `quantized` the layer's weights are int8.
+    With `layer` (weight `[outputs, inputs]`, bias, least) a fused layer; with `quantized` its weights are int8.
     """
     arrays = {
         **table.arrays,
@@ -90,7 +91,7 @@ def model_of(
         shape = [axes[0], len(bias)]
     elif summed:
         shape = [axes[0], table.dim]
-    kind = SUM if summed else GATHER if layer is None else LINEAR_INT8 if quantized else LINEAR
+    kind = summed or (GATHER if layer is None else LINEAR_INT8 if quantized else LINEAR)
     node = helper.make_node(kind, inputs, ["rows"], domain=DOMAIN, **attributes)
     graph = helper.make_graph(
         [node],
@@ -100,7 +101,7 @@ def model_of(
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
-    operators = (GATHER, SUM, LINEAR, LINEAR_INT8)
+    operators = (GATHER, SUM, PAIRS, LINEAR, LINEAR_INT8)
     bodies = [ir.serde.serialize_function(function(name, paired=table.paired)) for name in operators]
     made = helper.make_model(graph, opset_imports=opsets, functions=bodies, ir_version=10)
     onnx.checker.check_model(made, full_check=True)
@@ -161,13 +162,30 @@ def test_rows_are_summed_up(dtype: ValueType, shape: tuple[int, int]) -> None:
     rows, dims = drawn(60, 24)
     numbers = stored(rows, dtype)
     ids = np.random.default_rng(1).integers(-5, 40, shape)
-    model = model_of(ragged(numbers, dims), [30], [20], summed=True)
+    model = model_of(ragged(numbers, dims), [30], [20], summed=SUM)
     found = numbers.read()[np.where((ids >= 0) & (ids < 30), ids, 0) + 20].astype(np.float64)
     allowed = 5e-5 * (1 + np.abs(found).sum(axis=1).max(initial=0))  # 6,000 float32 numbers one after the other
     for threads in (1, 2):
         for total in answers(model, ids, threads=threads):
             assert total.shape == (shape[0], 24)
             np.testing.assert_allclose(total, found.sum(axis=1), rtol=0, atol=allowed)
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", VALUE_TYPES)
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 3), (9000, 3)])
+def test_pairs_are_what_a_factorization_machine_adds_up(dtype: ValueType, shape: tuple[int, int]) -> None:
+    rows, dims = drawn(60, 21)
+    numbers = stored(rows, dtype)
+    sizes, shifts = ([10, 20, 30], [0, 10, 30]) if shape[1] else ([30], [20])
+    ids = np.random.default_rng(1).integers(-5, 40, shape)
+    model = model_of(ragged(numbers, dims), sizes, shifts, summed=PAIRS)
+    found = numbers.read()[np.where((ids >= 0) & (ids < sizes), ids, 0) + shifts].astype(np.float64)
+    expected = found.sum(axis=1) ** 2 - (found**2).sum(axis=1)
+    for threads in (1, 2):
+        for pairs in answers(model, ids, threads=threads):
+            assert pairs.shape == (shape[0], 21)
+            np.testing.assert_allclose(pairs, expected, rtol=0, atol=1e-5 * (1 + np.abs(expected).max(initial=0)))
 
 
 @needs_library

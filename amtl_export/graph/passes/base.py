@@ -80,7 +80,7 @@ def ensure(holds: bool, what: str) -> None:
 
 def require_unlowered(model: ir.Model) -> None:
     """Raise PreconditionError if a lookup was lowered already."""
-    known = {"Lookup", "WholeTable", "LookupSum", "LookupLinear", "Decode"}
+    known = {"Lookup", "WholeTable", "LookupSum", "LookupPairs", "LookupLinear", "Decode"}
     others = [described(node) for node in custom_nodes(model) if node.op_type not in known]
     require(not others, f"lookups are lowered already: {', '.join(others)}")
 

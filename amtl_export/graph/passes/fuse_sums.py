@@ -48,7 +48,7 @@ class FuseSums(GraphPass):
             return None
         one_field = len(lookup.attributes["sizes"].as_ints()) == 1
         total = sole_user(lookup.outputs[0])
-        return total if one_field and rank(lookup.inputs[1]) == 2 and total and _is_sum_over_values(total) else None
+        return total if one_field and rank(lookup.inputs[1]) == 2 and total and is_sum_over_values(total) else None
 
 
 def _fuse(graph: ir.Graph, lookup: ir.Node, total: ir.Node) -> None:
@@ -58,7 +58,7 @@ def _fuse(graph: ir.Graph, lookup: ir.Node, total: ir.Node) -> None:
     graph.remove(lookup, safe=True)
 
 
-def _is_sum_over_values(node: ir.Node) -> bool:
+def is_sum_over_values(node: ir.Node) -> bool:
     """ReduceSum of rows `[B, L, D]` over axis 1, which is gone then."""
     if not is_op(node, "ReduceSum") or len(node.inputs) != 2:
         return False

@@ -1,4 +1,4 @@
-"""Lower `ai.amtl::Lookup` to the nodes of a layout, id guard in front; `LookupSum` and `LookupLinear` to theirs."""
+"""Lower `ai.amtl::Lookup` to the nodes of a layout, id guard in front, and the operators that lookups were fused to."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from amtl_export.graph.passes.base import (
     require,
     require_unlowered,
 )
+from amtl_export.graph.ragged import PAIRS, SUM
 from amtl_export.graph.rewrite import rank, sizes
 from amtl_export.native import DOMAIN
 from amtl_export.tables.layout import Blocks, Dense, LaidOut, Paged, PairedDense, Ragged
@@ -38,12 +39,12 @@ _EMIT: dict[type, Callable[[Builder, Any, Site], ir.Value]] = {
 
 
 class LowerLookups(GraphPass):
-    """Replace every Lookup, WholeTable, LookupSum and LookupLinear by nodes of its table's layout.
+    """Replace every Lookup, WholeTable, LookupSum, LookupPairs and LookupLinear by nodes of its table's layout.
 
-    requires: no lookup is lowered; every table is laid out, that of a LookupSum or LookupLinear as ragged; ragged
+    requires: no lookup is lowered; every table is laid out, that of the last three as ragged; ragged
     tables are all of int4 or none is, since a model has one function body of an operator; ranks of ids are known.
     ensures: no custom op is left but those of graph/ragged.py, with their function bodies of standard operators;
-    every lookup's result is the value that `lookups` names, unless it is part of a RaggedSum or a ragged layer;
+    every lookup's result is the value that `lookups` names, unless it is part of another ragged operator;
     lookups of the same ids in several tables share one guard and one shift.
 
     Args:
@@ -154,11 +155,12 @@ class _Lowering:
         """The rows or the sum of a lookup, made once."""
         key = (kind, site.stored, site.ids, site.sizes, site.offsets)
         if key not in self._made:
-            self._made[key] = self._sum(site) if kind == "LookupSum" else self._rows(site)
+            self._made[key] = self._rows(site) if kind == "Lookup" else self._summed(kind, site)
         return self._made[key]
 
-    def _sum(self, site: Site) -> ir.Value:
-        return ragged_sum(self._builder, self._ragged(site.stored), site)
+    def _summed(self, kind: str, site: Site) -> ir.Value:
+        table = self._ragged(site.stored)
+        return ragged_sum(self._builder, table, site, {"LookupSum": SUM, "LookupPairs": PAIRS}[kind])
 
     def _rows(self, site: Site) -> ir.Value:
         table = self._tables[site.stored]

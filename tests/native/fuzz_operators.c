@@ -238,7 +238,7 @@ static void *give(node *n, size_t i, size_t rank, const int64_t *shape) {
 static void *give1(node *n, size_t i, int64_t count) { return give(n, i, 1, &count); }
 
 static enum amtl_kind kind_of(const OrtCustomOp *op) {
-  static const char *const names[] = {"RaggedGather", "RaggedSum", "RaggedLinear", "LinearInt8", "CrossInt8"};
+  static const char *const names[] = {"RaggedGather", "RaggedSum", "RaggedPairs", "RaggedLinear", "LinearInt8", "CrossInt8"};
   for (int kind = AMTL_GATHER; kind <= AMTL_CROSS; kind++)
     if (strcmp(op->GetName(op), names[kind]) == 0) return (enum amtl_kind)kind;
   return AMTL_LINEAR; /* RaggedLinearInt8 */
@@ -313,6 +313,7 @@ static node sound_node(void) {
   int64_t examples = rarely(30) ? below(700) : below(24);
   if (n.kind == AMTL_GATHER && dim < 8 && rarely(300)) examples = 5000; /* shares of several threads */
   int64_t shape[RANK] = {examples, n.kind == AMTL_SUM ? below(9) : fields};
+  if (n.kind == AMTL_PAIRS && fields == 1) shape[1] = below(9);
   size_t rank = 2;
   if (n.kind == AMTL_GATHER && rarely(4)) shape[1] = 1 + below(3), shape[2] = fields, rank = 3;
   if (n.kind == AMTL_GATHER && fields == 1 && rarely(4)) rank = (size_t)below(2); /* one id, or some, of one field */
@@ -667,7 +668,7 @@ static int expected(const node *n, wide *output_bytes) {
   wide numbers = counts[AMTL_IDS] * a->dim;
   if (n->kind != AMTL_GATHER && ids->rank != 2) return 0;
   if (n->kind == AMTL_SUM && fields != 1) return 0;
-  if (n->kind == AMTL_SUM) numbers = (wide)ids->shape[0] * a->dim;
+  if (n->kind == AMTL_SUM || n->kind == AMTL_PAIRS) numbers = (wide)ids->shape[0] * a->dim;
   if (n->kind == AMTL_GATHER && ids->rank >= AMTL_MOST_RANK) return 0;
   if (n->kind == AMTL_LINEAR) {
     const OrtValue *const w = &n->in[AMTL_WEIGHTS], *const bias = &n->in[AMTL_BIAS];
@@ -808,10 +809,12 @@ static void check_answer(const node *n, const OrtValue *out) {
         if (size < 1e30 && sum < a->least) sum = a->least;
         if (isinf(sum)) size = INFINITY;
       } else {
+        double squares = 0;
         for (int64_t i = first; i < first + many; i++) {
           const float x = number_at(n, i, fields, c);
-          sum += x, size += fabs(x);
+          sum += x, size += fabs(x), squares += (double)x * x;
         }
+        if (n->kind == AMTL_PAIRS) sum = sum * sum - squares, size = size * size + squares;
         if (isnan(sum) && ON_GPU && !isnan(found[b * last + c])) fail("a bad row was answered");
       }
       compare(found[b * last + c], sum, size);

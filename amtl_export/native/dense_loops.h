@@ -76,8 +76,14 @@ AMTL_INLINE float amtl_row_scale(const amtl_dense *layer, const float *x, float 
     amtl_copy_rest(rest, x, k, layer->inputs);
     amtl_measure(most, sum, rest, kept);
   }
-  memcpy(line, most, sizeof line), memcpy(rest, sum, sizeof rest);
-  for (int half = AMTL_QUANTIZED_LINE / 2; half > 0; half /= 2)
+  AMTL_UNROLLED(4)
+  for (int half = AMTL_PER_LINE / 2; half > 0; half /= 2)
+    AMTL_UNROLLED(4)
+    for (int v = 0; v < half; v++) amtl_raise(&most[v], &most[v + half]), sum[v] += sum[v + half];
+  memcpy(line, most, sizeof *most), memcpy(rest, sum, sizeof *sum);
+  AMTL_UNROLLED(4)
+  for (int half = AMTL_WIDE / 2; half > 0; half /= 2)
+    AMTL_UNROLLED(8)
     for (int i = 0; i < half; i++) {
       line[i] = line[i + half] > line[i] ? line[i + half] : line[i];
       rest[i] += rest[i + half];
@@ -138,7 +144,7 @@ AMTL_INLINE void amtl_quantize_sixteen(uint8_t *out, const float *x, float least
   AMTL_UNROLLED(4)
   for (int v = 0; v < AMTL_PER_PANEL; v++) {
     const amtl_wide all = *(const amtl_any_wide *)(x + v * AMTL_WIDE);
-    numbers[v] = (amtl_wide){0} + least;
+    numbers[v] = least - (amtl_wide){0};
     amtl_raise(&numbers[v], &all);
     amtl_divide(&numbers[v], scale, inverse);
     numbers[v] += rounding;
@@ -218,7 +224,7 @@ AMTL_INLINE void amtl_add_quads(amtl_wide_sums sums[AMTL_TILE_ROWS][AMTL_TILE_PA
 /* Sums of a vector of columns to results; `x` and `x0` are that vector's, or x0 is NULL. */
 AMTL_INLINE void amtl_scale_sums(float *out, const uint32_t *sums, const amtl_columns *c, int64_t at, float scale,
                                  const float *x, const float *x0) {
-  const amtl_wide least = (amtl_wide){0} + c->least;
+  const amtl_wide least = c->least - (amtl_wide){0}; /* a sum would lose the sign of -0 */
   amtl_wide y = __builtin_convertvector(*(const amtl_wide_bits *)(sums + at), amtl_wide);
   y = y * scale * *(const amtl_wide *)(c->scales + at);
   AMTL_ROUNDED(y);

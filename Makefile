@@ -9,7 +9,7 @@ RUNTIME ?= cpu
 # Of pyproject.toml's range: the torch that fbgemm (make bench) and torchvision (make zoo) are built for. CI tries the other end.
 TORCH ?= torch==2.13.0
 
-.PHONY: venv demo check test lint lowest triton bench fuzz attack zoo clean
+.PHONY: venv demo check docs test lint lowest triton bench fuzz attack zoo clean
 
 venv: $(VENV)/.made-$(RUNTIME)
 
@@ -41,6 +41,15 @@ $(LOWEST)/.made: pyproject.toml tests/lowest.py
 	$(LOWEST)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
+# The site, from docs/ and mkdocs.yml, in site/. Its environment is its own: pages need nothing of the package.
+docs: .venv-docs/.made
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+.venv-docs/.made: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-docs
+	.venv-docs/bin/python -m pip install --quiet $$($(PYTHON) tests/lowest.py --as-stated docs)
+	touch $@
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,7 +65,7 @@ check: venv
 	$(BIN)/python -m pytest -n 2 -m "not network" $(FAST)
 
 FAST := tests/data tests/models tests/principal tests/source tests/tables tests/cli/test_flags.py tests/cli/test_help.py \
-	$(addprefix tests/test_,docs.py files.py house.py install.py metrics.py pairs.py project.py spec.py)
+	$(addprefix tests/test_,docs.py files.py house.py install.py metrics.py project.py spec.py)
 
 # Thousands of spoilt bundles and runs through every command, and processes that are killed: hours.
 attack: venv
@@ -86,4 +95,4 @@ zoo: venv
 	$(BIN)/python benchmarks/zoo/run.py --workers 2 --out benchmarks/results --docs docs/zoo.md
 
 clean:
-	rm -rf $(VENV) $(LOWEST) .triton build demo-out *.egg-info
+	rm -rf $(VENV) $(LOWEST) .venv-docs .triton build dist site demo-out *.egg-info

@@ -51,7 +51,7 @@ def test_both_ends_of_the_range_of_torch_are_tried() -> None:
     assert f"TORCH ?= torch==2.{low}.0" in MAKEFILE
 
 
-@pytest.mark.parametrize("name", ["test", "wheels", "release"])
+@pytest.mark.parametrize("name", ["test", "wheels", "docs", "release"])
 def test_workflows_run_what_there_is(name: str) -> None:
     workflow = parsed(f".github/workflows/{name}.yml")
     assert workflow["permissions"] == {"contents": "read"}
@@ -69,7 +69,7 @@ def test_workflows_run_what_there_is(name: str) -> None:
 
 def test_other_yaml_can_be_read() -> None:
     names = [*(ROOT / ".github").rglob("*.yml"), ROOT / ".pre-commit-config.yaml"]
-    assert len(names) == 9
+    assert len(names) == 10
     for file in names:
         assert yaml.safe_load(file.read_text(encoding="utf-8")), file
 

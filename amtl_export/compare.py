@@ -24,6 +24,10 @@ from amtl_export.spec import Feed
 #: Against how far scores lie apart.
 TOLERANCE = 1e-4
 
+#: The same for a model with layers in int8: a rounding before such a layer turns a quantized number over now and then,
+#: which is then a whole step off.
+INT8_TOLERANCE = 1e-2
+
 #: Of a number itself: what sums in another order come to.
 ROUNDINGS = 16 * float(np.finfo(np.float32).eps)
 

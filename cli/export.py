@@ -55,7 +55,7 @@ from amtl_export.cli.options import FOLDER, SOURCE, Choice, Common, TextList, co
     type=Choice(["fp32", "int8"]),
     default="fp32",
     show_default=True,
-    help="Of the weights of a fused first layer: fp32, or int8 beside quantized rows (--dtype int8 or int4).",
+    help="Of linear layers: int8 quantizes those that gain by it, and what they multiply, example by example.",
 )
 @click.option(
     "--id-policy",

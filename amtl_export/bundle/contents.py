@@ -15,13 +15,14 @@ import polars as pl
 
 from amtl_export.bundle import signature as sig
 from amtl_export.bundle.check import Checked
+from amtl_export.compare import INT8_TOLERANCE, TOLERANCE
 from amtl_export.data.normalise import normalisations
 from amtl_export.data.vocabulary import write_frame
 from amtl_export.files import producer, write_json
 from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.lookups import Lookup
-from amtl_export.graph.weights import bytes_of
+from amtl_export.graph.weights import bytes_of, multiplies_int8
 from amtl_export.runtime.session import onnxruntime
 from amtl_export.spec import TensorSpec
 from amtl_export.tables.plan import TablePlan
@@ -64,6 +65,11 @@ class Built:
     lookups: tuple[Lookup, ...]
     limits: dict[str, int]
     traced: dict[str, int]
+
+    @property
+    def tolerance(self) -> float:
+        """What its answers may differ from PyTorch's; see `compare`."""
+        return INT8_TOLERANCE if multiplies_int8(self.model) else TOLERANCE
 
 
 def onnxruntime_version() -> str:

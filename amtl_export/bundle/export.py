@@ -20,6 +20,7 @@ from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.graph.inputs import graph_inputs
 from amtl_export.graph.lookups import IdPolicy
 from amtl_export.graph.pipeline import lower
+from amtl_export.graph.quantized_linear import quantizable
 from amtl_export.graph.trace import LIMITS, trace
 from amtl_export.native import DOMAIN, needed_library
 from amtl_export.runtime.session import onnxruntime
@@ -75,7 +76,7 @@ def export(
         write_model(built.model, draft)
         check_valid(draft / "model.onnx")
         reference = reference_of(frozen, built.stored, built.model)
-        trial = Trial(draft / "model.onnx", reference, built.inputs, limits=built.limits)
+        trial = Trial(draft / "model.onnx", reference, built.inputs, built.tolerance, limits=built.limits)
         checked = trial.check(frozen.example, guarded=built.config.id_policy == "guard")
         raise_problems(checked.problems)
         signature = signature_of(built, checked)
@@ -109,7 +110,8 @@ def build(frozen: FrozenModel, config: ExportConfig) -> Built:
     tables = lay_out_all(frozen, stored, plans)
     model = trace(frozen, inputs)
     traced = count_ops(model)
-    lookups = lower(model, plans, tables, config, [spec.name for spec in inputs if spec.shared])
+    shared = [spec.name for spec in inputs if spec.shared]
+    lookups = lower(model, plans, tables, config, shared, quantizable(frozen.module.model))
     _describe(model, frozen, config, plans)
     limits, table_bytes = dict(model.meta[LIMITS]), sum(map(stored_bytes, tables.values()))
     return Built(frozen, config, inputs, plans, stored, table_bytes, model, tuple(lookups), limits, traced)

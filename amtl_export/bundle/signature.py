@@ -63,7 +63,7 @@ class Signature(_Part):
         scores: the outputs that labels judge; the first is the main one.
         reserved: meaning of the reserved ids.
         vocabulary_hash: ids are those of the vocabularies with this hash, and of no others; None for a user's module.
-        dtype: asked for stored rows; layer_dtype, for the weights of layers fused with a lookup.
+        dtype: asked for stored rows; layer_dtype, for linear layers.
         main: the main table's name in `tables`.
         other_bytes: of projections behind the tables.
         lookups: where the graph looks rows up, so that they can be probed.

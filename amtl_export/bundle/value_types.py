@@ -52,10 +52,10 @@ def choose_dtype(frozen: FrozenModel, config: ExportConfig, max_auc_drop: float)
     found = next((held for dtype in allowed if (held := _held(config, dtype))), None)
     if found is None:
         raise InputError(
-            "export: no value type that goes with the layout and the layer costs as little AUC",
+            "export: no value type that goes with the layout costs as little AUC",
             found={dtype: f"{change:.3g}" for dtype, change in changes.items()},
             allowed=max_auc_drop,
-            fix="a larger drop, or layer_dtype='fp32'",
+            fix="a larger drop",
         )
     return found
 

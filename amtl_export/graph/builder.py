@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from amtl_export.graph.facts import ARRAY, CONSTANT, PROVENANCE, TABLE
 from amtl_export.graph.lookups import IdPolicy
-from amtl_export.graph.ragged import function
 from amtl_export.graph.rewrite import initializer, replace_value
 from amtl_export.native import DOMAIN
 
@@ -45,7 +44,7 @@ class Builder:
         policy: whether ids are guarded.
     """
 
-    def __init__(self, model: ir.Model, policy: IdPolicy) -> None:
+    def __init__(self, model: ir.Model, policy: IdPolicy = "guard") -> None:
         self._model, self._graph = model, model.graph
         self._policy = policy
         self._row_numbers: dict[tuple[str, tuple[int, ...], tuple[int, ...]], ir.Value] = {}
@@ -82,10 +81,11 @@ class Builder:
         self._nodes.append(node)
         return node.outputs[0]
 
-    def carry(self, *names: str, paired: bool) -> None:
-        """Give the model the function bodies of custom ops, once each; those that read pairs, or the others."""
-        for name in names:
-            self._model.functions.setdefault((DOMAIN, name, ""), function(name, paired=paired))
+    def carry(self, bodies: Mapping[str, ir.Function]) -> None:
+        """Give the model the function bodies of custom ops, by their names, once each."""
+        for name, body in bodies.items():
+            self._model.functions.setdefault((DOMAIN, name, ""), body)
+        self._model.opset_imports.setdefault(DOMAIN, 1)
 
     def row_numbers(self, site: Site) -> ir.Value:
         """Table rows of ids, guarded unless ids are trusted; made once for the same ids, sizes and offsets."""

@@ -8,21 +8,21 @@ import numpy as np
 import onnx_ir as ir
 
 from amtl_export.graph.builder import Builder, Site
-from amtl_export.graph.ragged import BITS, GATHER, LINEAR, LINEAR_INT8, NO_LEAST, SUM
+from amtl_export.graph.ragged import BITS, GATHER, LINEAR, LINEAR_INT8, NO_LEAST, SUM, function
 from amtl_export.native import DOMAIN
 from amtl_export.tables.layout import Ragged
 
 
 def ragged_gather(builder: Builder, table: Ragged, site: Site) -> ir.Value:
     """One node, which guards and shifts by itself; a function of standard operators goes into the model with it."""
-    builder.carry(GATHER, paired=table.paired)
+    builder.carry(_bodies(table, GATHER))
     inputs, attributes = _ragged_inputs(builder, table, site)
     return builder.op(GATHER, *inputs, name=f"{site.scope}/rows", domain=DOMAIN, **attributes)
 
 
 def ragged_sum(builder: Builder, table: Ragged, site: Site) -> ir.Value:
     """A lookup and the sum of its rows as one node, whose function body calls a lookup's."""
-    builder.carry(GATHER, SUM, paired=table.paired)
+    builder.carry(_bodies(table, GATHER, SUM))
     inputs, attributes = _ragged_inputs(builder, table, site)
     return builder.op(SUM, *inputs, name=f"{site.scope}/sum", domain=DOMAIN, **attributes)
 
@@ -31,12 +31,16 @@ def ragged_layer(builder: Builder, table: Ragged, site: Site, node: ir.Node) -> 
     """A lookup and the linear layer behind it as one node, whose function body calls a lookup's."""
     layer = [value for value in node.inputs[2:] if value is not None]  # weights, bias, and scales of weights in int8
     kind = LINEAR if len(layer) == 2 else LINEAR_INT8
-    builder.carry(GATHER, kind, paired=table.paired)
+    builder.carry(_bodies(table, GATHER, kind))
     scope = builder.scope(f"layer/{layer[0].name}")
     ids = site.ids if site.rank == 2 else _as_column(builder, site.ids, scope)
     inputs, attributes = _ragged_inputs(builder, table, replace(site, ids=ids, scope=scope))
     least = 0.0 if node.attributes["relu"].as_int() else NO_LEAST
     return builder.op(kind, *inputs, *layer, name=scope, domain=DOMAIN, **attributes, least=least)
+
+
+def _bodies(table: Ragged, *names: str) -> dict[str, ir.Function]:
+    return {name: function(name, paired=table.paired) for name in names}
 
 
 def _as_column(builder: Builder, ids: ir.Value, scope: str) -> ir.Value:

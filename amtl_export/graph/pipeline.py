@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy.typing as npt
 import onnx_ir as ir
 
 from amtl_export.errors import InputError
@@ -17,23 +18,30 @@ from amtl_export.graph.passes.fuse_first_layers import FuseFirstLayers
 from amtl_export.graph.passes.fuse_sums import FuseSums
 from amtl_export.graph.passes.hoist_request import HoistRequest
 from amtl_export.graph.passes.lower_lookups import LowerLookups
+from amtl_export.graph.passes.quantize_layers import QuantizeLayers
 from amtl_export.graph.passes.read_rows_alone import ReadRowsAlone
 from amtl_export.graph.passes.state_linear_layers import StateLinearLayers
 from amtl_export.graph.passes.state_shapes import StateShapes
+from amtl_export.graph.weights import SCALES, Part
 from amtl_export.tables.layout import LaidOut
-from amtl_export.tables.plan import LayerDtype, TablePlan
+from amtl_export.tables.plan import FirstLayer, LayerDtype, TablePlan
+from amtl_export.tables.values import SCALED
 
 
 class Wanted(Protocol):
     """What was asked of the export."""
 
     @property
-    def fuses(self) -> bool:
+    def first_layer(self) -> FirstLayer:
         """Whether a fused first layer was asked for."""
 
     @property
     def layer_dtype(self) -> LayerDtype:
-        """Of fused layers."""
+        """Of the weights of layers that gain by it."""
+
+    @property
+    def native_layers(self) -> bool:
+        """Whether the native operators compute layers."""
 
     @property
     def id_policy(self) -> IdPolicy:
@@ -61,6 +69,7 @@ def lower(
     tables: Mapping[str, LaidOut],
     wanted: Wanted,
     shared: Sequence[str] = (),
+    layers: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> list[Lookup]:
     """Turn a traced graph's custom ops into those of the planned layouts, in place; where the lookups are now.
 
@@ -70,12 +79,21 @@ def lower(
         tables: table → its arrays.
         wanted: what was asked for.
         shared: names of inputs that are given once per request.
+        layers: weights of plain linear layers, which may be quantized, by name.
 
     Raises:
-        InputError: what was asked for changed nothing: no layer can be fused, or nothing depends on the request alone.
+        InputError: what was asked for changed nothing: no layer can be fused or quantized, or nothing depends on the
+            request alone.
     """
     lowering = LowerLookups(tables, wanted.id_policy)
     run([*_steps(plans, wanted, shared), Step(lowering)], model)
+    if wanted.layer_dtype == "int8":
+        asked = ("layer_dtype: int8", 'layer_dtype="fp32"')
+        fused = any(own and own.form == SCALES for own in map(Part.described, model.graph.initializers.values()))
+        step = Step(
+            QuantizeLayers(layers or {}, native=wanted.native_layers), None if fused else asked, "no layer gains by it"
+        )
+        run([step], model)
     return lowering.lookups
 
 
@@ -87,8 +105,9 @@ def _steps(plans: Mapping[str, TablePlan], wanted: Wanted, shared: Sequence[str]
         yield Step(HoistRequest(shared), asked, "nothing can be computed once per request")
     yield Step(FuseSums([path for path, table in plans.items() if table.layout == "ragged"]))
     fusable = [path for path, table in plans.items() if table.fused]
-    asked_layer = ("first_layer: fused", 'first_layer="plain"') if wanted.fuses else None
-    fuse = FuseFirstLayers(fusable, int8=wanted.layer_dtype == "int8")
+    asked_layer = ("first_layer: fused", 'first_layer="plain"') if wanted.first_layer == "fused" else None
+    int8 = wanted.layer_dtype == "int8" and all(plans[path].dtype in SCALED for path in fusable)
+    fuse = FuseFirstLayers(fusable, int8=int8)
     yield Step(fuse, asked_layer, "no linear layer can be fused with a lookup")
 
 

@@ -177,7 +177,11 @@ def RaggedLinear(  # noqa: N802 - the operator's name
     flat = op.Flatten(op.Transpose(weights, perm=[1, 0, 2]), axis=1)
     row = op.Reshape(bias, op.Constant(value_ints=[-1]))
     columns = op.Slice(flat, op.Constant(value_ints=[0]), op.Shape(row), op.Constant(value_ints=[1]))
-    return op.Max(op.Gemm(op.Flatten(rows, axis=1), columns, row), op.Constant(value_float=least))
+    x, none = op.Flatten(rows, axis=1), op.Constant(value_ints=[0])
+    # Never one row alone, which ONNX Runtime may add up in another order than a row among others.
+    more = op.Concat(x, op.Slice(x, none, op.Constant(value_ints=[1]), none), axis=0)
+    y = op.Slice(op.Gemm(more, columns, row), none, op.Constant(value_ints=[-1]), none)
+    return op.Max(y, op.Constant(value_float=least))
 
 
 @onnxscript.script(_AMTL, default_opset=op)
@@ -208,7 +212,9 @@ def RaggedLinearInt8(  # noqa: N802 - the operator's name
     ends = op.Concat(op.Reshape(op.Constant(value_int=dim), one), outputs, axis=0)
     kept = op.Slice(by_field, op.Constant(value_ints=[0, 0]), ends, op.Constant(value_ints=[1, 2]))
     columns = op.Reshape(kept, op.Concat(op.Constant(value_ints=[-1]), outputs, axis=0))
-    product = op.MatMul(op.Flatten(rows, axis=1), columns)
+    x, none = op.Flatten(rows, axis=1), op.Constant(value_ints=[0])
+    more = op.Concat(x, op.Slice(x, none, one, none), axis=0)  # as in RaggedLinear
+    product = op.Slice(op.MatMul(more, columns), none, op.Constant(value_ints=[-1]), none)
     return op.Max(op.Add(op.Mul(product, scales), row), op.Constant(value_float=least))
 
 

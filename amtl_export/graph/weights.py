@@ -1,7 +1,8 @@
 """Parts of a model's weights as initializers, which say in their metadata what they are parts of.
 
 `facts.WEIGHT` names the weight, `COLUMNS` its columns in order (`0:64,128:192`), `FORM` how they lie: `columns`;
-`panels` of a RaggedLinear; `quantized_64`, as a RaggedLinearInt8 over rows of 64 numbers takes them, and `scales`.
+`panels` of a RaggedLinear; `quantized_64`, as a RaggedLinearInt8 over rows of 64 numbers takes them, and `scales`; of
+a layer in int8 `int8_columns` or `int8_panels`, `int8_scales`, and `int8_offsets` where it multiplies signed numbers.
 `TRANSPOSED` says that they are columns of the transposed weight. `FOLD` says that bases are folded into the weight
 first, and its columns are counted behind that.
 """
@@ -9,7 +10,7 @@ first, and its columns are counted behind that.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,10 +23,22 @@ from torch import nn
 from amtl_export.freezing.swap import frozen_tables
 from amtl_export.graph.facts import COLUMNS as COLUMNS_FACT
 from amtl_export.graph.facts import FOLD, FORM, TRANSPOSED, WEIGHT, fact
+from amtl_export.graph.linear_int8 import SIGNED, UNSIGNED, weight_columns, weight_panels, weight_scales, zero_offsets
+from amtl_export.graph.quantized_linear import quantize_layers
 from amtl_export.graph.ragged import fake_quantized_weight, panels, quantized_panels, scales_of
 from amtl_export.graph.rewrite import initializer
 
 COLUMNS, PANELS, SCALES, QUANTIZED = "columns", "panels", "scales", "quantized_"
+INT8_COLUMNS, INT8_PANELS, INT8_SCALES, INT8_OFFSETS = "int8_columns", "int8_panels", "int8_scales", "int8_offsets"
+
+_FORMS: dict[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
+    PANELS: panels,
+    SCALES: scales_of,
+    INT8_COLUMNS: weight_columns,
+    INT8_PANELS: weight_panels,
+    INT8_SCALES: weight_scales,
+    INT8_OFFSETS: zero_offsets,
+}
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -114,9 +127,8 @@ def arranged(weight: npt.NDArray[Any], form: str) -> npt.NDArray[Any]:
     """A weight in a form."""
     if form == COLUMNS:
         return weight
-    if form == PANELS:
-        return panels(weight)
-    return scales_of(weight) if form == SCALES else quantized_panels(weight, int(form.removeprefix(QUANTIZED)))
+    made = _FORMS.get(form)
+    return made(weight) if made else quantized_panels(weight, int(form.removeprefix(QUANTIZED)))
 
 
 def folded(
@@ -216,8 +228,14 @@ def bytes_of(graph: ir.Model, names: Collection[str]) -> int:
     return sum(_array(value).nbytes for value in values if fact(value, WEIGHT) in names)
 
 
+def multiplies_int8(graph: ir.Model) -> bool:
+    """Whether a graph has layers that quantize what they multiply."""
+    parts = map(Part.described, graph.graph.initializers.values())
+    return any(part is not None and part.form == INT8_SCALES for part in parts)
+
+
 def with_quantized_weights(module: M, graph: ir.Model) -> M:
-    """The module with fake-quantized weights where a graph has them quantized; the module itself if it has none.
+    """The module with quantized layers and fake-quantized weights where a graph has them; itself if it has none.
 
     Args:
         module: frozen, as it was exported; the copy shares its tables.
@@ -227,12 +245,15 @@ def with_quantized_weights(module: M, graph: ir.Model) -> M:
     bases = {name: buffer.numpy() for name, buffer in module.named_buffers()}
     parts = [Part.described(value) for value in graph.graph.initializers.values()]
     quantized = [part for part in parts if part and part.form == SCALES and part.weight in exact]
-    if not quantized:
+    signed = {part.weight for part in parts if part and part.form == INT8_OFFSETS}
+    layers = [part.weight for part in parts if part and part.form == INT8_SCALES and part.weight in exact]
+    if not quantized and not layers:
         return module
     reference = copy.deepcopy(module, {id(table): table for table in frozen_tables(module).values()})
     for name in {part.weight: None for part in quantized}:
         own = [part for part in quantized if part.weight == name]
         reference.get_parameter(name).data = torch.from_numpy(_fake_quantized(exact[name], own, bases))
+    quantize_layers(reference, {name: SIGNED if name in signed else UNSIGNED for name in layers})
     return reference
 
 

@@ -5,19 +5,37 @@
 #ifndef AMTL_CHECK_H
 #define AMTL_CHECK_H
 
+#include "dense.h"
 #include "table.h"
 
-/* Inputs of all operators; WEIGHTS and BIAS are the layers' alone, SCALES that of layers with quantized weights. */
-enum amtl_input {
+/* Inputs of operators on a table; WEIGHTS and BIAS are the layers' alone, SCALES that of layers with quantized weights. */
+enum amtl_table_input {
   AMTL_VALUES, AMTL_BLOCK_OFFSETS, AMTL_ROW_OFFSETS, AMTL_IDS, AMTL_SIZES, AMTL_SHIFTS, AMTL_WEIGHTS, AMTL_BIAS, AMTL_SCALES,
-  AMTL_INPUTS,
+  AMTL_INT8_INPUTS,
   AMTL_TABLE_INPUTS = AMTL_WEIGHTS,
   AMTL_LINEAR_INPUTS = AMTL_SCALES,
 };
 
-enum amtl_kind { AMTL_GATHER, AMTL_SUM, AMTL_LINEAR };
+/* Inputs of operators on numbers; X0 is the cross's alone. */
+enum amtl_dense_input {
+  AMTL_X, AMTL_DENSE_WEIGHTS, AMTL_DENSE_SCALES, AMTL_DENSE_OFFSETS, AMTL_DENSE_BIAS, AMTL_X0,
+  AMTL_CROSS_INPUTS,
+  AMTL_DENSE_INPUTS = AMTL_X0,
+};
 
-/* An operator: what it makes of the rows, and the types that it is for. */
+/* AMTL_MOST_INPUT_COUNT: inputs of any operator at most. */
+enum { AMTL_MOST_INPUT_COUNT = AMTL_INT8_INPUTS };
+
+/* DENSE and CROSS are of numbers, the others of a table. */
+enum amtl_kind { AMTL_GATHER, AMTL_SUM, AMTL_LINEAR, AMTL_DENSE, AMTL_CROSS };
+
+/* Types of an input's elements. */
+enum amtl_element {
+  AMTL_ELEMENT_FLOAT32, AMTL_ELEMENT_FLOAT16, AMTL_ELEMENT_UINT8, AMTL_ELEMENT_INT8, AMTL_ELEMENT_UINT16,
+  AMTL_ELEMENT_INT32, AMTL_ELEMENT_INT64,
+};
+
+/* An operator: what it makes of its inputs, and of those on a table the types that it is for. */
 typedef struct amtl_operator {
   const char *name;
   enum amtl_kind kind;
@@ -28,7 +46,7 @@ typedef struct amtl_operator {
 } amtl_operator;
 
 typedef struct amtl_attributes {
-  int64_t dim, block_bits, bits;
+  int64_t dim, block_bits, bits, zero;
   float scale_base, scale_unit, least;
 } amtl_attributes;
 
@@ -48,18 +66,22 @@ typedef struct amtl_problem {
 /* All that a call needs. `shape` is the output's. */
 typedef struct amtl_call {
   amtl_table table;
-  amtl_linear layer; /* of layers alone */
+  amtl_linear layer; /* of layers on a table alone */
+  amtl_dense dense;  /* of operators on numbers, and nothing but it */
   int64_t examples, length; /* of sums and layers; `length`: ids of an example of a sum */
   int64_t shape[AMTL_MOST_RANK];
   size_t rank;
 } amtl_call;
 
-const char *amtl_input_name(enum amtl_input input);
+int amtl_is_on_table(const amtl_operator *op);
+const char *amtl_input_name(const amtl_operator *op, size_t input);
+enum amtl_element amtl_input_element(const amtl_operator *op, size_t input);
+size_t amtl_element_size(enum amtl_element element);
 
 /* Each of these says whether all is well; else `problem` has the words. */
 int amtl_check_attributes(const amtl_operator *op, const amtl_attributes *a, amtl_problem *problem);
 /* After `rank` and `shape` were read: gives `count`. */
-int amtl_check_tensor(const amtl_operator *op, enum amtl_input input, amtl_tensor *tensor, amtl_problem *problem);
+int amtl_check_tensor(const amtl_operator *op, size_t input, amtl_tensor *tensor, amtl_problem *problem);
 int amtl_check_call(const amtl_operator *op, const amtl_attributes *a, const amtl_tensor *in, amtl_call *out,
                     amtl_problem *problem);
 

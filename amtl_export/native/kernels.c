@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define ISA(set) \
-  {#set, has_##set, amtl_gather_##set, amtl_sum_##set, amtl_linear_##set, amtl_scratch_bytes_##set}
+  {#set, has_##set, amtl_gather_##set, amtl_sum_##set, amtl_linear_##set, amtl_scratch_bytes_##set, amtl_dense_##set}
 
 static int has_scalar(void) { return 1; }
 #if defined(__x86_64__)

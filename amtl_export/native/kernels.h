@@ -2,6 +2,7 @@
  * the layer's registers AMTL_WIDE, floats in a vector, and AMTL_TILE_PANELS, panels of weights that are multiplied at a time.
  */
 #include "kernels_for.h"
+#include "dense_loops.h"
 #include "layer.h"
 #include "rows.h"
 

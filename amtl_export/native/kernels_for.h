@@ -2,6 +2,7 @@
 #ifndef AMTL_KERNELS_FOR_H
 #define AMTL_KERNELS_FOR_H
 
+#include "dense.h"
 #include "table.h"
 
 /* Kernels follow what table.h says of a table and check nothing but row offsets. */
@@ -18,6 +19,8 @@ typedef struct amtl_isa {
   enum amtl_fault (*linear)(const amtl_table *table, const amtl_linear *layer, float *out, int64_t begin, int64_t end,
                             void *scratch);
   size_t (*scratch_bytes)(const amtl_table *table, int64_t examples);
+  /* Rows [begin, end) to out [rows, outputs]; `scratch` has amtl_dense_bytes(layer, end - begin) or more. */
+  void (*dense)(const amtl_dense *layer, float *out, int64_t begin, int64_t end, void *scratch);
 } amtl_isa;
 
 /* From the narrowest to the widest; `scalar` is for any processor. */
@@ -35,7 +38,8 @@ const amtl_isa *amtl_isa_in_use(void);
   enum amtl_fault amtl_sum_##set(const amtl_table *table, int64_t length, float *out, int64_t begin, int64_t end); \
   enum amtl_fault amtl_linear_##set(const amtl_table *table, const amtl_linear *layer, float *out, int64_t begin,  \
                                     int64_t end, void *scratch);                                                   \
-  size_t amtl_scratch_bytes_##set(const amtl_table *table, int64_t examples);
+  size_t amtl_scratch_bytes_##set(const amtl_table *table, int64_t examples);                                      \
+  void amtl_dense_##set(const amtl_dense *layer, float *out, int64_t begin, int64_t end, void *scratch);
 AMTL_DECLARE(scalar)
 #if defined(__x86_64__)
 AMTL_DECLARE(avx2)

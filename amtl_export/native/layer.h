@@ -327,11 +327,10 @@ AMTL_INLINE void amtl_multiply_quantized(const amtl_group *g, const char *w, int
 }
 
 /* A function for each shape: inlined together, their loops would run out of registers. */
-typedef void amtl_tile(const amtl_group *g, const char *w, int64_t stride, float *sums);
+#define AMTL_APART static __attribute__((noinline))
 #define AMTL_TILE(of, members, panels) \
-  static __attribute__((noinline)) void amtl_##of##_##members##_##panels(const amtl_group *g, const char *w, \
-                                                                         int64_t stride, float *sums) { \
-    amtl_multiply_##of(g, w, stride, sums, members, panels); \
+  AMTL_APART void amtl_##of##_##members##_##panels(AMTL_TAKES_##of) { \
+    amtl_multiply_##of(AMTL_GIVES_##of, members, panels); \
   }
 #define AMTL_TILES(of, panels) \
   AMTL_TILE(of, 1, panels) AMTL_TILE(of, 2, panels) AMTL_TILE(of, 3, panels) \
@@ -347,6 +346,11 @@ typedef void amtl_tile(const amtl_group *g, const char *w, int64_t stride, float
 #define AMTL_ALL_TILES(of) AMTL_TILES(of, 1)
 #define AMTL_ALL_TILE_NAMES(of) {AMTL_TILE_NAMES(of, 1)}
 #endif
+#define AMTL_TAKES_floats const amtl_group *g, const char *w, int64_t stride, float *sums
+#define AMTL_GIVES_floats g, w, stride, sums
+#define AMTL_TAKES_quantized AMTL_TAKES_floats
+#define AMTL_GIVES_quantized AMTL_GIVES_floats
+typedef void amtl_tile(AMTL_TAKES_floats);
 AMTL_ALL_TILES(floats) AMTL_ALL_TILES(quantized)
 static amtl_tile *const amtl_tiles[2][AMTL_TILE_PANELS][AMTL_TILE_ROWS] = {
     AMTL_ALL_TILE_NAMES(floats), AMTL_ALL_TILE_NAMES(quantized)};

@@ -1,6 +1,6 @@
-/* ai.amtl::RaggedGather, RaggedSum, RaggedLinear and RaggedLinearInt8 as operators of ONNX Runtime: RegisterCustomOps is all
- * that a session needs. Compiled with AMTL_CUDA it makes a library for sessions on a GPU: RaggedGather and RaggedSum, and
- * the layers are left to their function bodies, a RaggedGather before a Gemm.
+/* ai.amtl::RaggedGather, RaggedSum, RaggedLinear, RaggedLinearInt8, LinearInt8 and CrossInt8 as operators of ONNX Runtime:
+ * RegisterCustomOps is all that a session needs. Compiled with AMTL_CUDA it makes a library for sessions on a GPU:
+ * RaggedGather and RaggedSum, and the layers are left to their function bodies, as a RaggedGather before a Gemm.
  */
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -46,48 +46,35 @@ typedef struct kernel {
 
 static OrtStatus *refused(const OrtApi *api, const amtl_problem *problem) { return amtl_ort_error(api, problem->text); }
 
+/* In the words of ONNX Runtime. */
 static int input_type(const OrtCustomOp *self, size_t i) {
-  static const int values[] = {AMTL_ORT_FLOAT, AMTL_ORT_FLOAT16, AMTL_ORT_INT8, AMTL_ORT_UINT8},
-                   row_offsets[] = {AMTL_ORT_UINT16, AMTL_ORT_INT32, AMTL_ORT_INT64};
-  const amtl_operator *const op = &((const operator_ *)self)->op;
-  switch (i) {
-    case AMTL_VALUES: return values[op->value];
-    case AMTL_ROW_OFFSETS: return row_offsets[op->offset];
-    case AMTL_WEIGHTS: return op->inputs > AMTL_LINEAR_INPUTS ? AMTL_ORT_UINT8 : AMTL_ORT_FLOAT;
-    case AMTL_BIAS:
-    case AMTL_SCALES: return AMTL_ORT_FLOAT;
-    default: return AMTL_ORT_INT64;
+  switch (amtl_input_element(&((const operator_ *)self)->op, i)) {
+    case AMTL_ELEMENT_FLOAT16: return AMTL_ORT_FLOAT16;
+    case AMTL_ELEMENT_UINT8: return AMTL_ORT_UINT8;
+    case AMTL_ELEMENT_INT8: return AMTL_ORT_INT8;
+    case AMTL_ELEMENT_UINT16: return AMTL_ORT_UINT16;
+    case AMTL_ELEMENT_INT32: return AMTL_ORT_INT32;
+    case AMTL_ELEMENT_INT64: return AMTL_ORT_INT64;
+    default: return AMTL_ORT_FLOAT;
   }
 }
 
-/* Bytes of an element. */
-static size_t size_of(int type) {
-  switch (type) {
-    case AMTL_ORT_UINT8:
-    case AMTL_ORT_INT8: return 1;
-    case AMTL_ORT_FLOAT16:
-    case AMTL_ORT_UINT16: return 2;
-    case AMTL_ORT_INT64: return 8;
-    default: return 4;
-  }
-}
-
-static OrtStatus *read_shape(const kernel *k, const OrtTensorTypeAndShapeInfo *info, enum amtl_input i, amtl_tensor *out) {
+static OrtStatus *read_shape(const kernel *k, const OrtTensorTypeAndShapeInfo *info, size_t i, amtl_tensor *out) {
   amtl_problem problem;
   CHECK(amtl_ort_rank(k->api, info, &out->rank));
   if (out->rank <= AMTL_MOST_RANK) return amtl_ort_shape(k->api, info, out->shape, out->rank);
-  (void)amtl_refuse(k->op, &problem, "input %s has %zu dimensions, allowed at most %d", amtl_input_name(i), out->rank,
+  (void)amtl_refuse(k->op, &problem, "input %s has %zu dimensions, allowed at most %d", amtl_input_name(k->op, i), out->rank,
                     AMTL_MOST_RANK);
   return refused(k->api, &problem);
 }
 
-static OrtStatus *read_input(const kernel *k, const OrtKernelContext *context, enum amtl_input i, amtl_tensor *out) {
+static OrtStatus *read_input(const kernel *k, const OrtKernelContext *context, size_t i, amtl_tensor *out) {
   const OrtValue *value = NULL;
   OrtTensorTypeAndShapeInfo *info = NULL;
   amtl_problem problem;
   CHECK(amtl_ort_input(k->api, context, i, &value));
   if (value == NULL) {
-    (void)amtl_refuse(k->op, &problem, "input %s is missing", amtl_input_name(i));
+    (void)amtl_refuse(k->op, &problem, "input %s is missing", amtl_input_name(k->op, i));
     return refused(k->api, &problem);
   }
   CHECK(amtl_ort_info(k->api, value, &info));
@@ -116,7 +103,7 @@ static OrtStatus *run(kernel *k, const OrtKernelContext *context, const amtl_cal
   return problem == NULL ? NULL : amtl_ort_error(k->api, problem);
 }
 #else
-/* Work that is cut into shares: of lookups; of examples where there is a layer or rows are summed up. */
+/* Work that is cut into shares: of lookups, or of rows of numbers; of examples where rows of a table are multiplied or summed up. */
 typedef struct shares {
   kernel *k;
   const amtl_call *call;
@@ -129,8 +116,11 @@ typedef struct shares {
 static enum amtl_fault multiply(const shares *all, int64_t begin, int64_t end) {
   amtl_scratch *const scratch = amtl_pool_take(&all->k->pool, all->scratch_bytes);
   if (scratch == NULL) return AMTL_NO_MEMORY;
-  const enum amtl_fault fault =
-      all->k->isa->linear(&all->call->table, &all->call->layer, all->out, begin, end, scratch->memory);
+  enum amtl_fault fault = AMTL_FINE;
+  if (amtl_is_on_table(all->k->op))
+    fault = all->k->isa->linear(&all->call->table, &all->call->layer, all->out, begin, end, scratch->memory);
+  else
+    all->k->isa->dense(&all->call->dense, all->out, begin, end, scratch->memory);
   amtl_pool_give(&all->k->pool, scratch);
   return fault;
 }
@@ -141,24 +131,35 @@ static void work(void *data, size_t i) {
   const int64_t begin = (int64_t)i * all->share, left = all->total - begin,
                 end = begin + (left < all->share ? left : all->share);
   const enum amtl_kind kind = all->k->op->kind;
-  const enum amtl_fault fault = kind == AMTL_LINEAR ? multiply(all, begin, end)
+  const enum amtl_fault fault = kind == AMTL_GATHER ? all->k->isa->gather(&call->table, all->out, begin, end)
                                 : kind == AMTL_SUM  ? all->k->isa->sum(&call->table, call->length, all->out, begin, end)
-                                                    : all->k->isa->gather(&call->table, all->out, begin, end);
+                                                    : multiply(all, begin, end);
   if (fault != AMTL_FINE) atomic_store(&all->fault, (int)fault);
 }
 
-static int64_t share_of(const amtl_operator *op, const amtl_call *call) {
-  if (op->kind == AMTL_LINEAR) return amtl_block_size(&call->table);
-  if (op->kind == AMTL_SUM) return call->length < SHARE ? SHARE / (call->length + 1) + 1 : 1;
-  return SHARE;
+/* All that there is to do, its shares, and the scratch memory of one. */
+static void cut(shares *all) {
+  const amtl_call *const call = all->call;
+  switch (all->k->op->kind) {
+    case AMTL_GATHER: all->total = call->table.lookups, all->share = SHARE; break;
+    case AMTL_SUM:
+      all->total = call->examples, all->share = call->length < SHARE ? SHARE / (call->length + 1) + 1 : 1;
+      break;
+    case AMTL_LINEAR:
+      all->total = call->examples, all->share = amtl_block_size(&call->table);
+      all->scratch_bytes = all->k->isa->scratch_bytes(&call->table, all->total);
+      break;
+    default:
+      all->total = call->dense.rows, all->share = amtl_dense_share(&call->dense);
+      all->scratch_bytes = amtl_dense_bytes(&call->dense, all->total);
+  }
 }
 
 static OrtStatus *run(kernel *k, const OrtKernelContext *context, const amtl_call *call, float *out) {
-  shares all = {.k = k, .call = call, .out = out, .share = share_of(k->op, call)};
-  all.total = k->op->kind == AMTL_GATHER ? call->table.lookups : call->examples;
+  shares all = {.k = k, .call = call, .out = out};
+  cut(&all);
   if (all.total == 0) return NULL;
   const int alone = !k->threads || all.total <= all.share;
-  if (k->op->kind == AMTL_LINEAR) all.scratch_bytes = k->isa->scratch_bytes(&call->table, all.total);
   if (alone) {
     all.share = all.total;
     work(&all, 0);
@@ -175,13 +176,13 @@ static OrtStatus *run(kernel *k, const OrtKernelContext *context, const amtl_cal
 
 static OrtStatus *compute(void *self, OrtKernelContext *context) {
   kernel *const k = self;
-  amtl_tensor in[AMTL_INPUTS];
+  amtl_tensor in[AMTL_MOST_INPUT_COUNT];
   amtl_call call;
   amtl_problem problem;
   float *out = NULL;
   for (size_t i = 0; i < k->op->inputs; i++) {
-    in[i].size = size_of(input_type(k->interface, i));
-    CHECK(read_input(k, context, (enum amtl_input)i, &in[i]));
+    in[i].size = amtl_element_size(amtl_input_element(k->op, i));
+    CHECK(read_input(k, context, i, &in[i]));
   }
   if (!amtl_check_call(k->op, &k->attributes, in, &call, &problem)) return refused(k->api, &problem);
   CHECK(open_output(k, context, &call, &out));
@@ -190,16 +191,23 @@ static OrtStatus *compute(void *self, OrtKernelContext *context) {
 
 static atomic_int interface_version;
 
+static OrtStatus *read_attributes(const amtl_operator *op, const OrtApi *api, const OrtKernelInfo *info,
+                                  amtl_attributes *out) {
+  *out = (amtl_attributes){.bits = 4};
+  if (op->kind != AMTL_GATHER && op->kind != AMTL_SUM) CHECK(amtl_ort_float_attribute(api, info, "least", &out->least));
+  if (!amtl_is_on_table(op)) return amtl_ort_int_attribute(api, info, "zero", &out->zero);
+  CHECK(amtl_ort_int_attribute(api, info, "dim", &out->dim));
+  CHECK(amtl_ort_int_attribute(api, info, "block_bits", &out->block_bits));
+  CHECK(amtl_ort_float_attribute(api, info, "scale_base", &out->scale_base));
+  CHECK(amtl_ort_float_attribute(api, info, "scale_unit", &out->scale_unit));
+  return op->value == AMTL_INT4 ? amtl_ort_int_attribute(api, info, "bits", &out->bits) : NULL;
+}
+
 static OrtStatus *create(const OrtCustomOp *self, const OrtApi *api, const OrtKernelInfo *info, void **out) {
   const amtl_operator *const op = &((const operator_ *)self)->op;
-  amtl_attributes a = {.bits = 4};
+  amtl_attributes a;
   amtl_problem problem;
-  CHECK(amtl_ort_int_attribute(api, info, "dim", &a.dim));
-  CHECK(amtl_ort_int_attribute(api, info, "block_bits", &a.block_bits));
-  CHECK(amtl_ort_float_attribute(api, info, "scale_base", &a.scale_base));
-  CHECK(amtl_ort_float_attribute(api, info, "scale_unit", &a.scale_unit));
-  if (op->kind == AMTL_LINEAR) CHECK(amtl_ort_float_attribute(api, info, "least", &a.least));
-  if (op->value == AMTL_INT4) CHECK(amtl_ort_int_attribute(api, info, "bits", &a.bits));
+  CHECK(read_attributes(op, api, info, &a));
   if (!amtl_check_attributes(op, &a, &problem)) return refused(api, &problem);
   kernel *const kept = calloc(1, sizeof *kept);
   if (kept == NULL) return amtl_ort_error(api, "amtl: no memory");
@@ -242,7 +250,9 @@ static int version_one(const OrtCustomOp *self) { return (void)self, 1; }
     .KernelComputeV2 = compute, .InferOutputShapeFn = NULL, .GetStartVersion = version_one,                 \
     .GetEndVersion = version_one                                                                            \
   }
-/* An operator for each pair of types: ONNX Runtime matches a kernel by the types that it announces. */
+/* An operator for each pair of types: ONNX Runtime matches a kernel by the types that it announces. Those on numbers have no
+ * table, and one entry.
+ */
 #define OPERATOR(name, kind, inputs, value, offset) \
   { INTERFACE, { name, kind, inputs, value, offset, ON_GPU } }
 #define OFFSET_TYPES(name, kind, inputs, value)                                                               \
@@ -259,7 +269,9 @@ static operator_ operators[] = {
     ALL_TYPES("RaggedSum", AMTL_SUM, AMTL_TABLE_INPUTS),
 #ifndef AMTL_CUDA
     ALL_TYPES("RaggedLinear", AMTL_LINEAR, AMTL_LINEAR_INPUTS),
-    QUANTIZED_TYPES("RaggedLinearInt8", AMTL_LINEAR, AMTL_INPUTS),
+    QUANTIZED_TYPES("RaggedLinearInt8", AMTL_LINEAR, AMTL_INT8_INPUTS),
+    OPERATOR("LinearInt8", AMTL_DENSE, AMTL_DENSE_INPUTS, AMTL_FLOAT32, AMTL_INT64),
+    OPERATOR("CrossInt8", AMTL_CROSS, AMTL_CROSS_INPUTS, AMTL_FLOAT32, AMTL_INT64),
 #endif
 };
 

@@ -7,9 +7,9 @@
 #include <stdint.h>
 
 /* AMTL_MOST_DIM: floats of a full row. With more, a sum of products of bytes could leave 32 bits; amtl_export/native says it to
- * Python. AMTL_MOST_RANK: dimensions of an input or an output.
+ * Python. AMTL_MOST_INPUTS: of a layer of numbers, for the same reason. AMTL_MOST_RANK: dimensions of an input or an output.
  */
-enum { AMTL_MOST_DIM = 1 << 15, AMTL_MOST_BLOCK_BITS = 62, AMTL_MOST_RANK = 8 };
+enum { AMTL_MOST_DIM = 1 << 15, AMTL_MOST_INPUTS = 1 << 15, AMTL_MOST_BLOCK_BITS = 62, AMTL_MOST_RANK = 8 };
 
 static_assert(sizeof(size_t) == sizeof(int64_t), "sizes are checked as int64_t and used as size_t");
 

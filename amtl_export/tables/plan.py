@@ -66,7 +66,8 @@ class PlanConfig:
         target: what will run the bundle: `portable`, any ONNX Runtime, by standard operators alone; `native`, one where
             the native library is registered.
         first_layer: `fused` makes a lookup and the linear layer behind it one node, which needs `ragged`.
-        layer_dtype: of the weights of a layer that is fused; `int8` fuses it, and needs `dtype` int8 or int4.
+        layer_dtype: of the weights of linear layers; `int8` quantizes those that gain by it, and what they multiply at
+            each call. One that reads rows of int8 or int4 is fused with their lookup where the tables are ragged.
     """
 
     layout: LayoutName = "auto"
@@ -83,8 +84,15 @@ class PlanConfig:
 
     @property
     def fuses(self) -> bool:
-        """Whether a fused layer was asked for."""
-        return self.first_layer == "fused" or self.layer_dtype == "int8"
+        """Whether a fused layer was asked for, by itself or as one in int8."""
+        ragged = self.layout == "ragged" or (self.layout == "auto" and self.target == "native")
+        reads_int8 = self.layer_dtype == "int8" and self.dtype in SCALED and self.first_layer == "auto"
+        return self.first_layer == "fused" or (reads_int8 and ragged)
+
+    @property
+    def native_layers(self) -> bool:
+        """Whether the native operators compute layers: the library will be there, for the tables' sake too."""
+        return self.target == "native" or self.layout == "ragged" or self.fuses
 
     def __post_init__(self) -> None:
         for what, found, allowed in (
@@ -98,9 +106,6 @@ class PlanConfig:
                 raise InputError(f"export: unknown {what}", found=found, allowed=", ".join(allowed))
         if self.page_width is not None and self.layout != "paged":
             raise InputError("export: a page width goes with layout='paged'", found=self.layout)
-        if self.layer_dtype == "int8" and (self.dtype not in ("auto", *SCALED) or self.first_layer == "plain"):
-            asked, fix = f"dtype={self.dtype!r}, first_layer={self.first_layer!r}", "dtype='int8', first_layer='fused'"
-            raise InputError("export: a layer in int8 reads int8 or int4 rows", found=asked, fix=fix)
         if self.fuses and self.layout not in ("auto", "ragged"):
             raise InputError("export: a fused first layer reads ragged tables", found=f"layout={self.layout!r}")
         if self.layout in ("paged", "blocks") and self.dtype == "int4":

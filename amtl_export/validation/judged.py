@@ -129,6 +129,13 @@ class _Output:
         }
         return judged, allowed[True]
 
+    @property
+    def _dtype(self) -> str:
+        """The value type whose AUC difference is allowed: layers in int8 cost what rows in int8 do."""
+        signature = self.check.bundle.signature
+        exact = signature.dtype in ("fp32", "fp16")
+        return "int8" if exact and signature.layer_dtype == "int8" else signature.dtype
+
     def _hold(self, judged: Judged, expected: Scores, wanted: Scores, found: Scores, *, optimized: bool) -> float:
         """Scores of the graph against those of the source; what AUC may differ."""
         verdict, tolerances = self.check.verdict, self.check.tolerances
@@ -143,8 +150,9 @@ class _Output:
             if judged.gauc_groups is not None:
                 judged.gauc_onnx, judged.abs_delta_gauc = found.gauc, abs(found.gauc - expected.gauc)
         level = "optimised" if optimized else "not optimised"
-        metrics = held(expected, wanted, found, difference.scale, tolerances, self.check.bundle.signature.dtype)
+        metrics = held(expected, wanted, found, difference.scale, tolerances, self._dtype)
         verdict.problems += [self.said + problem for own in metrics if (problem := own.problem(level))]
+        assert tolerances.logit_atol is not None
         if not difference.relative <= tolerances.logit_atol:
             verdict.problems.append(
                 f"{self.said}a logit differs by {difference.absolute:.3g} ({level}); allowed "

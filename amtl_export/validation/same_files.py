@@ -20,7 +20,7 @@ from amtl_export.bundle.check import Checked
 from amtl_export.bundle.contents import Built, field_frames, field_settings, report_of, signature_of
 from amtl_export.bundle.export import DATA
 from amtl_export.bundle.samples import MESSAGES, MessageKind, message, read_test_data, readme, sample_feeds
-from amtl_export.compare import TOLERANCE, compare
+from amtl_export.compare import compare
 from amtl_export.data.vocabulary import read_parquet
 from amtl_export.errors import AmtlError, InputError, ValidationFailed
 from amtl_export.files import SUMS, read_json
@@ -124,7 +124,7 @@ class SameFiles:
         """Differences to PyTorch are a machine's own; they are numbers that were allowed."""
         parity = found.get("parity_on_samples") if isinstance(found, dict) else None
         if isinstance(parity, dict) and set(parity) <= {"plain", "optimized"} and "optimized" in parity:
-            allowed = [isinstance(x, float) and 0 <= x <= TOLERANCE for x in parity.values()]
+            allowed = [isinstance(x, float) and 0 <= x <= self.built.tolerance for x in parity.values()]
             expected["parity_on_samples"] = parity if all(allowed) else {}
 
     def _vocabularies(self) -> Iterator[str]:
@@ -177,7 +177,7 @@ class SameFiles:
             expected = run(self.session, names, feed, where=bundle.path)
             stored = place == "test_data_set_0"
             found = read_test_data(bundle.path, "output") if stored else _message_feed(bundle.path, "outputs", expected)
-            yield from _answer_differences(place, expected, found)
+            yield from _answer_differences(place, expected, found, self.built.tolerance)
 
 
 def one_line(error: AmtlError) -> str:
@@ -278,7 +278,7 @@ def _message_feed(bundle: Path, kind: MessageKind, like: Mapping[str, npt.NDArra
         raise InputError("a sample cannot be read", where=file, found=error) from None
 
 
-def _answer_differences(place: str, expected: Feed, found: Feed) -> Iterator[str]:
+def _answer_differences(place: str, expected: Feed, found: Feed, tolerance: float) -> Iterator[str]:
     """Sample answers that the graph does not give."""
     if list(found) != list(expected):
         yield f"{place}: outputs {list(found)}, the graph gives {list(expected)}"
@@ -290,7 +290,7 @@ def _answer_differences(place: str, expected: Feed, found: Feed) -> Iterator[str
             yield f"{place}, {name}: found {found[name].dtype}, the graph gives {values.dtype}"
             continue
         (difference,) = compare({name: wanted}, {name: found[name]})
-        if not difference.relative <= TOLERANCE:
+        if not difference.relative <= tolerance:
             yield (
                 f"{place}, {name}, row {difference.row}: found {difference.answered:.6g}, "
                 f"the graph gives {difference.expected:.6g}"

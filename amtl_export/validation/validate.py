@@ -33,6 +33,7 @@ from amtl_export.spec import BATCH, Feed, mismatch
 from amtl_export.training.run import Run
 from amtl_export.validation.as_exported import Rebuilt, drawn_feeds, rebuild, strangers
 from amtl_export.validation.judged import ScoreCheck
+from amtl_export.validation.layers import check_layers
 from amtl_export.validation.provenance import trace_provenance
 from amtl_export.validation.raw_rows import check_source
 from amtl_export.validation.rows import check_rows, table_bytes
@@ -149,7 +150,7 @@ class _Check:
         self._try(self._graph)
         self._try(self._provenance)
         if self._may_run():
-            for step in (self._raw_values, self._rows, lambda: self._answers(inputs), self._drawn):
+            for step in (self._raw_values, self._rows, self._layers, lambda: self._answers(inputs), self._drawn):
                 self._try(step)
             self._try(lambda: self._contents(inputs))
             self._try(self._scores)
@@ -218,7 +219,7 @@ class _Check:
             rows = one_request(feed, self.bundle.inputs)
             found = run(session, names, as_request(rows, self.bundle.inputs), where=self.bundle.path)
             for difference in compare(self._reference.trained_answers(rows), found):
-                if not difference.relative <= self.tolerances.logit_atol:
+                if not difference.relative <= self._tolerance:
                     self.verdict.problems.append(f"drawn inputs, batch {number}: {difference}")
 
     def _files(self) -> None:
@@ -258,6 +259,22 @@ class _Check:
         assert self.rebuilt is not None
         return reference_of(self.frozen, self.rebuilt.built.stored, self.rebuilt.built.model)
 
+    @property
+    def _tolerance(self) -> float:
+        """What answers may differ."""
+        assert self.rebuilt is not None
+        return self.rebuilt.built.tolerance if self.tolerances.logit_atol is None else self.tolerances.logit_atol
+
+    def _layers(self) -> None:
+        """Layers in int8, each on what the graph gives it."""
+        request = as_request(one_request(self.frozen.example, self.bundle.inputs), self.bundle.inputs)
+        for optimized in (True, False):
+            found = check_layers(self.bundle, self._reference, request, self.provider, optimized=optimized)
+            if found.layers and (optimized or found.wrong):
+                self.verdict.layers_checked, self.verdict.layers_bit_equal = found.layers, found.equal
+            level = "optimised" if optimized else "not optimised"
+            self.verdict.problems += [f"{line} ({level})" for line in found.wrong]
+
     def _rows(self) -> None:
         verdict, frozen = self.verdict, self.frozen
         verdict.bytes_dense = frozen.dense_bytes
@@ -290,7 +307,7 @@ class _Check:
             self.bundle.model,
             self._reference,
             self.bundle.inputs,
-            self.tolerances.logit_atol,
+            self._tolerance,
             self.provider,
             signature.limits,
         )
@@ -338,7 +355,8 @@ class _Check:
         if frozen.labelled is None:
             self._say_unscored()
             return
-        ScoreCheck(self.bundle, frozen, self._reference, self.split, self.provider, self.tolerances, verdict).run()
+        allowed = replace(self.tolerances, logit_atol=self._tolerance)
+        ScoreCheck(self.bundle, frozen, self._reference, self.split, self.provider, allowed, verdict).run()
 
     def _say_unscored(self) -> None:
         if self.frozen.compressed is not None and self.frozen.compressed.original is None:

@@ -21,11 +21,12 @@ class Tolerances:
         auc_atol: |AUC difference| to the source, and |GAUC difference|; None for the value type's own, see `auc_for`,
             and what pairs come to that float32 roundings can turn round, see `worth`.
         logit_atol: largest difference of any answer, for scores up to 1; relative to the largest score above that. In
-            a lossy value type it is held against the model with its tables quantized.
+            a lossy value type it is held against the model with its tables quantized. None for what a graph needs:
+            1e-4, and 1e-2 where layers quantize what they multiply.
     """
 
     auc_atol: float | None = None
-    logit_atol: float = 1e-4
+    logit_atol: float | None = None
 
     def auc_for(self, dtype: str) -> float:
         """What is allowed for a value type: `AUC_ATOL`, unless it is given."""
@@ -90,6 +91,8 @@ class Verdict(Judged):
         minimum_logit_atol: the tolerance that would just pass.
         max_abs_logit_change_by_quantization: what quantized values change, in PyTorch.
         rows_checked: ids of the tables that were looked up in the graph; rows_bit_equal of them have the source's bits.
+        layers_checked: layers in int8 that were held against PyTorch's on what the graph gives them; layers_bit_equal
+            of them have its bits. None where there are none.
         hostile_ids_checked: ids outside the tables, tried at the lookups and through the whole model.
         raw_rows_checked: rows of raw values, hostile ones too, that went through training's reader, `encoder/` and the
             graph in front; raw_rows_equal of them have the ids that training has. None where a run kept none.
@@ -114,6 +117,8 @@ class Verdict(Judged):
     max_abs_logit_change_by_quantization: float | None = None
     rows_checked: int | None = None
     rows_bit_equal: int | None = None
+    layers_checked: int | None = None
+    layers_bit_equal: int | None = None
     rows_scored: int | None = None
     selector_nodes: int | None = None
     selector_initializers: int | None = None

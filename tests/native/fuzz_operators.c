@@ -41,7 +41,7 @@ struct OrtKernelInfo {
   unsigned missing; /* a bit for each attribute */
 };
 struct OrtKernelContext {
-  OrtValue *in[AMTL_INPUTS];
+  OrtValue *in[AMTL_INT8_INPUTS];
   OrtValue out;
   int threads;
 };
@@ -91,6 +91,7 @@ static OrtStatus *create_domain(const char *name, OrtCustomOpDomain **out) {
 }
 static OrtStatus *add_op(OrtCustomOpDomain *domain, const OrtCustomOp *op) {
   if (domain == NULL || operator_count == MOST_OPERATORS) fail("more operators than there are");
+  if (strcmp(op->GetName(op), "LinearInt8") == 0 || strcmp(op->GetName(op), "CrossInt8") == 0) return NULL;
   operators[operator_count++] = op;
   return NULL;
 }
@@ -136,7 +137,7 @@ static OrtStatus *get_float(const OrtKernelInfo *info, const char *name, float *
   return *out = *all[i - SCALE_BASE], NULL;
 }
 static OrtStatus *get_input(const OrtKernelContext *context, size_t i, const OrtValue **out) {
-  if (i >= AMTL_INPUTS) fail("an input that no operator has");
+  if (i >= AMTL_INT8_INPUTS) fail("an input that no operator has");
   return *out = context->in[i], NULL;
 }
 static OrtStatus *get_output(OrtKernelContext *context, size_t i, const int64_t *shape, size_t rank, OrtValue **out) {
@@ -209,7 +210,7 @@ typedef struct node {
   enum amtl_offset offset;
   size_t inputs;
   OrtKernelInfo info;
-  OrtValue in[AMTL_INPUTS];
+  OrtValue in[AMTL_INT8_INPUTS];
   int missing; /* the input that is not given, or -1 */
 } node;
 
@@ -270,7 +271,7 @@ static node sound_node(void) {
   if (n.kind == AMTL_GATHER && fields == 1 && rarely(4)) rank = (size_t)below(2); /* one id, or some, of one field */
   int64_t *ids = give(&n, AMTL_IDS, rank, shape);
   for (int64_t i = 0; i < count_of(&n.in[AMTL_IDS]); i++) ids[i] = rarely(3) ? out_of_range(12) : below(12);
-  n.info.given = (amtl_attributes){dim, bits, 4, columns == 2 ? 0.0f : 1.0f, columns == 2 ? 0.125f : 0.0f,
+  n.info.given = (amtl_attributes){dim, bits, 4, 128, columns == 2 ? 0.0f : 1.0f, columns == 2 ? 0.125f : 0.0f,
                                    rarely(2) ? 0.0f : -FLT_MAX};
   if (n.kind != AMTL_LINEAR) return n;
   const int64_t outputs = 1 + below(rarely(10) ? 140 : 20), panels = (outputs + 15) / 16, quads = (dim + 3) / 4;
@@ -536,7 +537,7 @@ static int expected(const node *n, wide *output_bytes) {
   if (fabs((double)a->scale_base) + fabs((double)a->scale_unit) * largest > FLT_MAX) return 0;
   if (n->kind == AMTL_LINEAR && isnan(a->least)) return 0;
   if (n->value == AMTL_INT4 && a->bits != 4) return 0;
-  wide counts[AMTL_INPUTS];
+  wide counts[AMTL_INT8_INPUTS];
   for (size_t i = 0; i < n->inputs; i++)
     if (!possible(n, i, &counts[i])) return 0;
   const OrtValue *const offsets = &n->in[AMTL_ROW_OFFSETS], *const ids = &n->in[AMTL_IDS];

@@ -1,0 +1,167 @@
+"""Compute linear layers in int8: `Gemm` becomes `ai.amtl::LinearInt8`, or standard operators that give the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from amtl_export.graph.builder import Builder
+from amtl_export.graph.emit_int8 import Int8Layer, native_layer, standard_layer
+from amtl_export.graph.facts import WEIGHT, fact
+from amtl_export.graph.linear_int8 import LINEAR_INT8, SIGNED, UNSIGNED, Activation
+from amtl_export.graph.passes.base import GraphPass, ensure, is_custom, is_op
+from amtl_export.graph.ragged import LINEAR, PANEL
+from amtl_export.graph.ragged import LINEAR_INT8 as RAGGED_INT8
+from amtl_export.graph.rewrite import is_linear, sizes, sole_user
+from amtl_export.graph.weights import INT8_SCALES, Part
+
+#: Products of a layer, inputs times outputs, from which on it gains by standard operators, of which it takes a dozen.
+WORTH = 1 << 14
+
+#: Outputs from which on it gains by the native operator, which has as many columns side by side.
+NATIVE_OUTPUTS = PANEL
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer that can be computed in int8.
+
+    Attributes:
+        gemm: x · Wᵀ + b.
+        weight: name of W in the model.
+        activation: how x is quantized.
+        relu: the node behind it, if that alone reads it.
+        cross: the last node of `x0 * layer + x` behind it, likewise, and x0.
+    """
+
+    gemm: ir.Node
+    weight: str
+    activation: Activation
+    relu: ir.Node | None
+    cross: tuple[ir.Node, ir.Value] | None
+
+    @property
+    def x(self) -> ir.Value:
+        """What the layer multiplies."""
+        assert self.gemm.inputs[0] is not None
+        return self.gemm.inputs[0]
+
+
+class QuantizeLayers(GraphPass):
+    """Quantize weights once and what they multiply at each call, example by example.
+
+    A layer is left as it is where its weight is cut, folded or read by something else as well, or is no weight of a
+    plain linear layer of the model: PyTorch could not be held against it. So is one that is too small to gain by it.
+
+    requires: layers are Gemms (`StateLinearLayers`); lookups are lowered.
+    ensures: no weight stands in the graph both in int8 and in full precision.
+
+    Args:
+        weights: those that may be quantized, by their names in the model; not where the graph has other numbers, since
+            the exporter folded a batch norm into them.
+        native: whether the native operators will be there.
+    """
+
+    def __init__(self, weights: Mapping[str, npt.NDArray[Any]], *, native: bool) -> None:
+        super().__init__()
+        self._weights, self._native = weights, native
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite in place."""
+        found = [layer for node in model.graph if (layer := self._layer(node))]
+        builder, changed = Builder(model), False
+        for weight in {layer.weight: None for layer in found}:
+            own = [layer for layer in found if layer.weight == weight]
+            if not _alone(model.graph, own):
+                self.missed(own[0].gemm, "its weight is read otherwise, too", 3)
+                continue
+            activation = SIGNED if any(layer.activation == SIGNED for layer in own) else UNSIGNED
+            for layer in own:
+                _emit(builder, model.graph, layer, activation, native=self._native)
+            changed = True
+        common.RemoveUnusedNodesPass()(model)
+        return ir.passes.PassResult(model, changed)
+
+    def ensures(self, model: ir.Model) -> None:
+        """A weight is quantized everywhere or nowhere."""
+        parts = [(fact(v, WEIGHT), Part.described(v)) for v in model.graph.initializers.values()]
+        int8 = {part.weight for _, part in parts if part and part.form == INT8_SCALES}
+        exact = {weight for weight, part in parts if part is None or not part.form.startswith("int8_")}
+        ensure(not int8 & exact, f"weights both in int8 and not: {', '.join(sorted(int8 & exact))}")
+
+    def _layer(self, node: ir.Node) -> _Layer | None:
+        if not is_linear(node):
+            return None
+        weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+        assert weight is not None
+        name = fact(weight, WEIGHT)
+        if name is None or name not in self._weights or not _is_whole(weight, self._weights[name]):
+            self.missed(node, "its weight is no whole weight of a plain linear layer", 1)
+            return None
+        outputs, inputs = sizes(weight)
+        if outputs < NATIVE_OUTPUTS if self._native else outputs * inputs < WORTH:
+            self.missed(node, f"{inputs} inputs and {outputs} outputs are too few to gain by it", 2)
+            return None
+        if bias is not None and sizes(bias) not in [(sizes(weight)[0],), (1, sizes(weight)[0])]:
+            self.missed(node, "its bias is not one row for all examples", 2)
+            return None
+        assert node.inputs[0] is not None
+        user = sole_user(node.outputs[0])
+        relu = user if is_op(user, "Relu") else None
+        activation = UNSIGNED if _never_negative(node.inputs[0]) else SIGNED
+        return _Layer(node, name, activation, relu, _cross(node) if self._native else None)
+
+
+def _is_whole(value: ir.Value, weight: npt.NDArray[Any]) -> bool:
+    """Whether an initializer is a weight, all of it and as it was trained."""
+    tensor = ir.convenience.get_const_tensor(value)
+    return Part.described(value) is None and tensor is not None and np.array_equal(tensor.numpy(), weight)
+
+
+def _alone(graph: ir.Graph, layers: Sequence[_Layer]) -> bool:
+    """Whether nothing but some layers reads their weight or a part of it."""
+    weight = layers[0].gemm.inputs[1]
+    held = [value for value in graph.initializers.values() if fact(value, WEIGHT) == layers[0].weight and value.uses()]
+    return held == [weight] and weight is not None and len(weight.uses()) == len(layers)
+
+
+def _never_negative(value: ir.Value) -> bool:
+    """Whether a ReLU gave it, alone or in one of our own layers, or a sigmoid."""
+    node = value.producer()
+    if is_op(node, "Relu") or is_op(node, "Sigmoid"):
+        return True
+    fused = any(is_custom(node, kind) for kind in (LINEAR, RAGGED_INT8, LINEAR_INT8))
+    return fused and node is not None and node.attributes["least"].as_float() >= 0
+
+
+def _cross(gemm: ir.Node) -> tuple[ir.Node, ir.Value] | None:
+    """The Add of `x0 * layer + x` behind a layer of x, and x0."""
+    y, x = gemm.outputs[0], gemm.inputs[0]
+    product = sole_user(y)
+    if product is None or not is_op(product, "Mul"):
+        return None
+    added = sole_user(product.outputs[0])
+    if added is None or not is_op(added, "Add") or x not in added.inputs:
+        return None
+    x0 = next((value for value in product.inputs if value is not y), None)
+    return None if x0 is None or x is None or x0.shape is None or x0.shape != x.shape else (added, x0)
+
+
+def _emit(builder: Builder, graph: ir.Graph, layer: _Layer, activation: Activation, *, native: bool) -> None:
+    weight, *bias = layer.gemm.inputs[1:]
+    assert weight is not None
+    scope = builder.scope(f"layer/{layer.weight}")
+    int8 = Int8Layer(graph, weight, layer.x, bias[0] if bias else None, activation, scope)
+    builder.begin(layer.gemm)
+    if not native:
+        builder.end(layer.gemm.outputs[0], standard_layer(builder, int8))
+        return
+    last, x0 = layer.cross or (layer.relu, None)
+    old = layer.gemm if last is None else last
+    builder.end(old.outputs[0], native_layer(builder, int8, relu=layer.relu is not None, x0=x0))

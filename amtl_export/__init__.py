@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from amtl_export.validation.validate import validate
     from amtl_export.validation.verdict import Tolerances, Verdict
 
+#: The version, here alone: pyproject.toml reads it from this line.
+__version__ = "0.2.0"
+
 _HOME = {
     "AmtlError": "errors",
     "Bundle": "bundle.bundle",
@@ -126,6 +129,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        from amtl_export.extras import lacking
+
+        if (lacks := lacking(error)) is None:
+            raise
+        raise lacks from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
@@ -11,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from amtl_export.errors import AmtlError, EnvironmentLacks
+from amtl_export.extras import install, install_export
+from amtl_export.runtime.cores import usable_cores
 from amtl_export.runtime.cuda import CPU, CUDA, check_device, load_libraries
 
 
@@ -44,25 +45,29 @@ def examine() -> list[Check]:
     """Look at everything; imports torch and ONNX Runtime to see whether they really load."""
     return [
         Check("python", platform.python_version()),
-        Check("cores", str(len(os.sched_getaffinity(0)))),
-        _module("torch", "train, freeze and export do not run", "pip install torch==2.13.0"),
+        Check("cores", str(usable_cores())),
+        _module("torch", "no bundle is made: train, compress, export and validate do not run", install_export()),
         _torch_threads(),
         _torch_cuda(),
-        _module("onnx", "export and validate do not run", "pip install amtl-export"),
+        _module("onnx", "export, validate and package do not run", install_export()),
+        _package("onnxscript", "export and validate do not run", install_export()),
+        _package("onnx-ir", "export and validate do not run, nor package with raw features", install_export()),
+        _package("safetensors", "runs and frozen folders cannot be read", install_export()),
+        _module("polars", "train, score and inspect do not run", f"{install_export()}, or {install('data')}"),
         _module(
             "onnxruntime",
-            "export, validate and bench do not run",
-            "pip install 'amtl-export[cpu]' or '[gpu]'",
+            "no bundle answers: load, export, validate, score and bench do not run",
+            f"{install('cpu')}, or 'amtl-export[gpu]' on a CUDA machine",
         ),
         _one_runtime(),
         *_providers(),
         *_native(),
-        _module("matplotlib", "no plots", "pip install 'amtl-export[plot]'"),
-        _module("tritonclient", "package does not run", "pip install 'amtl-export[serve]'"),
-        _module("yaml", "no kserve.yaml", "pip install 'amtl-export[serve]'"),
-        _module("mlperf_loadgen", "bench server does not run", "pip install 'amtl-export[serve]'"),
-        _module("psutil", "bench server sees no memory", "pip install 'amtl-export[serve]'"),
-        _package("ray", "no deployment in Ray Serve", "pip install 'amtl-export[ray]'"),
+        _module("matplotlib", "no plots", install("plot")),
+        _module("tritonclient", "package does not run", install("serve")),
+        _module("yaml", "no kserve.yaml", install("serve")),
+        _module("mlperf_loadgen", "bench server does not run", install("serve")),
+        _module("psutil", "bench server sees no memory", install("serve")),
+        _package("ray", "no deployment in Ray Serve", install("ray")),
     ]
 
 
@@ -91,7 +96,7 @@ def _module(name: str, cost: str, fix: str) -> Check:
 
 
 def _package(name: str, cost: str, fix: str) -> Check:
-    """One that takes too long to import."""
+    """One that is not imported: it takes too long, or is called otherwise."""
     try:
         return Check(name, version(name))
     except PackageNotFoundError:

@@ -15,10 +15,10 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from amtl_export import __version__
 from amtl_export.errors import InputError, os_errors
 
 TOOL = "amtl-export"
@@ -27,7 +27,7 @@ SUMS = "SHA256SUMS"
 
 def producer() -> dict[str, str]:
     """The mark that this tool leaves in each folder it makes."""
-    return {"tool": TOOL, "version": version(TOOL)}
+    return {"tool": TOOL, "version": __version__}
 
 
 def write_json(path: Path, value: Any) -> None:

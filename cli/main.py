@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
+from amtl_export import __version__
 from amtl_export.data.schema_problems import nearest
 
 _PACKAGE = "amtl_export.cli"
@@ -101,7 +102,7 @@ cli = _Root(
         "doctor": ("doctor", "What is installed, and what each missing part costs."),
     },
 )
-click.version_option(package_name="amtl-export")(cli)
+click.version_option(__version__)(cli)
 
 
 def main() -> NoReturn:
@@ -133,9 +134,12 @@ def run(arguments: list[str]) -> int:
 
 def _report(error: Exception) -> int:
     from amtl_export.errors import AmtlError, from_os_error
+    from amtl_export.extras import lacking
 
     if isinstance(error, OSError):
         error = from_os_error(error, "the command")
+    if isinstance(error, ModuleNotFoundError):
+        error = lacking(error) or error
     if isinstance(error, AmtlError):
         click.echo(f"error: {error}", err=True)
         return error.exit_code

@@ -166,10 +166,12 @@ class Outside:
     """What a user has who installed the wheel, and cloned the repository beside it.
 
     Attributes:
-        wheel: built from a clone.
+        sdist: of a clone.
+        wheel: built from it, without the network.
         site: where it is installed.
     """
 
+    sdist: Path
     wheel: Path
     site: Path
 
@@ -190,19 +192,35 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Outside:
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "wheel"
     folder.mkdir(exist_ok=True)
-    made = Outside(folder / "wheel.whl", folder / "site")
+    made = Outside(folder / "sdist", folder / "built", folder / "site")
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.wheel.exists():
-            source = cloned(folder / "source")
-            pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-            environment = os.environ | {"AMTL_EXPORT_CUDA": "0"}
-            wheels = ["wheel", "--no-deps", "--wheel-dir", str(folder / "built"), str(source)]
-            subprocess.run([*pip, *wheels], env=environment, check=True)
-            (built,) = (folder / "built").iterdir()
-            subprocess.run([*pip, "install", "--no-deps", "--target", str(made.site), str(built)], check=True)
-            built.rename(made.wheel)
-    return made
+        if not made.site.exists():
+            sdist = _sdist(cloned(folder / "source"), made.sdist)
+            pip, environment = [sys.executable, "-m", "pip"], os.environ | {"AMTL_EXPORT_CUDA": "0"}
+            words = [
+                "wheel",
+                "--quiet",
+                "--no-deps",
+                "--no-build-isolation",
+                "--wheel-dir",
+                str(made.wheel),
+                str(sdist),
+            ]
+            subprocess.run([*pip, *words], env=environment, check=True)
+            words = ["install", "--quiet", "--no-deps", "--target", str(made.site), *map(str, made.wheel.iterdir())]
+            subprocess.run([*pip, *words], check=True)
+    ((sdist,), (wheel,)) = (made.sdist.iterdir(), made.wheel.iterdir())
+    return Outside(sdist, wheel, made.site)
+
+
+def _sdist(source: Path, folder: Path) -> Path:
+    folder.mkdir()
+    code = "import sys; from setuptools.build_meta import build_sdist; print(build_sdist(sys.argv[1]))"
+    words = [sys.executable, "-W", "ignore", "-c", code, str(folder)]
+    subprocess.run(words, cwd=source, capture_output=True, text=True, check=True)
+    (built,) = folder.iterdir()
+    return built
 
 
 @pytest.fixture

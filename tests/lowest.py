@@ -1,6 +1,7 @@
 """The lowest direct versions that pyproject.toml allows: what `make lowest` installs.
 
-python tests/lowest.py [EXTRA ...]    # one requirement a line, those of the extras too
+python tests/lowest.py [EXTRA ...]         # one requirement a line, those of the package and of the extras
+python tests/lowest.py --as-stated EXTRA   # those of the extra alone, as they are; the package is not installed again
 """
 
 from __future__ import annotations
@@ -34,5 +35,11 @@ def requirements(extras: Iterable[str]) -> list[str]:
     return [lowest(requirement) for requirement in wanted]
 
 
+def stated(extra: str) -> list[str]:
+    """Of an extra, as pyproject.toml has them, without spaces."""
+    project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
+    return [requirement.replace(" ", "") for requirement in project["optional-dependencies"][extra]]
+
+
 if __name__ == "__main__":
-    print("\n".join(requirements(sys.argv[1:])))
+    print("\n".join(stated(sys.argv[2]) if sys.argv[1:2] == ["--as-stated"] else requirements(sys.argv[1:])))

@@ -11,6 +11,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import amtl_export
+
 IMPORTS = (
     "from amtl_export import export, train, load_run\n"
     "import amtl_export.models.config, amtl_export.cli.main\n"
@@ -70,22 +72,30 @@ def test_the_wheel_holds_every_file_once(outside: Any, clone: Path) -> None:
         names = [name for name in wheel.namelist() if name.endswith(".py")]
         assert sorted(names) == sorted(python_files(clone))
         main = wheel.read("amtl_export/cli/main.py")
+        tags = [line for line in wheel.read(f"{dist_info(wheel)}/WHEEL").decode().splitlines() if "Tag:" in line]
     assert main == (clone / "cli" / "main.py").read_bytes()
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    assert tags == [f"Tag: py3-none-{platform}"]  # the library is no extension of one Python
+    assert outside.wheel.name == f"amtl_export-{amtl_export.__version__}-py3-none-{platform}.whl"
 
 
-def test_the_sdist_holds_real_files(clone: Path, tmp_path: Path) -> None:
-    code = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
-        cwd=clone,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (archive,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(archive) as sdist:
+def dist_info(wheel: zipfile.ZipFile) -> str:
+    return next(name for name in wheel.namelist() if name.endswith(".dist-info/WHEEL")).rpartition("/")[0]
+
+
+def test_the_sdist_holds_real_files(outside: Any, clone: Path) -> None:
+    with tarfile.open(outside.sdist) as sdist:
         members = {member.name.partition("/")[2]: member for member in sdist.getmembers()}
     assert python_files(clone) <= {name for name, member in members.items() if member.isfile()}
     native = {str(path.relative_to(clone)) for path in (clone / "amtl_export" / "native").iterdir()}
     assert native <= set(members)
+    assert {"CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "setup.py"} <= set(members)
+    assert not [name for name in members if name.endswith((".so", ".o")) or name.startswith(("tests/", "build/"))]
+
+
+def test_the_wheel_of_the_sdist_holds_the_library_and_its_source(outside: Any, clone: Path) -> None:
+    with zipfile.ZipFile(outside.wheel) as wheel:
+        names = {name for name in wheel.namelist() if not name.endswith(".py") and ".dist-info/" not in name}
+    native = {str(path.relative_to(clone)) for path in (clone / "amtl_export" / "native").glob("*.*")}
+    source = {name for name in native if not name.endswith(".py")}
+    assert names == source | {"amtl_export/py.typed", "amtl_export/native/amtl_ort.so"}

@@ -2,10 +2,13 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from amtl_export.data.field_schema import FieldSchema
@@ -42,6 +45,22 @@ def test_pictures_and_links_lead_somewhere() -> None:
     for page in (ROOT / "docs").glob("*.md"):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_page_of_commands_is_what_the_commands_say() -> None:
+    words = [sys.executable, "docs/commands.py"]
+    written = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "\n## bench server\n" in written
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == written, "run the line at the page's head"
+
+
+def test_every_page_is_in_one_of_the_four_parts_of_the_site() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    first, *parts = site["nav"]
+    assert first == "index.md"
+    assert [name for part in parts for name in part] == ["Tutorial", "How to", "Reference", "Explanation"]
+    pages = [page for part in parts for pages in part.values() for page in pages]
+    assert sorted([first, *pages]) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
 
 
 def test_the_reference_of_schemas_has_every_key_with_its_default() -> None:

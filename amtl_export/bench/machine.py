@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from amtl_export.runtime.cores import usable_cores
+
 _PACKAGES = ("amtl-export", "torch", "onnxruntime", "onnxruntime-gpu", "onnx", "numpy")
 
 
@@ -16,7 +18,7 @@ def describe_machine() -> dict[str, Any]:
     """Processor, cores, memory, and versions of what computes; no host name."""
     return {
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

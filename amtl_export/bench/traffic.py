@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amtl_export.errors import InputError
-from amtl_export.freezing.fields import FieldRows
+from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.spec import Feed, TensorSpec, batch_size, rows_of
 from amtl_export.traffic.draw import IdDistribution, draw

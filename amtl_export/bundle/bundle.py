@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from pydantic import ValidationError
 
 from amtl_export.bundle.signature import Signature
@@ -20,6 +19,9 @@ from amtl_export.files import check_regular, read_json, read_object
 from amtl_export.runtime.external import check_external
 from amtl_export.runtime.session import Provider, open_session
 from amtl_export.spec import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ class Bundle:
         Raises:
             ValidationFailed: `model.onnx` cannot be parsed.
         """
+        import onnx  # the one part of a bundle that needs it
+
         try:
             return onnx.load(str(self.model), load_external_data=False)
         except Exception as error:  # protobuf's errors have no common base below Exception

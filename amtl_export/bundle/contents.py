@@ -19,7 +19,7 @@ from amtl_export.compare import INT8_TOLERANCE, TOLERANCE
 from amtl_export.data.normalise import normalisations
 from amtl_export.data.vocabulary import write_frame
 from amtl_export.files import producer, write_json
-from amtl_export.freezing.fields import FieldRows
+from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.lookups import Lookup
 from amtl_export.graph.weights import bytes_of, multiplies_int8

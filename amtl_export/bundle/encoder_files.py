@@ -14,7 +14,7 @@ from amtl_export.bundle.derived_values import examples
 from amtl_export.bundle.raw import as_column, encoded_columns, raw_fields, unknown_value
 from amtl_export.data.normalise import Normalisation
 from amtl_export.files import write_json
-from amtl_export.graph.raw_features import RawField
+from amtl_export.graph.raw_field import RawField
 from amtl_export.spec import TensorSpec
 
 

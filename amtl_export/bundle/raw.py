@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-import onnx_ir as ir
 import polars as pl
 
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.derived_values import examples, possible, raw_of
-from amtl_export.bundle.samples import read_test_data, write_messages, write_test_data
 from amtl_export.data.encode import padded_ids
 from amtl_export.data.normalise import Normalisation, Refuse, normalised
-from amtl_export.data.vocabulary import MISSING, OOV, vocabulary_hash
-from amtl_export.errors import InputError, ValidationFailed
-from amtl_export.files import write_sums
-from amtl_export.graph.raw_features import RawField, encoded_name, encoder_model, prepend_encoder
-from amtl_export.runtime.predictor import load
+from amtl_export.data.vocabulary import OOV, vocabulary_hash
+from amtl_export.errors import InputError
+from amtl_export.graph.raw_field import RawField
 from amtl_export.spec import Feed, TensorSpec
 
 
@@ -61,7 +54,7 @@ def values_of(ids: npt.NDArray[np.int64], field: RawField) -> npt.NDArray[Any]:
         known = [raw_of(value, field.spec) for value in known]
     values = [unknown_value(field), nothing, *known, *([nothing] * vocabulary.padded)]
     places = np.where((ids >= 0) & (ids < vocabulary.size), ids, OOV)
-    return np.asarray(np.array(values, dtype=field.type.numpy())[places])
+    return np.asarray(np.array(values, dtype=field.dtype)[places])
 
 
 def unknown_value(field: RawField) -> Any:
@@ -174,69 +167,3 @@ def refusing(name: str, column: pl.Series | None = None) -> Refuse:
 def key_count(fields: Mapping[str, RawField]) -> int:
     """Values that an encoder holds, those of shared vocabularies once."""
     return sum(len(field.vocabulary.values) for name, field in fields.items() if field.shares == name)
-
-
-def write_raw_bundle(bundle: Bundle, folder: Path) -> None:
-    """Write `model.onnx`, its data, samples and checksums of the bundle with its encoder prepended.
-
-    Raises:
-        InputError: see `raw_fields` and `graph.raw_features.encoder_model`.
-        ValidationFailed: it does not answer the sample's values as the bundle answers their ids.
-    """
-    fields = raw_fields(bundle)
-    model = ir.load(bundle.model)
-    prepend_encoder(model, bundle.inputs, fields, raw_numbers(bundle))
-    shutil.copyfile(bundle.path / "model.onnx.data", folder / "model.onnx.data")
-    raw, ids = _sample(bundle, fields)
-    expected = load(bundle.path).predict(ids)
-    _write(model, folder, raw, expected)
-
-
-def write_encoder_bundle(bundle: Bundle, folder: Path) -> None:
-    """Write the encoder alone: `model.onnx`, samples and checksums.
-
-    Raises:
-        InputError: see `raw_fields` and `graph.raw_features.encoder_model`.
-        ValidationFailed: it does not give the ids of the sample's values.
-    """
-    fields = raw_fields(bundle)
-    model = encoder_model(bundle.inputs, fields, raw_numbers(bundle))
-    model.metadata_props["amtl.vocabulary_hash"] = str(bundle.signature.vocabulary_hash)
-    raw, ids = _sample(bundle, fields)
-    taken = {value.name for value in model.graph.inputs}
-    given = {value.name for value in model.graph.outputs}
-    expected = {encoded_name(n): values for n, values in ids.items() if encoded_name(n) in given}
-    _write(model, folder, {name: values for name, values in raw.items() if name in taken}, expected)
-
-
-def _sample(bundle: Bundle, fields: Mapping[str, RawField]) -> tuple[Feed, Feed]:
-    """The bundle's sample as values, and their ids.
-
-    The first row has a value not known in each single-valued field, the last row none at all; JSON knows no NaN, so
-    fields of numbers have 0 there.
-    """
-    sample = read_test_data(bundle.path, "input")
-    raw: Feed = {}
-    for spec in bundle.inputs:
-        ids = sample[spec.name].copy()
-        if spec.source == "numeric":
-            continue
-        if not spec.request:
-            ids[0, : len(spec.columns)], ids[-1] = OOV, MISSING
-        columns = ids.T[:, :, None] if spec.packed else [ids]
-        raw |= {name: values_of(column, fields[name]) for name, column in zip(spec.fields, columns, strict=True)}
-    raw = {name: np.nan_to_num(own) if own.dtype == np.float32 else own for name, own in raw.items()}
-    raw |= {spec.name: sample[spec.name] for spec in bundle.inputs if spec.source == "numeric"}
-    return raw, encoded(raw, bundle)
-
-
-def _write(model: ir.Model, folder: Path, raw: Feed, expected: Feed) -> None:
-    ir.save(model, folder / "model.onnx")
-    onnx.checker.check_model(str(folder / "model.onnx"), full_check=True)
-    outputs = load(folder).predict(raw)
-    for name, values in expected.items():
-        if not np.allclose(outputs[name], values, rtol=1e-5, atol=1e-6, equal_nan=True):
-            raise ValidationFailed("raw values are not answered as their ids are", where=name)
-    write_messages(folder / "samples", raw, outputs)
-    write_test_data(folder, raw, outputs)
-    write_sums(folder)

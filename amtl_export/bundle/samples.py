@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -13,10 +13,12 @@ import onnx
 from amtl_export.bundle.signature import Signature
 from amtl_export.errors import InputError
 from amtl_export.files import write_json
-from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.inputs import as_request, one_request
 from amtl_export.spec import DATATYPES, Feed, TensorSpec, rows_of
 from amtl_export.traffic.draw import draw
+
+if TYPE_CHECKING:  # samples are read without PyTorch
+    from amtl_export.freezing.frozen import FrozenModel
 
 #: Rows of the JSON request, and of the ONNX test data of a user's module.
 _ROWS, _TEST_ROWS = 4, 64

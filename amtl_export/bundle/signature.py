@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from amtl_export.data.output_names import probability_of
 from amtl_export.errors import InputError
-from amtl_export.freezing.fields import FieldRows
+from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.graph.lookups import Lookup
 from amtl_export.spec import TensorSpec
 from amtl_export.tables.plan import LayerDtype, Layout

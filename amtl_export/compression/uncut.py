@@ -14,7 +14,7 @@ from amtl_export.compression.coding import CodedRows, coded_model
 from amtl_export.compression.metric import Measured, Rows, measure
 from amtl_export.compression.readers import Readers
 from amtl_export.compression.report import BasisKind, MetricKind
-from amtl_export.freezing.fields import FieldRows
+from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.scores import torch_auc
 from amtl_export.principal.basis import Basis, Matrix, covariance, principal_basis, rows_in, shared_basis

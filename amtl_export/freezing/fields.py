@@ -13,32 +13,12 @@ from torch import Tensor, nn
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary, vocabulary_hash
 from amtl_export.errors import InputError
+from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.swap import Table
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.models.attach import AttachedTable, counts_of
 from amtl_export.models.config import ModelConfig
 from amtl_export.spec import BATCH, Column, TensorSpec
-
-
-@dataclass(frozen=True)
-class FieldRows:
-    """Where the rows of a field are.
-
-    Attributes:
-        name: of the field; the table's own for a user's module.
-        table: path of the table.
-        offset: first row.
-        size: V.
-        governed: whether a method chose the dims.
-        padding: the padding id, or None.
-    """
-
-    name: str
-    table: str
-    offset: int
-    size: int
-    governed: bool
-    padding: int | None = None
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.freezing.compressed import Compressed
+from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.fields import (
-    FieldRows,
     RunData,
     method_fields,
     row_counts,

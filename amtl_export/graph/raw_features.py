@@ -11,7 +11,6 @@ does not know is out of vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,8 @@ from amtl_export.data.normalise import NO_NUMBER, Normalisation
 from amtl_export.data.times import PER_SECOND
 from amtl_export.data.vocabulary import FIRST_VALUE, MISSING, Vocabulary
 from amtl_export.errors import InputError
-from amtl_export.graph.trace import IR_VERSION, OPSET
+from amtl_export.graph.raw_field import RawField, encoded_name
+from amtl_export.graph.versions import IR_VERSION, OPSET
 from amtl_export.spec import TensorSpec
 
 #: What one model may hold, bytes; protobuf cannot read more than 2 GB.
@@ -32,56 +32,8 @@ _MOST_BYTES = 1_900_000_000
 
 _ML, _ML_OPSET = "ai.onnx.ml", 4
 
-
-@dataclass(frozen=True)
-class RawField:
-    """A field as raw values.
-
-    Attributes:
-        vocabulary: value → id; that of `shares` has the same values, though maybe other counts, or no padding.
-        spec: what the field does to a value.
-        shares: the field whose vocabulary this one has too; its own name otherwise.
-    """
-
-    vocabulary: Vocabulary
-    spec: Normalisation
-    shares: str
-
-    @property
-    def name(self) -> str:
-        """Of the field."""
-        return self.vocabulary.field
-
-    @property
-    def missing(self) -> tuple[Any, ...]:
-        """Keys that mean "missing", even one that is in the vocabulary because another field shares it."""
-        if self.spec.derived:
-            return (NO_NUMBER,)
-        return self.spec.missing_whole if self.spec.type == "int64" else self.spec.missing_texts
-
-    @property
-    def nothing(self) -> int:
-        """The id of a missing value, or of a row without any."""
-        if self.spec.default is None:
-            return MISSING
-        return int(self.vocabulary.encode(pl.Series([self.spec.default], dtype=self.vocabulary.values.dtype))[0])
-
-    @property
-    def looked_up_as(self) -> int:
-        """The id that a missing value has before rows are padded."""
-        return MISSING if self.spec.many else self.nothing
-
-    @property
-    def type(self) -> ir.DataType:
-        """Of its input."""
-        if self.spec.type == "float32":
-            return ir.DataType.FLOAT
-        return ir.DataType.STRING if self.spec.type == "string" else ir.DataType.INT64
-
-
-def encoded_name(name: str) -> str:
-    """What the encoder calls the ids of a graph's input."""
-    return f"encoded_{name}"
+#: numpy's name of a field's type → the graph's.
+_TYPES = {"float32": ir.DataType.FLOAT, "object": ir.DataType.STRING, "int64": ir.DataType.INT64}
 
 
 def encoder_model(
@@ -266,7 +218,7 @@ def _shape(spec: TensorSpec, width: int) -> list[int | str]:
 
 def _raw_input(spec: TensorSpec, field: RawField) -> ir.Value:
     shape = ir.Shape(_shape(spec, 1 if spec.packed else 0))
-    return ir.Value(name=field.name, type=ir.TensorType(field.type), shape=shape)
+    return ir.Value(name=field.name, type=ir.TensorType(_TYPES[field.dtype]), shape=shape)
 
 
 def _looked_up(tape: Tape, fields: Mapping[str, RawField], values: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
@@ -287,7 +239,7 @@ def _looked_up(tape: Tape, fields: Mapping[str, RawField], values: Mapping[str, 
     ids: dict[str, ir.Value] = {}
     for names in groups.values():
         field = fields[names[0]]
-        words = _words(field) if field.spec.trim and field.type == ir.DataType.STRING else 0
+        words = _words(field) if field.spec.trim and field.dtype == "object" else 0
         flat = [tape.op("Reshape", [values[name], _integers(tape, "flat", [-1])]) for name in names]
         together = flat[0] if len(flat) == 1 else tape.op("Concat", flat, {"axis": 0})
         keys = _joined_words(tape, together, words) if words else together
@@ -332,7 +284,7 @@ def _attributes(field: RawField, words: int) -> dict[str, Any]:
         ids.setdefault(value, id_)
     keys = [value + " " * (words - value.count(" ")) for value in ids] if words else list(ids)
     return {
-        "keys_strings" if field.type == ir.DataType.STRING else "keys_int64s": keys,
+        "keys_strings" if field.dtype == "object" else "keys_int64s": keys,
         "values_int64s": list(ids.values()),
         "default_int64": field.vocabulary.unknown,
     }

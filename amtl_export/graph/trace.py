@@ -37,15 +37,13 @@ from amtl_export.freezing.swap import frozen_tables
 from amtl_export.graph.exporting import exported
 from amtl_export.graph.facts import CLASSES, NAMESPACE, SCOPES, TABLE, WEIGHT, listed, scopes_of
 from amtl_export.graph.inputs import as_request
+from amtl_export.graph.versions import IR_VERSION, OPSET
 from amtl_export.graph.weights import Part
 from amtl_export.native import DOMAIN
 from amtl_export.spec import TensorSpec
 
-OPSET = 20
-
 #: Of a traced model's `meta`: dimension → its largest size, where the model has one.
 LIMITS = "amtl.limits"
-IR_VERSION = 10
 
 #: Where the exporter finds the model.
 _MODEL = "model."

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +21,9 @@ DOMAIN = "ai.amtl"
 
 #: Floats of a row at most (AMTL_MOST_DIM of native/sizes.h).
 MOST_DIM = 32_768
+
+#: Provider → the file of its library. ONNX Runtime loads it, so it has no suffix of a Python.
+LIBRARIES: dict[Literal["cpu", "cuda"], str] = {"cpu": "amtl_ort.so", "cuda": "amtl_ort_cuda.so"}
 
 #: Environment variable that names an instruction set.
 FORCE_ISA = "AMTL_FORCE_ISA"
@@ -35,9 +37,8 @@ HOW_TO_BUILD: dict[Literal["cpu", "cuda"], str] = {
 
 def library_path(provider: Literal["cpu", "cuda"] = "cpu") -> Path | None:
     """The file of a provider's library, or None where the package was installed without its compiler."""
-    here = Path(__file__).parent
-    names = [f"amtl_ort{end}" for end in EXTENSION_SUFFIXES] if provider == "cpu" else ["amtl_ort_cuda.so"]
-    return next((here / name for name in names if (here / name).is_file()), None)
+    library = Path(__file__).parent / LIBRARIES[provider]
+    return library if library.is_file() else None
 
 
 def needed_library(provider: Literal["cpu", "cuda"] = "cpu") -> Path:

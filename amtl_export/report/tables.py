@@ -10,11 +10,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from amtl_export.doctor import Check
-from amtl_export.report.inspection import FieldInspection, Inspection
-
 if TYPE_CHECKING:
+    from amtl_export.doctor import Check
     from amtl_export.report.comparison import Comparison
+    from amtl_export.report.inspection import FieldInspection, Inspection
     from amtl_export.validation.verdict import Verdict
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -393,5 +392,5 @@ def environment(checks: Sequence[Check]) -> RenderableType:
     rows = []
     for check in checks:
         mark = Text("ok", style="green") if check.ok else Text("missing", style="yellow")
-        rows.append((check.part, mark, check.found or f"{check.cost}. {check.fix}."))
+        rows.append((check.part, mark, check.found or ". ".join(filter(None, (check.cost, check.fix))) + "."))
     return table("Environment", ("part", "", "found, or what it costs and the fix"), rows, left=3)

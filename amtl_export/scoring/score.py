@@ -20,6 +20,7 @@ from amtl_export.data.schema import RandomSplit, Schema
 from amtl_export.data.source import Files
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import TOOL, producer, read_json, write_json
+from amtl_export.runtime.cores import usable_cores
 from amtl_export.scoring.scorer import FILE_COLUMN, ROW_COLUMN, Scorer
 
 #: Says in a Parquet file that `score` made it.
@@ -112,7 +113,7 @@ def score(
         _claim(work, _plan(opened, files, config), overwrite)
         parts = [work / f"{number:06}" for number in range(len(files.files))]
         resumed, scored = sum(part.is_dir() for part in parts), 0
-        with ThreadPoolExecutor(config.threads or len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(config.threads or usable_cores()) as pool:
             for file, part in zip(files.files, parts, strict=True):
                 if not part.is_dir():
                     begun = time.perf_counter()

@@ -14,7 +14,7 @@ from amtl_export.data.frames import FILE, ROW
 from amtl_export.data.normalise import Normalisation
 from amtl_export.data.rows import typed_fields
 from amtl_export.errors import InputError
-from amtl_export.graph.raw_features import RawField
+from amtl_export.graph.raw_field import RawField
 from amtl_export.runtime.predictor import Predictor, load
 
 #: Columns of the result that say where a row stood: its file's path within the folder, and its place in it, from 0.

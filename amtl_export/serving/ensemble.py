@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from amtl_export.files import atomic_folder, write_json
-from amtl_export.graph.raw_features import encoded_name
+from amtl_export.graph.raw_field import encoded_name
 from amtl_export.serving.model_folder import ModelFolder, Packaged, next_version, write_client, write_mark
 from amtl_export.serving.triton_config import Step, ensemble_config
 

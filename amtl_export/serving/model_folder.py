@@ -17,19 +17,14 @@ from amtl_export.bundle.encoder_files import write_encoder
 from amtl_export.bundle.samples import write_messages
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import atomic_folder, copy_folder, producer, read_json, write_json
-from amtl_export.native import library_path, needed_library
+from amtl_export.native import LIBRARIES, library_path, needed_library
 from amtl_export.runtime.predictor import Arrays, Predictor
 from amtl_export.serving.triton_config import Backend, Device, ServerConfig, WarmUp, model_config
-
-#: Parts of this package that a version carries for the Python backend: what `runtime.predictor` imports.
-TRAVELS = (
-    "__init__.py", "errors.py", "files.py", "spec.py", "native/__init__.py",
-    "runtime/__init__.py", "runtime/cuda.py", "runtime/external.py", "runtime/predictor.py", "runtime/session.py",
-)  # fmt: skip
+from amtl_export.serving.vendored import vendored
 
 _PACKAGE = Path(amtl_export.__file__).parent
 #: Of the native operators, in a model's folder: for the CPU, and for CUDA.
-LIBRARY, CUDA_LIBRARY = "amtl_ort.so", "amtl_ort_cuda.so"
+LIBRARY, CUDA_LIBRARY = LIBRARIES["cpu"], LIBRARIES["cuda"]
 
 #: What the mark of a model's folder says that it is.
 MODEL = "triton-model"
@@ -199,7 +194,7 @@ class ModelFolder:
             folder.mkdir(exist_ok=True)
             copy_folder(self.bundle, folder / "model.onnx")
             shutil.copyfile(_PACKAGE / "serving" / "triton_model.py", folder / "model.py")
-            for name in TRAVELS:
+            for name in vendored():
                 target = folder / "amtl_export" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(_PACKAGE / name, target)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from amtl_export.bundle.answers import check_answers
 from amtl_export.bundle.bundle import Bundle, open_bundle
-from amtl_export.bundle.raw import key_count, raw_fields, write_encoder_bundle, write_raw_bundle
+from amtl_export.bundle.raw import key_count, raw_fields
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import checksum_mismatches, locked
@@ -96,6 +96,8 @@ def _packaged(bundle: Path, source: Bundle | None, repository: Path, name: str, 
             "raw_features=True: the bundle has no vocabularies", where=bundle, fix="leave raw_features=True out"
         )
     with ExitStack() as drafts:
+        from amtl_export.bundle.raw_bundle import write_encoder_bundle, write_raw_bundle
+
         repository.mkdir(parents=True, exist_ok=True)
         scratch = Path(drafts.enter_context(tempfile.TemporaryDirectory(prefix=f".{name}.", dir=repository)))
         if key_count(raw_fields(source)) <= config.graph_keys:

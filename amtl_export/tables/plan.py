@@ -16,18 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.native import MOST_DIM
 from amtl_export.tables.cost import Cost, best_blocks, best_pages, dense_bytes, dense_cost, paged_cost, ragged_cost
 from amtl_export.tables.layout import LaidOut, blocks, dense, paged, ragged
 from amtl_export.tables.values import NARROW, SCALED, VALUE_TYPES, Stored, ValueType, ValueTypeName, value_type
+
+if TYPE_CHECKING:  # bundles are read without PyTorch
+    from amtl_export.freezing.frozen import FrozenModel
+    from amtl_export.freezing.table import FrozenEmbedding
 
 Layout = Literal["dense", "paged", "blocks", "ragged"]
 LayoutName = Literal["auto", "dense", "paged", "blocks", "ragged"]

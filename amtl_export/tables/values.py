@@ -13,15 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.freezing.table import FrozenEmbedding
+
+if TYPE_CHECKING:  # bundles are read without PyTorch
+    from amtl_export.freezing.frozen import FrozenModel
+    from amtl_export.freezing.table import FrozenEmbedding
 
 ValueType = Literal["fp32", "fp16", "int8", "int4"]
 ValueTypeName = Literal["auto", "fp32", "fp16", "int8", "int4"]
@@ -205,4 +206,8 @@ def fake_quantized(frozen: FrozenModel, rows: Mapping[str, Stored]) -> FrozenMod
 
 
 def _dequantized(table: FrozenEmbedding, rows: Stored) -> FrozenEmbedding:
+    import torch
+
+    from amtl_export.freezing.table import FrozenEmbedding
+
     return FrozenEmbedding(torch.from_numpy(rows.read()), table.dims, table.sizes, table.offsets, shared=True)

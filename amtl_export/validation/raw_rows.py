@@ -23,7 +23,8 @@ from amtl_export.bundle.raw import as_column, encoded_columns, raw_fields, raw_n
 from amtl_export.data.encode import Rows
 from amtl_export.data.normalise import NO_NUMBER, Normalisation, normalised
 from amtl_export.errors import InputError
-from amtl_export.graph.raw_features import RawField, encoded_name, encoder_model, fits_one_model, prepend_encoder
+from amtl_export.graph.raw_features import encoder_model, fits_one_model, prepend_encoder
+from amtl_export.graph.raw_field import RawField, encoded_name
 from amtl_export.runtime.predictor import load
 from amtl_export.runtime.session import open_session
 from amtl_export.spec import BATCH, Column, Feed, TensorSpec

@@ -20,16 +20,16 @@ from amtl_export.bundle.raw import (
     raw_fields,
     unknown_value,
     values_of,
-    write_encoder_bundle,
-    write_raw_bundle,
 )
+from amtl_export.bundle.raw_bundle import write_encoder_bundle, write_raw_bundle
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.data.normalise import NO_NUMBER, Normalisation
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.inputs import graph_inputs
-from amtl_export.graph.raw_features import RawField, encoded_name, encoder_model, fits_one_model
+from amtl_export.graph.raw_features import encoder_model, fits_one_model
+from amtl_export.graph.raw_field import RawField, encoded_name
 from amtl_export.runtime.predictor import load
 from amtl_export.runtime.session import open_session
 from amtl_export.spec import BATCH, Column, TensorSpec

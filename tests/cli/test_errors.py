@@ -100,6 +100,7 @@ CASES: dict[str, tuple[Callable[[Place], list[object]], int, tuple[str, ...]]] =
 
 def case(code: int, *says: str) -> Callable[[Callable[[Place], list[object]]], Callable[[Place], list[object]]]:
     def add(spoil: Callable[[Place], list[object]]) -> Callable[[Place], list[object]]:
+        assert spoil.__name__ not in CASES, "a case of this name is there; it would not run"
         CASES[spoil.__name__] = (spoil, code, says)
         return spoil
 
@@ -498,8 +499,8 @@ def test_bad_input(name: str, place: Place, amtl: Command) -> None:
     assert listing(place.path) == before
 
 
-def test_there_are_enough_kinds() -> None:
-    assert len(CASES) >= 40
+def test_what_cuda_makes_right_are_cases() -> None:
+    assert set(CASES) >= CUDA
 
 
 @pytest.mark.parametrize("limit", [2_000, 9_000])

@@ -358,7 +358,7 @@ def test_sessions_and_runs_in_many_threads() -> None:
 
 
 def test_an_operator_that_is_not_built_is_an_error_that_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "EXTENSION_SUFFIXES", [".nothing"])
+    monkeypatch.setitem(native.LIBRARIES, "cpu", "nothing.so")
     assert library_path() is None
     with pytest.raises(EnvironmentLacks, match="install a C compiler"):
         needed_library()
@@ -373,7 +373,7 @@ def test_an_operator_that_is_not_built_is_an_error_that_names_the_fix(monkeypatc
 def test_an_export_for_a_library_that_is_not_built_is_an_error(
     monkeypatch: pytest.MonkeyPatch, frozen: FrozenModel, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(native, "EXTENSION_SUFFIXES", [".nothing"])
+    monkeypatch.setitem(native.LIBRARIES, "cpu", "nothing.so")
     with pytest.raises(EnvironmentLacks, match="install a C compiler"):
         export(frozen, tmp_path / "bundle", ExportConfig(target="native"))
     assert list(tmp_path.iterdir()) == []

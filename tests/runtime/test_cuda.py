@@ -62,6 +62,7 @@ def test_the_library_for_gpus_loads_where_none_is() -> None:
     assert [line.split()[-1] for line in shown.splitlines()] == ["RegisterCustomOps"]
 
 
+@pytest.mark.network
 def test_the_runtime_for_gpus_without_a_gpu_is_an_error(paged_bundle: Bundle, run: Run, tmp_path: Path) -> None:
     """It lists CUDA all the same, and would answer from the CPU."""
     if torch.cuda.is_available():

@@ -20,8 +20,8 @@ from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import sha256, write_sums
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.serving.model_folder import TRAVELS
 from amtl_export.serving.package import PackageConfig, package
+from amtl_export.serving.vendored import vendored
 
 
 def parsed(file: Path) -> Any:
@@ -110,11 +110,15 @@ def test_what_travels_imports_numpy_and_onnxruntime_alone(repository: Path, serv
         "p.predict({s.name: numpy.zeros(shape, s.dtype) for s, shape in shapes.items()})\n"
         "wrong = {'torch', 'onnx', 'polars', 'pydantic', 'click', 'rich', 'google'} & set(sys.modules)\n"
         "assert not wrong, wrong\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'amtl_export'), sep='\\n')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=False)
     assert done.returncode == 0, done.stderr
     carried = {str(p.relative_to(version / "amtl_export")) for p in (version / "amtl_export").rglob("*.py")}
-    assert carried == set(TRAVELS)
+    assert carried == set(vendored())
+    used = {str(Path(line).relative_to(version / "amtl_export")) for line in done.stdout.splitlines()}
+    assert "runtime/predictor.py" in used
+    assert carried - used == {"extras.py"}  # says what to install, where something is missing
 
 
 def test_a_bundle_without_native_operators_carries_none(tmp_path: Path, paged_bundle: Bundle) -> None:

@@ -16,7 +16,8 @@ from amtl_export.bundle.derived_values import possible, raw_of
 from amtl_export.bundle.encoder import Encoder
 from amtl_export.bundle.encoder_files import write_encoder
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.bundle.raw import encoded, raw_fields, refusing, values_of, write_raw_bundle
+from amtl_export.bundle.raw import encoded, raw_fields, refusing, values_of
+from amtl_export.bundle.raw_bundle import write_raw_bundle
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.data.catalog import open_source
 from amtl_export.data.describe import describe

@@ -29,7 +29,7 @@ triton: .triton/installed
 	$(BIN)/python benchmarks/triton_server install .triton
 
 test: lint triton lowest
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --durations=40 --durations-min=4
 
 # The lower bounds of pyproject.toml are true: a smoke test with the lowest direct version of everything, in a venv of its own.
 lowest: $(LOWEST)/.made

@@ -132,10 +132,10 @@ def run(arguments: list[str]) -> int:
 
 
 def _report(error: Exception) -> int:
-    from amtl_export.errors import AmtlError, from_os_error
+    from amtl_export.errors import AmtlError, from_os_error, os_error_within
 
-    if isinstance(error, OSError):
-        error = from_os_error(error, "the command")
+    if not isinstance(error, AmtlError) and (known := os_error_within(error)):
+        error = from_os_error(known, "the command")
     if isinstance(error, AmtlError):
         click.echo(f"error: {error}", err=True)
         return error.exit_code

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -148,8 +150,12 @@ def _report(error: Exception) -> int:
 _signals: list[int] = []
 
 
-def _interrupt(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - the signal module fixes it
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     _signals.append(number)
+    while frame is not None:
+        if "importlib._bootstrap" in frame.f_code.co_filename:  # a library in C++ would abort, or swallow the exception
+            os._exit(_say_interrupted())
+        frame = frame.f_back
     raise KeyboardInterrupt
 
 

@@ -220,6 +220,10 @@ def _reopen(work: Path) -> Encoded:
         stats, unmatched = open_stats(data), open_unmatched(data)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise InputError("a training's statistics cannot be read", where=data / "stats.json", found=error) from None
+    if wrong := sorted(set(stats) ^ {field.name for field in schema.numeric}):
+        raise InputError(
+            "a training's statistics are of other fields", where=data / "stats.json", found=", ".join(wrong)
+        )
     rows = open_rows(data, schema)
     if lacking := sorted({"train", "valid", "test"} - set(rows)):
         raise InputError("a training lacks encoded rows", where=data, found=f"no {', '.join(lacking)}")

@@ -92,6 +92,16 @@ def test_progress_with_other_keys(stopped: Path, config: TrainConfig, tmp_path: 
             train(config, tmp_path / f"{number}" / "run")
 
 
+def test_statistics_of_other_fields_are_refused(stopped: Path, config: TrainConfig, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(stopped, tmp_path / "run.partial"))
+    file = folder / "data" / "stats.json"
+    was = file.read_text()
+    file.write_text(was.replace('"age"', '"years"'))
+    assert file.read_text() != was
+    with pytest.raises(InputError, match=r"(?s)other fields.*stats\.json.*age, years"):
+        train(config, tmp_path / "run")
+
+
 def test_a_state_that_was_edited(stopped: Path, config: TrainConfig, tmp_path: Path) -> None:
     for number, (file, start) in enumerate((("state", "rng"), ("state", "optimizer/"), ("model", ""), ("best", ""))):
         was = safetensors.torch.load_file(progress_of(stopped).with_name(f"{file}.safetensors"))

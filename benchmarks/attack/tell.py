@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import sysconfig
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 #: Until a command counts as one that never ends.
@@ -156,7 +158,8 @@ class Tally:
         """Note what must not be."""
         self.counts[what] += 1
         if len(self.bad) < _KEPT:
-            self.bad.append({"what": what, **about})
+            told = {key: _portable(own) if isinstance(own, str) else own for key, own in about.items()}
+            self.bad.append({"what": what, **told})
 
     def to_json(self) -> dict[str, Any]:
         """JSON values: the five numbers that matter, and the rest."""
@@ -169,6 +172,13 @@ class Tally:
             **({"found_by": found} if (found := _sorted(self.found)) else {}),
             "bad": self.bad,
         }
+
+
+def _portable(text: str) -> str:
+    """Without the places of this machine."""
+    for place in (sysconfig.get_paths()["purelib"], str(Path.cwd())):
+        text = text.replace(f"{place}/", "")
+    return text
 
 
 def _sorted(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:

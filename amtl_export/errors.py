@@ -8,6 +8,8 @@ something asked for; 5 a stated service level was missed.
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +81,7 @@ class EnvironmentLacks(AmtlError):
     exit_code = 4
 
 
+_OS_ERROR = re.compile(r"\(os error (\d{1,4})\)|Os \{ code: (\d{1,4}),")
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -111,3 +114,17 @@ def os_errors(doing: str, path: Path | str | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         raise from_os_error(error, doing, path) from error
+    except AmtlError:
+        raise
+    except Exception as error:
+        if (known := os_error_within(error)) is None:
+            raise
+        raise from_os_error(known, doing, path) from error
+
+
+def os_error_within(error: Exception) -> OSError | None:
+    """The OSError that an error is, or is about: libraries written in Rust (Polars, safetensors) give its number."""
+    if isinstance(error, OSError):
+        return error
+    found = _OS_ERROR.search(str(error))
+    return OSError(number := int(found[1] or found[2]), os.strerror(number)) if found else None

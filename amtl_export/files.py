@@ -32,7 +32,12 @@ def producer() -> dict[str, str]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, indented, refusing NaN and infinity (they are not JSON)."""
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(value), encoding="utf-8")
+
+
+def json_text(value: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -111,13 +116,18 @@ def is_ours(folder: Path) -> bool:
     return False
 
 
+def real(path: Path | str) -> Path:
+    """Where a path leads, links followed; `Path.resolve` fails on a link that leads to itself, some versions of it."""
+    return Path(os.path.realpath(path))
+
+
 def check_source(source: str, out: Path, overwrite: bool) -> None:
     """Refuse to write a folder where the one lies that is read, before any work is done.
 
     Raises:
         InputError: the two are one, or lie in each other; or `check_target`'s reasons.
     """
-    place, target = Path(source).resolve(), out.resolve()
+    place, target = real(source), real(out)
     if Path(source).is_dir() and (place.is_relative_to(target) or target.is_relative_to(place)):
         raise InputError("the output folder holds what is read, or lies in it", where=out, fix="choose another folder")
     check_target(out, overwrite)
@@ -169,6 +179,21 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a hidden sibling file that becomes `path`, which may be there, only if the block succeeds.
+
+    What a process that was killed leaves of it is written over by the next one.
+    """
+    draft = path.with_name(f".part-{path.name}")
+    try:
+        yield draft
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes from working on an output folder. The lock ends with the process, however that ends.
 
@@ -217,8 +242,12 @@ def _lock(file: Path, path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is(file, descriptor):
-                os.truncate(descriptor, 0)
-                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                try:
+                    os.truncate(descriptor, 0)
+                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                except OSError:  # a full disk
+                    file.unlink(missing_ok=True)
+                    raise
                 return descriptor
         except BlockingIOError:
             holder = os.read(descriptor, 200).decode(errors="replace") or "a process that has just begun"

@@ -123,7 +123,6 @@ class Target:
             "operators": counts[0]["operators"],
             "seeds": [1, parts],
             **totals,
-            "crashes": 0,
             "sanitizers": sanitizers,
             "refused_because": dict(words.most_common()),
             "seconds": round(time.perf_counter() - begin, 1),

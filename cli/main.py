@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -133,11 +135,11 @@ def run(arguments: list[str]) -> int:
 
 
 def _report(error: Exception) -> int:
-    from amtl_export.errors import AmtlError, from_os_error
+    from amtl_export.errors import AmtlError, from_os_error, os_error_within
     from amtl_export.extras import lacking
 
-    if isinstance(error, OSError):
-        error = from_os_error(error, "the command")
+    if not isinstance(error, AmtlError) and (known := os_error_within(error)):
+        error = from_os_error(known, "the command")
     if isinstance(error, ModuleNotFoundError):
         error = lacking(error) or error
     if isinstance(error, AmtlError):
@@ -152,8 +154,12 @@ def _report(error: Exception) -> int:
 _signals: list[int] = []
 
 
-def _interrupt(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - the signal module fixes it
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     _signals.append(number)
+    while frame is not None:
+        if "importlib._bootstrap" in frame.f_code.co_filename:  # a library in C++ would abort, or swallow the exception
+            os._exit(_say_interrupted())
+        frame = frame.f_back
     raise KeyboardInterrupt
 
 

@@ -14,6 +14,7 @@ from amtl_export.bench.infer import check_same, traffic_of
 from amtl_export.bench.load import Answer, LoadResult, Request, Scores, drive
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bench.process import sampled, watched
+from amtl_export.bundle.answers import check_answers
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.errors import EnvironmentLacks
 from amtl_export.freezing.frozen import freeze
@@ -129,8 +130,9 @@ def bench_server(
         with the memory of the process that answers and its `slope_bytes_per_minute`.
 
     Raises:
-        InputError: bundle and run do not belong together, or the server does not answer.
-        ValidationFailed: an answer was wrong.
+        InputError: the bundle fails on its own sample, bundle and run do not belong together, or the server does not
+            answer.
+        ValidationFailed: an answer was wrong; the bundle answers its sample otherwise than when it was exported.
         EnvironmentLacks: LoadGen, the client or psutil is missing.
     """
     config = config or ServerBenchConfig()
@@ -207,7 +209,9 @@ def soaked(
 
 
 def _requests(bundle: Path, source: Any, batch: int) -> tuple[Bundle, list[Request]]:
-    opened, frozen = open_bundle(bundle), freeze(source)
+    opened = open_bundle(bundle)
+    check_answers(opened.path)
+    frozen = freeze(source)
     check_same(opened, frozen)
     feeds = traffic_of(opened, frozen).feeds(batch, "replay", 0)
     predictor, score = load(bundle), opened.signature.answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -143,12 +144,16 @@ def open_rows(folder: Path, schema: Schema) -> dict[SplitName, Rows]:
     return {split: _open_split(folder / split, schema) for split in SPLITS if (folder / split).is_dir()}
 
 
+#: What numpy says of a file that is none of its own: it reads the file's header as a piece of Python.
+_UNREADABLE = (OSError, ValueError, EOFError, OverflowError, SyntaxError, tokenize.TokenError)
+
+
 def _open_split(folder: Path, schema: Schema) -> Rows:
     def load(name: str) -> Array:
         file = folder / f"{name}.npy"
         try:
             loaded: Array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except _UNREADABLE as error:
             raise InputError(
                 "encoded rows cannot be read", where=file, found=error, fix="train anew with overwrite=True"
             ) from None

@@ -14,6 +14,7 @@ from amtl_export.data.file_format import FileFormat
 from amtl_export.data.schema import SPLITS, FilesSplit, Schema
 from amtl_export.data.text_files import PACKED
 from amtl_export.errors import InputError, os_errors
+from amtl_export.files import real
 
 SUFFIXES = {
     ".csv": "csv",
@@ -112,8 +113,8 @@ def _names(folder: Path, schema: Schema) -> list[str]:
     named = [name for name in everything if any(matches(name, p) and _is_named(name, p) for p in patterns)]
     plain = [name for name in plain if _suffix(name) in suffixes and _is_named(name, "")]
     found = sorted({*named, *plain}, key=lambda name: PurePosixPath(name).parts)
-    beside = {(folder / join.file).resolve() for join in schema.joins}
-    found = [name for name in found if name != "schema.toml" and (folder / name).resolve() not in beside]
+    beside = {real(folder / join.file) for join in schema.joins}
+    found = [name for name in found if name != "schema.toml" and real(folder / name) not in beside]
     if not found:
         raise InputError(
             "no data files in the folder",

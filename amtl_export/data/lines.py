@@ -18,6 +18,7 @@ import polars as pl
 
 from amtl_export.data.frames import ROW, polars_errors
 from amtl_export.errors import InputError, os_errors
+from amtl_export.files import real
 
 BLOCK = 8 << 20
 #: No row may be longer: its quotes do not end.
@@ -56,7 +57,7 @@ class LineCheck:
     def __init__(self, file: Path, dialect: Dialect, text: bytes | None = None) -> None:
         self._file, self._dialect, self._expected = file, dialect, dialect.columns
         stat = file.stat()
-        self._key = (str(file.resolve()), stat.st_size, stat.st_mtime_ns, dialect)
+        self._key = (str(real(file)), stat.st_size, stat.st_mtime_ns, dialect)
         self._rows, self._empty, self._rest = _WHOLE.get(self._key, 0), 0, b""
         self._done = self._key in _WHOLE
         self._blocks = _blocks_of(text) if text is not None else _blocks(file)

@@ -20,7 +20,7 @@ def read_parquet(file: Path, columns: set[str], types: dict[str, pl.DataType]) -
         types: of the columns, by all files of the folder.
     """
     with polars_errors(file), os_errors("reading data", file):
-        frame = pl.scan_parquet(file, glob=False, hive_partitioning=False)
+        frame = pl.scan_parquet(file.absolute(), glob=False, hive_partitioning=False)
         stored = frame.collect_schema()
     casts = [
         pl.col(name).cast(types.get(name, _plain(stored[name])))
@@ -39,7 +39,7 @@ def column_types(files: Iterable[Path], columns: set[str]) -> dict[str, pl.DataT
     found: dict[str, tuple[pl.DataType, pl.DataType, Path]] = {}
     for file in files:
         with polars_errors(file), os_errors("reading data", file):
-            stored = pl.read_parquet_schema(file)
+            stored = pl.read_parquet_schema(file.absolute())
         for name in sorted(columns & set(stored)):
             own = _plain(stored[name])
             _refuse_unusable(stored[name], name, file)

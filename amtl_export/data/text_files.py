@@ -40,7 +40,7 @@ def read_text(file: Path, separator: str, files: FileFormat) -> Reading:
     columns = list(files.columns) if files.columns else None
     with polars_errors(file), unpacking(file):
         frame = pl.scan_csv(
-            file if text is None else text,
+            file.absolute() if text is None else text,
             glob=False,
             separator=separator,
             has_header=files.header,
@@ -58,7 +58,7 @@ def read_text(file: Path, separator: str, files: FileFormat) -> Reading:
 def scan_lines(file: Path, text: bytes | None = None) -> pl.LazyFrame:
     """The lines of a file: `__row` from 0 and `line`, without a byte order mark."""
     with polars_errors(file), unpacking(file):
-        frame = pl.scan_lines(file if text is None else text, glob=False, row_index_name=ROW)
+        frame = pl.scan_lines(file.absolute() if text is None else text, glob=False, row_index_name=ROW)
     start = pl.when(pl.col(ROW) == 0).then(pl.col("line").str.strip_prefix("\ufeff")).otherwise(pl.col("line"))
     return frame.with_columns(line=start)
 

@@ -187,7 +187,7 @@ def read_parquet(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise InputError("a file is missing", where=path, fix="make the folder anew")
     try:
-        return pl.read_parquet(path)
+        return pl.read_parquet(path.absolute(), glob=False)  # Polars knows "~" and "*"
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise InputError(
             "a file is truncated or not Parquet",

@@ -11,7 +11,7 @@ from amtl_export.errors import os_errors
 from amtl_export.experiments.plan import make_plan, only
 from amtl_export.experiments.report import markdown, plot, speed_markdown
 from amtl_export.experiments.sweep import summarise, sweep
-from amtl_export.files import locked, write_json
+from amtl_export.files import locked, whole_file, write_json
 from amtl_export.training.config import TrainConfig
 
 #: The methods of table 5, FBE first.
@@ -59,8 +59,11 @@ def run_experiment(
             summary = summarise(name, plan, base, sweep(plan, seeds, out, note=note))
             text, figure = markdown(summary), plan.figure
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / f"{name}.json", summary)
-        (out / f"{name}.md").write_text(text, encoding="utf-8")
+        with whole_file(out / f"{name}.json") as draft:
+            write_json(draft, summary)
+        with whole_file(out / f"{name}.md") as draft:
+            draft.write_text(text, encoding="utf-8")
         if figure:
-            plot(summary, out / f"{name}.png")
+            with whole_file(out / f"{name}.png") as draft:
+                plot(summary, draft)
     return summary, text

@@ -17,7 +17,7 @@ from amtl_export.bench.machine import describe_machine, today
 from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.experiments.plan import Arm, Plan
-from amtl_export.files import producer, write_json
+from amtl_export.files import producer, real, whole_file, write_json
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.freezing.table import CodedEmbedding
 from amtl_export.metrics import rank_correlation
@@ -70,7 +70,8 @@ def sweep(
         EnvironmentLacks: no disk space or no permission.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "config.json", {"producer": producer(), "kind": "experiments"})
+    with whole_file(out / "config.json") as draft:
+        write_json(draft, {"producer": producer(), "kind": "experiments"})
     results = []
     total = len(plan.arms) * len(seeds)
     for number, (seed, arm) in enumerate(itertools.product(seeds, plan.arms), start=1):
@@ -99,7 +100,7 @@ def _result(arm: Arm, seed: int, folder: Path, plan: Plan) -> ArmResult:
 
 
 def _run(arm: Arm, seed: int, folder: Path) -> Run:
-    warm = str((folder / run_folder(arm.warm_from, seed)).resolve()) if arm.warm_from else None
+    warm = str(real(folder / run_folder(arm.warm_from, seed))) if arm.warm_from else None
     config = replace(arm.config, seed=seed, warm_start=warm)
     place = folder / run_folder(arm.name, seed)
     if not place.exists():

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import write_vocabularies
 from amtl_export.errors import InputError
-from amtl_export.files import atomic_folder, check_regular, check_source, producer, read_json, read_object, write_json
+from amtl_export.files import (
+    atomic_folder,
+    check_regular,
+    check_source,
+    producer,
+    read_json,
+    read_object,
+    real,
+    write_json,
+)
 from amtl_export.freezing.compressed import Compressed
 from amtl_export.freezing.folding import fold
 from amtl_export.freezing.frozen import FrozenModel, freeze, of_module, of_trained
@@ -79,7 +88,7 @@ def refuse_sources(frozen: FrozenModel, out: Path) -> None:
     model: FrozenModel | None = frozen
     while model is not None:
         source = model.source
-        if source is not None and Path(source).is_dir() and Path(source).resolve().is_relative_to(out.resolve()):
+        if source is not None and Path(source).is_dir() and real(source).is_relative_to(real(out)):
             raise InputError("the output folder holds what is read", where=out, fix="choose another folder")
         model = model.compressed.original if model.compressed is not None else None
 
@@ -97,7 +106,7 @@ def _compressed(frozen: FrozenModel, out: Path) -> dict[str, Any]:
     assert frozen.compressed is not None
     original = frozen.compressed.original
     source = None if original is None or original.source is None or is_factory(original.source) else original.source
-    places = {"source": source, "relative": source and os.path.relpath(source, out.resolve())}
+    places = {"source": source, "relative": source and os.path.relpath(source, real(out))}
     bases = {path: list(table.basis_of) for path, table in frozen.coded.items()}
     return places | {"digest": _digest(source), "bases": bases, "report": frozen.compressed.report}
 
@@ -142,7 +151,7 @@ def load_frozen(path: Path | str) -> FrozenModel:
         raise InputError("a frozen model's settings do not fit", where=path, found=found) from None
     map_into(frozen.module.model, file)
     frozen.module.eval().requires_grad_(False)
-    frozen = replace(frozen, origin=config["origin"], source=str(path.resolve()))
+    frozen = replace(frozen, origin=config["origin"], source=str(real(path)))
     if compressed is None:
         return frozen
     report = compressed["report"]

@@ -17,6 +17,7 @@ from amtl_export.data.output_names import logit_names, output_names
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
+from amtl_export.files import real
 from amtl_export.freezing.compressed import Compressed
 from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.fields import (
@@ -332,7 +333,7 @@ def _of_run(run: Run, *, shared: bool = False) -> FrozenModel:
     }
     frozen = of_trained(run.model, run.model_config, run.schema, run.vocabularies, origin, shared=shared)
     labelled, beside, raw = partial(labelled_rows, run), partial(beside_rows, run), partial(raw_rows, run)
-    return replace(frozen, labelled=labelled, beside=beside, raw=raw, source=str(run.path.resolve()))
+    return replace(frozen, labelled=labelled, beside=beside, raw=raw, source=str(real(run.path)))
 
 
 def of_module(source: Source, name: str, *, shared: bool = False) -> FrozenModel:

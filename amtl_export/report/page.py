@@ -45,7 +45,7 @@ def write_report(
         EnvironmentLacks: no disk space or no permission.
     """
     out = Path(out)
-    if out.exists() and not (overwrite and _MARK in out.read_text(encoding="utf-8", errors="replace")[:2000]):
+    if (out.exists() or out.is_symlink()) and not (overwrite and _is_ours(out)):
         fix = "choose another file" if overwrite else "choose another file, or say overwrite=True"
         raise InputError("the output file exists", where=out, fix=fix)
     opened = open_bundle(bundle)
@@ -60,6 +60,11 @@ def write_report(
         finally:
             draft.unlink(missing_ok=True)
     return out
+
+
+def _is_ours(page: Path) -> bool:
+    """Whether `write_report` wrote a file."""
+    return page.is_file() and _MARK in page.read_text(encoding="utf-8", errors="replace")[:2000]
 
 
 def _sections(bundle: Bundle, verdict: Verdict | None, timings: Sequence[Path | str]) -> Iterator[str]:

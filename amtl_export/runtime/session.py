@@ -13,6 +13,9 @@ from amtl_export.runtime.external import check_external
 
 Provider = Literal["cpu", "cuda"]
 
+#: Of ONNX Runtime's severities, the one that writes least.
+_FATAL = 4
+
 _PROVIDERS: dict[Provider, str] = {"cpu": CPU, "cuda": CUDA}
 
 
@@ -29,6 +32,7 @@ def onnxruntime() -> Any:
             "ONNX Runtime is not installed",
             fix="pip install 'amtl-export[cpu]', or 'amtl-export[gpu]' on a CUDA machine (not both)",
         ) from None
+    onnxruntime.set_default_logger_severity(_FATAL)  # what it writes of its own, in colours; errors are raised
     return onnxruntime
 
 

@@ -19,7 +19,7 @@ from amtl_export.data.folder import SUFFIXES, DataFile
 from amtl_export.data.schema import RandomSplit, Schema
 from amtl_export.data.source import Files
 from amtl_export.errors import InputError, os_errors
-from amtl_export.files import TOOL, producer, read_json, write_json
+from amtl_export.files import TOOL, atomic_folder, producer, read_json, whole_file, write_json
 from amtl_export.runtime.cores import usable_cores
 from amtl_export.scoring.scorer import FILE_COLUMN, ROW_COLUMN, Scorer
 
@@ -108,7 +108,7 @@ def score(
     files = Files.at(Path(data), _without_labels(opened.run_schema, Path(data)))
     kept = _kept(config, scorer)
     _check_target(out, overwrite)
-    work = out.with_name(out.name + ".partial")
+    work = out.absolute().with_name(out.name + ".partial")  # Polars knows "~"
     with os_errors("writing scores", out):
         _claim(work, _plan(opened, files, config), overwrite)
         parts = [work / f"{number:06}" for number in range(len(files.files))]
@@ -122,8 +122,8 @@ def score(
                     note(f"{file.name}: {rows:,} rows, {rows / (time.perf_counter() - begun):,.0f} a second")
         whole = work / "all"
         chunks = [chunk for part in parts for chunk in sorted(part.iterdir())]
-        pl.scan_parquet(chunks).sink_parquet(whole, metadata=_MARK)
-        rows = pl.scan_parquet(whole).select(pl.len()).collect().item()
+        pl.scan_parquet(chunks, glob=False).sink_parquet(whole, metadata=_MARK)
+        rows = pl.scan_parquet(whole, glob=False).select(pl.len()).collect().item()
         _publish(whole, out, overwrite)
         shutil.rmtree(work)
     seconds = time.perf_counter() - started
@@ -167,7 +167,8 @@ def _claim(work: Path, plan: dict[str, Any], overwrite: bool) -> None:
             for number, file in enumerate(earlier["files"]):
                 if plan["files"][number : number + 1] != [file]:
                     shutil.rmtree(work / f"{number:06}", ignore_errors=True)
-            write_json(work / _PLAN, plan)
+            with whole_file(work / _PLAN) as draft:
+                write_json(draft, plan)
             return
         if earlier is None or not overwrite:
             differs = "no plan" if earlier is None else ", ".join(key for key in plan if earlier.get(key) != plan[key])
@@ -180,8 +181,8 @@ def _claim(work: Path, plan: dict[str, Any], overwrite: bool) -> None:
                 else "remove it yourself, or choose another file",
             )
         shutil.rmtree(work)
-    work.mkdir(parents=True)
-    write_json(work / _PLAN, plan)
+    with atomic_folder(work) as folder:  # it is never there without its plan
+        write_json(folder / _PLAN, plan)
 
 
 def _scored(
@@ -209,7 +210,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise InputError("the output file exists", where=out, fix="choose another file, or say overwrite=True")
     try:
-        ours = out.is_file() and pl.read_parquet_metadata(out).get("amtl.tool") == TOOL
+        ours = out.is_file() and pl.read_parquet_metadata(out.absolute()).get("amtl.tool") == TOOL
     except pl.exceptions.PolarsError:
         ours = False
     if not ours:

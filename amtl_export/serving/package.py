@@ -14,7 +14,7 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.raw import key_count, raw_fields
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.errors import InputError, os_errors
-from amtl_export.files import checksum_mismatches, locked
+from amtl_export.files import checksum_mismatches, locked, real
 from amtl_export.runtime.predictor import Predictor, load
 from amtl_export.serving.ensemble import Ensemble
 from amtl_export.serving.kserve import MOUNT, inference_service
@@ -133,7 +133,7 @@ class _Maker:
         opened = load(bundle)
         batched &= _may_be_batched(bundle, opened)
         config = self.config
-        at = (config.seen_at or str(self.repository.resolve())).rstrip("/")
+        at = (config.seen_at or str(real(self.repository))).rstrip("/")
         server = ServerConfig(
             config.backend,
             "cpu",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from amtl_export.errors import EnvironmentLacks, InputError
+from amtl_export.files import real
 from amtl_export.runtime.predictor import Arrays, load
 from amtl_export.serving.open_inference import answer, metadata
 
@@ -97,7 +98,7 @@ def app(settings: Mapping[str, Any]) -> Any:
             found=f"{first['input']!r}: {first['msg']}",
             allowed=", ".join(Settings.model_fields),
         ) from None
-    given = given.model_copy(update={"bundle": given.bundle.resolve()})
+    given = given.model_copy(update={"bundle": real(given.bundle)})
     load(given.bundle, provider=given.provider, native=given.native)
     try:
         from ray import serve

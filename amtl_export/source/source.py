@@ -16,6 +16,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from amtl_export.errors import AmtlError, InputError
+from amtl_export.files import real
 from amtl_export.source.binding import DynamicShapes, bind, same_structure
 from amtl_export.spec import Feed, TensorSpec
 
@@ -155,7 +156,7 @@ def is_factory(text: str) -> bool:
 def absolute(factory: str) -> str:
     """A factory's file wherever the command runs that calls it again."""
     file, _, function = factory.rpartition(":")
-    return f"{Path(file).resolve()}:{function}" if file.endswith(".py") else factory
+    return f"{real(file)}:{function}" if file.endswith(".py") else factory
 
 
 def build(text: str) -> Source:
@@ -195,7 +196,7 @@ def _imported(file: str) -> Any:
     path = Path(file)
     if not path.is_file():
         raise InputError("no such file", where=file, fix="give my_model.py:build, a file and a function in it")
-    folder = str(path.resolve().parent)
+    folder = str(real(path).parent)
     sys.path.insert(0, folder)  # so that it finds its neighbours
     try:
         spec = importlib.util.spec_from_file_location(path.stem, path)

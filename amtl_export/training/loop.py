@@ -22,6 +22,7 @@ from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash, write_vocabularies
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import (
+    atomic_folder,
     check_regular,
     check_source,
     check_target,
@@ -122,8 +123,8 @@ def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
         if not ours and any(work.iterdir()):
             raise InputError("a folder is in the way", where=work, fix="choose another folder, or remove it yourself")
         shutil.rmtree(work)
-    work.mkdir(parents=True)
-    write_json(work / "train.json", config.to_json())
+    with atomic_folder(work) as draft:  # it is never there without its settings
+        write_json(draft / "train.json", config.to_json())
     return False
 
 
@@ -219,6 +220,10 @@ def _reopen(work: Path) -> Encoded:
         stats, unmatched = open_stats(data), open_unmatched(data)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise InputError("a training's statistics cannot be read", where=data / "stats.json", found=error) from None
+    if wrong := sorted(set(stats) ^ {field.name for field in schema.numeric}):
+        raise InputError(
+            "a training's statistics are of other fields", where=data / "stats.json", found=", ".join(wrong)
+        )
     rows = open_rows(data, schema)
     if lacking := sorted({"train", "valid", "test"} - set(rows)):
         raise InputError("a training lacks encoded rows", where=data, found=f"no {', '.join(lacking)}")

@@ -25,10 +25,10 @@ def check_rows(rows: Rows, config: ModelConfig, where: Path) -> None:
         where: folder of the split, for errors.
 
     Raises:
-        InputError: an array has another shape or type, or an id is outside its table.
+        InputError: an array has another shape or type, an id is outside its table, or labels are of one class.
     """
     if rows.labels.ndim != 2 or rows.labels.dtype.kind not in "iufb" or not rows.labels.shape[1]:
-        raise InputError(_WHAT, where=where / "label.npy", found=f"{rows.labels.dtype} {list(rows.labels.shape)}")
+        raise InputError(_WHAT, where=where / "labels.npy", found=f"{rows.labels.dtype} {list(rows.labels.shape)}")
     count = len(rows)
     single, multi = [config.embedded[i] for i in config.single], [config.embedded[i] for i in config.multi]
     _check_shape(rows.ids, "ids", (count, len(single)), "iu", where)
@@ -42,6 +42,16 @@ def check_rows(rows: Rows, config: ModelConfig, where: Path) -> None:
             raise InputError(_WHAT, where=where / f"{name}.npy", found=f"{array.dtype} {list(array.shape)}")
     if not count:
         raise InputError("encoded rows cannot be read", where=where, found="no row")
+    labels = rows.labels if rows.weight is None else rows.labels[np.asarray(rows.weight) > 0]
+    clicks = (labels == 1).sum(axis=0)
+    if not ((rows.labels == 0) | (rows.labels == 1)).all() or ((clicks == 0) | (clicks == len(labels))).any():
+        raise InputError(
+            "labels are no clicks and non-clicks",
+            where=where / "labels.npy",
+            found=f"{clicks.tolist()} clicks among {len(labels)} rows",
+            allowed="0 and 1, and both of them",
+            fix="train anew",
+        )
 
 
 _WHAT = "encoded rows do not fit their model"

@@ -23,7 +23,7 @@ from amtl_export.bundle.samples import MESSAGES, MessageKind, message, read_test
 from amtl_export.compare import compare
 from amtl_export.data.vocabulary import read_parquet
 from amtl_export.errors import AmtlError, InputError, ValidationFailed
-from amtl_export.files import SUMS, read_json
+from amtl_export.files import SUMS, json_text, read_json
 from amtl_export.runtime.session import run
 from amtl_export.spec import Feed, mismatch, rows_of
 
@@ -60,7 +60,7 @@ class SameFiles:
 
     def problems(self) -> Iterator[str]:
         """Everything that differs."""
-        for check in (self._listing, self._json, self._vocabularies, self._readme, self._samples):
+        for check in (self._listing, self._json, self._layout, self._vocabularies, self._readme, self._samples):
             try:
                 yield from itertools.islice(check(), _MOST)
             except (InputError, ValidationFailed) as error:
@@ -106,6 +106,13 @@ class SameFiles:
             _take_over(report, stated, "producer", "versions", "ops", "ops_traced")
         yield from json_differences("signature.json", signature, wanted)
         yield from json_differences("report.json", report, stated)
+
+    def _layout(self) -> Iterator[str]:
+        """JSON is laid out as it is written: nothing hides between its values, and nothing is cut off behind them."""
+        for name in sorted(name for name in self.names if name.endswith(".json")):
+            file = self.bundle.path / name
+            if file.is_file() and file.read_bytes() != json_text(read_json(file)).encode():
+                yield f"{name}: the same values laid out otherwise than export writes them"
 
     def _take_over_what_was_tried(self, found: Any, expected: dict[str, Any]) -> None:
         """Where the graph was tried otherwise, words of a machine may be others; not whether it answers."""

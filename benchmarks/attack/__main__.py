@@ -1,14 +1,12 @@
-"""Spoil bundles and runs, run every command that opens them, kill processes; counts as JSON.
+"""Spoil bundles and runs, run every command that opens them, kill processes, attack a server; counts as JSON.
 
 python benchmarks/attack --out benchmarks/results
-python benchmarks/attack --out tried --bundles 20 --runs 20 --stopped 5 --tampered 28 --kills 5
+python benchmarks/attack --out tried --bundles 20 --runs 20 --stopped 5 --experiments 5 --tampered 28 --kills 5
 """
 
 from __future__ import annotations
 
-import importlib
 import os
-import random
 import sys
 import tempfile
 import time
@@ -19,68 +17,69 @@ os.environ["OMP_NUM_THREADS"] = os.environ["POLARS_MAX_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import click
-import torch
 
 from amtl_export.bench.machine import describe_machine, today
-from amtl_export.files import write_json
-from attack import folders, kills, targets
+from amtl_export.files import read_json, write_json
+from attack import folders, kills, places, servers, targets, warm
+from attack.lanes import Plan, share
 
-#: What commands import: the processes of an attack are forks of this one.
-_IMPORTED = (
-    "cli.train", "cli.compress", "cli.freeze", "cli.export", "cli.validate", "cli.bench_infer", "cli.package",
-    "cli.inspect", "validation.validate", "bench.infer", "serving.package", "report.inspection", "report.tables",
-    "compression.compress", "training.loop", "report.plots", "cli.terminal",
-)  # fmt: skip
+#: Stage → what makes its cases.
+_STAGES = {
+    "tampered": folders.tampered,
+    "bundles": folders.bundles,
+    "runs": folders.runs,
+    "stopped": folders.stopped,
+    "experiments": folders.experiments,
+    "places": places.cases,
+    "kills": kills.cases,
+}
 
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the JSON file.")
 @click.option("--machine", default="cpu2", show_default=True, help="Ends the file's name.")
-@click.option("--bundles", default=1000, show_default=True)
-@click.option("--runs", default=800, show_default=True)
-@click.option("--stopped", default=200, show_default=True, help="Unfinished trainings.")
 @click.option("--tampered", default=336, show_default=True, help="Bundles that validate must not pass.")
-@click.option("--kill", "killed", default=100, show_default=True)
-@click.option("--minutes", default=600.0, show_default=True, help="Each of the five ends after a fifth of this.")
+@click.option("--bundles", default=700, show_default=True)
+@click.option("--runs", default=600, show_default=True, help="And frozen folders.")
+@click.option("--stopped", default=500, show_default=True, help="Unfinished trainings.")
+@click.option("--experiments", default=200, show_default=True)
+@click.option("--places", default=60, show_default=True, help="Full disks, folders to read alone, names, links.")
+@click.option("--kills", default=100, show_default=True)
+@click.option("--servers/--no-servers", "serve", default=True, show_default=True, help="Where a Triton is installed.")
+@click.option("--minutes", default=600.0, show_default=True, help="Each stage ends after its part of this.")
+@click.option("--lanes", default=2, show_default=True, help="Processes at a time.")
+@click.option("--first", default=0, show_default=True, help="Number of the first case: its draw follows from it.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--more/--anew", default=False, help="Keep the stages of today's file that are not asked for.")
 def main(
-    out: Path,
-    machine: str,
-    bundles: int,
-    runs: int,
-    stopped: int,
-    tampered: int,
-    killed: int,
-    minutes: float,
-    seed: int,
+    out: Path, machine: str, serve: bool, minutes: float, lanes: int, first: int, seed: int, more: bool, **counts: int
 ) -> None:
     """Attack."""
-    torch.set_num_threads(1)
-    for name in _IMPORTED:
-        importlib.import_module(f"amtl_export.{name}")
-    started = time.monotonic()
-    stages = {"tampered": tampered, "bundles": bundles, "runs": runs, "stopped": stopped, "kills": killed}
-    attacks = {name: getattr(folders, name) for name in stages if name != "kills"} | {"kills": kills.attack}
-    result: dict[str, Any] = {"date": today(), "machine": describe_machine(), "seed": seed, "asked": stages}
+    asked = {name: counts[name] for name in _STAGES if counts[name]}
+    warm.warm()
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{today()}-attack-{machine}.json"
-    with tempfile.TemporaryDirectory() as place:
-        made = targets.make(Path(place) / "sound")
-        for name, count in stages.items():
-            ends = time.monotonic() + minutes * 60 / len(stages)
-            tally = attacks[name](
-                made,
-                Path(place) / name,
-                count,
-                random.Random(f"{seed} {name}"),
-                lambda ends=ends: time.monotonic() > ends,
-            )
-            result[name] = tally.to_json()
-            bad = {key: value for key, value in result[name].items() if isinstance(value, int)}
-            click.echo(f"{name}: {bad}")
-            result["minutes"] = round((time.monotonic() - started) / 60, 1)
-            write_json(file, result)
-    sys.exit(any(result[name]["bad"] for name in stages))
+    result: dict[str, Any] = read_json(file) if more and file.is_file() else {}
+    result |= {"date": today(), "machine": describe_machine(), "seed": seed}
+    result["asked"] = result.get("asked", {}) | asked
+    with tempfile.TemporaryDirectory(prefix="attack-") as place:
+        Path(place).chmod(0o755)
+        nursery = warm.Nursery(Path(place))
+        try:
+            made = targets.make(Path(place) / "sound")
+            for name, count in asked.items():
+                started = time.monotonic()
+                plan = Plan(name, count, seed, lanes, minutes / len(asked), Path(place) / name, first)
+                tally = share(plan, _STAGES[name](made))
+                result[name] = tally.to_json() | {"minutes": round((time.monotonic() - started) / 60, 1)}
+                click.echo(f"{name}: { {key: value for key, value in result[name].items() if isinstance(value, int)} }")
+                write_json(file, result)
+            if serve and servers.installed():
+                result["servers"] = servers.attack(made, Path(place) / "servers")
+                write_json(file, result)
+        finally:
+            nursery.close()
+    sys.exit(any(result[name]["bad"] for name in asked) or bool(result.get("servers", {}).get("bad")))
 
 
 main()

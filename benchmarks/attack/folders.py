@@ -2,61 +2,113 @@
 
 from __future__ import annotations
 
+import io
+import json
 import random
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import polars as pl
+
+from amtl_export.files import SUMS
+from attack.lanes import Case
 from attack.spoil import BUNDLES, RUNS, TAMPERED, Spoil, seal, spoil
-from attack.targets import Targets, copy, of_bundle, of_run, of_stopped
-from attack.tell import Tally, apart, command
+from attack.spoil.values import FREE
+from attack.targets import PARTIAL, Targets, Words, copy, of_bundle, of_experiment, of_run, of_stopped
+from attack.tell import Outcome, Tally, apart, command
 
-Over = Callable[[], bool]
+#: Where a check that refused a bundle is told by its first words.
+_WORDS = 7
+
+Commands = Callable[[Path, Targets, Path], dict[str, Words]]
 
 
-def bundles(targets: Targets, folder: Path, count: int, draw: random.Random, over: Over) -> Tally:
+def bundles(targets: Targets) -> Case:
     """Bundles spoilt in any way."""
-    return _attack(targets.bundles, BUNDLES, of_bundle, targets, folder, count, draw, over)
+    return partial(_attack, targets.bundles, BUNDLES, of_bundle, targets)
 
 
-def runs(targets: Targets, folder: Path, count: int, draw: random.Random, over: Over) -> Tally:
+def runs(targets: Targets) -> Case:
     """Runs and frozen folders."""
-    return _attack({"run": targets.run, **targets.frozen}, RUNS, of_run, targets, folder, count, draw, over)
+    return partial(_attack, {"run": targets.run, **targets.frozen}, RUNS, of_run, targets)
 
 
-def stopped(targets: Targets, folder: Path, count: int, draw: random.Random, over: Over) -> Tally:
+def stopped(targets: Targets) -> Case:
     """Unfinished trainings."""
-    if targets.stopped is None:
-        return Tally()
-    return _attack({"run.partial": targets.stopped}, RUNS, of_stopped, targets, folder, count, draw, over)
+    assert targets.stopped is not None
+    return partial(_attack, {PARTIAL: targets.stopped}, RUNS, of_stopped, targets)
+
+
+def experiments(targets: Targets) -> Case:
+    """Folders of experiments, which are gone on with."""
+    assert targets.experiment is not None
+    return partial(_attack, {"experiment": targets.experiment}, RUNS, of_experiment, targets)
 
 
 def _attack(
     sources: Mapping[str, Path],
     kinds: dict[str, Spoil],
-    commands: Callable[[Path, Targets, Path], dict[str, list[object]]],
+    commands: Commands,
     targets: Targets,
+    number: int,
     folder: Path,
-    count: int,
     draw: random.Random,
-    over: Over,
-) -> Tally:
-    tally = Tally()
-    for number in range(count):
-        if over():
-            break
-        place = folder / f"{number}"
-        place.mkdir(parents=True)
-        name = draw.choice(sorted(sources))
-        one = copy(sources[name], place / ("run.partial" if name == "run.partial" else "spoilt"))
-        kind = _spoilt(partial(spoil, one, kinds, random.Random(draw.random())))
-        tally.attempts += 1
-        tally.by_kind.update(kind.split("+"))
-        for what, words in commands(one, targets, place).items():
-            tally.note(kind, what, command(words), source=name, number=number)
-        shutil.rmtree(place, ignore_errors=True)
-    return tally
+    tally: Tally,
+) -> None:
+    name = draw.choice(sorted(sources))
+    one = copy(sources[name], folder / (name if name == PARTIAL else "spoilt"))
+    kind = _spoilt(partial(spoil, one, kinds, random.Random(draw.random())))
+    tally.attempts += 1
+    tally.by_kind.update(kind.split("+"))
+    for what, words in commands(one, targets, folder).items():
+        ended = tally.note(kind, what, command(words), source=name, number=number)
+        if what == "validate" and ended == "done" and (differing := _passed(one, sources[name], targets, folder)):
+            tally.blame("wrong-pass", kind=kind, source=name, number=number, differing=differing)
+
+
+def _passed(one: Path, source: Path, targets: Targets, folder: Path) -> list[str]:
+    """What `validate` should not have passed: what is not free in a bundle; a run that another bundle comes from."""
+    if (one / "model.onnx").is_file():
+        return differences(one, source)
+    files = ("model.onnx.data", "schema.json")
+    wanted, made = targets.bundles["paged"], folder / "bundle"
+    return [name for name in files if made.is_dir() and (made / name).read_bytes() != (wanted / name).read_bytes()]
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Files of two bundles that differ in more than keys that are free."""
+    names = {file.relative_to(own).as_posix() for own in (one, other) for file in own.rglob("*") if file.is_file()}
+    return sorted(name for name in names - {SUMS} if _contents(one / name) != _contents(other / name))
+
+
+def _contents(file: Path) -> Any:
+    if not file.is_file() or file.is_symlink():
+        return None
+    data = file.read_bytes()
+    if file.suffix == ".parquet":
+        return apart(lambda: print(_frame(data))).said  # Polars' threads would not survive the next fork
+    try:
+        return _without_free(json.loads(data)) if file.suffix == ".json" else data
+    except ValueError:
+        return data
+
+
+def _frame(data: bytes) -> str:
+    """A Parquet file's columns and values: it may be laid out otherwise."""
+    try:
+        frame = pl.read_parquet(io.BytesIO(data))
+        return f"{frame.schema} {frame.rows()}"
+    except Exception:
+        return "not Parquet"
+
+
+def _without_free(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_free(own) for key, own in value.items() if key not in FREE}
+    return [_without_free(own) for own in value] if isinstance(value, list) else value
 
 
 def _tamper(folder: Path, kind: str, draw: random.Random) -> str:
@@ -76,24 +128,34 @@ def _spoilt(work: Callable[[], str]) -> str:
     return done.said
 
 
-def tampered(targets: Targets, folder: Path, count: int, draw: random.Random, over: Over) -> Tally:
+def tampered(targets: Targets) -> Case:
     """Bundles that `validate` must not pass, of one kind after the other."""
-    tally, kinds = Tally(), sorted(TAMPERED)
-    for number in range(count):
-        if over():
-            break
-        kind, name = kinds[number % len(kinds)], draw.choice(sorted(targets.bundles))
-        place = folder / f"{number}"
-        place.mkdir(parents=True)
-        one = copy(targets.bundles[name], place / "spoilt")
-        if _spoilt(partial(_tamper, one, kind, random.Random(draw.random()))):
-            tally.attempts += 1
-            tally.by_kind[kind] += 1
-            words: list[object] = ["validate", one, "--run", targets.run, "-q"]
-            ended = tally.note(kind, "validate", command(words), source=name, number=number)
-            if ended == "done":
-                tally.blame("wrong-pass", kind=kind, source=name, number=number)
-                kept = folder.with_name("passed") / f"{number}-{kind}"
-                shutil.copytree(one, kept, symlinks=True)
-        shutil.rmtree(place, ignore_errors=True)
-    return tally
+    return partial(_tampered, targets)
+
+
+def _tampered(targets: Targets, number: int, folder: Path, draw: random.Random, tally: Tally) -> None:
+    kinds = sorted(TAMPERED)
+    kind, name = kinds[number % len(kinds)], draw.choice(sorted(targets.bundles))
+    one = copy(targets.bundles[name], folder / "spoilt")
+    if not _spoilt(partial(_tamper, one, kind, random.Random(draw.random()))):
+        return
+    tally.attempts += 1
+    tally.by_kind[kind] += 1
+    verdict = folder / "verdict.json"
+    outcome = command(["validate", one, "--run", targets.run, "-q", "--json", verdict])
+    if tally.note(kind, "validate", outcome, source=name, number=number) == "done":
+        tally.blame("wrong-pass", kind=kind, source=name, number=number)
+        shutil.copytree(one, folder.parents[1] / "passed" / f"{number}-{kind}", symlinks=True)
+    else:
+        tally.found.setdefault(kind, {}).setdefault(_place(verdict, outcome), 0)
+        tally.found[kind][_place(verdict, outcome)] += 1
+
+
+def _place(verdict: Path, outcome: Outcome) -> str:
+    """What found it: the first words of the first problem, without names and numbers of this one."""
+    try:
+        said = json.loads(verdict.read_text())["problems"][0]
+    except (OSError, ValueError, LookupError, TypeError):
+        lines = [line for line in outcome.said.splitlines() if line.strip()]
+        said = lines[0] if lines else ""
+    return " ".join(word for word in str(said).split()[:_WORDS] if not any(c.isdigit() or c == "/" for c in word))

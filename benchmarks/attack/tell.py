@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import sysconfig
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 #: Until a command counts as one that never ends.
 SECONDS = 120
+
+#: Cases that are told of in full.
+_KEPT = 100
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,8 @@ class Tally:
         by_kind: how a folder was spoilt → how often.
         by_command: command → how it ended → how often.
         bad: those that must not be, in words; the first hundred.
+        counts: what must not be → how often.
+        found: how a bundle was spoilt → what found it → how often.
     """
 
     attempts: int = 0
@@ -118,6 +125,26 @@ class Tally:
     by_command: dict[str, Counter[str]] = field(default_factory=dict)
     bad: list[dict[str, Any]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    found: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Tally:
+        """From its own attributes as JSON values."""
+        commands = {name: Counter(ended) for name, ended in values["by_command"].items()}
+        counters = {name: Counter(values[name]) for name in ("by_kind", "counts")}
+        return cls(**(values | counters | {"by_command": commands}))
+
+    def add(self, other: Tally) -> None:
+        """The counts of another one, too."""
+        self.attempts += other.attempts
+        self.by_kind.update(other.by_kind)
+        self.counts.update(other.counts)
+        self.bad = [*self.bad, *other.bad][:_KEPT]
+        for name, ended in other.by_command.items():
+            self.by_command.setdefault(name, Counter()).update(ended)
+        for kind, places in other.found.items():
+            own = self.found.setdefault(kind, {})
+            own.update({place: own.get(place, 0) + count for place, count in places.items()})
 
     def note(self, kind: str, name: str, outcome: Outcome, **more: Any) -> str:
         """Count an outcome; how it ended."""
@@ -130,16 +157,29 @@ class Tally:
     def blame(self, what: str, **about: Any) -> None:
         """Note what must not be."""
         self.counts[what] += 1
-        if len(self.bad) < 100:
-            self.bad.append({"what": what, **about})
+        if len(self.bad) < _KEPT:
+            told = {key: _portable(own) if isinstance(own, str) else own for key, own in about.items()}
+            self.bad.append({"what": what, **told})
 
     def to_json(self) -> dict[str, Any]:
         """JSON values: the five numbers that matter, and the rest."""
-        names = ("lost", "crash", "hang", "traceback", "control-characters", "wrong-pass")
+        names = ("lost", "crash", "hang", "traceback", "control-characters", "wrong-pass", "fault")
         return {
             "attempts": self.attempts,
             **{name.replace("-", "_"): self.counts[name] for name in names},
             "kinds": dict(sorted(self.by_kind.items())),
-            "commands": {name: dict(sorted(own.items())) for name, own in sorted(self.by_command.items())},
+            "commands": _sorted(self.by_command),
+            **({"found_by": found} if (found := _sorted(self.found)) else {}),
             "bad": self.bad,
         }
+
+
+def _portable(text: str) -> str:
+    """Without the places of this machine."""
+    for place in (sysconfig.get_paths()["purelib"], str(Path.cwd())):
+        text = text.replace(f"{place}/", "")
+    return text
+
+
+def _sorted(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    return {name: dict(sorted(own.items())) for name, own in sorted(counts.items())}

@@ -80,7 +80,9 @@ def test_changed_nodes_are_refused(
     files = sorted(file for file in bundle.rglob("*") if file.is_file() and file.name != "SHA256SUMS")
     lines = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(bundle).as_posix()}\n" for f in files]
     (bundle / "SHA256SUMS").write_text("".join(lines))
+    served = (["bench", "server", bundle, "--run", run.path, "--qps", 1, "--seconds", 0.1], 2)
     for words, code in (
+        *([served] if spoil is wide_node else []),
         (["validate", bundle, "--run", run.path], 3),
         (["package", bundle, "--triton", tmp_path / "models", "--name", "m"], 2),
     ):

@@ -191,3 +191,26 @@ def test_an_interruption_that_a_library_swallows_is_still_one(
     monkeypatch.setattr(main_module.cli, "main", swallow)
     assert main_module.run(["export"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+#: A library that ends its process if an exception comes while it is loaded, as those in C++ do.
+LIBRARY = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.{name})
+    time.sleep(60)
+except BaseException:
+    os.abort()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interruption_does_not_reach_a_library_that_is_loaded(tmp_path: Path, name: str) -> None:
+    (tmp_path / "library.py").write_text(LIBRARY.format(name=name))
+    handle = f"signal.signal(signal.{name}, main._interrupt)"
+    program = (
+        f"import signal, sys; from amtl_export.cli import main; {handle}; sys.path[:0] = sys.argv[1:]; import library"
+    )
+    words = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")

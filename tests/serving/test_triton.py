@@ -16,6 +16,7 @@ import pytest
 import torch
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
+from attack.servers import Asked, corrupt_version, many
 from torch import nn
 from triton_server import Server, post, serving, tensors
 
@@ -172,6 +173,21 @@ def test_unknown_models_and_versions(server: Server, served_bundle: Bundle) -> N
     for path in ("/v2/models/nobody/infer", "/v2/models/ctr/versions/77/infer"):
         status, answer = post(server, body, path)
         assert 400 <= status < 500, answer
+
+
+def test_many_connections_at_once(server: Server, served_bundle: Bundle) -> None:
+    found = many(Asked.of(server, served_bundle.path), 200)
+    assert (found["right"], found["wrong"], found["not_right_after"]) == (200, 0, 0)
+
+
+def test_a_version_that_cannot_be_loaded_changes_nothing(
+    server: Server, repository: Path, served_bundle: Bundle
+) -> None:
+    found = corrupt_version(Asked.of(server, served_bundle.path), repository / "ctr")
+    assert all(answer.startswith("status 400: load failed") for answer in found["answers"].values()), found
+    assert (found["wrong"], found["not_right_after"]) == (0, 0)
+    assert found["during"]["right"] > 0
+    assert "refused" not in found["during"]
 
 
 def test_a_killed_server_comes_back(triton: Path, repository: Path, tmp_path: Path, served_bundle: Bundle) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -91,6 +92,16 @@ def test_progress_with_other_keys(stopped: Path, config: TrainConfig, tmp_path: 
             train(config, tmp_path / f"{number}" / "run")
 
 
+def test_statistics_of_other_fields_are_refused(stopped: Path, config: TrainConfig, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(stopped, tmp_path / "run.partial"))
+    file = folder / "data" / "stats.json"
+    was = file.read_text()
+    file.write_text(was.replace('"age"', '"years"'))
+    assert file.read_text() != was
+    with pytest.raises(InputError, match=r"(?s)other fields.*stats\.json.*age, years"):
+        train(config, tmp_path / "run")
+
+
 def test_a_state_that_was_edited(stopped: Path, config: TrainConfig, tmp_path: Path) -> None:
     for number, (file, start) in enumerate((("state", "rng"), ("state", "optimizer/"), ("model", ""), ("best", ""))):
         was = safetensors.torch.load_file(progress_of(stopped).with_name(f"{file}.safetensors"))
@@ -132,6 +143,26 @@ def test_a_spoilt_frozen_folder_opens_or_is_refused(frozen: FrozenModel, tmp_pat
         RUNS[kind](folder, random.Random(seed))
         opened, refusal = outcome(partial(freeze, folder))
         assert refusal.replace("\n", "").isprintable() if opened is None else opened.tables
+
+
+@pytest.mark.parametrize("value", [0, 1, 2])
+def test_labels_that_are_of_one_class_are_refused(run_copy: Path, value: int) -> None:
+    file = run_copy / "data" / "test" / "labels.npy"
+    labels = np.load(file)
+    np.save(file, np.full_like(labels, value))
+    with pytest.raises(InputError, match=r"labels\.npy"):
+        rows_of_run(run_copy)
+
+
+@pytest.mark.parametrize("text", [b"{'descr': '<i8', 'shape': (", b"   {\n  1", b"{'shape': (9" + b"9" * 40 + b",)}"])
+def test_a_header_of_an_array_that_was_edited_is_refused(run_copy: Path, text: bytes) -> None:
+    """numpy reads it as a piece of Python."""
+    file = run_copy / "data" / "test" / "ids.npy"
+    was = file.read_bytes()
+    size = int.from_bytes(was[8:10], "little")
+    file.write_bytes(was[:10] + text.ljust(size - 1)[: size - 1] + b"\n" + was[10 + size :])
+    with pytest.raises(InputError, match=r"ids\.npy"):
+        rows_of_run(run_copy)
 
 
 def test_opening_a_run_draws_nothing(run: Run) -> None:

@@ -15,7 +15,7 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.check import Checked
 from amtl_export.bundle.contents import versions
 from amtl_export.errors import AmtlError
-from amtl_export.files import checksum_mismatches, write_sums
+from amtl_export.files import checksum_mismatches, write_json, write_sums
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.training.run import Run
 from amtl_export.validation.as_exported import Rebuilt, rebuild, strangers
@@ -64,7 +64,7 @@ def test_every_kind_of_tampering_is_found(rebuilt: Rebuilt, paged_bundle: Bundle
 
 def edited(bundle: Path, change: dict[str, object], name: str = "report.json") -> None:
     values = json.loads((bundle / name).read_text())
-    (bundle / name).write_text(json.dumps(values | change))
+    write_json(bundle / name, values | change)
     write_sums(bundle)
 
 
@@ -112,6 +112,18 @@ def test_one_version_more_with_the_same_graph_is_a_full_proof(bundle_copy: Path,
 
 def test_strangers_are_none_in_a_graph_of_ours(rebuilt: Rebuilt, paged_bundle: Bundle) -> None:
     assert list(strangers(paged_bundle, rebuilt)) == []
+
+
+def test_values_laid_out_otherwise_are_named(bundle_copy: Path, rebuilt: Rebuilt) -> None:
+    """Even if it is a newline that is cut off: a bundle is what export writes, to the byte."""
+    for name in ("report.json", "signature.json", "schema.json", "samples/request.json"):
+        file = bundle_copy / name
+        was = file.read_bytes()
+        for laid_out in (was[:-1], was.replace(b": ", b" : ", 1)):
+            file.write_bytes(laid_out)
+            write_sums(bundle_copy)
+            assert [text for text in problems(bundle_copy, rebuilt) if text.startswith(f"{name}: ")] != [], name
+        file.write_bytes(was)
 
 
 def test_a_sample_that_was_edited_is_named(bundle_copy: Path, run: Run) -> None:

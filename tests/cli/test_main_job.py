@@ -136,7 +136,10 @@ def test_a_failed_validation_is_exit_code_3_with_its_json(bundle_copy: Path, amt
     assert done.returncode == 3
     values = json.loads(done.stdout)
     assert values["verdict"] == "fail"
-    assert values["problems"] == ["files differ from SHA256SUMS: report.json"]
+    assert values["problems"] == [
+        "files differ from SHA256SUMS: report.json",
+        "not what export writes: report.json: the same values laid out otherwise than export writes them",
+    ]
     quiet = amtl("validate", bundle_copy, "--run", run.path, "-q")
     assert quiet.returncode == 3
     assert "report.json" in quiet.stderr

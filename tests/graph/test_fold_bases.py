@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.compression.compress import compress
+from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.graph.facts import WEIGHT, fact
 from amtl_export.graph.passes.base import is_custom
@@ -261,11 +262,13 @@ class Tower(nn.Module):
         return score
 
 
-@pytest.mark.parametrize("config", ["fp32", "int8"])
-def test_one_tower_of_two_tables(tmp_path: Path, config: Any) -> None:
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_one_tower_of_two_tables(tmp_path: Path, dtype: Any) -> None:
     model = compressed(Tower(), pair(), 1.0)  # as wide as each other: their weights must not be taken for each other's
     assert decoded(model) == set()
-    proven(model, tmp_path / "bundle", ExportConfig("ragged", config, first_layer="fused", layer_dtype=config), pair)
+    proven(model, tmp_path / "bundle", ExportConfig("ragged", dtype, first_layer="fused"), pair)
+    with pytest.raises(InputError, match="no layer gains"):  # no single weight in int8 would stand for both
+        export(model, tmp_path / "int8", ExportConfig("ragged", "int8", layer_dtype="int8"))
 
 
 def test_a_quantized_layer_reads_coordinates(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_a_table_without_numbers_is_zeros(tmp_path: Path) -> None:
         good = sound(kind)
         zeros = np.zeros_like(good.arrays["row_offsets"])
         nodes.append(good.but(values=good.arrays["values"][:0], row_offsets=zeros, ids=np.ones((50, 3), np.int64)))
-    shapes = ([50, 3, 4], [50, 4], [50, 20], [50, 20])
+    shapes = ([50, 3, 4], [50, 4], [50, 4], [50, 20], [50, 20])
     assert answered(tmp_path, nodes) == [f"answered {shape} 0.0" for shape in shapes]
 
 

@@ -181,9 +181,11 @@ def test_many_connections_at_once(server: Server, served_bundle: Bundle) -> None
 
 
 def test_a_version_that_cannot_be_loaded_changes_nothing(
-    server: Server, repository: Path, served_bundle: Bundle
+    triton: Path, repository: Path, tmp_path: Path, served_bundle: Bundle
 ) -> None:
-    found = corrupt_version(Asked.of(server, served_bundle.path), repository / "ctr")
+    """On a server of its own: Triton never calls itself ready again, though it answers."""
+    with serving(triton, repository, tmp_path / "log", "--model-control-mode=explicit", "--load-model=ctr") as running:
+        found = corrupt_version(Asked.of(running, served_bundle.path), repository / "ctr")
     assert all(answer.startswith("status 400: load failed") for answer in found["answers"].values()), found
     assert (found["wrong"], found["not_right_after"]) == (0, 0)
     assert found["during"]["right"] > 0

@@ -112,6 +112,7 @@ def main() -> NoReturn:
     4 the environment lacks something, 5 a service level was missed, 130 interrupted."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    importlib.import_module("amtl_export.runtime.session").quiet()  # what fails is said here
     sys.exit(run(sys.argv[1:]))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from amtl_export.runtime.session import first_line, open_session
+from amtl_export.runtime.session import first_line, open_session, quiet
 from amtl_export.spec import Feed
 
 _ANSWER, _ERROR = ".answer.npz", ".error"
@@ -89,6 +89,7 @@ def _read(folder: Path, number: int) -> Feed | str | None:
 
 def main(model: str, folder: str, first: str, last: str, optimized: str) -> None:
     """Answer requests one after the other, the first `optimized` of all with optimisations and native operators."""
+    quiet()
     session, level = None, None
     for number in range(int(first), int(last)):
         feed = _arrays(Path(folder) / f"{number}.npz")

@@ -18,6 +18,17 @@ _FATAL = 4
 
 _PROVIDERS: dict[Provider, str] = {"cpu": CPU, "cuda": CUDA}
 
+_quiet = False
+
+
+def quiet() -> None:
+    """Let ONNX Runtime write nothing of its own in this process, whoever's sessions: errors are raised all the same.
+
+    For programs that say themselves what fails. Sessions that this package opens write nothing as it is.
+    """
+    global _quiet
+    _quiet = True
+
 
 def onnxruntime() -> Any:
     """The module `onnxruntime`.
@@ -32,7 +43,8 @@ def onnxruntime() -> Any:
             "ONNX Runtime is not installed",
             fix="pip install 'amtl-export[cpu]', or 'amtl-export[gpu]' on a CUDA machine (not both)",
         ) from None
-    onnxruntime.set_default_logger_severity(_FATAL)  # what it writes of its own, in colours; errors are raised
+    if _quiet:
+        onnxruntime.set_default_logger_severity(_FATAL)
     return onnxruntime
 
 
@@ -99,7 +111,7 @@ def open_session(
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what fails is an error of ours; its names are of the file
+        options.log_severity_level = _FATAL  # what fails is an error of ours; its names are of the file
         level = ort.GraphOptimizationLevel
         # What is constant is computed beforehand even so on CUDA: left to a run, the CPU would get it.
         least = level.ORT_ENABLE_BASIC if cuda else level.ORT_DISABLE_ALL

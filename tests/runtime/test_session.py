@@ -37,3 +37,32 @@ def test_without_onnxruntime_the_fix_is_named() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_program_may_have_onnx_runtime_write_nothing() -> None:
+    """In a process of its own: what a session of somebody else's writes on an error is there, or not."""
+    program = """
+import sys
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+from amtl_export.runtime.session import onnxruntime, quiet
+if sys.argv[1] == "quiet":
+    quiet()
+ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["B"])
+rows = helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["B", 2])
+table = numpy_helper.from_array(np.ones((3, 2), np.float32), "table")
+graph = helper.make_graph([helper.make_node("Gather", ["table", "ids"], ["rows"])], "g", [ids], [rows], [table])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+session = onnxruntime().InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+try:
+    session.run(None, {"ids": np.array([7])})
+except Exception as error:
+    print(type(error).__name__)
+"""
+    written = {}
+    for how in ("usual", "quiet"):
+        done = subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "InvalidArgument"
+        written[how] = done.stderr
+    assert "onnxruntime" in written["usual"]
+    assert written["quiet"] == ""

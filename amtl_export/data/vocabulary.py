@@ -49,8 +49,7 @@ class Vocabulary:
     counts: npt.NDArray[np.int64]
     padded: bool = False
     unknown: int = OOV
-    # Made below where it is not given.
-    index: ValueIndex = dataclasses.field(default=None, repr=False, compare=False)  # type: ignore[assignment]
+    index: ValueIndex = dataclasses.field(default=None, repr=False, compare=False)  # type: ignore[assignment] # made below
 
     def __post_init__(self) -> None:
         if self.index is None or self.index.values is not self.values:

@@ -41,7 +41,7 @@ class QuantizedLinear(nn.Module):
 
 
 def quantizable(module: nn.Module) -> dict[str, npt.NDArray[Any]]:
-    """Weights of plain linear layers that nothing else has, by name: those that a layer in int8 can stand for.
+    """Weights of plain linear layers inside a module that nothing else has, by name: what int8 can stand for.
 
     Args:
         module: frozen.
@@ -52,7 +52,7 @@ def quantizable(module: nn.Module) -> dict[str, npt.NDArray[Any]]:
     return {
         f"{path}.weight": part.weight.detach().cpu().numpy()
         for path, part in module.named_modules()
-        if type(part) is nn.Linear and not _is_watched(part) and owners[id(part.weight)] == 1
+        if path and type(part) is nn.Linear and not _is_watched(part) and owners[id(part.weight)] == 1
     }
 
 
@@ -67,8 +67,7 @@ def quantize_layers(module: nn.Module, layers: dict[str, Activation]) -> None:
         path = weight.rpartition(".")[0]
         linear = module.get_submodule(path)
         assert isinstance(linear, nn.Linear)
-        if path:
-            module.set_submodule(path, QuantizedLinear(linear, activation))
+        module.set_submodule(path, QuantizedLinear(linear, activation))
 
 
 def _is_watched(module: nn.Module) -> bool:

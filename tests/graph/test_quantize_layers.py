@@ -250,6 +250,29 @@ def test_layers_of_a_users_module(tmp_path: Path, target: Any) -> None:
     assert verdict.layers_checked == verdict.layers_bit_equal == len(wanted) + 1  # one is applied twice
 
 
+class Crossed(nn.Module):
+    """A cross whose x0 is what a layer gives that is quantized too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items = nn.Embedding(200, 32)
+        self.own, self.cross, self.out = nn.Linear(32, 144), nn.Linear(144, 144), nn.Linear(144, 1)
+
+    def forward(self, items: Tensor) -> Tensor:
+        x0 = torch.relu(self.own(self.items(items)))
+        scores: Tensor = self.out(x0 * self.cross(x0) + x0).squeeze(-1)
+        return scores
+
+
+def test_a_cross_of_what_a_layer_in_int8_gives(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = freeze(Crossed().eval(), example={"items": torch.arange(40)})
+    bundle = export(model, tmp_path / "bundle", ExportConfig(target="native", layer_dtype="int8"))
+    ops = bundle.report()["ops"]
+    assert (ops.get("LinearInt8"), ops.get("CrossInt8")) == (1, 1)
+    assert validate(bundle.path, model).problems == []
+
+
 def test_where_no_layer_gains_that_is_said(tmp_path: Path, fbe_run: Run) -> None:
     with pytest.raises(InputError, match=r"(?s)no layer gains by it.*too few.*layer_dtype"):
         export(freeze(fbe_run), tmp_path / "bundle", ExportConfig(layer_dtype="int8"))

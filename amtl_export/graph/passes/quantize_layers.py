@@ -37,20 +37,25 @@ class _Layer:
         weight: name of W in the model.
         activation: how x is quantized.
         relu: the node behind it, if that alone reads it.
-        cross: the last node of `x0 * layer + x` behind it, likewise, and x0.
+        cross: the Mul and the Add of `x0 * layer + x` behind it, likewise.
     """
 
     gemm: ir.Node
     weight: str
     activation: Activation
     relu: ir.Node | None
-    cross: tuple[ir.Node, ir.Value] | None
+    cross: tuple[ir.Node, ir.Node] | None
 
     @property
     def x(self) -> ir.Value:
         """What the layer multiplies."""
         assert self.gemm.inputs[0] is not None
         return self.gemm.inputs[0]
+
+    @property
+    def x0(self) -> ir.Value | None:
+        """Of the cross; read from its node, since what another layer gives may have taken its place meanwhile."""
+        return _other(self.cross[0], self.gemm.outputs[0]) if self.cross else None
 
 
 class QuantizeLayers(GraphPass):
@@ -108,7 +113,7 @@ class QuantizeLayers(GraphPass):
         if outputs < NATIVE_OUTPUTS if self._native else outputs * inputs < WORTH:
             self.missed(node, f"{inputs} inputs and {outputs} outputs are too few to gain by it", 2)
             return None
-        if bias is not None and sizes(bias) not in [(sizes(weight)[0],), (1, sizes(weight)[0])]:
+        if bias is not None and sizes(bias) not in [(outputs,), (1, outputs)]:
             self.missed(node, "its bias is not one row for all examples", 2)
             return None
         assert node.inputs[0] is not None
@@ -140,8 +145,8 @@ def _never_negative(value: ir.Value) -> bool:
     return fused and node is not None and node.attributes["least"].as_float() >= 0
 
 
-def _cross(gemm: ir.Node) -> tuple[ir.Node, ir.Value] | None:
-    """The Add of `x0 * layer + x` behind a layer of x, and x0."""
+def _cross(gemm: ir.Node) -> tuple[ir.Node, ir.Node] | None:
+    """The Mul and the Add of `x0 * layer + x` behind a layer of x."""
     y, x = gemm.outputs[0], gemm.inputs[0]
     product = sole_user(y)
     if product is None or not is_op(product, "Mul"):
@@ -149,8 +154,13 @@ def _cross(gemm: ir.Node) -> tuple[ir.Node, ir.Value] | None:
     added = sole_user(product.outputs[0])
     if added is None or not is_op(added, "Add") or x not in added.inputs:
         return None
-    x0 = next((value for value in product.inputs if value is not y), None)
-    return None if x0 is None or x is None or x0.shape is None or x0.shape != x.shape else (added, x0)
+    x0 = _other(product, y)
+    return None if x0 is None or x is None or x0.shape is None or x0.shape != x.shape else (product, added)
+
+
+def _other(node: ir.Node, value: ir.Value) -> ir.Value | None:
+    """What a node reads beside a value."""
+    return next((own for own in node.inputs if own is not value), None)
 
 
 def _emit(builder: Builder, graph: ir.Graph, layer: _Layer, activation: Activation, *, native: bool) -> None:
@@ -162,6 +172,5 @@ def _emit(builder: Builder, graph: ir.Graph, layer: _Layer, activation: Activati
     if not native:
         builder.end(layer.gemm.outputs[0], standard_layer(builder, int8))
         return
-    last, x0 = layer.cross or (layer.relu, None)
-    old = layer.gemm if last is None else last
-    builder.end(old.outputs[0], native_layer(builder, int8, relu=layer.relu is not None, x0=x0))
+    last = layer.cross[1] if layer.cross else layer.relu or layer.gemm
+    builder.end(last.outputs[0], native_layer(builder, int8, relu=layer.relu is not None, x0=layer.x0))

@@ -37,6 +37,7 @@ from amtl_export.freezing.swap import frozen_tables
 from amtl_export.graph.exporting import exported
 from amtl_export.graph.facts import CLASSES, NAMESPACE, SCOPES, TABLE, WEIGHT, listed, scopes_of
 from amtl_export.graph.inputs import as_request
+from amtl_export.graph.interruptions import interruptions_held
 from amtl_export.graph.versions import IR_VERSION, OPSET
 from amtl_export.graph.weights import Part
 from amtl_export.native import DOMAIN
@@ -93,7 +94,7 @@ def trace(frozen: FrozenModel, inputs: Sequence[TensorSpec] | None = None) -> ir
     example = as_request(frozen.example, taken)
     tensors = tuple(torch.from_numpy(example[spec.name].copy()) for spec in taken)
     where = str(frozen.origin.get("backbone"))
-    with _quiet(), _exact_rules():
+    with interruptions_held(), _quiet(), _exact_rules():
         found = exported(module.eval(), tensors, taken, where)
         model = _converted(found.program, len(taken), len(frozen.outputs), where)
     model.meta[LIMITS] = found.limits

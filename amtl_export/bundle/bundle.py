@@ -22,6 +22,7 @@ from amtl_export.spec import TensorSpec
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,20 @@ class Bundle:
         try:
             return onnx.load(str(self.model), load_external_data=False)
         except Exception as error:  # protobuf's errors have no common base below Exception
+            raise ValidationFailed("the graph cannot be read", where=self.model, found=error) from None
+
+    def graph(self) -> ir.Model:
+        """The same as onnx-ir reads it.
+
+        Raises:
+            ValidationFailed: `model.onnx` cannot be parsed, or a part of it contradicts another.
+        """
+        import onnx_ir as ir
+
+        proto = self.proto()
+        try:
+            return ir.from_proto(proto)
+        except Exception as error:  # what was written into the file decides which
             raise ValidationFailed("the graph cannot be read", where=self.model, found=error) from None
 
     def session(

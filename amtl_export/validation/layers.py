@@ -67,7 +67,7 @@ def check_layers(
     Raises:
         ValidationFailed: the graph fails on the request.
     """
-    model = ir.from_proto(bundle.proto())
+    model = bundle.graph()
     layers = list(_layers(model.graph))
     if not layers:
         return LayerCheck(0, 0, [])

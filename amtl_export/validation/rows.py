@@ -104,7 +104,7 @@ class Probe:
 
 def _lookups_alone(bundle: Bundle) -> ir.Model:
     """The graph between the ids of its lookups and their rows."""
-    model = ir.from_proto(bundle.proto())
+    model = bundle.graph()
     graph = model.graph
     values = {value.name: value for node in graph for value in node.outputs} | dict(graph.initializers)
     wanted = []

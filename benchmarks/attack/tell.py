@@ -49,8 +49,13 @@ class Outcome:
 def command(words: Sequence[object], seconds: float = SECONDS) -> Outcome:
     """Run a command in a fork of this process, which has imported everything and run nothing: pools do not survive."""
     from amtl_export.cli.main import run
+    from amtl_export.runtime.session import quiet
 
-    return apart(lambda: run([str(word) for word in words]), seconds)
+    def work() -> int:
+        quiet()  # as the program does
+        return run([str(word) for word in words])
+
+    return apart(work, seconds)
 
 
 def apart(work: Callable[[], object], seconds: float = SECONDS) -> Outcome:

@@ -134,3 +134,13 @@ def test_a_sample_that_was_edited_is_named(bundle_copy: Path, run: Run) -> None:
     write_sums(bundle_copy)
     (problem,) = validate(bundle_copy, run.path).problems
     assert problem.startswith("not what export writes: test_data_set_0, logit, row ")
+
+
+def test_a_type_that_onnx_does_not_know_fails(bundle_copy: Path, run: Run) -> None:
+    model = onnx.load(str(bundle_copy / "model.onnx"), load_external_data=False)
+    model.graph.initializer[0].data_type = 99
+    (bundle_copy / "model.onnx").write_bytes(model.SerializeToString())
+    write_sums(bundle_copy)
+    problems = validate(bundle_copy, run.path).problems
+    assert any("data_type: found 99" in problem for problem in problems)
+    assert any(problem.startswith("the graph cannot be read") for problem in problems)

@@ -206,12 +206,12 @@ def report_of(built: Built, checked: Checked) -> dict[str, Any]:
 
 
 def _field_report(frozen: FrozenModel, own: FieldRows) -> dict[str, Any]:
-    dims, D = frozen.field_dims(own.name), frozen.dim(own.table)
-    kept = dims[dims > 0]
+    dims, D = frozen.field_dims(own.name).numpy(), frozen.dim(own.table)
+    kept, rows = int(dims.sum()), int(np.count_nonzero(dims))
     return {
         "vocab": own.size,
         "dim": D,
-        "avg_dim": float(kept.double().mean()) if len(kept) else 0.0,
+        "avg_dim": kept / rows if rows else 0.0,
         "params_dense": own.size * D,
-        "params_kept": int(dims.sum()),
+        "params_kept": kept,
     }

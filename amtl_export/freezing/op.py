@@ -25,11 +25,16 @@ def lookup(rows: Tensor, ids: Tensor, sizes: Sequence[int], offsets: Sequence[in
     Returns:
         float32 `[…, K, D]`.
     """
+    return rows[places(ids, sizes, offsets)]
+
+
+def places(ids: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> Tensor:
+    """Rows of a table that ids are looked up in, int64 of their shape; arguments as for `lookup`."""
     size, offset = (torch.tensor(list(values), device=ids.device) for values in (sizes, offsets))
     if len(sizes) == 1:
         size, offset = size[0], offset[0]
     known = (ids >= 0) & (ids < size)
-    return rows[torch.where(known, ids, 0) + offset]
+    return torch.where(known, ids, 0) + offset
 
 
 @lookup.register_fake

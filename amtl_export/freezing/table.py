@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from amtl_export.freezing.op import decode, lookup, whole_table
+from amtl_export.freezing.op import decode, lookup, places, whole_table
 
 
 class FrozenEmbedding(nn.Module):
@@ -55,6 +55,10 @@ class FrozenEmbedding(nn.Module):
         rows: Tensor = whole_table(self.rows)
         return rows
 
+    def read(self, places: Tensor) -> Tensor:
+        """Rows `[*places, D]` at places of the table, int64."""
+        return self.rows[places]
+
     def frozen_rows(self) -> Tensor:
         """float32 `[V_total, D]`."""
         return self.rows
@@ -62,6 +66,35 @@ class FrozenEmbedding(nn.Module):
     def frozen_dims(self) -> Tensor:
         """int64 `[V_total]`."""
         return self.dims
+
+
+class ComputedEmbedding(FrozenEmbedding):
+    """A table whose rows are computed when they are read; it answers, and is not exported.
+
+    Args:
+        rows: float32 `[V_total, D]`, what rows are computed from; or on the device `meta`, which tells the shape alone.
+        dims: integers `[V_total]`.
+        sizes: V of each field.
+        offsets: first row of each field.
+    """
+
+    def __init__(self, rows: Tensor, dims: Tensor, sizes: Sequence[int], offsets: Sequence[int]) -> None:
+        nn.Module.__init__(self)
+        self.sizes, self.offsets = tuple(sizes), tuple(offsets)
+        self.register_buffer("rows", rows)
+        self.register_buffer("dims", dims)
+
+    def lookup(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
+        """Rows of ids `[B, K]` as `[B, K, D]`, any int64 ids."""
+        return self.read(places(ids, [self.sizes[f] for f in fields], [self.offsets[f] for f in fields]))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows `[*ids.shape, D]` of a table of one field."""
+        return self.read(places(ids.long(), self.sizes, self.offsets))
+
+    def whole(self) -> Tensor:
+        """float32 `[V, D]`."""
+        return self.read(torch.arange(len(self.rows)))
 
 
 class CodedEmbedding(nn.Module):

@@ -242,7 +242,7 @@ def with_quantized_weights(module: M, graph: ir.Model) -> M:
         graph: the bundle's.
     """
     exact = {name: parameter.detach().numpy() for name, parameter in module.named_parameters()}
-    bases = {name: buffer.numpy() for name, buffer in module.named_buffers()}
+    bases = {name: buffer.numpy() for name, buffer in module.named_buffers() if name.endswith(".bases")}
     parts = [Part.described(value) for value in graph.graph.initializers.values()]
     quantized = [part for part in parts if part and part.form == SCALES and part.weight in exact]
     signed = {part.weight for part in parts if part and part.form == INT8_OFFSETS}

@@ -16,12 +16,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from amtl_export.tables.layout import block_bits
+from amtl_export.tables.arrange import block_bits
 from amtl_export.tables.values import SCALED, ValueType
 
 #: Bytes of a stored number; a row takes whole ones, see `row_bytes`.
@@ -29,6 +29,11 @@ ITEM_BYTES: dict[ValueType, float] = {"fp32": 4, "fp16": 2, "int8": 1, "int4": 0
 
 #: Blocks of a table, at most. Bytes hardly fall from there on; each block is one more Gather.
 MOST_BLOCKS = 4
+
+#: Integers `[V]`, 0..D.
+Dims = npt.NDArray[np.integer[Any]]
+
+_CHUNK = 1 << 20
 
 #: Ragged: benchmarks/results, lookup.
 _NATIVE_TIME, _FALLBACK_TIME = 0.7, 13.0
@@ -81,9 +86,22 @@ class Cost:
         return self.relative_bytes * self.relative_time
 
 
-def row_bytes(numbers: npt.NDArray[np.int64] | int, dtype: ValueType) -> int:
-    """Bytes of rows, each of so many numbers."""
-    return int(np.ceil(np.multiply(ITEM_BYTES[dtype], numbers)).sum())
+def dim_counts(dims: Dims, D: int) -> npt.NDArray[np.int64]:
+    """int64 `[D + 1]`: how many rows have 0 to D dims."""
+    counts = np.zeros(D + 1, np.int64)
+    for start in range(0, len(dims), _CHUNK):
+        counts += np.bincount(dims[start : start + _CHUNK], minlength=D + 1)
+    return counts
+
+
+def row_bytes(numbers: int, dtype: ValueType) -> int:
+    """Bytes of a row of so many numbers."""
+    return int(np.ceil(ITEM_BYTES[dtype] * numbers))
+
+
+def rows_bytes(dims: Dims, D: int, dtype: ValueType) -> int:
+    """Bytes of the numbers of rows that are cut at their dims."""
+    return int(dim_counts(dims, D) @ [row_bytes(k, dtype) for k in range(D + 1)])
 
 
 def dense_cost(V: int, D: int, dtype: ValueType = "fp32") -> Cost:
@@ -95,17 +113,17 @@ def _cost(widths: tuple[int, ...], size: int, V: int, D: int, time: float) -> Co
     return Cost(widths, size, size / max(4 * V * D, 1), time)
 
 
-def paged_cost(dims: npt.NDArray[np.int64], D: int, width: int, dtype: ValueType = "fp32") -> Cost:
+def paged_cost(dims: Dims, D: int, width: int, dtype: ValueType = "fp32") -> Cost:
     """The cost of one page width, from the dims alone.
 
     Args:
-        dims: int64 `[V]`.
+        dims: integers `[V]`.
         D: floats of a full row.
         width: c.
         dtype: of the stored numbers.
     """
     parts, V = -(-D // width), len(dims)
-    pages = 1 + int((-(-dims // width)).sum())
+    pages = 1 + int(dim_counts(dims, D) @ -(-np.arange(D + 1) // width))
     size = pages * row_bytes(width, dtype) + 4 * V * parts + scale_bytes(V, dtype)
     return _cost((width,), size, V, D, (1.05 + 0.35 * parts) * _DENSE_TIME[dtype])
 
@@ -120,14 +138,14 @@ def dense_bytes(V: int, D: int, dtype: ValueType = "fp32") -> int:
     return V * row_bytes(D, dtype) + scale_bytes(V, dtype)
 
 
-def ragged_bytes(dims: npt.NDArray[np.int64], D: int, dtype: ValueType = "fp32") -> int:
+def ragged_bytes(dims: Dims, D: int, dtype: ValueType = "fp32") -> int:
     """Bytes of the ragged layout: values, two for each row's offset and two for its scale, eight for each block."""
-    values = max(row_bytes(dims, dtype), row_bytes(1, dtype))
+    values = max(rows_bytes(dims, D, dtype), row_bytes(1, dtype))
     blocks = (len(dims) >> block_bits(-(-D // 2) if dtype == "int4" else D)) + 1
     return values + (2 * (len(dims) + 1)) * (2 if dtype in SCALED else 1) + 8 * blocks
 
 
-def ragged_cost(dims: npt.NDArray[np.int64], D: int, dtype: ValueType = "fp32", *, native: bool) -> Cost:
+def ragged_cost(dims: Dims, D: int, dtype: ValueType = "fp32", *, native: bool) -> Cost:
     """The cost of the ragged layout, by its operator or by that operator's fallback."""
     time = _NATIVE_TIME if native else _FALLBACK_TIME
     return _cost((), ragged_bytes(dims, D, dtype), len(dims), D, time)
@@ -138,7 +156,7 @@ def candidate_widths(D: int) -> list[int]:
     return [c for c in range(4, D) if D % c == 0] or [D]
 
 
-def best_pages(dims: npt.NDArray[np.int64], D: int, dtype: ValueType = "fp32", most: float = np.inf) -> Cost:
+def best_pages(dims: Dims, D: int, dtype: ValueType = "fp32", most: float = np.inf) -> Cost:
     """The page width with the least bytes times time, among those of `most` bytes if there are any."""
     return _best((paged_cost(dims, D, width, dtype) for width in candidate_widths(D)), most)
 
@@ -162,19 +180,21 @@ class _Lengths:
     in_order: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, dims: npt.NDArray[np.int64], D: int) -> _Lengths:
-        longer = len(dims) - np.cumsum(np.bincount(dims, minlength=D + 1))
-        last = np.full(D + 2, -1)
-        np.maximum.at(last, dims, np.arange(len(dims)))
+    def of(cls, dims: Dims, D: int) -> _Lengths:
+        longer = len(dims) - np.cumsum(dim_counts(dims, D))
+        last = np.full(D + 2, -1)  # row with k dims
+        for start in range(0, len(dims), _CHUNK):
+            part = dims[start : start + _CHUNK]
+            last[part] = np.arange(start, start + len(part))  # of equal ones the last is kept
         last = np.maximum.accumulate(last[::-1])[::-1][1:]  # [D + 1] the last row with more than k dims
         return cls(len(dims), D, longer, last < longer)
 
 
-def blocks_cost(dims: npt.NDArray[np.int64], widths: tuple[int, ...], dtype: ValueType = "fp32") -> Cost:
+def blocks_cost(dims: Dims, widths: tuple[int, ...], dtype: ValueType = "fp32") -> Cost:
     """The cost of blocks of some widths, from the dims alone.
 
     Args:
-        dims: int64 `[V]`.
+        dims: integers `[V]`.
         widths: columns of each block, together D.
         dtype: of the stored numbers.
     """
@@ -197,7 +217,7 @@ def _blocks_cost(lengths: _Lengths, widths: tuple[int, ...], dtype: ValueType) -
     return _cost(widths, size, V, D, time * _DENSE_TIME[dtype])
 
 
-def best_blocks(dims: npt.NDArray[np.int64], D: int, dtype: ValueType = "fp32", most: float = np.inf) -> Cost:
+def best_blocks(dims: Dims, D: int, dtype: ValueType = "fp32", most: float = np.inf) -> Cost:
     """The widths of blocks with the least bytes times time, among those of `most` bytes if there are any."""
     lengths = _Lengths.of(dims, D)
     candidates = {
@@ -234,7 +254,7 @@ def _cuts(lengths: _Lengths, row_numbers: float, *, in_order: bool) -> Iterator[
         cuts = [(*cuts[i], int(end)) for i, end in zip(before, ends, strict=True)]
 
 
-def least_bytes(dims: npt.NDArray[np.int64], D: int) -> int:
+def least_bytes(dims: Dims, D: int) -> int:
     """Bytes of a table in the smallest of all layouts, in full precision."""
     V = len(dims)
     return min(dense_bytes(V, D), best_pages(dims, D).bytes, best_blocks(dims, D).bytes, ragged_bytes(dims, D))

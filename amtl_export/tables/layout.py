@@ -1,28 +1,21 @@
 """Layouts of a table of constants. Each is a value: the arrays that the graph holds, and how to read them back.
 
-A layout is one function from stored rows and their dims to a `LaidOut`; `graph/emit_standard.py` and
+A layout is a class here and a function in `arrange.py`, from stored rows and their dims; `graph/emit_standard.py` and
 `graph/emit_ragged.py` have the matching nodes. Quantized scales lie beside the table, uint16 `[V]`; in the
 ragged layout beside each row's offset.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from amtl_export.tables.values import Floats, Numbers, Scales, Stored, dequantize, pairs, unpaired
+from amtl_export.tables.values import Floats, Numbers, Scales, dequantize, unpaired
 
 Ints = npt.NDArray[np.int64]
-
-#: Every whole number up to here is a float32.
-_FLOAT_INTEGERS = 1 << 24
-
-#: Rows that are worked on at a time.
-_CHUNK = 1 << 16
 
 
 class LaidOut(Protocol):
@@ -251,148 +244,6 @@ def _scale_array(scales: Scales | None) -> dict[str, npt.NDArray[Any]]:
 def block_name(number: int) -> str:
     """Name of a block's array."""
     return f"block_{number}"
-
-
-def dense(rows: Stored) -> Dense | PairedDense:
-    """The baseline layout."""
-    if rows.paired:
-        assert rows.scales is not None
-        D = rows.numbers.shape[1]
-        half = -(-D // 2)
-        second = np.pad(rows.numbers[:, half:], ((0, 0), (0, half - D // 2)))
-        return PairedDense(pairs(rows.numbers[:, :half], second), D, rows.scales)
-    return Dense(rows.numbers, rows.scales)
-
-
-def paged(rows: Stored, dims: Ints, width: int) -> Paged:
-    """Cut rows into pages.
-
-    Args:
-        rows: `[V, D]`, zero past dims.
-        dims: int64 `[V]`, 0..D.
-        width: c, 1..D.
-
-    Raises:
-        ValueError: width or dims out of range, more pages than int32 can number, or values of int4.
-    """
-    if rows.paired:
-        raise ValueError("pages do not hold int4")
-    numbers = rows.numbers
-    V, D = numbers.shape
-    if not 1 <= width <= D:
-        raise ValueError(f"page width must be within 1..{D}, got {width}")
-    if len(dims) != V or (V and (dims.min() < 0 or dims.max() > D)):
-        raise ValueError(f"dims must be {V} numbers within 0..{D}")
-    parts = -(-D // width)
-    used = -(-dims // width)
-    kept = np.arange(parts) < used[:, None]
-    count = 1 + int(used.sum())
-    if count > np.iinfo(np.int32).max:
-        raise ValueError(f"{count} pages are more than int32 can number; choose a wider page than {width}")
-    page_table = np.zeros((V, parts), dtype=np.int32)
-    page_table[kept] = np.arange(1, count, dtype=np.int32)
-    pages = np.zeros((count, width), dtype=numbers.dtype)
-    for start in range(0, V, _CHUNK):  # bounds the padded copy
-        chunk = slice(start, start + _CHUNK)
-        padded = np.zeros((len(numbers[chunk]), parts * width), dtype=numbers.dtype)
-        padded[:, :D] = numbers[chunk]
-        pages[page_table[chunk][kept[chunk]]] = padded.reshape(-1, parts, width)[kept[chunk]]
-    return Paged(pages, page_table, D, rows.scales)
-
-
-def later_blocks(dims: Ints, widths: Sequence[int]) -> Ints:
-    """int64 `[V]`: how many blocks behind the first each row has dims in.
-
-    Args:
-        dims: int64 `[V]`.
-        widths: columns of each block, together D.
-    """
-    return np.searchsorted(np.cumsum(widths), dims).astype(np.int64)
-
-
-def is_falling(numbers: Ints) -> bool:
-    """Whether no number is larger than the one before it."""
-    return bool((numbers[1:] <= numbers[:-1]).all())
-
-
-def blocks(rows: Stored, dims: Ints, widths: Sequence[int]) -> Blocks:
-    """Cut columns into blocks, and leave out of each later one the rows that have nothing in it.
-
-    Args:
-        rows: `[V, D]`, zero past dims.
-        dims: int64 `[V]`, 0..D.
-        widths: columns of each block, at least one each, together D.
-
-    Raises:
-        ValueError: widths that do not cut D columns.
-    """
-    numbers = rows.numbers
-    V, D = numbers.shape
-    if sum(widths) != D or min(widths) < 1:
-        raise ValueError(f"widths of blocks must be positive and add up to {D}, got {list(widths)}")
-    reached = later_blocks(dims, widths)
-    order = np.argsort(-reached, kind="stable")
-    later = [
-        _later_block(numbers, order[: np.count_nonzero(reached >= g)], slice(end - width, end))
-        for g, (width, end) in enumerate(zip(widths, np.cumsum(widths), strict=True))
-        if g
-    ]
-    first = np.ascontiguousarray(numbers[:, : widths[0]])
-    if is_falling(reached):
-        return Blocks((first, *later), scales=rows.scales)
-    count = len(later[0]) - 1
-    positions = np.full(V, count, dtype=np.int32)
-    positions[order[:count]] = np.arange(count, dtype=np.int32)
-    if first.dtype != np.float32 or count > _FLOAT_INTEGERS:
-        return Blocks((first, *later), positions, scales=rows.scales)
-    return Blocks((np.column_stack([first, positions.astype(np.float32)]), *later), positions_inside=True)
-
-
-def _later_block(numbers: Numbers, rows: Ints, columns: slice) -> Numbers:
-    """Some rows' columns, and a row of zeros."""
-    block = np.zeros((len(rows) + 1, columns.stop - columns.start), dtype=numbers.dtype)
-    block[:-1] = numbers[rows, columns]
-    return block
-
-
-def block_bits(D: int) -> int:
-    """Of the ragged layout: blocks of so many rows, as a power of two, that an uint16 tells where each begins.
-
-    Args:
-        D: what a full row takes in `values`: bytes of int4, numbers otherwise.
-
-    Raises:
-        ValueError: a single row is longer than that.
-    """
-    if not 1 <= D <= np.iinfo(np.uint16).max:
-        raise ValueError(f"ragged rows have 1..{np.iinfo(np.uint16).max} dims, got {D}")
-    return (np.iinfo(np.uint16).max // D).bit_length() - 1
-
-
-def ragged(rows: Stored, dims: Ints) -> Ragged:
-    """Put the first `dims` numbers of every row back to back.
-
-    Args:
-        rows: `[V, D]`, zero past dims.
-        dims: int64 `[V]`, 0..D.
-    """
-    numbers, D = rows.numbers, rows.numbers.shape[1]
-    if rows.paired:
-        even = np.pad(numbers, ((0, 0), (0, D % 2)))
-        numbers, dims = pairs(even[:, ::2], even[:, 1::2]), (dims + 1) // 2
-    width = numbers.shape[1]
-    begin = np.concatenate([[0], np.cumsum(dims, dtype=np.int64)])
-    bits = block_bits(width)
-    block_offsets = begin[:: 1 << bits].copy()
-    local = (begin - np.repeat(block_offsets, 1 << bits)[: len(begin)]).astype(np.uint16)
-    quantized_scales = [] if rows.scales is None else [np.append(rows.scales.quantized, 0).astype(np.uint16)]
-    scale_unit = 0.0 if rows.scales is None else rows.scales.unit
-    values = np.zeros(max(int(begin[-1]), 1), dtype=numbers.dtype)
-    for start in range(0, len(dims), _CHUNK):  # bounds the mask
-        chunk = slice(start, start + _CHUNK)
-        kept = np.arange(width) < dims[chunk][:, None]
-        values[begin[start] : begin[start] + int(dims[chunk].sum())] = numbers[chunk][kept]
-    return Ragged(values, block_offsets, np.stack([local, *quantized_scales], axis=1), bits, D, scale_unit)
 
 
 def stored_bytes(table: LaidOut) -> int:

@@ -23,8 +23,9 @@ import numpy.typing as npt
 
 from amtl_export.errors import InputError
 from amtl_export.native import MOST_DIM
+from amtl_export.tables.arrange import blocks, dense, paged, ragged
 from amtl_export.tables.cost import Cost, best_blocks, best_pages, dense_bytes, dense_cost, paged_cost, ragged_cost
-from amtl_export.tables.layout import LaidOut, blocks, dense, paged, ragged
+from amtl_export.tables.layout import LaidOut
 from amtl_export.tables.values import NARROW, SCALED, VALUE_TYPES, Stored, ValueType, ValueTypeName, value_type
 
 if TYPE_CHECKING:  # bundles are read without PyTorch

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amtl_export.errors import InputError
+from amtl_export.tables.scratch import scratch
 
 if TYPE_CHECKING:  # bundles are read without PyTorch
     from amtl_export.freezing.frozen import FrozenModel
@@ -55,7 +56,7 @@ class Scales:
     quantized: npt.NDArray[np.uint16]
     unit: float
 
-    def read(self, rows: npt.NDArray[Any]) -> Floats:
+    def read(self, rows: slice | npt.NDArray[Any]) -> Floats:
         """float32 `[n]` of rows `[n]`."""
         scales: Floats = self.quantized[rows].astype(np.float32) * np.float32(self.unit)
         return scales
@@ -80,15 +81,11 @@ class Stored:
         """Whether numbers are quantized."""
         return self.numbers.dtype != np.float32
 
-    def read(self) -> Floats:
-        """float32 `[V, D]`: what every layout answers, bit for bit."""
+    def read(self, rows: slice | npt.NDArray[Any] = slice(None)) -> Floats:
+        """float32 `[n, D]`, all rows or some: what every layout answers, bit for bit."""
         if not self.lossy:
-            return self.numbers
-        read = np.empty(self.numbers.shape, dtype=np.float32)
-        for start in range(0, len(read), _CHUNK):
-            rows = np.arange(start, min(start + _CHUNK, len(read)))
-            read[rows[0] : rows[-1] + 1] = dequantize(self.numbers[rows[0] : rows[-1] + 1], self.scales, rows)
-        return read
+            return self.numbers[rows]
+        return dequantize(self.numbers[rows], self.scales, rows)
 
 
 def pairs(first: Numbers, second: Numbers) -> npt.NDArray[np.uint8]:
@@ -109,18 +106,19 @@ def unpaired(both: npt.NDArray[np.uint8]) -> tuple[Numbers, Numbers]:
     return low, high
 
 
-def dequantize(numbers: Numbers, scales: Scales | None, rows: npt.NDArray[Any]) -> Floats:
+def dequantize(numbers: Numbers, scales: Scales | None, rows: slice | npt.NDArray[Any]) -> Floats:
     """Stored numbers `[n, D]` of table rows `[n]` as float32 `[n, D]`."""
     wide: Floats = numbers.astype(np.float32, copy=False)
     return wide if scales is None else wide * scales.read(rows)[:, None]
 
 
-def stored(rows: Floats, dtype: ValueType) -> Stored:
+def stored(rows: Floats, dtype: ValueType, *, unit: float | None = None) -> Stored:
     """Quantize rows to a value type.
 
     Args:
         rows: float32 `[V, D]`.
         dtype: of the stored numbers.
+        unit: of the scales, where rows are only some of a table's; `scale_unit` of their own largest if not given.
 
     Raises:
         ValueError: a number is not finite, or too large for half precision.
@@ -131,17 +129,16 @@ def stored(rows: Floats, dtype: ValueType) -> Stored:
     largest = np.empty(len(rows), dtype=np.float32)
     for start in range(0, len(rows), _CHUNK):  # bounds the copies
         largest[start : start + _CHUNK] = np.abs(rows[start : start + _CHUNK]).max(axis=1, initial=0)
-    limit = float(np.finfo(np.float16 if dtype == "fp16" else np.float32).max)
-    if len(rows) and not largest.max() <= limit:
-        row = int(largest.argmax())
-        raise ValueError(f"row {row} holds {largest[row]:.6g}; {dtype} reaches {limit:.6g}")
+    check_reach(largest, dtype)
     if dtype == "fp16":
-        halves = rows.astype(np.float16)
-        halves[halves == 0] = 0  # what is too small becomes +0, as every zero of a frozen table
+        halves = scratch(rows.shape, np.float16)
+        for start in range(0, len(rows), _CHUNK):
+            halves[start : start + _CHUNK] = rows[start : start + _CHUNK]
+            halves[start : start + _CHUNK] += 0  # what is too small becomes +0, as every zero of a frozen table
         return Stored(halves)
     most = SCALED[dtype]
-    scales = _scales(largest, most)
-    numbers = np.empty(rows.shape, dtype=np.int8)
+    scales = _scales(largest, most, scale_unit(float(largest.max(initial=0.0)), dtype) if unit is None else unit)
+    numbers = scratch(rows.shape, np.int8)
     for start in range(0, len(rows), _CHUNK):  # bounds the copies
         chunk = np.arange(start, min(start + _CHUNK, len(rows)))
         wide = np.maximum(scales.read(chunk), np.finfo(np.float32).tiny)[:, None]
@@ -149,12 +146,29 @@ def stored(rows: Floats, dtype: ValueType) -> Stored:
     return Stored(numbers, scales, paired=dtype == "int4")
 
 
-def _scales(largest: Floats, most: int) -> Scales:
+def check_reach(largest: Floats, dtype: ValueType, first: int = 0) -> None:
+    """Make sure that a value type reaches rows' largest magnitudes `[n]`, the first of which is of row `first`.
+
+    Raises:
+        ValueError: it does not.
+    """
+    limit = float(np.finfo(np.float16 if dtype == "fp16" else np.float32).max)
+    if len(largest) and not largest.max() <= limit:
+        row = int(largest.argmax())
+        raise ValueError(f"row {first + row} holds {largest[row]:.6g}; {dtype} reaches {limit:.6g}")
+
+
+def scale_unit(largest: float, dtype: ValueType) -> float:
+    """The unit of the scales of a table whose largest magnitude is this; 1 for a type without scales."""
+    if dtype not in SCALED:
+        return 1.0
+    least = float(np.float64(largest) / SCALED[dtype]) / np.iinfo(np.uint16).max
+    return float(max(np.nextafter(np.float32(least), np.float32(np.inf)), np.finfo(np.float32).tiny))
+
+
+def _scales(largest: Floats, most: int, unit: float) -> Scales:
     """Scales that reach each row's largest magnitude at the largest number, `most`; 0 for a row of zeros."""
-    exact = largest.astype(np.float64) / most
-    least_unit = float(exact.max(initial=0.0)) / np.iinfo(np.uint16).max
-    unit = float(max(np.nextafter(np.float32(least_unit), np.float32(np.inf)), np.finfo(np.float32).tiny))
-    return Scales(np.ceil(exact / unit).astype(np.uint16), unit)
+    return Scales(np.ceil(largest.astype(np.float64) / most / unit).astype(np.uint16), unit)
 
 
 def value_type(frozen: FrozenEmbedding, dtype: ValueType) -> ValueType:
@@ -201,13 +215,7 @@ def fake_quantized(frozen: FrozenModel, rows: Mapping[str, Stored]) -> FrozenMod
     lossy = {path: own for path, own in rows.items() if own.lossy}
     if not lossy:
         return frozen
-    tables = {path: _dequantized(frozen.tables[path], own) for path, own in lossy.items()}
+    from amtl_export.tables.stored_table import StoredEmbedding
+
+    tables = {path: StoredEmbedding(frozen.tables[path], own) for path, own in lossy.items()}
     return replace(frozen.with_tables(tables), trained=None)
-
-
-def _dequantized(table: FrozenEmbedding, rows: Stored) -> FrozenEmbedding:
-    import torch
-
-    from amtl_export.freezing.table import FrozenEmbedding
-
-    return FrozenEmbedding(torch.from_numpy(rows.read()), table.dims, table.sizes, table.offsets, shared=True)

@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+import torch
 
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.graph.facts import TABLE, fact
 from amtl_export.graph.lookups import Lookup
 from amtl_export.graph.ragged import GATHER
@@ -211,20 +213,27 @@ def check_rows(bundle: Bundle, frozen: FrozenModel, provider: Provider, *, optim
     for site in bundle.signature.lookups:
         if site.table not in frozen.tables:
             raise InputError("a lookup's table is not in the source", where=bundle.path, found=site.table)
-        table = frozen.tables[site.table].rows.numpy()
+        table = frozen.tables[site.table]
         sizes, offsets = np.array(site.sizes), np.array(site.offsets)
         names = _field_names(bundle, site)
-        for ids in _every_id(sizes, table.shape[1]):
+        for ids in _every_id(sizes, table.rows.shape[1]):
             inside = np.minimum(ids, sizes - 1)
-            same = checked.hold(names, ids, probe.lookup(site, inside), table[inside + offsets], ids < sizes)
+            same = checked.hold(names, ids, probe.lookup(site, inside), _read(table, inside + offsets), ids < sizes)
             checked.rows += int((ids < sizes).sum())
             checked.equal += int((same & (ids < sizes)).sum())
         if bundle.signature.id_policy == "guard" and site.input:
             ids = np.array([out_of_range_ids(int(size)) for size in sizes], dtype=np.int64).T
             found = probe.lookup(site, ids)
-            checked.hold(names, ids, found, np.broadcast_to(table[offsets], found.shape), np.ones(ids.shape, bool))
+            checked.hold(
+                names, ids, found, np.broadcast_to(_read(table, offsets), found.shape), np.ones(ids.shape, bool)
+            )
             checked.out_of_range += ids.size
     return RowCheck(checked.rows, checked.equal, checked.out_of_range, checked.wrong[:5])
+
+
+def _read(table: FrozenEmbedding, places: Ids) -> Floats:
+    rows: Floats = table.read(torch.from_numpy(places)).numpy()
+    return rows
 
 
 @dataclass

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from amtl_export.graph.facts import TABLE
 from amtl_export.graph.passes.lower_lookups import LowerLookups
 from amtl_export.native import DOMAIN
-from amtl_export.tables.layout import Blocks, Ints, blocks
+from amtl_export.tables.arrange import blocks
+from amtl_export.tables.layout import Blocks, Ints
 from amtl_export.tables.values import Floats, Stored, stored
 
 

@@ -17,7 +17,8 @@ from amtl_export.graph.passes.state_shapes import StateShapes
 from amtl_export.graph.pipeline import Step, run
 from amtl_export.graph.rewrite import constant_ints, is_linear
 from amtl_export.native import DOMAIN
-from amtl_export.tables.layout import Dense, ragged
+from amtl_export.tables.arrange import ragged
+from amtl_export.tables.layout import Dense
 from amtl_export.tables.values import stored
 
 

@@ -38,7 +38,8 @@ from amtl_export.graph.ragged import (
 )
 from amtl_export.native import DOMAIN, library_path, needed_library
 from amtl_export.runtime.session import open_session
-from amtl_export.tables.layout import Ragged, ragged
+from amtl_export.tables.arrange import ragged
+from amtl_export.tables.layout import Ragged
 from amtl_export.tables.values import SCALED, VALUE_TYPES, Stored, ValueType, stored
 
 ROOT = Path(__file__).resolve().parents[2]

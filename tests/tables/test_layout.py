@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amtl_export.tables import layout
+from amtl_export.tables.arrange import block_bits, blocks, dense, paged, ragged
 from amtl_export.tables.cost import (
     MOST_BLOCKS,
     best_blocks,
@@ -17,22 +18,7 @@ from amtl_export.tables.cost import (
     paged_cost,
     ragged_bytes,
 )
-from amtl_export.tables.layout import (
-    Blocks,
-    Dense,
-    Ints,
-    LaidOut,
-    Paged,
-    PairedDense,
-    Ragged,
-    block_bits,
-    block_name,
-    blocks,
-    dense,
-    paged,
-    ragged,
-    stored_bytes,
-)
+from amtl_export.tables.layout import Blocks, Dense, Ints, LaidOut, Paged, PairedDense, Ragged, block_name, stored_bytes
 from amtl_export.tables.values import SCALED, Floats, Scales, Stored, ValueType, stored
 
 

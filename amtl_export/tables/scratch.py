@@ -1,0 +1,33 @@
+"""Large arrays that need not stay in memory."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import tempfile
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+#: Bytes from which an array is a file.
+_LARGE = 1 << 28
+
+
+def scratch(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+    """An array of zeros; a large one is a mapped file that has no name, in the folder that TMPDIR names.
+
+    Raises:
+        OSError: the file system has no room for it.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < _LARGE:
+        return np.zeros(shape, dtype)
+    with tempfile.TemporaryFile() as file:
+        if hasattr(os, "posix_fallocate"):  # now: a full disk ends a process that writes a mapped page
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+        array: npt.NDArray[Any] = np.frombuffer(mmap.mmap(file.fileno(), size), dtype).reshape(shape)
+        return array

@@ -13,81 +13,122 @@ import torch
 from torch import Tensor
 
 from amtl_export.compression.metric import Rows
+from amtl_export.compression.trial import TrialEmbedding
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
 from amtl_export.principal.basis import Basis
 from amtl_export.principal.dims import Dims
+from amtl_export.tables.scratch import scratch
 from amtl_export.tables.values import NARROW
+
+_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
-class CodedRows:
-    """The rows of a field in another basis.
+class Coded:
+    """Tables whose fields are written in other bases.
 
     Attributes:
-        basis: which.
-        numbers: float32 `[V, D]`, z.
+        tables: path → z, float32 `[V_total, D]`; rows of fields that have no basis are as they were.
+        bases: table and first row of a field → its basis.
     """
 
-    basis: Basis
-    numbers: npt.NDArray[np.float32]
+    tables: Mapping[str, npt.NDArray[np.float32]]
+    bases: Mapping[Rows, Basis]
+
+    def numbers(self, rows: Rows, size: int) -> npt.NDArray[np.float32]:
+        """z of a field, float32 `[V, D]`."""
+        return self.tables[rows[0]][rows[1] : rows[1] + size]
 
 
-def coded_model(frozen: FrozenModel, rows: Mapping[Rows, CodedRows], dims: Mapping[Rows, Dims]) -> FrozenModel:
-    """The model with some fields' rows in other bases, zero past their dims, in a table as wide as the longest.
+def whole_model(frozen: FrozenModel, coded: Coded) -> FrozenModel:
+    """The model with rows in other bases, nothing cut."""
+    made = {}
+    for path, numbers in coded.tables.items():
+        table, D = frozen.tables[path], numbers.shape[1]
+        cut = bool(((table.dims > 0) & (table.dims < D)).any())  # by a method; in another basis every number counts
+        dims = torch.where(table.dims > 0, D, 0) if cut else table.dims
+        made[path] = FrozenEmbedding(torch.from_numpy(numbers), dims, table.sizes, table.offsets, shared=True)
+    return _with_bases(frozen, coded, made)
+
+
+def trial_model(frozen: FrozenModel, coded: Coded, dims: Mapping[Rows, Dims]) -> FrozenModel:
+    """The model cut, in tables as wide as their longest row, whose rows are cut when they are read: nothing is copied.
 
     Tables that share a basis are as wide as each other, so that products of their coordinates are those of rows.
 
     Args:
         frozen: with plain tables.
-        rows: table and first row of a field → its rows.
-        dims: the same → int64 `[V]`, its dims.
+        coded: its tables in other bases.
+        dims: table and first row of a field → `[V]`, its dims; other rows are as long as they were.
     """
-    tables = frozen.tables
-    chosen = {path: {own: rows[own] for own in rows if own[0] == path} for path in tables}
-    alone = {path: _width(tables[path], chosen[path], dims) for path in tables if chosen[path]}
-    bases = {path: {id(own.basis.decode) for own in chosen[path].values()} for path in alone}
-    widths = {path: max(alone[other] for other in alone if bases[other] & bases[path]) for path in alone}
-    memo: dict[int, Any] = {}
-    for path, width in widths.items():
-        memo[id(tables[path])] = _coded(path, tables[path], chosen[path], dims, width)
+    made: dict[str, FrozenEmbedding] = {}
+    for path, width in _widths(frozen, coded, dims).items():
+        table, kept = frozen.tables[path], torch.from_numpy(_dims(frozen.tables[path], path, dims))
+        made[path] = TrialEmbedding(torch.from_numpy(coded.tables[path])[:, :width], kept, table.sizes, table.offsets)
+    return _with_bases(frozen, coded, made)
+
+
+@torch.no_grad()
+def cut_model(frozen: FrozenModel, coded: Coded, dims: Mapping[Rows, Dims]) -> FrozenModel:
+    """The same with tables of its own, zero past dims."""
+    made = {}
+    for path, width in _widths(frozen, coded, dims).items():
+        table, kept = frozen.tables[path], torch.from_numpy(_dims(frozen.tables[path], path, dims))
+        rows, numbers = torch.from_numpy(scratch((len(kept), width))), torch.from_numpy(coded.tables[path])
+        for out, part, own in zip(rows.split(_CHUNK), numbers.split(_CHUNK), kept.split(_CHUNK), strict=True):
+            out.copy_(torch.where(torch.arange(width) < own.unsqueeze(1), part[:, :width], 0.0))
+        made[path] = FrozenEmbedding(rows, kept.long(), table.sizes, table.offsets, shared=True)
+    return _with_bases(frozen, coded, made)
+
+
+def _with_bases(frozen: FrozenModel, coded: Coded, tables: Mapping[str, FrozenEmbedding]) -> FrozenModel:
+    """The model with coded tables, and all that is no table copied."""
+    memo: dict[int, Any] = {id(table): table for table in frozen.tables.values()}
+    memo |= {id(frozen.tables[path]): _coded(path, table, coded) for path, table in tables.items()}
     return replace(frozen.with_model(copy.deepcopy(frozen.module.model, memo)), trained=None)
 
 
-def _width(table: FrozenEmbedding, rows: Mapping[Rows, CodedRows], dims: Mapping[Rows, Dims]) -> int:
-    """Numbers of the longest row, of the fields that are left as they are too; enough for every layout and type."""
-    longest = table.dims.clone()
-    for path, offset in rows:
-        longest[offset : offset + len(dims[path, offset])] = torch.from_numpy(dims[path, offset])
-    return max(min(NARROW, table.rows.shape[1]), int(longest.max()) if len(longest) else 1)
-
-
-def _coded(
-    path: str, table: FrozenEmbedding, rows: Mapping[Rows, CodedRows], dims: Mapping[Rows, Dims], width: int
-) -> CodedEmbedding:
-    numbers, kept = table.rows[:, :width].clone(), table.dims.clone()
+def _coded(path: str, table: FrozenEmbedding, coded: Coded) -> CodedEmbedding:
+    width, D = table.rows.shape[1], coded.tables[path].shape[1]
     bases: list[Tensor] = []
     known: dict[int, int] = {}
     basis_of: list[int] = []
-    for size, offset in zip(table.sizes, table.offsets, strict=True):
-        own = rows.get((path, offset))
-        if own is not None:
-            place = slice(offset, offset + size)
-            numbers[place] = torch.from_numpy(own.numbers[:, :width])
-            kept[place] = torch.from_numpy(dims[path, offset])
-        key = 0 if own is None else id(own.basis.decode)
+    for offset in table.offsets:
+        own = coded.bases.get((path, offset))
+        key = 0 if own is None else id(own.decode)
         if key not in known:
             known[key] = len(bases)
-            bases.append(_basis(table.rows.shape[1], own)[:width])
+            bases.append((torch.eye(D) if own is None else torch.from_numpy(own.decode.astype(np.float32)))[:width])
         basis_of.append(known[key])
-    past = torch.arange(width) >= kept.unsqueeze(1)
-    return CodedEmbedding(
-        FrozenEmbedding(numbers.masked_fill_(past, 0.0), kept, table.sizes, table.offsets),
-        torch.stack(bases),
-        basis_of,
-    )
+    return CodedEmbedding(table, torch.stack(bases), basis_of)
 
 
-def _basis(D: int, rows: CodedRows | None) -> Tensor:
-    """float32 `[D, D]`, what coordinates are multiplied by; the identity for rows that stay as they are."""
-    return torch.eye(D) if rows is None else torch.from_numpy(rows.basis.decode.astype(np.float32))
+def _widths(frozen: FrozenModel, coded: Coded, dims: Mapping[Rows, Dims]) -> dict[str, int]:
+    """Path of each coded table → numbers of its longest row, and of those it shares a basis with."""
+    alone = {path: _width(frozen.tables[path], path, dims) for path in coded.tables}
+    bases = {path: {id(own.decode) for (table, _), own in coded.bases.items() if table == path} for path in alone}
+    return {path: max(alone[other] for other in alone if bases[other] & bases[path]) for path in alone}
+
+
+def _width(table: FrozenEmbedding, path: str, dims: Mapping[Rows, Dims]) -> int:
+    """Numbers of the longest row, of the fields that are left as they are too; enough for every layout and type."""
+    longest = [
+        int(dims[path, offset].max(initial=0))
+        if (path, offset) in dims
+        else int(table.dims[offset : offset + size].numpy().max(initial=0))
+        for size, offset in zip(table.sizes, table.offsets, strict=True)
+    ]
+    return max(min(NARROW, table.rows.shape[1]), *longest, 1)
+
+
+def _dims(table: FrozenEmbedding, path: str, dims: Mapping[Rows, Dims]) -> Dims:
+    """`[V_total]`, in the type of `dims`."""
+    own = [dims[path, offset] for offset in table.offsets if (path, offset) in dims]
+    if len(own) == len(table.offsets) == 1:
+        return own[0]
+    kept = table.dims.numpy().astype(own[0].dtype)
+    for offset in table.offsets:
+        if (path, offset) in dims:
+            kept[offset : offset + len(dims[path, offset])] = dims[path, offset]
+    return kept

@@ -159,19 +159,19 @@ def _report(
 ) -> CompressReport:
     fields = {}
     for group in work.groups:
-        rows, dims, whole = best.rows[group.rows], best.dims[group.rows], work.whole[group.rows]
+        basis, dims, whole = best.bases[group.rows], best.dims[group.rows], work.whole[group.rows]
         kind: BasisKind = best.kind if group.rows in best.projected else "folded"
         if best.kind == "shared":
             kind = "shared"
-        energies = np.cumsum(rows.basis.energies)
-        D = rows.numbers.shape[1]
+        energies = np.cumsum(basis.energies)
+        D = len(basis.weights)
         fields[group.name] = FieldOrder(
             dim=D,
             rows=group.size,
             avg_dim_before=_mean_dims(work.plain, group, whole),
             avg_dim=float(dims[dims > 0].mean()) if (dims > 0).any() else 0.0,
             longest=int(dims.max(initial=0)),
-            effective_rank=rows.basis.effective_rank,
+            effective_rank=basis.effective_rank,
             energy=(energies / energies[-1]).tolist() if energies[-1] > 0 else [1.0] * D,
             basis=kind,
             metric=work.metrics[group.rows][0],

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
 import numpy as np
 
-from amtl_export.compression.coding import coded_model
+from amtl_export.compression.coding import cut_model, trial_model, whole_model
 from amtl_export.compression.metric import Rows
 from amtl_export.compression.readers import Readers
 from amtl_export.compression.report import BasisKind, Point
+from amtl_export.compression.trial import rounded
 from amtl_export.compression.uncut import RowGroup, Uncut
 from amtl_export.errors import ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel
@@ -20,14 +21,7 @@ from amtl_export.principal.dims import Dims, dims_at, dims_within, narrowed
 from amtl_export.principal.dims import Rows as CutRows
 from amtl_export.spec import Feed
 from amtl_export.tables.cost import dense_bytes, ragged_bytes
-from amtl_export.tables.values import (
-    NARROW,
-    ValueType,
-    fake_quantized,
-    quantize,
-    value_type,
-    value_types,
-)
+from amtl_export.tables.values import NARROW, ValueType, value_type
 
 #: Examples on which answers before the cut are compared.
 _COMPARED = 4096
@@ -42,19 +36,34 @@ _NARROWING = 0.12
 _NARROWING_DROP = 4e-5
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """A cut that was tried.
+
+    Attributes:
+        point: what it costs.
+        dims: table and first row of a field → its dims.
+        projection_bytes: of the point's bytes, those of bases that stay.
+    """
+
+    point: Point
+    dims: Mapping[Rows, Dims]
+    projection_bytes: int
+
+
 class Cuts:
     """Cuts of a model whose bases are placed in one way, each tried once."""
 
     def __init__(self, work: Uncut, kind: BasisKind) -> None:
         self.work, self.kind = work, kind
-        self.rows = work.coded(kind)
+        self.coded = work.coded(kind)
         self.fields = [self._cut_rows(group) for group in work.groups]
-        self.readers = Readers(coded_model(work.plain, self.rows, work.all_rows()))
-        self.tried: list[tuple[Point, Mapping[Rows, Dims]]] = []
+        self.readers = Readers(whole_model(work.plain, self.coded))
+        self.tried: list[Point] = []
 
     def _cut_rows(self, group: RowGroup) -> CutRows:
-        own = self.rows[group.rows]
-        return CutRows(own.numbers, self.work.counts[group.rows], own.basis.weights, self.work.whole[group.rows])
+        numbers, weights = self.coded.numbers(group.rows, group.size), self.coded.bases[group.rows].weights
+        return CutRows(numbers, self.work.counts[group.rows], weights, self.work.whole[group.rows])
 
     @property
     def numbers(self) -> int:
@@ -67,7 +76,7 @@ class Cuts:
         Raises:
             ValidationFailed: further than by roundings.
         """
-        whole = coded_model(self.work.plain, self.rows, self.work.all_rows())
+        whole = whole_model(self.work.plain, self.coded)
         largest, most = 0.0, 0.0
         for feed in islice(_feeds(self.work.original), 0, _COMPARED // 64):
             answers = [model.answers(feed) for model in (self.work.plain, whole)]
@@ -108,7 +117,7 @@ class Cuts:
             for own, table, width in zip(self.fields, self._tables, widths, strict=True)
         ]
 
-    def narrowest(self, ratio: float, dtype: ValueType) -> Point:
+    def narrowest(self, ratio: float, dtype: ValueType) -> Attempt:
         """The cut to a budget in the narrowest tables that cost hardly more AUC than the best ones."""
         most = int(ratio * self.numbers + 1e-9)
         whole = dims_within(self.fields, most)
@@ -116,15 +125,15 @@ class Cuts:
         low, high = 1, max(int(own.max(initial=1)) for own in whole)
         if all(table is None for table in self._tables):
             return best
-        if best.auc_valid is None:
+        if best.point.auc_valid is None:
             return self.attempt(self.within(ratio), dtype)
-        least = best.auc_valid - _NARROWING_DROP
+        least = best.point.auc_valid - _NARROWING_DROP
         while low < high:
             width = (low + high) // 2
             dims = self.within(ratio, width)
-            point = None if sum(int(own.sum()) for own in dims) < 0.8 * most else self.attempt(dims, dtype)
-            if point is not None and point.auc_valid is not None and point.auc_valid >= least:
-                best, high = point, width
+            found = None if sum(int(own.sum()) for own in dims) < 0.8 * most else self.attempt(dims, dtype)
+            if found is not None and found.point.auc_valid is not None and found.point.auc_valid >= least:
+                best, high = found, width
             else:
                 low = width + 1
         return best
@@ -142,26 +151,23 @@ class Cuts:
         wide = {path for (path, _), _ in self.work.others()}
         return [None if group.rows[0] in wide else group.rows[0] for group in self.work.groups]
 
-    def attempt(self, dims: Sequence[Dims], dtype: ValueType = "fp32") -> Point:
+    def attempt(self, dims: Sequence[Dims], dtype: ValueType = "fp32") -> Attempt:
         """Cut, and see what it costs."""
         chosen = dict(zip((group.rows for group in self.work.groups), dims, strict=True))
-        model = self.model(chosen)
+        model = trial_model(self.work.plain, self.coded, chosen)
         ratio = sum(int(own.sum()) for own in dims) / self.numbers
-        size = table_bytes(model, dtype) + self._projection_bytes(model)
-        aucs = self.work.aucs(self._stored(model, dtype))
+        tables = table_bytes(model, dtype)
+        aucs = self.work.aucs(rounded(model, dtype))
+        size = tables + self._projection_bytes(model)
         point = Point(self.kind, dtype, ratio, size, self.work.judged(aucs), aucs if len(aucs) > 1 else {})
-        self.tried.append((point, chosen))
+        self.tried.append(point)
         auc = "" if point.auc_valid is None else f", valid AUC {point.auc_valid:.5f}"
         self.work.note(f"{self.kind}, {dtype}: mean dims {ratio:.3f} D, {size:,} bytes{auc}")
-        return point
+        return Attempt(point, chosen, size - tables)
 
     def model(self, dims: Mapping[Rows, Dims]) -> FrozenModel:
         """The model cut at some dims."""
-        return coded_model(self.work.plain, self.rows, self.work.all_rows() | dict(dims))
-
-    def _stored(self, model: FrozenModel, dtype: ValueType) -> FrozenModel:
-        """The model with the numbers that a file of this value type holds."""
-        return model if dtype == "fp32" else fake_quantized(model, quantize(model, value_types(model, dtype)))
+        return cut_model(self.work.plain, self.coded, dims)
 
     def allowed(self, point: Point, drop: float) -> bool:
         """Whether a cut costs at most so much AUC."""

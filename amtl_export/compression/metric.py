@@ -33,13 +33,13 @@ class Measured:
         requests: examples seen.
         gradients: sum of g gᵀ over lookups, float64 `[D, D]`, of each field's rows.
         lookups: how many there were.
-        seen: table → int64 `[V]`, how often each row was looked up.
+        seen: table → int32 `[V]`, how often each row was looked up.
     """
 
     requests: int = 0
     gradients: dict[Rows, Matrix] = field(default_factory=dict)
     lookups: dict[Rows, int] = field(default_factory=dict)
-    seen: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    seen: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
 
     def metric(self, rows: Rows) -> Matrix | None:
         """G of a field's rows; None where no request looked any up."""
@@ -159,6 +159,7 @@ def _add_lookup(measured: Measured, own: _Lookup, gradient: Tensor, padding: dic
         measured.gradients[rows] = measured.gradients.get(rows, 0.0) + (g.T @ g).numpy()
         if count:
             measured.lookups[rows] = measured.lookups.get(rows, 0) + len(g)
-            V = len(own.table.dims)
-            seen = np.bincount((ids[real] + offset).numpy(), minlength=V)
-            measured.seen[own.path] = measured.seen.get(own.path, np.zeros(V, np.int64)) + seen
+            if own.path not in measured.seen:
+                measured.seen[own.path] = np.zeros(len(own.table.dims), np.int32)
+            places, times = np.unique((ids[real] + offset).numpy(), return_counts=True)
+            measured.seen[own.path][places] += times

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from amtl_export.compression.coding import CodedRows
-from amtl_export.compression.cuts import Cuts, table_bytes
+from amtl_export.compression.cuts import Attempt, Cuts
 from amtl_export.compression.metric import Rows
 from amtl_export.compression.report import BasisKind, Point
 from amtl_export.compression.uncut import Uncut
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.principal.basis import Basis
 from amtl_export.principal.dims import Dims, price_range
 from amtl_export.tables.values import ValueType
 
@@ -33,7 +33,7 @@ class BestCut:
 
     kind: BasisKind
     model: FrozenModel
-    rows: Mapping[Rows, CodedRows]
+    bases: Mapping[Rows, Basis]
     dims: Mapping[Rows, Dims]
     point: Point
     projected: set[Rows]
@@ -59,54 +59,61 @@ def best_cut(
         taken = _smallest(cuts, drop, dtypes)
     if work.curve and work.auc_before is not None:
         _add_curve(cuts)
-    dims = next(own for point, own in cuts.tried if point is taken)
-    model = cuts.model(dims)
-    curve = [replace(point, chosen=point is taken) for point, _ in cuts.tried]
+    curve = [replace(point, chosen=point is taken.point) for point in cuts.tried]
     curve.sort(key=lambda point: point.bytes)
-    projection = taken.bytes - table_bytes(model, taken.dtype)
-    projected, multiply_adds = cuts.readers.projected(), cuts.readers.multiply_adds()
-    return BestCut(kind, model, cuts.rows, dims, taken, projected, projection, multiply_adds, moved, curve)
+    return BestCut(
+        kind,
+        cuts.model(taken.dims),
+        cuts.coded.bases,
+        taken.dims,
+        taken.point,
+        cuts.readers.projected(),
+        taken.projection_bytes,
+        cuts.readers.multiply_adds(),
+        moved,
+        curve,
+    )
 
 
 def _add_curve(cuts: Cuts) -> None:
     """Cuts in fp32 at some budgets, where none was tried near them."""
     least = sum(int((own.longest > 0).sum()) for own in cuts.fields)
     for ratio in _BUDGETS:
-        tried = [point.avg_dim_ratio for point, _ in cuts.tried if point.dtype == "fp32"]
+        tried = [point.avg_dim_ratio for point in cuts.tried if point.dtype == "fp32"]
         if ratio * cuts.numbers >= least and not any(abs(known - ratio) < ratio / 4 for known in tried):
             cuts.attempt(cuts.within(ratio))
 
 
-def _smallest(cuts: Cuts, drop: float, dtypes: Sequence[ValueType]) -> Point:
+def _smallest(cuts: Cuts, drop: float, dtypes: Sequence[ValueType]) -> Attempt:
     """The fewest bytes that cost at most `drop`, over value types."""
     first, price = _largest_cut(cuts, drop, dtypes[0], price_range(cuts.fields), _HALVINGS)
     best = first
     for dtype in dtypes[1:]:
         near = (price - _BELOW, price)
         try:
-            point, _ = _largest_cut(cuts, drop, dtype, near, _HALVINGS_NEAR)
+            found, _ = _largest_cut(cuts, drop, dtype, near, _HALVINGS_NEAR)
         except InputError:  # a number is too large for the type
             continue
-        if cuts.allowed(point, drop) and point.bytes < best.bytes:
-            best = point
+        if cuts.allowed(found.point, drop) and found.point.bytes < best.point.bytes:
+            best = found
     return best
 
 
 def _largest_cut(
     cuts: Cuts, drop: float, dtype: ValueType, prices: tuple[float, float], halvings: int
-) -> tuple[Point, float]:
+) -> tuple[Attempt, float]:
     """The fewest dims that cost at most `drop`, by bisection on the logarithm of the price of a number.
 
     A first try at the upper end may be enough; where nothing is allowed, the rows are whole.
     """
     low, high = prices
     best, price = cuts.attempt([own.longest for own in cuts.fields], dtype), low
-    for number in range(halvings if cuts.allowed(best, drop) else 0):
+    for number in range(halvings if cuts.allowed(best.point, drop) else 0):
         middle = high if number == 0 and halvings == _HALVINGS_NEAR else (low + high) / 2
-        point = cuts.attempt(cuts.at(float(np.exp(middle))), dtype)
-        if cuts.allowed(point, drop):
+        found = cuts.attempt(cuts.at(float(np.exp(middle))), dtype)
+        if cuts.allowed(found.point, drop):
             low = middle
-            best, price = (point, middle) if point.bytes <= best.bytes else (best, price)
+            best, price = (found, middle) if found.point.bytes <= best.point.bytes else (best, price)
             if middle == high:
                 break
         else:

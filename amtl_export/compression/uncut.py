@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from amtl_export.compression.coding import CodedRows, coded_model
+from amtl_export.compression.coding import Coded, whole_model
 from amtl_export.compression.metric import Measured, Rows, measure
 from amtl_export.compression.readers import Readers
 from amtl_export.compression.report import BasisKind, MetricKind
@@ -20,6 +20,7 @@ from amtl_export.freezing.scores import torch_auc
 from amtl_export.principal.basis import Basis, Matrix, covariance, principal_basis, rows_in, shared_basis
 from amtl_export.principal.dims import Dims
 from amtl_export.spec import Feed
+from amtl_export.tables.scratch import scratch
 from amtl_export.tables.values import (
     NARROW,
 )
@@ -128,16 +129,17 @@ class Uncut:
         return measure(self.plain, requests, REQUESTS)
 
     @cached_property
-    def counts(self) -> dict[Rows, npt.NDArray[np.float64]]:
-        """q + 1 of every row: as training saw it, or as the requests did."""
+    def counts(self) -> dict[Rows, npt.NDArray[np.float32]]:
+        """q + 1 of every row, float32 `[V]`: as training saw it, or as the requests did."""
         known = all(group.rows[0] in self.plain.counts for group in self.groups)
         given = self.plain.counts if known else self.measured.seen
         counts = {}
         for group in self.groups:
             path, offset = group.rows
             seen = given.get(path)
-            one = np.ones(group.size)
-            counts[group.rows] = one if seen is None else one + seen[offset : offset + group.size]
+            counts[group.rows] = np.ones(group.size, np.float32)
+            if seen is not None:
+                counts[group.rows] += seen[offset : offset + group.size]
         return counts
 
     def dense(self, group: RowGroup) -> npt.NDArray[np.float32]:
@@ -155,22 +157,22 @@ class Uncut:
     def identity(self) -> Readers:
         """What reads rows, whatever the bases are."""
         self.note("what reads the rows")
-        rows = {}
+        bases = {}
         for number, group in enumerate(self.groups):
             D = self.dense(group).shape[1]
             # Not orthonormal: products must not be taken for something that any basis leaves as it is. And each its
             # own: a graph has equal constants once.
-            skewed = Basis(np.eye(D), np.diag(np.linspace(1, 2 + number, D)), np.ones(D), np.ones(D))
-            rows[group.rows] = CodedRows(skewed, self.dense(group))
-        return Readers(coded_model(self.plain, rows, self.whole))
+            bases[group.rows] = Basis(np.eye(D), np.diag(np.linspace(1, 2 + number, D)), np.ones(D), np.ones(D))
+        tables = {path: self.plain.tables[path].rows.numpy() for path in self._paths}
+        return Readers(whole_model(self.plain, Coded(tables, bases)))
 
     @cached_property
     def whole(self) -> dict[Rows, Dims]:
         """All dims of every row, 0 for padding."""
-        dims = {}
+        dims: dict[Rows, Dims] = {}
         for group in self.groups:
             V, D = self.dense(group).shape
-            dims[group.rows] = np.full(V, D, np.int64)
+            dims[group.rows] = np.full(V, D, np.uint8 if D < 1 << 8 else np.int16)
             if group.padding is not None and not self.dense(group)[group.padding].any():
                 dims[group.rows][group.padding] = 0
         return dims
@@ -202,26 +204,44 @@ class Uncut:
 
     def _readers_of_shared(self) -> Readers | None:
         widths = {self.dense(group).shape[1] for group in self.groups}
-        return Readers(coded_model(self.plain, self.coded("shared"), self.all_rows())) if len(widths) == 1 else None
+        return Readers(whole_model(self.plain, self.coded("shared"))) if len(widths) == 1 else None
 
-    def coded(self, kind: BasisKind) -> dict[Rows, CodedRows]:
+    @property
+    def _paths(self) -> list[str]:
+        """The tables that have something to cut."""
+        return list(dict.fromkeys(group.rows[0] for group in self.groups))
+
+    def coded(self, kind: BasisKind) -> Coded:
         """The rows of each group in its basis; of a shared one, of every other field of these tables as well."""
-        if kind != "shared":
-            bases = {
-                group.rows: principal_basis(self.scatters[group.rows], self.metrics[group.rows][1])
-                for group in self.groups
-            }
-            return {group.rows: self._coded(bases[group.rows], self.dense(group)) for group in self.groups}
-        found = shared_basis(
-            [self.scatters[group.rows] for group in self.groups], [self.metrics[group.rows][1] for group in self.groups]
-        )
-        rows = {group.rows: self._coded(own, self.dense(group)) for group, own in zip(self.groups, found, strict=True)}
+        scatters = [self.scatters[group.rows] for group in self.groups]
+        metrics = [self.metrics[group.rows][1] for group in self.groups]
+        if kind == "shared":
+            found = shared_basis(scatters, metrics)
+        else:
+            found = [principal_basis(C, G) for C, G in zip(scatters, metrics, strict=True)]
+        bases = {group.rows: basis for group, basis in zip(self.groups, found, strict=True)}
+        tables = {path: scratch(tuple(self.plain.tables[path].rows.shape)) for path in self._paths}
+        for group in self.groups:
+            self._write(tables, bases[group.rows], group.rows, self.dense(group))
         for other, numbers in self.others():
-            rows[other] = self._coded(found[0], numbers)
-        return rows
+            if kind == "shared":
+                bases[other] = found[0]
+            self._write(tables, bases.get(other), other, numbers)
+        return Coded(tables, bases)
 
-    def _coded(self, basis: Basis, numbers: npt.NDArray[np.float32]) -> CodedRows:
-        return CodedRows(basis, rows_in(basis, numbers))
+    def _write(
+        self,
+        tables: Mapping[str, npt.NDArray[np.float32]],
+        basis: Basis | None,
+        rows: Rows,
+        numbers: npt.NDArray[np.float32],
+    ) -> None:
+        """Write the rows of a field in a basis, or as they are."""
+        out = tables[rows[0]][rows[1] : rows[1] + len(numbers)]
+        if basis is None:
+            out[:] = numbers
+        else:
+            rows_in(basis, numbers, out)
 
     def others(self) -> Iterator[tuple[Rows, npt.NDArray[np.float32]]]:
         """Fields that are not cut, of tables that have one that is."""
@@ -232,14 +252,6 @@ class Uncut:
             if own.table in paths and rows not in cut:
                 cut.add(rows)
                 yield rows, self.plain.tables[own.table].rows[own.offset : own.offset + own.size].numpy()
-
-    def all_rows(self) -> dict[Rows, Dims]:
-        """Whole dims of every row of the tables that are cut, also of fields that are not."""
-        return self.whole | {rows: self._uncut(rows, len(numbers)) for rows, numbers in self.others()}
-
-    def _uncut(self, rows: Rows, size: int) -> Dims:
-        dims: Dims = self.plain.tables[rows[0]].dims[rows[1] : rows[1] + size].numpy()
-        return np.where(dims > 0, self.plain.tables[rows[0]].rows.shape[1], 0)
 
 
 def _not_finite(rows: npt.NDArray[np.float32]) -> str:

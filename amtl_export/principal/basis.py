@@ -95,12 +95,20 @@ def shared_basis(scatters: Sequence[Matrix], metrics: Sequence[Matrix]) -> list[
     return bases
 
 
-def rows_in(basis: Basis, rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """z of rows `[V, D]`, float32 `[V, D]`, computed block by block in float64."""
-    turned = np.empty(rows.shape, dtype=np.float32)
+def rows_in(
+    basis: Basis, rows: npt.NDArray[Any], out: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.float32]:
+    """z of rows `[V, D]`, float32 `[V, D]`, computed block by block in float64; every zero is +0.
+
+    Args:
+        basis: to write them in.
+        rows: e.
+        out: where z is written; a new array if it is not given.
+    """
+    turned = np.empty(rows.shape, dtype=np.float32) if out is None else out
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
-        turned[part] = rows[part].astype(np.float64) @ basis.encode
+        turned[part] = rows[part].astype(np.float64) @ basis.encode + 0.0
     return turned
 
 

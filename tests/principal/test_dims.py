@@ -130,3 +130,23 @@ def test_more_rows_than_a_block() -> None:
     (dims,) = dims_within([field], 80_000)
     assert len(dims) == (1 << 16) + 3
     assert 79_990 <= dims.sum() <= 80_000
+
+
+def test_many_rows_are_cut_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A price that is found on a part of the rows leads to that of all of them."""
+    fields = [drawn(5000, 8, 7, padding=True), drawn(3000, 5, 8, spread=4.0)]
+    budgets = (8100, 12_345, 30_000, 54_000)
+    exact = [dims_within(fields, budget) for budget in budgets]
+    monkeypatch.setattr("amtl_export.principal.dims._MANY", 256)
+    for budget, wanted in zip(budgets, exact, strict=True):
+        dims = dims_within(fields, budget)
+        assert total(wanted) - 16 <= total(dims) <= budget
+        differing = sum(int((a != b).sum()) for a, b in zip(dims, wanted, strict=True))
+        assert differing <= 16
+
+
+def test_many_rows_without_energy_keep_one_dim(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amtl_export.principal.dims._MANY", 16)
+    field = Rows(np.zeros((100, 4), np.float32), np.ones(100), np.ones(4), np.full(100, 4))
+    (dims,) = dims_within([field], 250)
+    assert dims.tolist() == [1] * 100

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
+from amtl_export.bundle.made import Made
 from amtl_export.bundle.signature import Signature
 from amtl_export.data.normalise import Normalisation
 from amtl_export.data.schema import Schema
@@ -126,6 +127,23 @@ class Bundle:
     def report(self) -> dict[str, Any]:
         """`report.json`."""
         return read_object(self.path / "report.json")
+
+    def made(self) -> Made:
+        """What of it people are shown.
+
+        Raises:
+            InputError: a key is missing or of another type.
+        """
+        try:
+            return Made.model_validate(self.report())
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(
+                "a bundle's report cannot be read",
+                where=self.path / "report.json",
+                found=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+                fix="export it again",
+            ) from None
 
     def bytes(self) -> int:
         """Of `model.onnx` and `model.onnx.data`."""

@@ -44,11 +44,11 @@ def compare_bundles(a: Path | str, b: Path | str) -> Comparison:
 
 
 def _facts(bundle: Bundle) -> dict[str, Any]:
-    report, signature = bundle.report(), bundle.signature
+    made, signature = bundle.made(), bundle.signature
     inspected = inspect(bundle.path)
     facts: dict[str, Any] = {
         "producer": " ".join(signature.producer.values()),
-        "origin": ", ".join(f"{key} {value}" for key, value in report["origin"].items()),
+        "origin": ", ".join(f"{key} {value}" for key, value in made.origin.items()),
         "inputs": [f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in signature.inputs],
         "outputs": [f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in signature.outputs],
         "vocabulary hash": signature.vocabulary_hash,

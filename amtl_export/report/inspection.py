@@ -12,7 +12,7 @@ import numpy.typing as npt
 from amtl_export.data.vocabulary import FIRST_VALUE
 from amtl_export.errors import InputError
 from amtl_export.files import producer
-from amtl_export.tables.cost import row_bytes
+from amtl_export.tables.cost import rows_bytes
 from amtl_export.tables.values import ValueType
 
 #: Frequency groups of the paper's Figure 3.
@@ -97,7 +97,7 @@ def _bundle(path: Path) -> Inspection:
     from amtl_export.bundle.bundle import open_bundle
 
     bundle = open_bundle(path)
-    report, signature = bundle.report(), bundle.signature
+    made, signature = bundle.made(), bundle.signature
     fields = tuple(
         inspect_field(
             own.name,
@@ -114,12 +114,12 @@ def _bundle(path: Path) -> Inspection:
         str(path),
         "bundle",
         signature.producer,
-        report["origin"],
+        made.origin,
         fields,
         f"{signature.layout}, values {signature.dtype}",
-        report["bytes_dense"],
+        made.bytes_dense,
         signature.table_bytes,
-        report["ops"],
+        made.ops,
     )
 
 
@@ -178,7 +178,7 @@ def inspect_field(
         params_dense=len(dims) * D,
         params_kept=int(dims.sum()),
         bytes_dense=4 * len(dims) * D,
-        bytes_kept=row_bytes(dims, dtype),
+        bytes_kept=rows_bytes(dims, D, dtype),
         histogram=tuple(int(n) for n in np.bincount(dims, minlength=D + 1)),
         group_dims=tuple(float(dims[ids].mean()) for ids in groups),
         group_counts=tuple(float(counts[ids].mean()) for ids in groups) if counts is not None else (),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amtl_export.bundle.bundle import Bundle, open_bundle
+from amtl_export.bundle.made import Compressed, Made
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import read_json
 from amtl_export.graph.facts import TABLE, WEIGHT
@@ -68,11 +69,11 @@ def _is_ours(page: Path) -> bool:
 
 
 def _sections(bundle: Bundle, verdict: Verdict | None, timings: Sequence[Path | str]) -> Iterator[str]:
-    report, inspected = bundle.report(), inspect(bundle.path)
-    origin = ", ".join(f"{key} {value}" for key, value in report["origin"].items() if value is not None)
-    part = bundle.signature.table_bytes / max(report["bytes_dense"], 1)
+    made, inspected = bundle.made(), inspect(bundle.path)
+    origin = ", ".join(f"{key} {value}" for key, value in made.origin.items() if value is not None)
+    part = bundle.signature.table_bytes / max(made.bytes_dense, 1)
     yield html.paragraph(
-        f"The tables take {_size(bundle.signature.table_bytes)}, {part:.2f} of the {_size(report['bytes_dense'])} that "
+        f"The tables take {_size(bundle.signature.table_bytes)}, {part:.2f} of the {_size(made.bytes_dense)} that "
         "they would take dense.",
         "lead",
     )
@@ -80,13 +81,13 @@ def _sections(bundle: Bundle, verdict: Verdict | None, timings: Sequence[Path | 
     yield html.section("Verdict", *_verdict(verdict))
     yield html.section("Bytes by field", _bytes(inspected.fields, inspected.bytes_dense))
     yield html.section("Dims by frequency", *_dims(inspected.fields))
-    yield html.section("AUC against bytes", *_curve(report.get("compressed")))
+    yield html.section("AUC against bytes", *_curve(made.compressed))
     for file in timings:
         yield html.section(f"Latency: {Path(file).name}", *_latency(file))
-    yield html.section("Nodes before and after", _nodes(report.get("ops_traced") or {}, report["ops"]))
+    yield html.section("Nodes before and after", _nodes(made.ops_traced, made.ops))
     yield html.section("A request to paste", *_request(bundle))
     yield html.section("Where every weight comes from", _weights(bundle))
-    yield html.section("Versions", _versions(bundle, report))
+    yield html.section("Versions", _versions(bundle, made))
 
 
 def _size(count: float) -> str:
@@ -153,13 +154,13 @@ def _dims(fields: Sequence[FieldInspection]) -> Iterator[str]:
         yield html.table(("field", "ids", "D", "mean dims"), rows)
 
 
-def _curve(compressed: dict[str, Any] | None) -> Iterator[str]:
-    points = [own for own in (compressed or {}).get("curve", ()) if own["auc_valid"] is not None]
-    if len(points) < 2 or compressed is None:
+def _curve(compressed: Compressed | None) -> Iterator[str]:
+    tried = [] if compressed is None else compressed.curve
+    places = [(own.bytes / 1e6, own.auc_valid) for own in tried if own.auc_valid is not None]
+    if len(places) < 2 or compressed is None:
         return
-    chosen = next(((own["bytes"] / 1e6, own["auc_valid"]) for own in points if own["chosen"]), None)
-    said = f"cuts that were tried; before, {_size(compressed['bytes_before'])} and {compressed['auc_valid_before']:.5f}"
-    places = [(own["bytes"] / 1e6, own["auc_valid"]) for own in points]
+    chosen = next(((own.bytes / 1e6, own.auc_valid) for own in tried if own.chosen and own.auc_valid is not None), None)
+    said = f"cuts that were tried; before, {_size(compressed.bytes_before)} and {compressed.auc_valid_before:.5f}"
     yield html.curve(places, chosen, "MB of all tables", "AUC, valid split", f"{said}; the ring is the one chosen")
 
 
@@ -202,10 +203,10 @@ def _weights(bundle: Bundle) -> str:
     return html.table(("initializer", "is", "shape"), rows)
 
 
-def _versions(bundle: Bundle, report: dict[str, Any]) -> str:
+def _versions(bundle: Bundle, made: Made) -> str:
     producer = bundle.signature.producer
-    rows = [(producer["tool"], producer["version"]), *report["versions"].items()]
-    rows.append(("onnxruntime", report["onnxruntime"]))
+    rows = [(producer["tool"], producer["version"]), *made.versions.items()]
+    rows.append(("onnxruntime", made.onnxruntime))
     rows += [("ONNX opset", f"{own.domain or 'ai.onnx'} {own.version}") for own in bundle.proto().opset_import]
     rows.append(("vocabulary hash", bundle.signature.vocabulary_hash or "none: a user's module"))
     return html.table(("of", "version"), rows)

@@ -66,7 +66,8 @@ class _Interrupted(nn.Module):
         if torch.compiler.is_exporting() and not self.asked:
             self.asked = True
             os.kill(os.getpid(), signal.SIGINT)
-        return self.rows(ids).sum(-1)
+        rows: torch.Tensor = self.rows(ids)
+        return rows.sum(-1)
 
 
 def test_an_interrupted_trace_ends_with_the_interruption() -> None:

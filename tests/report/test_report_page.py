@@ -19,6 +19,7 @@ from amtl_export.files import write_json
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.report import html
 from amtl_export.report.comparison import compare_bundles
+from amtl_export.report.inspection import inspect
 from amtl_export.report.page import write_report
 from amtl_export.training.run import Run
 from amtl_export.validation.validate import validate
@@ -146,3 +147,18 @@ def test_two_bundles_side_by_side(frozen: FrozenModel, fbe_run: Run, tmp_path: P
     assert not compare_bundles(dense.path, shared.path).interchangeable
     with pytest.raises(InputError):
         compare_bundles(dense.path, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["origin", "versions", "onnxruntime", "bytes_dense", "ops_traced", "ops", "compressed"])
+def test_a_bundle_that_does_not_say_how_it_was_made_is_refused(bundle_copy: Path, tmp_path: Path, key: str) -> None:
+    file = bundle_copy / "report.json"
+    said = json.loads(file.read_text())
+    for spoilt in ({k: own for k, own in said.items() if k != key}, said | {key: [1]}):
+        file.write_text(json.dumps(spoilt))
+        for read in (
+            inspect,
+            lambda path: compare_bundles(path, path),
+            lambda path: write_report(path, tmp_path / "p"),
+        ):
+            with pytest.raises(InputError, match=rf"(?s)report\.json.*{key}"):
+                read(bundle_copy)

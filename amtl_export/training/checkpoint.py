@@ -39,6 +39,21 @@ class Progress:
     budget_weight: float = 0.0
 
 
+def drop_checkpoints(work: Path) -> None:
+    """Remove all checkpoints: none is ever there in part, and the latest goes last."""
+    for folder in sorted(work.glob("checkpoint-*"), key=lambda own: (len(own.name), own.name)):
+        _drop(folder)
+    for draft in work.glob(".checkpoint-*.part"):  # of processes that were killed
+        shutil.rmtree(draft)
+
+
+def _drop(folder: Path) -> None:
+    draft = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    folder.rename(draft)
+    shutil.rmtree(draft)
+
+
 def latest(work: Path) -> Path | None:
     """The newest complete checkpoint of a training in progress."""
     found = {p.name.removeprefix("checkpoint-"): p for p in work.glob("checkpoint-*")}
@@ -87,10 +102,9 @@ def save_checkpoint(
     save_tensors(tensors, draft / _STATE)
     write_json(draft / "progress.json", asdict(progress) | {"lr": rates})
     place = work / f"checkpoint-{progress.epoch}"
-    shutil.rmtree(place, ignore_errors=True)  # of an epoch that is run again
     publish(draft, place)
     if older is not None:
-        shutil.rmtree(older)
+        _drop(older)
     return StoredTensors(place / _BEST)
 
 

@@ -31,6 +31,7 @@ from amtl_export.files import (
     publish,
     read_json,
     read_object,
+    whole_file,
     write_json,
 )
 from amtl_export.metrics import auc
@@ -38,7 +39,7 @@ from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.selection import SoftTwinSelector
 from amtl_export.training.batches import predict
-from amtl_export.training.checkpoint import Progress, latest, save_checkpoint
+from amtl_export.training.checkpoint import Progress, drop_checkpoints, latest, save_checkpoint
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.dims import average_dim, prune_trained
 from amtl_export.training.measures import measured, notes
@@ -104,8 +105,9 @@ def train(
 def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
     """Make the working folder, or take over one with the same settings; whether it is taken over."""
     if work.exists():
-        ours = (work / "train.json").is_file()
-        earlier = read_object(work / "train.json") if ours and not overwrite else None
+        begun = (work / "train.json").is_file()
+        ours = begun or (work / "config.json").is_file()  # done, and then not published
+        earlier = read_object(work / "train.json") if begun and not overwrite else None
         if earlier == config.to_json() and not overwrite and latest(work) is not None:
             check_regular(work)
             return True
@@ -248,7 +250,8 @@ def _append_history(work: Path, record: dict[str, Any]) -> None:
     file = work / "history.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     lines = [*lines[: record["epoch"] - 1], json.dumps(record)]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with whole_file(file) as draft:
+        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _finish(
@@ -313,8 +316,7 @@ def _finish(
             },
         },
     )
-    for leftover in work.glob("checkpoint-*"):
-        shutil.rmtree(leftover)
+    drop_checkpoints(work)
     shutil.rmtree(work / "data" / "train")
     (work / "train.json").unlink()
     (work / "model.json").unlink()

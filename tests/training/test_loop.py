@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -92,6 +93,43 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     assert weights(resumed.path) == weights(whole.path)
     assert [r["auc_valid"] for r in resumed.history()] == [r["auc_valid"] for r in whole.history()]
     assert not partial_folder(resumed.path).exists()
+
+
+@pytest.mark.parametrize("torn", ["history", "checkpoint-1", "checkpoint-2", "train"])
+def test_an_interruption_while_files_are_written_or_removed(
+    tmp_path: Path, tiny_train: Make, monkeypatch: pytest.MonkeyPatch, torn: str
+) -> None:
+    config = tiny_train(epochs=2)
+    whole = train(config, tmp_path / "whole")
+    write, remove, left = Path.write_text, shutil.rmtree, ["once"]
+
+    def half_written(path: Path, text: str, **how: Any) -> int:
+        if torn == "history" and torn in path.name and text.count("\n") == 2 and left:
+            left.clear()
+            path.open("w").close()
+            raise KeyboardInterrupt
+        return write(path, text, **how)
+
+    def half_removed(path: Any, *given: Any, **how: Any) -> None:
+        if Path(path).name in (torn, f".{torn}.part") and Path(path).is_dir() and left:
+            left.clear()
+            max(Path(path).iterdir()).unlink()
+            raise KeyboardInterrupt
+        remove(path, *given, **how)
+
+    monkeypatch.setattr(Path, "write_text", half_written)
+    monkeypatch.setattr(shutil, "rmtree", half_removed)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "torn")
+    assert not left
+    assert weights(train(config, tmp_path / "torn").path) == weights(whole.path)
+
+
+def test_a_run_that_was_not_published_is_made_again(tmp_path: Path, tiny_train: Make) -> None:
+    config = tiny_train(epochs=1)
+    whole = train(config, tmp_path / "whole")
+    shutil.copytree(whole.path, tmp_path / "run.partial")
+    assert weights(train(config, tmp_path / "run").path) == weights(whole.path)
 
 
 def test_an_interruption_before_the_first_epoch_leaves_nothing(tmp_path: Path, tiny_train: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,21 @@ def command(common: Common, out: Path, threads: int | None, **given: Any) -> Non
     """Train a model and write a run folder.
 
     An interrupted training goes on from its last finished epoch when the same command is given again.
+
+    In several processes: torchrun --nproc-per-node N -m amtl_export train ... ; they share every batch.
     """
     import torch
 
     from amtl_export.cli.progress import watch
     from amtl_export.report.data import metrics
+    from amtl_export.training.distributed import joined
     from amtl_export.training.loop import train
 
     config = train_config(seed=common.seed, **given)
     if threads:
         torch.set_num_threads(threads)
-    with watch(common) as observer:
-        run = train(config, out, overwrite=common.overwrite, observer=observer)
-    common.result(run.metrics, lambda: metrics(run.metrics))
+    with joined() as ranks:
+        with watch(common if ranks.first else replace(common, quiet=True)) as observer:
+            run = train(config, out, overwrite=common.overwrite, observer=observer)
+        if ranks.first:
+            common.result(run.metrics, lambda: metrics(run.metrics))

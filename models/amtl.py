@@ -95,13 +95,21 @@ class MaskedEmbedding(FixedEmbedding):
         return [bias for _, selector in self._governed() for bias in selector.last_biases()]
 
     @torch.no_grad()
-    def frozen_dims(self) -> Tensor:
-        """int64 `[V_total]`: k + 1 for governed fields, D or the field's dim for the others, 0 for padding."""
-        dims = self.table.full_dims()
+    def frozen_dims(self, rows: slice | None = None) -> Tensor:
+        """int64 `[V_total]`: k + 1 for governed fields, D or the field's dim for the others, 0 for padding.
+
+        Args:
+            rows: of the table, first to last; their dims alone are worked out and given.
+        """
+        first, past, _ = (rows or slice(None)).indices(self.table.rows)
+        dims = self.table.full_dims()[first:past]
         padding = dims == 0
         for field, selector in self._governed():
-            every = torch.arange(self.sizes[field], device=dims.device)
-            self.table.part(dims, field).copy_(torch.cat([selector.dims(part) for part in every.split(1 << 18)]))
+            offset = self.offsets[field]
+            start = max(first, offset)
+            end = max(start, min(past, offset + self.sizes[field]))
+            for ids in torch.arange(start - offset, end - offset, device=dims.device).split(1 << 18):
+                dims[ids + (offset - first)] = selector.dims(ids)
         dims[padding] = 0
         return dims
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import accumulate
 
 import torch
@@ -13,6 +15,19 @@ from amtl_export.models.config import EmbeddedField
 
 #: Rows of a whole table that are worked on at a time.
 _CHUNK = 1 << 18
+
+#: Rank and number of the processes that hold the rows of new tables between them.
+_HOLDERS: ContextVar[tuple[int, int]] = ContextVar("holders", default=(0, 1))
+
+
+@contextmanager
+def rows_of(rank: int, size: int) -> Iterator[None]:
+    """Tables that are made inside the block hold the rows of one process of several, which are neighbours."""
+    token = _HOLDERS.set((rank, size))
+    try:
+        yield
+    finally:
+        _HOLDERS.reset(token)
 
 
 def zero_past(rows: Tensor, dims: Tensor) -> Tensor:
@@ -36,6 +51,10 @@ class FieldTable(nn.Module):
         dim: floats of a row.
         counts: field → int64 `[V]`, training occurrences.
         sparse: whether the gradient is sparse.
+
+    Attributes:
+        held: the rows that `weight` is: all of them, but inside `rows_of`.
+        fetch: gives rows `[*ids.shape, D]` of a whole table, of which `weight` is a part; None where it is all.
     """
 
     def __init__(
@@ -60,14 +79,18 @@ class FieldTable(nn.Module):
         for field, offset in zip(self.fields, self.offsets, strict=True):
             if field.padding is not None:
                 seen[offset + field.padding] = False
-        drawn = torch.randn(self.rows, dim).mul_(0.04 / dim**0.5)
-        kept = drawn.masked_fill_(~seen.unsqueeze(1), 0.0)  # +0: a product would leave -0
+        rank, size = _HOLDERS.get()
+        self.held = slice(self.rows * rank // size, self.rows * (rank + 1) // size)
+        self.fetch: Callable[[Tensor], Tensor] | None = None
+        drawn = _drawn(self.rows, dim, self.held).mul_(0.04 / dim**0.5)
+        kept = drawn.masked_fill_(~seen[self.held].unsqueeze(1), 0.0)  # +0: a product would leave -0
         self.weight = nn.Parameter(self.cut_(kept))
 
     def cut_(self, rows: Tensor) -> Tensor:
-        """Set what rows `[V_total, D]` have beyond their fields' dims to zero, in place."""
-        for index, width in enumerate(self.widths):
-            self.part(rows, index)[:, width:] = 0
+        """Set what the held rows `[V_held, D]` have beyond their fields' dims to zero, in place."""
+        for size, offset, width in zip(self.sizes, self.offsets, self.widths, strict=True):
+            first, past = (max(0, row - self.held.start) for row in (offset, offset + size))
+            rows[first:past, width:] = 0
         return rows
 
     def shift(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
@@ -81,11 +104,17 @@ class FieldTable(nn.Module):
         padding = self.fields[fields[0]].padding if len(fields) == 1 else None
         if padding is not None:
             padding += self.offsets[fields[0]]
-        rows = F.embedding(self.shift(ids, fields), self.weight, padding_idx=padding, sparse=self.sparse)
+        rows = self._rows(self.shift(ids, fields), padding)
         if all(self.widths[field] == self.dim for field in fields):
             return rows
         width = torch.tensor([self.widths[field] for field in fields], device=ids.device).unsqueeze(1)
         return torch.where(torch.arange(self.dim, device=ids.device) < width, rows, 0.0)  # no gradient beyond, either
+
+    def _rows(self, ids: Tensor, padding: int | None) -> Tensor:
+        if self.fetch is None:
+            return F.embedding(ids, self.weight, padding_idx=padding, sparse=self.sparse)
+        rows = self.fetch(ids)
+        return rows if padding is None else torch.where((ids == padding).unsqueeze(-1), 0.0, rows)
 
     def part(self, values: Tensor, field: int) -> Tensor:
         """The slice of a per-row tensor that belongs to one field."""
@@ -99,3 +128,22 @@ class FieldTable(nn.Module):
             if field.padding is not None:
                 dims[self.offsets[index] + field.padding] = 0
         return dims
+
+
+def _drawn(count: int, dim: int, held: slice) -> Tensor:
+    """The rows `held` of `torch.randn(count, dim)`, without the others in memory.
+
+    PyTorch draws 16 numbers at a time where there are 16 or more, so that chunks are drawn as the whole is.
+    """
+    if held == slice(0, count):
+        return torch.randn(count, dim)
+    kept = torch.empty(held.stop - held.start, dim)
+    for start in range(0, count, _CHUNK):
+        if count - start < 16 and start:
+            break  # drawn with the chunk before
+        stop = count if count - start - _CHUNK < 16 else start + _CHUNK
+        drawn = torch.randn(stop - start, dim)
+        first, past = max(start, held.start), min(stop, held.stop)
+        if first < past:
+            kept[first - held.start : past - held.start] = drawn[first - start : past - start]
+    return kept

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from amtl_export.data.encode import Rows
+from amtl_export.training.distributed import ALONE, Ranks
 
 _BLOCK = 65_536
 _WINDOW_BLOCKS = 128  # 8.4 million rows shuffled together
@@ -77,13 +78,18 @@ def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[npt
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, rows: Rows, batch_size: int = 8192) -> npt.NDArray[np.float32]:
-    """Logits of all rows in order, float32 `[N, T]`; the model is put in evaluation mode."""
+def predict(model: nn.Module, rows: Rows, batch_size: int = 8192, ranks: Ranks = ALONE) -> npt.NDArray[np.float32]:
+    """Logits of all rows in order, float32 `[N, T]`; the model is put in evaluation mode.
+
+    Several processes answer a part of each batch each, and all get all logits.
+    """
     model.eval()
-    logits = np.empty(rows.labels.shape, dtype=np.float32)
+    logits = np.zeros(rows.labels.shape, dtype=np.float32)
     for start in range(0, len(rows), batch_size):
-        place = slice(start, start + batch_size)
+        part = ranks.part(min(batch_size, len(rows) - start))
+        place = slice(start + part.start, start + part.stop)
         batch = Batch.of(rows.take(place), device_of(model))
         answer = model(batch.ids, batch.numeric, batch.multi).cpu().numpy()
-        logits[place] = answer.reshape(len(answer), -1)
+        logits[place] = answer.reshape(len(answer), rows.labels.shape[1])
+    ranks.sum_(torch.from_numpy(logits))  # zero elsewhere
     return logits

@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 
 from amtl_export.errors import InputError
 from amtl_export.files import publish, read_object, write_json
+from amtl_export.training.distributed import ALONE, Ranks
+from amtl_export.training.held import held_of, hold, own_rows
 from amtl_export.training.tensors import StoredTensors, check_tensors, load_into, load_tensors, save_tensors
 from amtl_export.typed import typed
 
@@ -67,8 +69,11 @@ def save_checkpoint(
     model: nn.Module,
     best: Mapping[str, Tensor] | None,
     optimizers: Sequence[Optimizer],
+    ranks: Ranks = ALONE,
 ) -> StoredTensors:
     """Write `checkpoint-<epoch>`, then drop the older one. What is stored already is linked, not written again.
+
+    Of several processes all call it: the first one writes what all have, and each one the rows that it holds.
 
     Args:
         work: the working folder.
@@ -76,36 +81,50 @@ def save_checkpoint(
         model: its weights are written as they are.
         best: weights of the best epoch, those that the last call gave among others; None if the model has them now.
         optimizers: their state is written.
+        ranks: the processes of the training.
 
     Returns:
         The weights of the best epoch, as the checkpoint has them.
     """
-    older = latest(work)
+    older, place = latest(work), work / f"checkpoint-{progress.epoch}"
     draft = work / f".checkpoint-{progress.epoch}.part"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    save_tensors(model.state_dict(), draft / _MODEL)
+    if ranks.first:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+    ranks.wait()
+    save_tensors(model.state_dict(keep_vars=True), draft / _MODEL, ranks)
+    save_tensors({"rng": torch.get_rng_state()} | _optimizer_tensors(optimizers), draft / _STATE, ranks)
+    if ranks.first:
+        _save_best(best, draft)
+        rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        write_json(draft / "progress.json", asdict(progress) | {"lr": rates})
+        publish(draft, place)
+        if older is not None:
+            _drop(older)
+    ranks.wait()
+    return StoredTensors(place / _BEST)
+
+
+def _save_best(best: Mapping[str, Tensor] | None, draft: Path) -> None:
     if isinstance(best, StoredTensors):
         _link(best.path, draft / _BEST)
     elif best is not None:
         save_tensors(best, draft / _BEST)
     else:
         _link(draft / _MODEL, draft / _BEST)
-    tensors = {"rng": torch.get_rng_state()}
-    rates: list[Any] = []
+
+
+def _optimizer_tensors(optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """The state of all parameters, by the numbers of optimizer and parameter; of held rows, held as they are."""
+    tensors: dict[str, Tensor] = {}
     for number, optimizer in enumerate(optimizers):
-        state = optimizer.state_dict()
-        for index, values in state["state"].items():
-            for name, value in values.items():
-                tensors[f"optimizer/{number}/{index}/{name}"] = torch.as_tensor(value)
-        rates.append([group["lr"] for group in state["param_groups"]])
-    save_tensors(tensors, draft / _STATE)
-    write_json(draft / "progress.json", asdict(progress) | {"lr": rates})
-    place = work / f"checkpoint-{progress.epoch}"
-    publish(draft, place)
-    if older is not None:
-        _drop(older)
-    return StoredTensors(place / _BEST)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for index, parameter in enumerate(parameters):
+            for name, value in optimizer.state[parameter].items():
+                tensor = torch.as_tensor(value)
+                held = held_of(parameter) if tensor.shape == parameter.shape else None
+                tensors[f"optimizer/{number}/{index}/{name}"] = hold(tensor, held)
+    return tensors
 
 
 def _link(file: Path, link: Path) -> None:
@@ -132,11 +151,12 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizers: Sequence[Optimiz
     tensors, best = load_tensors(file), StoredTensors(folder / _BEST)
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer/")}
     check_tensors({"rng": torch.get_rng_state()}, kept, file)
-    check_tensors(model.state_dict(), best, best.path)
-    states = [_optimizer_state(_under(tensors, f"optimizer/{i}/"), own, file) for i, own in enumerate(optimizers)]
-    if sum(len(own) for state in states for own in state.values()) != len(_under(tensors, "optimizer/")):
+    own = model.state_dict(keep_vars=True)
+    check_tensors(own, own_rows(own, best), best.path)
+    states = [_optimizer_state(_under(tensors, f"optimizer/{i}/"), each, file) for i, each in enumerate(optimizers)]
+    if sum(len(values) for state in states for values in state.values()) != len(_under(tensors, "optimizer/")):
         raise InputError("a checkpoint holds the state of an optimizer that its training has not", where=file)
-    load_into(model, load_tensors(folder / _MODEL), folder / _MODEL)
+    load_into(model, own_rows(own, load_tensors(folder / _MODEL)), folder / _MODEL)
     for optimizer, restored, rate in zip(optimizers, states, rates, strict=True):
         state = optimizer.state_dict()
         state["state"] = restored
@@ -186,8 +206,10 @@ def _optimizer_state(tensors: Mapping[str, Tensor], optimizer: Optimizer, where:
         own = {name.partition("/")[2]: t for name, t in tensors.items() if name.partition("/")[0] == str(number)}
         if not own:
             continue
+        wanted = {"exp_avg": parameter, "exp_avg_sq": parameter}
+        own = own_rows(wanted, own)
         step = torch.zeros((), dtype=torch.int64 if sparse else torch.float32)
-        check_tensors({"step": step, "exp_avg": parameter, "exp_avg_sq": parameter}, own, where)
+        check_tensors({"step": step} | wanted, own, where)
         if not int(own["step"]) >= 1 or bool((own["exp_avg_sq"] < 0).any()):
             raise InputError("a checkpoint's optimizer cannot be in this state", where=f"{where}, parameter {number}")
         # In memory: what an optimizer steps on is no part of a file.

@@ -6,20 +6,43 @@ import torch
 from torch import Tensor
 
 from amtl_export.errors import InputError
+from amtl_export.models.amtl import MaskedEmbedding
 from amtl_export.models.budget import SAMPLE, next_weight, project
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.mde import MixedEmbedding
 from amtl_export.models.protocol import Budgeted, Prunable
+from amtl_export.training.distributed import ALONE, Ranks
 
 
-def average_dim(model: CtrModel, fields: list[int] | None = None) -> float:
+def all_dims(model: CtrModel, ranks: Ranks = ALONE) -> Tensor:
+    """int64 `[V_total]`, dims of all rows; where they are selected, each process selects those of its part."""
+    chooser = model.chooser
+    if ranks.alone or not isinstance(chooser, MaskedEmbedding):
+        return model.method.frozen_dims()
+    dims = torch.zeros(chooser.table.rows, dtype=torch.int64)
+    part = ranks.part(len(dims))
+    dims[part] = chooser.frozen_dims(part)
+    return ranks.sum_(dims)
+
+
+def average_dim(model: CtrModel, ranks: Ranks = ALONE) -> float:
+    """Mean dims over the rows of the governed fields, or of all if none is governed; padding left out.
+
+    Args:
+        model: any method.
+        ranks: the processes that have it.
+    """
+    return mean_dims(model, all_dims(model, ranks))
+
+
+def mean_dims(model: CtrModel, dims: Tensor, fields: list[int] | None = None) -> float:
     """Mean dims over the rows of some fields, padding left out.
 
     Args:
         model: any method.
+        dims: int64 `[V_total]`.
         fields: positions in `config.embedded`; None means the governed ones, or all if none is governed.
     """
-    dims = model.method.frozen_dims()
     own = [i for i, f in enumerate(model.config.embedded) if f.shares is None]
     chosen = fields or [i for i in own if model.config.embedded[i].governed] or own
     parts = [dims[model.method.offsets[i] : model.method.offsets[i] + model.method.sizes[i]] for i in chosen]
@@ -27,7 +50,7 @@ def average_dim(model: CtrModel, fields: list[int] | None = None) -> float:
     return float(kept[kept > 0].double().mean())
 
 
-def open_budget(ratio: float, model: CtrModel, *, trained: bool) -> SelectionBudget | None:
+def open_budget(ratio: float, model: CtrModel, *, trained: bool, ranks: Ranks = ALONE) -> SelectionBudget | None:
     """What holds a method to a budget in training; None where there is nothing to do until it is over.
 
     mde keeps it by how it is built; cut is cut at once when its weights are trained, else by
@@ -37,12 +60,13 @@ def open_budget(ratio: float, model: CtrModel, *, trained: bool) -> SelectionBud
         ratio: R.
         model: with its initial weights.
         trained: whether those are an earlier run's.
+        ranks: the processes that train it.
 
     Raises:
         InputError: the method chooses no dims.
     """
     if isinstance(model.chooser, Budgeted):
-        return SelectionBudget(ratio, model, model.chooser)
+        return SelectionBudget(ratio, model, model.chooser, ranks)
     if isinstance(model.chooser, Prunable):
         if trained:
             model.chooser.prune(ratio)
@@ -69,16 +93,18 @@ class SelectionBudget:
         ratio: R, within [1/D, 1].
         model: whose method is meant.
         method: the model's method.
+        ranks: the processes that train the model.
 
     Attributes:
         weight: of the penalty, part of a checkpoint.
     """
 
-    def __init__(self, ratio: float, model: CtrModel, method: Budgeted) -> None:
+    def __init__(self, ratio: float, model: CtrModel, method: Budgeted, ranks: Ranks) -> None:
         self.weight = 0.0
         self._ratio = ratio
         self._model = model
         self._method = method
+        self._ranks = ranks
 
     def penalty(self) -> Tensor:
         """The term to add to the loss; adapts its weight."""
@@ -90,7 +116,7 @@ class SelectionBudget:
         """Project the dims to the budget: take off what is above it."""
         allowed = self._ratio * self._model.config.dim
         try:
-            project(self._method.last_biases(), lambda: average_dim(self._model), allowed)
+            project(self._method.last_biases(), lambda: average_dim(self._model, self._ranks), allowed)
         except ValueError:
             raise InputError(
                 "the dim budget is below one dim an id", found=self._ratio, allowed=f">= {1 / self._model.config.dim}"

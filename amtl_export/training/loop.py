@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,14 @@ from amtl_export.models.selection import SoftTwinSelector
 from amtl_export.training.batches import predict
 from amtl_export.training.checkpoint import Progress, drop_checkpoints, latest, save_checkpoint
 from amtl_export.training.config import TrainConfig
-from amtl_export.training.dims import average_dim, prune_trained
+from amtl_export.training.dims import all_dims, mean_dims, prune_trained
+from amtl_export.training.distributed import Ranks, check_shared, lost_processes
+from amtl_export.training.held import own_rows
 from amtl_export.training.measures import measured, notes
 from amtl_export.training.observer import Silent, TrainObserver
 from amtl_export.training.rows import check_rows
-from amtl_export.training.run import Run, build_model, load_run, model_config_for, read_history, read_model_config
+from amtl_export.training.run import Run, load_run, model_config_for, read_history, read_model_config
+from amtl_export.training.sharded import build_shared, who_holds
 from amtl_export.training.state import TrainState
 from amtl_export.training.tensors import save_tensors
 from amtl_export.training.warm_start import open_start, warm_start
@@ -72,6 +76,9 @@ def train(
     While training runs, its state is in `OUT.partial`; the same call after an interruption goes on
     from the last finished epoch and ends with the same bits as an uninterrupted one.
 
+    In a process group of torch (torchrun) all processes call it alike and share out every batch; the
+    first one encodes, writes and tells its observer. All need to see the same folder.
+
     Args:
         config: what to do.
         out: the run folder; appears when training is done.
@@ -81,25 +88,39 @@ def train(
 
     Raises:
         InputError: bad data or settings; `out` exists or holds the warm start; an unfinished training of other settings
-            exists; another process trains it.
-        EnvironmentLacks: no disk space or no permission.
+            exists; another training uses it; the method trains in one process, and there are several.
+        EnvironmentLacks: no disk space or no permission; another process of the group has ended.
     """
-    out, observer = Path(out), observer or Silent()
+    out, observer, ranks = Path(out), observer or Silent(), Ranks.here()
+    check_shared(config, ranks)
+    with os_errors("training", out), lost_processes():
+        if ranks.first:
+            _lead(config, out, overwrite, observer, prepare, ranks)
+        else:
+            _train_in(partial_folder(out), config, Silent(), prepare, bool(ranks.told(0)), ranks)
+        ranks.wait()
+    return load_run(out)
+
+
+def _lead(
+    config: TrainConfig, out: Path, overwrite: bool, observer: TrainObserver, prepare: Prepare | None, ranks: Ranks
+) -> None:
+    """What the first process does, or the only one."""
     if config.warm_start:
         check_source(str(config.warm_start), out, overwrite)
     check_target(out, overwrite)
     work = partial_folder(out)
-    with os_errors("training", out), locked(out):
+    with locked(out):
         check_target(out, overwrite)  # what another process has made since
         resumed = _claim(work, config, overwrite)
         try:
-            _train_in(work, config, observer, prepare, resumed)
+            ranks.told(resumed)
+            _train_in(work, config, observer, prepare, resumed, ranks)
             publish(work, out, overwrite=overwrite)
         except BaseException:
             if latest(work) is None:
                 shutil.rmtree(work, ignore_errors=True)
             raise
-    return load_run(out)
 
 
 def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
@@ -130,21 +151,32 @@ def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
     return False
 
 
-def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, prepare: Prepare | None, resumed: bool) -> None:
-    encoded = _reopen(work) if resumed else _prepare(work, config, observer)
+def _train_in(
+    work: Path, config: TrainConfig, observer: TrainObserver, prepare: Prepare | None, resumed: bool, ranks: Ranks
+) -> None:
+    encoded = _prepare(work, config, observer) if ranks.first and not resumed else None
+    ranks.wait()
+    encoded = encoded or _reopen(work)
     said = notes(config, encoded.rows["train"], encoded.stats)
     said += unmatched_notes(encoded.schema, encoded.unmatched, sum(map(len, encoded.rows.values())))
     for line in said:
         observer.note(f"note: {line}")
     with reproducible(config.seed):
-        made = _resumed_model(work, config, encoded) if resumed else _new_model(work, config, encoded, observer)
+        drawn = config.warm_start is None and prepare is None
+        build = partial(build_shared, vocabularies=encoded.vocabularies, ranks=ranks, drawn=drawn)
+        made = _resumed_model(work, config, encoded, build) if resumed else _new_model(config, encoded, observer, build)
         model, model_config = made
+        for line in (held := who_holds(model_config, ranks, drawn=drawn)):
+            observer.note(line)
+        said += held
+        if ranks.first and not resumed:
+            write_json(work / "model.json", model_config.to_json())  # what a later resumption builds
         if prepare is not None and not resumed:
             prepare(model, encoded.vocabularies)
         if resumed:
             for split, rows in encoded.rows.items():
                 check_rows(rows, model_config, work / "data" / split)
-        state = TrainState.start(model, config)
+        state = TrainState.start(model, config, ranks)
         checkpoint = latest(work)
         if checkpoint is not None:
             state.resume(checkpoint)
@@ -152,33 +184,38 @@ def _train_in(work: Path, config: TrainConfig, observer: TrainObserver, prepare:
             observer.note(f"resumed after epoch {state.progress.epoch} from {work}")
         while not state.finished:
             record = state.run_epoch(encoded, observer)
-            _append_history(work, record)  # before the checkpoint: an epoch that is run again replaces its line
-            state.best = save_checkpoint(work, state.progress, model, state.best, state.all_optimizers)
+            if ranks.first:
+                _append_history(work, record)  # before the checkpoint: an epoch that is run again replaces its line
+            state.best = save_checkpoint(work, state.progress, model, state.best, state.all_optimizers, ranks)
             observer.epoch_finished(record)
         progress, best = state.progress, state.best
         del state  # the optimizers' memory is free before the best weights are read
         if best is not None:
-            model.load_state_dict(best)
+            model.load_state_dict(own_rows(model.state_dict(keep_vars=True), best))
         if config.dim_budget is not None and not config.warm_start:
             prune_trained(config.dim_budget, model)
-        _finish(work, config, model_config, model, encoded, progress, said)
+        metrics = _metrics(config, model_config, model, encoded, progress, said, ranks)
+        save_tensors(model.state_dict(keep_vars=True), work / "model.safetensors", ranks)
+        if ranks.first:
+            _finish(work, config, model_config, encoded, metrics, ranks)
 
 
 def _new_model(
-    work: Path, config: TrainConfig, encoded: Encoded, observer: TrainObserver
+    config: TrainConfig, encoded: Encoded, observer: TrainObserver, build: Callable[[ModelConfig], CtrModel]
 ) -> tuple[CtrModel, ModelConfig]:
-    """A model before its first epoch; what it is built from stays in `model.json` for a later resumption."""
+    """A model before its first epoch."""
     start = open_start(config)
     model_config = model_config_for(config, encoded)
     model_config = start.fit(model_config) if start is not None else model_config
-    model = build_model(model_config, encoded.vocabularies)
+    model = build(model_config)
     for line in warm_start(model, encoded.vocabularies, start, encoded.schema) if start is not None else ():
         observer.note(f"warm start: {line}")
-    write_json(work / "model.json", model_config.to_json())
     return model, model_config
 
 
-def _resumed_model(work: Path, config: TrainConfig, encoded: Encoded) -> tuple[CtrModel, ModelConfig]:
+def _resumed_model(
+    work: Path, config: TrainConfig, encoded: Encoded, build: Callable[[ModelConfig], CtrModel]
+) -> tuple[CtrModel, ModelConfig]:
     file = work / "model.json"
     model_config = read_model_config(read_json(file), encoded.schema, file)
     asked = replace(model_config_for(config, encoded), ordered=model_config.ordered)  # of a warm start
@@ -188,7 +225,7 @@ def _resumed_model(work: Path, config: TrainConfig, encoded: Encoded) -> tuple[C
         raise InputError(
             "an unfinished training is of another model", where=file, found=f"{key}: {found[key]}", allowed=wanted[key]
         )
-    return build_model(model_config, encoded.vocabularies), model_config
+    return build(model_config), model_config
 
 
 def _check_history(work: Path, progress: Progress) -> None:
@@ -254,24 +291,26 @@ def _append_history(work: Path, record: dict[str, Any]) -> None:
         draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _finish(
-    work: Path,
+def _metrics(
     config: TrainConfig,
     model_config: ModelConfig,
     model: CtrModel,
     encoded: Encoded,
     progress: Progress,
     said: list[str],
-) -> None:
+    ranks: Ranks,
+) -> dict[str, Any]:
+    """`metrics.json`."""
     valid, test = encoded.rows["valid"], encoded.rows["test"]
     labels = encoded.schema.label_names
-    judged = measured(predict(model, valid), valid, "valid", labels)
-    tested = measured(predict(model, test), test, "test", labels)
+    judged = measured(predict(model, valid, ranks=ranks), valid, "valid", labels)
+    tested = measured(predict(model, test, ranks=ranks), test, "test", labels)
+    dims = all_dims(model, ranks)
     fields = {
-        f.name: {"vocab": f.size, "dim": model_config.widths[i], "avg_dim": average_dim(model, [i])}
+        f.name: {"vocab": f.size, "dim": model_config.widths[i], "avg_dim": mean_dims(model, dims, [i])}
         for i, f in enumerate(model_config.embedded)
     }
-    avg_dim = average_dim(model)
+    avg_dim = mean_dims(model, dims)
     metrics = {
         "method": config.method,
         "backbone": config.backbone,
@@ -287,17 +326,27 @@ def _finish(
         "dim_budget": config.dim_budget,
         "fields": fields,
         "epoch_seconds": progress.epoch_seconds,
-        "params_embedding": len(model.method.frozen_dims()) * model_config.dim,
-        "params_embedding_kept": int(model.method.frozen_dims().sum()),
+        "params_embedding": len(dims) * model_config.dim,
+        "params_embedding_kept": int(dims.sum()),
         "rows": {split: len(rows) for split, rows in encoded.rows.items()},
         "notes": said,
     }
     if labels:
         metrics["labels"] = {name: judged["labels"][name] | tested["labels"][name] for name in labels}
-    soft = _soft_auc(model, test)
+    soft = _soft_auc(model, test, ranks)
     if soft is not None:
         metrics["auc_test_soft"] = soft  # what hardening the mask costs, against auc_test
-    save_tensors(model.state_dict(), work / "model.safetensors")
+    return metrics
+
+
+def _finish(
+    work: Path,
+    config: TrainConfig,
+    model_config: ModelConfig,
+    encoded: Encoded,
+    metrics: dict[str, Any],
+    ranks: Ranks,
+) -> None:
     (work / "history.jsonl").touch()  # no epoch, no line
     write_json(work / "metrics.json", metrics)
     write_json(
@@ -312,6 +361,7 @@ def _finish(
                 "python": platform.python_version(),
                 "torch": torch.__version__,
                 "threads": torch.get_num_threads(),
+                "processes": ranks.size,
                 "machine": platform.machine(),
             },
         },
@@ -322,12 +372,12 @@ def _finish(
     (work / "model.json").unlink()
 
 
-def _soft_auc(model: CtrModel, rows: Rows) -> float | None:
+def _soft_auc(model: CtrModel, rows: Rows, ranks: Ranks) -> float | None:
     """AUC with the soft masks of training, for methods that train with them; None for the others."""
     soft = [module for module in model.modules() if isinstance(module, SoftTwinSelector)]
     for module in soft:
         module.soft_evaluation = True
-    logits = predict(model, rows) if soft else None
+    logits = predict(model, rows, ranks=ranks) if soft else None
     for module in soft:
         module.soft_evaluation = False
     return None if logits is None else auc(logits[:, 0], rows.label, rows.weight)

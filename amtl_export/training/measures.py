@@ -27,8 +27,10 @@ def batch_loss(logit: Tensor, batch: Batch) -> Tensor:
 
     Args:
         logit: float32 `[B]` or `[B, T]`, as the batch's label.
-        batch: labels, and weights if there are any. A batch whose weights are all 0 has the loss 0.
+        batch: labels, and weights if there are any. A batch whose weights are all 0 has the loss 0, and one of no rows.
     """
+    if not len(logit):  # a mean would be NaN
+        return logit.sum()
     if batch.share is None:
         return F.binary_cross_entropy_with_logits(logit, batch.label)
     losses = F.binary_cross_entropy_with_logits(logit, batch.label, reduction="none")

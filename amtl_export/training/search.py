@@ -10,9 +10,9 @@ from torch.optim import Adam
 from amtl_export.data.encode import Rows
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.protocol import Searched
-from amtl_export.training.batches import Batch, device_of, shuffled
+from amtl_export.training.batches import shuffled
 from amtl_export.training.config import TrainConfig
-from amtl_export.training.measures import batch_loss
+from amtl_export.training.parts import SharedModel
 
 
 class ControllerSearch:
@@ -26,6 +26,7 @@ class ControllerSearch:
         parameters: what validation batches train: AutoEmb's controller, or selection networks.
         config: learning rate, batch size, seed.
         penalty: joins the loss of these steps, if given.
+        shared: the model, as its processes share its batches.
     """
 
     def __init__(
@@ -33,9 +34,11 @@ class ControllerSearch:
         model: CtrModel,
         parameters: Sequence[nn.Parameter],
         config: TrainConfig,
-        penalty: Callable[[], Tensor] | None = None,
+        penalty: Callable[[], Tensor] | None,
+        shared: SharedModel,
     ) -> None:
         self._model = model
+        self._shared = shared
         self._config = config
         self._penalty = penalty
         lr = config.selection_lr or config.lr
@@ -46,11 +49,8 @@ class ControllerSearch:
         lap = 0
         while True:
             for index in shuffled(len(rows), self._config.batch_size, self._config.seed, epoch << 20 | lap):
-                batch = Batch.of(rows.take(index), device_of(self._model))
                 self._model.zero_grad(set_to_none=True)
-                logit = self._model(batch.ids, batch.numeric, batch.multi)
-                loss = batch_loss(logit, batch)
-                (loss if self._penalty is None else loss + self._penalty()).backward()
+                self._shared.backward(rows, index, self._penalty)
                 self.optimizer.step()
                 yield
             lap += 1
@@ -66,7 +66,7 @@ def searched_parameters(model: CtrModel, config: TrainConfig) -> list[nn.Paramet
 
 
 def open_search(
-    model: CtrModel, config: TrainConfig, penalty: Callable[[], Tensor] | None = None
+    model: CtrModel, config: TrainConfig, penalty: Callable[[], Tensor] | None, shared: SharedModel
 ) -> ControllerSearch | None:
     """The search that the method or the settings ask for, or None.
 
@@ -74,6 +74,7 @@ def open_search(
         model: in training.
         config: of the run.
         penalty: of a dim budget, which goes with the selection's steps.
+        shared: the model, as its processes share its batches.
     """
     parameters = searched_parameters(model, config)
-    return ControllerSearch(model, parameters, config, penalty) if parameters else None
+    return ControllerSearch(model, parameters, config, penalty, shared) if parameters else None

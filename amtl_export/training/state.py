@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -17,12 +18,14 @@ from amtl_export.data.encode import Encoded, Rows
 from amtl_export.errors import InputError
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.selection import Selector
-from amtl_export.training.batches import Batch, device_of, predict, shuffled
+from amtl_export.training.batches import predict, shuffled
 from amtl_export.training.checkpoint import Progress, load_checkpoint
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.dims import SelectionBudget, average_dim, open_budget
-from amtl_export.training.measures import batch_loss, mass, mean_auc, measured
+from amtl_export.training.distributed import ALONE, Ranks
+from amtl_export.training.measures import mass, mean_auc, measured
 from amtl_export.training.observer import TrainObserver
+from amtl_export.training.parts import SharedModel
 from amtl_export.training.row_decay import RowDecayAdam
 from amtl_export.training.search import ControllerSearch, open_search, searched_parameters
 
@@ -33,6 +36,8 @@ class TrainState:
 
     Attributes:
         best: weights of the best epoch, as the last checkpoint has them; None while the model itself has them.
+        shared: the model, as its processes share its batches.
+        ranks: these processes.
     """
 
     model: CtrModel
@@ -42,14 +47,22 @@ class TrainState:
     best: Mapping[str, Tensor] | None
     budget: SelectionBudget | None
     search: ControllerSearch | None
+    shared: SharedModel
+    ranks: Ranks
 
     @classmethod
-    def start(cls, model: CtrModel, config: TrainConfig) -> TrainState:
+    def start(cls, model: CtrModel, config: TrainConfig, ranks: Ranks = ALONE) -> TrainState:
         """Before the first epoch."""
         trained = config.warm_start is not None
-        budget = open_budget(config.dim_budget, model, trained=trained) if config.dim_budget is not None else None
-        search = open_search(model, config, budget.penalty if budget is not None else None)
-        return cls(model, config, build_optimizers(model, config), Progress(0, 0, 0.0, []), None, budget, search)
+        budget = (
+            open_budget(config.dim_budget, model, trained=trained, ranks=ranks)
+            if config.dim_budget is not None
+            else None
+        )
+        shared = SharedModel(model, ranks)
+        search = open_search(model, config, budget.penalty if budget is not None else None, shared)
+        optimizers = build_optimizers(model, config)
+        return cls(model, config, optimizers, Progress(0, 0, 0.0, []), None, budget, search, shared, ranks)
 
     @property
     def all_optimizers(self) -> list[Optimizer]:
@@ -95,7 +108,7 @@ class TrainState:
         if self.budget is not None:
             self.budget.project()
         seconds = time.perf_counter() - started
-        logits = predict(self.model, valid)
+        logits = predict(self.model, valid, ranks=self.ranks)
         if not np.isfinite(logits).all():
             raise InputError("training diverged: logits are not finite", where=f"epoch {epoch}", fix="a smaller lr")
         judged = measured(logits, valid, "valid", encoded.schema.label_names)
@@ -117,7 +130,7 @@ class TrainState:
             "epoch": epoch,
             "loss_train": loss,
             **judged,
-            "avg_dim": average_dim(self.model),
+            "avg_dim": average_dim(self.model, self.ranks),
             "seconds": seconds,
             "examples_per_second": len(rows) / seconds,
         }
@@ -125,23 +138,19 @@ class TrainState:
     def pass_over(self, rows: Rows, valid: Rows, epoch: int, observer: TrainObserver) -> float:
         """One pass of steps over the rows, a controller's steps over validation rows in between; the mean loss."""
         self.model.train()
+        penalty = self.budget.penalty if self.budget is not None and self.search is None else None  # else of a search
         total = 0.0
         searching = self.search.steps(valid, epoch) if self.search is not None else itertools.repeat(None)
         for index in shuffled(len(rows), self.config.batch_size, self.config.seed, epoch):
             next(searching)
-            batch = Batch.of(rows.take(index), device_of(self.model))
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            logit = self.model(batch.ids, batch.numeric, batch.multi)
-            loss = batch_loss(logit, batch)
-            # With a search, its steps have the penalty.
-            (loss if self.budget is None or self.search is not None else loss + self.budget.penalty()).backward()
+            value = self.shared.backward(rows, index, penalty)
             for optimizer in self.optimizers:
                 optimizer.step()
-            value = float(loss.detach())
             total += value * mass(rows, index)
-            observer.step(value, len(index))
-        return total / mass(rows)
+            observer.step(value * self.ranks.size, len(index))  # of several processes, about that
+        return float(self.ranks.sum_(torch.tensor(total, dtype=torch.float64))) / mass(rows)
 
 
 def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:

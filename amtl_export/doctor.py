@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from amtl_export.errors import AmtlError, EnvironmentLacks
-from amtl_export.extras import install, install_export
+from amtl_export.extras import install, install_export, install_torchrec
 from amtl_export.runtime.cores import usable_cores
 from amtl_export.runtime.cuda import CPU, CUDA, check_device, load_libraries
 
@@ -67,6 +67,7 @@ def examine() -> list[Check]:
         _module("yaml", "no kserve.yaml", install("serve")),
         _module("mlperf_loadgen", "bench server does not run", install("serve")),
         _module("psutil", "bench server sees no memory", install("serve")),
+        _package("torchrec", "processes of torchrun hold all rows of large tables each", install_torchrec()),
         _package("ray", "no deployment in Ray Serve", install("ray")),
     ]
 

@@ -14,6 +14,9 @@ from amtl_export.errors import EnvironmentLacks
 #: The versions of torch that are tested, as pyproject.toml has them.
 TORCH = "torch>=2.13,<2.15"
 
+#: It comes without its dependencies, which the extra `distributed` has.
+TORCHREC = "torchrec==1.8.0"
+
 #: Where torch comes without CUDA's libraries, which are gigabytes.
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
@@ -53,6 +56,11 @@ def install_export() -> str:
     if not _installed("torch") and sys.platform == "linux" and not Path("/dev/nvidiactl").exists():
         return f"pip install '{TORCH}' --index-url {CPU_INDEX} && {install('export')}"
     return install("export")
+
+
+def install_torchrec() -> str:
+    """The command that brings TorchRec, without the CUDA build of FBGEMM that it asks for."""
+    return f"{install('distributed')} && pip install --no-deps {TORCHREC}"
 
 
 def lacking(error: ModuleNotFoundError) -> EnvironmentLacks | None:

@@ -15,7 +15,7 @@ import pytest
 
 import amtl_export
 from amtl_export.bundle.bundle import Bundle
-from amtl_export.extras import EXTRA_OF, TORCH, install, install_export, lacking
+from amtl_export.extras import EXTRA_OF, TORCH, TORCHREC, install, install_export, install_torchrec, lacking
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -114,6 +114,15 @@ def test_fixes_are_those_of_pyproject() -> None:
         assert lacks is not None
         assert (install(EXTRA_OF[module]) in str(lacks)) or (install_export() in str(lacks))
     assert lacking(ModuleNotFoundError(name="somebody_elses")) is None
+
+
+def test_torchrec_comes_beside_its_extra() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"TORCHREC := {TORCHREC}\n" in makefile
+    (fbgemm,) = [r for r in PROJECT["optional-dependencies"]["distributed"] if r.startswith("fbgemm")]
+    assert fbgemm.partition("==")[2] == TORCHREC.partition("==")[2]
+    assert fbgemm in PROJECT["optional-dependencies"]["peers"]
+    assert install_torchrec() == f"{install('distributed')} && pip install --no-deps {TORCHREC}"
 
 
 def test_the_base_install_is_small() -> None:

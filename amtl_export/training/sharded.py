@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amtl_export.data.vocabulary import Vocabulary
+from amtl_export.extras import install_torchrec
 from amtl_export.models.config import SELECTING, ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.table import FieldTable, rows_of
@@ -67,7 +68,7 @@ def _lacks_torchrec() -> str:
         importlib.import_module("torchrec")
         lacks = ""
     except ModuleNotFoundError as error:
-        lacks = f"{error.name} is not installed, with which they would hold a part each"
+        lacks = f"{error.name} is not installed, with which they would hold a part each; {install_torchrec()}"
     except Exception as error:  # another torch than it is built for fails in many ways
         lacks = f"torchrec cannot be imported: {error}"
     failed = Ranks.here().sum_(torch.tensor(int(bool(lacks))))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from amtl_export.errors import AmtlError, EnvironmentLacks, InputError
 from amtl_export.training.config import TrainConfig
 
 #: The other processes wait while the first one encodes. One that has died is noticed at once, by its connections.
-_PATIENCE = timedelta(days=7)
+PATIENCE = timedelta(days=7)
 
 #: Methods whose rows depend on the whole batch: AutoEmb normalises over it.
 _WHOLE_BATCH = frozenset({"autoemb"})
@@ -96,6 +97,22 @@ def check_shared(config: TrainConfig, ranks: Ranks) -> None:
         )
 
 
+def check_seen(folder: Path, ranks: Ranks) -> None:
+    """Make sure that all processes see the folder that the first one has made.
+
+    Raises:
+        InputError: one does not; raised in all.
+    """
+    seen = int(ranks.sum_(torch.tensor(int(folder.is_dir()))))
+    if seen < ranks.size:
+        raise InputError(
+            "the processes of a training do not see the same folder",
+            where=folder,
+            found=f"{seen} of {ranks.size} see it",
+            fix="give all of them one output folder, on a file system that they share",
+        )
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """Inside the block, the processes that torchrun started are one process group; a process alone is left alone.
@@ -136,7 +153,7 @@ def _join() -> Any:
             fix="start them with torchrun, or unset WORLD_SIZE",
         ) from None
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # of TorchRec's own calls
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
     return store
 
 
@@ -155,7 +172,7 @@ def _one_speaks(store: Any, error: BaseException) -> None:
 
 
 @contextmanager
-def lost_processes() -> Iterator[None]:
+def lost_processes(ranks: Ranks) -> Iterator[None]:
     """Say of a broken connection what it means.
 
     Raises:
@@ -164,7 +181,7 @@ def lost_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "gloo" not in str(error) and "Connection" not in str(error):
+        if ranks.alone or ("gloo" not in str(error) and "Connection" not in str(error)):
             raise
         raise EnvironmentLacks(
             "another process of the training has ended",

@@ -43,7 +43,7 @@ from amtl_export.training.batches import predict
 from amtl_export.training.checkpoint import Progress, drop_checkpoints, latest, save_checkpoint
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.dims import all_dims, mean_dims, prune_trained
-from amtl_export.training.distributed import Ranks, check_shared, lost_processes
+from amtl_export.training.distributed import Ranks, check_seen, check_shared, lost_processes
 from amtl_export.training.held import own_rows
 from amtl_export.training.measures import measured, notes
 from amtl_export.training.observer import Silent, TrainObserver
@@ -93,7 +93,7 @@ def train(
     """
     out, observer, ranks = Path(out), observer or Silent(), Ranks.here()
     check_shared(config, ranks)
-    with os_errors("training", out), lost_processes():
+    with os_errors("training", out), lost_processes(ranks):
         if ranks.first:
             _lead(config, out, overwrite, observer, prepare, ranks)
         else:
@@ -154,6 +154,7 @@ def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
 def _train_in(
     work: Path, config: TrainConfig, observer: TrainObserver, prepare: Prepare | None, resumed: bool, ranks: Ranks
 ) -> None:
+    check_seen(work, ranks)
     encoded = _prepare(work, config, observer) if ranks.first and not resumed else None
     ranks.wait()
     encoded = encoded or _reopen(work)

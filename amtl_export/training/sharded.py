@@ -16,7 +16,7 @@ from amtl_export.extras import install_torchrec
 from amtl_export.models.config import SELECTING, ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.table import FieldTable, rows_of
-from amtl_export.training.distributed import Ranks
+from amtl_export.training.distributed import PATIENCE, Ranks
 from amtl_export.training.held import Held, hold
 from amtl_export.training.run import build_model
 
@@ -77,7 +77,7 @@ def _lacks_torchrec() -> str:
 
 def _share_rows(model: CtrModel, ranks: Ranks) -> None:
     """Let the tables of a model, made inside `rows_of`, fetch what they do not hold."""
-    group = dist.new_group()  # apart from the one of gradients, whose order is another's
+    group = dist.new_group(timeout=PATIENCE)  # apart from the one of gradients, whose order is another's
     for module in model.modules():
         if isinstance(module, FieldTable):
             hold(module.weight, Held(module.held.start, module.rows))

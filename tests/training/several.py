@@ -1,6 +1,7 @@
 """Trainings one after the other in one group of processes: what test_distributed.py starts with torchrun.
 
-several.py FOLDER: trains FOLDER/NAME for each NAME of FOLDER/cases.json. The first process dies in `killed`.
+several.py FOLDER [NAME]: trains FOLDER/NAME for each NAME of FOLDER/cases.json. In the one that is given, the first
+process dies in the second epoch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from amtl_export.training.loop import train
 from amtl_export.training.observer import Silent
 
 
-class DiesInTheSecondEpoch(Silent):
+class Dies(Silent):
     """Ends its process without a word, as a machine does that is switched off."""
 
     def __init__(self) -> None:
@@ -34,13 +35,13 @@ class DiesInTheSecondEpoch(Silent):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, dies: str | None = None) -> None:
     torch.set_num_threads(1)
     with joined():
         for name, settings in json.loads((folder / "cases.json").read_text()).items():
             config = TrainConfig.from_json(settings, name)
-            train(config, folder / name, observer=DiesInTheSecondEpoch() if name == "killed" else None)
+            train(config, folder / name, observer=Dies() if name == dies else None)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,8 +22,9 @@ from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import freeze
 from amtl_export.models.config import EmbeddedField
 from amtl_export.models.table import FieldTable, rows_of
+from amtl_export.training.checkpoint import latest
 from amtl_export.training.config import TrainConfig
-from amtl_export.training.distributed import Ranks, check_shared
+from amtl_export.training.distributed import Ranks, check_shared, joined
 from amtl_export.training.loop import partial_folder, train
 from amtl_export.training.run import Run, load_run
 from amtl_export.validation.validate import validate
@@ -77,6 +79,7 @@ def configs(tiny_train: Make, weighted_data: Callable[..., Path], tmp_path_facto
     """Name of a case → its settings."""
     data = str(weighted_data(tmp_path_factory.mktemp("several") / "data"))
     made = {name: tiny_train(**changes) for name, changes in CASES.items()}
+    made["killed, sparse"] = replace(made["killed"], sparse=True)
     made["weighted"] = tiny_train(data=data, batch_size=128, epochs=1)
     return made.__getitem__
 
@@ -94,33 +97,46 @@ def alone(configs: Make, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     return run
 
 
-def several(folder: Path, configs: Make, names: tuple[str, ...], processes: int, torchrec: bool) -> Path:
-    """A folder with a run for each case but the last one, whose training died in its second epoch."""
+def several(
+    folder: Path, configs: Make, names: tuple[str, ...], processes: int, torchrec: bool, dies: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Train each case in a folder of its name; the one that is given dies in its second epoch."""
     settings = {name: configs(name).to_json() for name in names}
     (folder / "cases.json").write_text(json.dumps(settings))
-    program = Path(__file__).with_name("several.py")
-    done = torchrun(processes, program, folder, torchrec=torchrec, site=folder / "site")
-    assert not (folder / "killed").exists()
-    assert partial_folder(folder / "killed").exists(), done.stderr
+    words = (Path(__file__).with_name("several.py"), folder, *filter(None, [dies]))
+    done = torchrun(processes, *words, torchrec=torchrec, site=folder / "site")
     assert "this is a bug" not in done.stderr
+    if not dies:
+        assert done.returncode == 0, done.stderr
+        return done
     assert "exitcode  : -9" in done.stderr
-    return folder
+    checkpoint = latest(partial_folder(folder / dies))
+    assert checkpoint is not None, done.stderr
+    assert checkpoint.name == "checkpoint-1"
+    return done
 
 
 @pytest.fixture(scope="module")
 def replicated(configs: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of three processes that hold all rows each."""
+    """Runs of three processes that hold all rows each; `killed` is not finished."""
     names = (*(name for name in CASES if name != "killed"), "weighted", "killed")
-    return several(tmp_path_factory.mktemp("replicated"), configs, names, 3, torchrec=False)
+    folder = tmp_path_factory.mktemp("replicated")
+    several(folder, configs, names, 3, torchrec=False, dies="killed")
+    return folder
 
 
 @pytest.fixture(scope="module")
 def sharded(configs: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of two processes that hold the rows between them."""
+    """Runs of two processes that hold the rows between them. `killed` is one that died and went on, and `left` the same
+    as it was left."""
     if importlib.util.find_spec("torchrec") is None:
         pytest.skip("TorchRec is not installed: make venv brings it")
     sparse: Make = lambda name: replace(configs(name), sparse=True)  # noqa: E731
-    return several(tmp_path_factory.mktemp("sharded"), sparse, SHARDED, 2, torchrec=True)
+    folder = tmp_path_factory.mktemp("sharded")
+    several(folder, sparse, ("killed",), 2, torchrec=True, dies="killed")
+    shutil.copytree(partial_folder(folder / "killed"), partial_folder(folder / "left"))
+    several(folder, sparse, SHARDED, 2, torchrec=True)
+    return folder
 
 
 def check_same(found: Run, expected: Run) -> None:
@@ -151,19 +167,19 @@ def test_processes_with_whole_tables_train_as_one(
 def test_processes_with_a_part_of_the_tables_train_as_one(
     sharded: Path, alone: Callable[[str], Run], tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    for name in SHARDED[:-1]:
+    for name in SHARDED:
         with subtests.test(name):
             run = load_run(sharded / name)
-            check_same(run, alone(name))
+            check_same(run, alone("killed, sparse" if name == "killed" else name))
             assert any("hold the rows of the tables between them" in note for note in run.metrics["notes"])
     verdict = validate(export(freeze(run), tmp_path / "bundle").path, run)
     assert verdict.verdict == "pass", verdict.problems
 
 
-def test_one_process_goes_on_where_sharding_ones_ended(sharded: Path, configs: Make) -> None:
-    config = replace(configs("killed"), sparse=True)
-    run = train(config, sharded / "killed")
-    check_same(run, train(config, sharded / "killed_alone"))
+def test_one_process_goes_on_where_sharding_ones_ended(
+    sharded: Path, alone: Callable[[str], Run], configs: Make
+) -> None:
+    check_same(train(configs("killed, sparse"), sharded / "left"), alone("killed, sparse"))
 
 
 def test_the_command_goes_on_prints_once_and_its_run_is_exported(
@@ -193,15 +209,22 @@ def test_one_process_says_what_went_wrong(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".run", "run."))] == []
 
 
-def test_a_group_that_cannot_be_joined_is_refused(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "amtl_export", "train", "--data", "synthetic", "--out", str(tmp_path / "run")]
-    for size, found in (("2", "RANK"), ("two", "two")):
-        environment = {name: text for name, text in os.environ.items() if name not in ("RANK", "MASTER_ADDR")}
-        environment |= {"WORLD_SIZE": size}
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=60)
-        assert done.returncode == 2, done.stderr
-        assert found in done.stderr
-    assert list(tmp_path.iterdir()) == []
+def test_processes_that_see_different_folders_are_told_so(tmp_path: Path) -> None:
+    train_to = f"exec {sys.executable} -m amtl_export train --data synthetic:rows=2000 --out {tmp_path}/$RANK/run"
+    done = torchrun(2, "--no-python", "bash", "-c", train_to, torchrec=False, site=tmp_path / "site")
+    assert done.returncode != 0
+    assert done.stderr.count("error: the processes of a training do not see the same folder") == 1
+    assert done.stderr.count("error:") == 1
+    assert list(tmp_path.glob("*/*run*")) == []
+
+
+@pytest.mark.parametrize(("size", "found"), [("2", "RANK"), ("two", "two"), ("0", "0")])
+def test_a_group_that_cannot_be_joined_is_refused(monkeypatch: pytest.MonkeyPatch, size: str, found: str) -> None:
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with pytest.raises(InputError, match=f"found: .*{found}"), joined():
+        pass
 
 
 def test_what_needs_the_whole_batch_is_refused(tiny_train: Make) -> None:

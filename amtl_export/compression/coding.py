@@ -18,7 +18,7 @@ from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
 from amtl_export.principal.basis import Basis
 from amtl_export.principal.dims import Dims
-from amtl_export.tables.scratch import scratch
+from amtl_export.scratch import scratch
 from amtl_export.tables.values import NARROW
 
 _CHUNK = 1 << 16
@@ -74,11 +74,13 @@ def cut_model(frozen: FrozenModel, coded: Coded, dims: Mapping[Rows, Dims]) -> F
     """The same with tables of its own, zero past dims."""
     made = {}
     for path, width in _widths(frozen, coded, dims).items():
-        table, kept = frozen.tables[path], torch.from_numpy(_dims(frozen.tables[path], path, dims))
-        rows, numbers = torch.from_numpy(scratch((len(kept), width))), torch.from_numpy(coded.tables[path])
+        table, numbers = frozen.tables[path], torch.from_numpy(coded.tables[path])
+        kept = torch.from_numpy(scratch((len(numbers),), np.int64))
+        kept.copy_(torch.from_numpy(_dims(table, path, dims)))
+        rows = torch.from_numpy(scratch((len(numbers), width)))
         for out, part, own in zip(rows.split(_CHUNK), numbers.split(_CHUNK), kept.split(_CHUNK), strict=True):
             out.copy_(torch.where(torch.arange(width) < own.unsqueeze(1), part[:, :width], 0.0))
-        made[path] = FrozenEmbedding(rows, kept.long(), table.sizes, table.offsets, shared=True)
+        made[path] = FrozenEmbedding(rows, kept, table.sizes, table.offsets, shared=True)
     return _with_bases(frozen, coded, made)
 
 

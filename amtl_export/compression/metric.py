@@ -16,6 +16,7 @@ from torch import Tensor
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.principal.basis import Matrix
+from amtl_export.scratch import scratch
 from amtl_export.spec import Feed
 
 #: Probabilities are kept this far from 0 and 1 before their logit is taken.
@@ -160,6 +161,6 @@ def _add_lookup(measured: Measured, own: _Lookup, gradient: Tensor, padding: dic
         if count:
             measured.lookups[rows] = measured.lookups.get(rows, 0) + len(g)
             if own.path not in measured.seen:
-                measured.seen[own.path] = np.zeros(len(own.table.dims), np.int32)
+                measured.seen[own.path] = scratch((len(own.table.dims),), np.int32)
             places, times = np.unique((ids[real] + offset).numpy(), return_counts=True)
             measured.seen[own.path][places] += times

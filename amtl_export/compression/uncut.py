@@ -19,8 +19,8 @@ from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.scores import torch_auc
 from amtl_export.principal.basis import Basis, Matrix, covariance, principal_basis, rows_in, shared_basis
 from amtl_export.principal.dims import Dims
+from amtl_export.scratch import scratch
 from amtl_export.spec import Feed
-from amtl_export.tables.scratch import scratch
 from amtl_export.tables.values import (
     NARROW,
 )
@@ -137,7 +137,8 @@ class Uncut:
         for group in self.groups:
             path, offset = group.rows
             seen = given.get(path)
-            counts[group.rows] = np.ones(group.size, np.float32)
+            counts[group.rows] = scratch((group.size,))
+            counts[group.rows] += 1
             if seen is not None:
                 counts[group.rows] += seen[offset : offset + group.size]
         return counts

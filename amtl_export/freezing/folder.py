@@ -179,7 +179,7 @@ def _tables(
     made: dict[str, FrozenEmbedding | CodedEmbedding] = {}
     for path, table in frozen_tables(model).items():
         name = names[id(table)] + ("coded." if path in bases else "")
-        stored, dims = tensors[f"{name}rows"], tensors[f"{name}dims"].clone()
+        stored, dims = tensors[f"{name}rows"], tensors[f"{name}dims"]
         made[path] = rows = FrozenEmbedding(stored, dims, table.sizes, table.offsets, shared=True)
         if path in bases:
             made[path] = CodedEmbedding(rows, tensors[f"{names[id(table)]}bases"].clone(), bases[path])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -23,6 +24,7 @@ from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
 from amtl_export.models.attach import is_attached, release
 from amtl_export.models.ordered import OrderedEmbedding
 from amtl_export.models.protocol import Freezable
+from amtl_export.scratch import scratch
 
 #: The attribute of a module that holds its frozen table.
 TABLE = "frozen_table"
@@ -177,7 +179,7 @@ def _frozen(module: nn.Module, shared: bool) -> FrozenEmbedding:
     if is_attached(module):
         rows, dims = module.frozen_rows(), module.frozen_dims()  # type: ignore[operator]  # attached: it has them
     else:
-        rows, dims = weight.detach(), torch.full((V,), D, dtype=torch.int64, device=weight.device)
+        rows, dims = weight.detach(), torch.from_numpy(scratch((V,), np.int64)).fill_(D)
         padding = module.padding_idx
         if isinstance(padding, int) and not bool(rows[padding].any()):
             dims[padding] = 0

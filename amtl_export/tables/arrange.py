@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from amtl_export.scratch import scratch
 from amtl_export.tables.layout import Blocks, Dense, Ints, Paged, PairedDense, Ragged
-from amtl_export.tables.scratch import scratch
 from amtl_export.tables.values import Stored, pairs
 
 #: Every whole number up to here is a float32.

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amtl_export.errors import InputError
-from amtl_export.tables.scratch import scratch
+from amtl_export.scratch import scratch
 
 if TYPE_CHECKING:  # bundles are read without PyTorch
     from amtl_export.freezing.frozen import FrozenModel

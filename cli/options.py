@@ -31,6 +31,9 @@ FOLDER = click.Path(path_type=Path)
 #: A trained model: a run's folder, a frozen one's, or `my_model.py:build`.
 SOURCE = click.STRING
 
+#: Of the flags that take a Ray cluster's address.
+RAY = "its address as ray.init takes it, or local, which starts one here. Needs the extra ray."
+
 
 @dataclass(frozen=True)
 class Common:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from amtl_export.cli.options import FOLDER, Common, TextList, common
+from amtl_export.cli.options import FOLDER, RAY, Common, TextList, common
 
 
 @click.command("score")
@@ -16,7 +16,11 @@ from amtl_export.cli.options import FOLDER, Common, TextList, common
 @click.option("--outputs", type=TextList(), default=(), help="Of the bundle.  [default: all]")
 @click.option("--keep", type=TextList(), default=(), help="Columns of the data that are written beside the scores.")
 @click.option("--batch", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a call of the graph.")
-@click.option("--threads", type=click.IntRange(1), help="Batches answered at a time.  [default: one a core]")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Batches answered at a time.  [default: one a core; on Ray, one a worker]"
+)
+@click.option("--ray", metavar="ADDRESS", help=f"Score on a Ray cluster, a file at a time of each worker: {RAY}")
+@click.option("--workers", type=click.IntRange(1), help="Processes on Ray.  [default: as the cluster has cores]")
 @common
 def command(
     bundle: Path,
@@ -26,6 +30,8 @@ def command(
     keep: tuple[str, ...],
     batch: int,
     threads: int | None,
+    ray: str | None,
+    workers: int | None,
     common: Common,
 ) -> None:
     """Score files of raw rows with BUNDLE.
@@ -36,6 +42,6 @@ def command(
     from amtl_export.report.data import scored
     from amtl_export.scoring.score import ScoreConfig, score
 
-    config = ScoreConfig(outputs, keep, batch, threads)
+    config = ScoreConfig(outputs, keep, batch, threads, ray, workers)
     report = score(bundle, data, out, config, overwrite=common.overwrite, note=common.note)
     common.result(report.to_json(), lambda: scored(report))

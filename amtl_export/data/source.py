@@ -98,7 +98,7 @@ class Files:
         """
         refuse_empty(file.path)
         needed = self.joins.own | (set(also) - self.joins.given)
-        reading = _open(file, self.schema, needed, self._types)
+        reading = _open(file, self.schema, needed, self.types)
         present = set(present_columns(reading, file.path))
         keys = [
             pl.lit(value, dtype=pl.String).alias(key)
@@ -113,7 +113,7 @@ class Files:
             yield self.joins.joined(chunk)
 
     @functools.cached_property
-    def _types(self) -> dict[str, pl.DataType]:
+    def types(self) -> dict[str, pl.DataType]:
         """Of the columns of Parquet files, which have them alike."""
         return column_types([file.path for file in self.files if file.format == "parquet"], self.joins.own)
 

@@ -6,8 +6,8 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from typing import Any
 import polars as pl
 
 from amtl_export.bundle.bundle import Bundle, open_bundle
-from amtl_export.data.folder import SUFFIXES, DataFile
+from amtl_export.data.folder import SUFFIXES
 from amtl_export.data.schema import RandomSplit, Schema
 from amtl_export.data.source import Files
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import TOOL, atomic_folder, producer, read_json, whole_file, write_json
-from amtl_export.runtime.cores import usable_cores
+from amtl_export.scoring.on_ray import on_ray
+from amtl_export.scoring.parts import PartWriter, Scored, Task, chunks, here
 from amtl_export.scoring.scorer import FILE_COLUMN, ROW_COLUMN, Scorer
 
 #: Says in a Parquet file that `score` made it.
@@ -38,13 +39,18 @@ class ScoreConfig:
         outputs: of the bundle that are written; all if none is named.
         keep: columns of the data that are written beside them.
         batch: rows of a call of the graph.
-        threads: batches that are answered at a time, each on one thread; None takes one a core.
+        threads: batches that are answered at a time, each on one thread; None takes one a core. On Ray, of a worker;
+            None takes one.
+        ray: None scores here; else a Ray cluster's address, as `ray.init` takes it, or `local`, which starts one here.
+        workers: processes on Ray, each with a file at a time; None takes as many as the cluster has cores for.
     """
 
     outputs: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     batch: int = 4096
     threads: int | None = None
+    ray: str | None = None
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,8 @@ def score(
     are not asked for. Memory is bounded by a chunk of rows. What is done stands in `OUT.partial`, a part for each file,
     so the same call after an interruption goes on with the next file, and the result is the same.
 
+    On Ray, files are scored by workers, each of which answers as here. They need the same paths and installation.
+
     Args:
         bundle: of a run.
         data: a file, or a folder of files, as `train` takes them, of the schema's format or of another one by suffix.
@@ -99,8 +107,9 @@ def score(
 
     Raises:
         InputError: not a bundle of a run, or one that takes fields once per request; a value or a column cannot be
-            used; `out` exists; unfinished work of other settings is in the way.
-        EnvironmentLacks: ONNX Runtime or the native library is missing; no disk space; no permission.
+            used; `out` exists; unfinished work of other settings is in the way; workers that are not on Ray.
+        EnvironmentLacks: ONNX Runtime or the native library is missing; no disk space; no permission; Ray is missing or
+            cannot be reached, a worker lacks something, or workers die again and again.
     """
     started, config, out = time.perf_counter(), config or ScoreConfig(), Path(out)
     opened = open_bundle(bundle)
@@ -113,21 +122,28 @@ def score(
         _claim(work, _plan(opened, files, config), overwrite)
         parts = [work / f"{number:06}" for number in range(len(files.files))]
         resumed, scored = sum(part.is_dir() for part in parts), 0
-        with ThreadPoolExecutor(config.threads or usable_cores()) as pool:
-            for file, part in zip(files.files, parts, strict=True):
-                if not part.is_dir():
-                    begun = time.perf_counter()
-                    rows = _write(part, _scored(scorer, files, file, kept, config.batch, pool))
-                    scored += rows
-                    note(f"{file.name}: {rows:,} rows, {rows / (time.perf_counter() - begun):,.0f} a second")
+        tasks = [Task(*pair) for pair in zip(files.files, parts, strict=True) if not pair[1].is_dir()]
+        with closing(_finished(PartWriter(scorer, files, kept, config.batch), tasks, config)) as finished:
+            for file in finished:
+                scored += file.rows
+                note(f"{file.name}: {file.rows:,} rows, {file.rows / file.seconds:,.0f} a second")
         whole = work / "all"
-        chunks = [chunk for part in parts for chunk in sorted(part.iterdir())]
-        pl.scan_parquet(chunks, glob=False).sink_parquet(whole, metadata=_MARK)
+        written = [chunk for part in parts for chunk in chunks(part)]
+        pl.scan_parquet(written, glob=False).sink_parquet(whole, metadata=_MARK)
         rows = pl.scan_parquet(whole, glob=False).select(pl.len()).collect().item()
         _publish(whole, out, overwrite)
         shutil.rmtree(work)
     seconds = time.perf_counter() - started
     return ScoreReport(str(out), rows, len(parts), resumed, scorer.outputs, seconds, scored / seconds)
+
+
+def _finished(writer: PartWriter, tasks: Sequence[Task], config: ScoreConfig) -> Generator[Scored]:
+    if config.ray is None and config.workers is not None:
+        raise InputError("workers are of a Ray cluster", found=f"workers={config.workers}", fix="say ray='local' too")
+    if config.ray is None:
+        yield from here(writer, tasks, config.threads)
+    else:
+        yield from on_ray(writer, tasks, config.threads, config.ray, config.workers)
 
 
 def _without_labels(schema: Schema, data: Path) -> Schema:
@@ -183,25 +199,6 @@ def _claim(work: Path, plan: dict[str, Any], overwrite: bool) -> None:
         shutil.rmtree(work)
     with atomic_folder(work) as folder:  # it is never there without its plan
         write_json(folder / _PLAN, plan)
-
-
-def _scored(
-    scorer: Scorer, files: Files, file: DataFile, kept: tuple[str, ...], batch: int, pool: ThreadPoolExecutor
-) -> Iterator[pl.DataFrame]:
-    for chunk in files.of(file, kept):
-        yield scorer.scored(chunk, kept, batch, pool)
-
-
-def _write(part: Path, frames: Iterator[pl.DataFrame]) -> int:
-    """Write the scores of a file, a Parquet file for each chunk, whole or not at all; how many rows."""
-    draft, rows = part.with_suffix(".draft"), 0
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    for number, frame in enumerate(frames):
-        frame.write_parquet(draft / f"{number:06}.parquet")
-        rows += len(frame)
-    draft.rename(part)
-    return rows
 
 
 def _check_target(out: Path, overwrite: bool) -> None:

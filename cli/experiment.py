@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from amtl_export.cli.data_options import data_options, model_options, setting, train_config
-from amtl_export.cli.options import FOLDER, Choice, Common, RatioList, TextList, common
+from amtl_export.cli.options import FOLDER, RAY, Choice, Common, RatioList, TextList, common
 
 #: What `experiments.run` knows.
 EXPERIMENTS = (
@@ -33,7 +33,15 @@ EXPERIMENTS = (
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many, from --seed on.")
 @click.option("--budgets", type=RatioList(), default="0.2,0.4", show_default=True, help="Mean dims as ratios of D.")
-@click.option("--threads", type=click.IntRange(min=1), help="PyTorch's threads.  [default: one a core]")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings at a time, each a process."
+)
+@click.option("--ray", metavar="ADDRESS", help=f"Train on a Ray cluster, as many at a time as it has cores for: {RAY}")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="PyTorch's threads; --jobs share them, on Ray each training has so many.  [default: one a core; on Ray, one]",
+)
 @click.option(
     "--out", type=FOLDER, required=True, metavar="FOLDER", help="One for all experiments: they share their runs."
 )
@@ -45,6 +53,8 @@ def command(
     budgets: tuple[float, ...],
     warm_epochs: int | None,
     arms: tuple[str, ...],
+    jobs: int,
+    ray: str | None,
     threads: int | None,
     out: Path,
     **given: Any,
@@ -62,12 +72,15 @@ def command(
     from rich.markdown import Markdown
 
     from amtl_export.experiments.run import run_experiment
+    from amtl_export.experiments.spread import Spread
 
+    spread = Spread(jobs, ray, threads)
     if threads:
         torch.set_num_threads(threads)
     base = train_config(seed=common.seed, **given)
     chosen = range(common.seed, common.seed + seeds)
+    named = [arm for arm in arms if arm]
     summary, text = run_experiment(
-        name, base, chosen, budgets, out, warm_epochs=warm_epochs, arms=[arm for arm in arms if arm], note=common.note
+        name, base, chosen, budgets, out, warm_epochs=warm_epochs, arms=named, spread=spread, note=common.note
     )
     common.result(summary, lambda: Markdown(text))

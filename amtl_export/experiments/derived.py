@@ -1,7 +1,11 @@
-"""Arms that are made rather than trained, and dims that are given rather than learned."""
+"""Arms that are made rather than trained, and dims that are given rather than learned.
+
+An arm may be trained by another process, so its functions are functions of modules and what is bound to them.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -20,24 +24,33 @@ from amtl_export.training.run import Run
 
 def compressed(ratio: float) -> Callable[[Run], FrozenModel]:
     """A function from a run to its model in principal order, governed fields cut to mean dims of at most ratio·D."""
-    return lambda run: compress(freeze(run), dim_budget=ratio, curve=False)
+    return functools.partial(_compress, ratio)
+
+
+def _compress(ratio: float, run: Run) -> FrozenModel:
+    return compress(freeze(run), dim_budget=ratio, curve=False)
 
 
 def fixed_dims(
     truth: Callable[[Vocabulary], npt.NDArray[np.int64]], *, reverse: bool
 ) -> Callable[[CtrModel, Mapping[str, Vocabulary]], None]:
     """A preparation that gives every governed id its true rank and one dim for its bias, or those turned round."""
+    return functools.partial(_fix_dims, truth, reverse)
 
-    def prepare(model: CtrModel, vocabularies: Mapping[str, Vocabulary]) -> None:
-        table = _cut(model)
-        for i, field in enumerate(model.config.embedded):
-            if field.governed and field.shares is None:
-                rank = np.minimum(truth(vocabularies[field.name]) + 1, model.config.dim)
-                kept = table.table.part(table.kept, i)
-                dims = torch.from_numpy(rank[::-1].copy() if reverse else rank)
-                kept.copy_(torch.where(kept > 0, dims, 0))
 
-    return prepare
+def _fix_dims(
+    truth: Callable[[Vocabulary], npt.NDArray[np.int64]],
+    reverse: bool,
+    model: CtrModel,
+    vocabularies: Mapping[str, Vocabulary],
+) -> None:
+    table = _cut(model)
+    for i, field in enumerate(model.config.embedded):
+        if field.governed and field.shares is None:
+            rank = np.minimum(truth(vocabularies[field.name]) + 1, model.config.dim)
+            kept = table.table.part(table.kept, i)
+            dims = torch.from_numpy(rank[::-1].copy() if reverse else rank)
+            kept.copy_(torch.where(kept > 0, dims, 0))
 
 
 @torch.no_grad()

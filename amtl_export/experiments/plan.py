@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -227,10 +228,7 @@ def planted(base: Base) -> Plan:
     if name != "synthetic":
         raise InputError("experiment planted needs data with a planted rank", found=name, allowed="synthetic:…")
     config = SyntheticConfig.parse(options)
-
-    def truth(vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
-        return planted_rank(config, vocabulary)
-
+    truth = functools.partial(planted_rank, config)
     arms = [base.method("fbe")]
     for name, reverse in (("oracle dims", False), ("reversed dims", True)):
         arms.append(replace(base.arm(name, method="cut"), prepare=fixed_dims(truth, reverse=reverse)))

@@ -68,7 +68,7 @@ def examine() -> list[Check]:
         _module("mlperf_loadgen", "bench server does not run", install("serve")),
         _module("psutil", "bench server sees no memory", install("serve")),
         _package("torchrec", "processes of torchrun hold all rows of large tables each", install_torchrec()),
-        _package("ray", "no deployment in Ray Serve", install("ray")),
+        _package("ray", "no deployment in Ray Serve, no score or experiment on Ray", install("ray")),
     ]
 
 

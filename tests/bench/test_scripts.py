@@ -177,3 +177,14 @@ def test_large_vocabularies(tmp_path: Path) -> None:
     assert all(case["lookup_ns_per_row"] > 0 for case in values["encode"])
     assert values["train"]["end_bytes"] >= values["train"]["steps_bytes"] > 0
     assert [case["command"] for case in values["export"]] == ["freeze"]
+
+
+def test_scores_beside_a_loop_of_ones_own(tmp_path: Path) -> None:
+    words = ["--rows", 4000, "--runs", 1, "--full", 0, "--subjects", "score,polars loop", "--out", tmp_path]
+    assert "killed a run of score: the same bytes" in script("score.py", *words)
+    (file,) = tmp_path.glob("*-score-*.json")
+    values = json.loads(file.read_text())
+    assert values["compared"]["rows"] == 4000
+    loop = values["compared"]["subjects"]["polars loop"]
+    assert loop["max_abs_logit_difference"] < 1e-5
+    assert loop["peak_bytes"] > 0

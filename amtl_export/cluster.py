@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ LOCAL = "local"
 #: What goes through Ray is names of files and a few numbers.
 _STORE_BYTES = 100 << 20
 
+#: What `ray.init` sets in the environment of this process for the cluster that it starts.
+_SET_BY_RAY = ("RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED")
+
 #: How often a piece of work is given out again whose worker died.
 RETRIES = 3
 
@@ -30,7 +33,8 @@ RETRIES = 3
 def connected(address: str) -> Iterator[Any]:
     """The module `ray`, connected to a cluster while the block runs.
 
-    Signals stay handled as they were: Ray takes SIGTERM for itself.
+    Signals stay handled as they were: Ray takes SIGTERM for itself. A process that has started a cluster wants tokens
+    from then on (Ray 2.60), so it cannot work with a cluster that has none afterwards.
 
     Args:
         address: as `ray.init` takes it; `local` starts one here, of this machine's cores. `auto` is the connection that
@@ -54,11 +58,22 @@ def connected(address: str) -> Iterator[Any]:
             )
         yield ray
         return
+    environment = {name: os.environ.get(name) for name in _SET_BY_RAY}
     try:
         _connect(ray, address)
         yield ray
     finally:
         ray.shutdown()
+        _restore(environment)
+
+
+def _restore(environment: Mapping[str, str | None]) -> None:
+    """Processes that are started later are none of the cluster's."""
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _connect(ray: Any, address: str) -> None:

@@ -82,8 +82,11 @@ if __name__ == "__main__":
 def test_ray_finds_what_one_process_does(plan: Plan, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: the extra ray")
     expected = sweep(plan, [0], tmp_path / "one")
-    asked = [(plan, 0, {"ray": "local"}), (spoilt(plan, "fbe"), 1, {"ray": "local"})]
-    asked.append((plan, 1, {"ray": "local", "threads": 1000}))
+    asked: list[tuple[Plan, int, dict[str, Any]]] = [
+        (plan, 0, {"ray": "local"}),
+        (spoilt(plan, "fbe"), 1, {"ray": "local"}),
+        (plan, 1, {"ray": "local", "threads": 1000}),
+    ]
     (tmp_path / "work").write_bytes(pickle.dumps(asked))
     home = {"HOME": str(tmp_path)}  # Ray writes a token there
     done = subprocess.run(

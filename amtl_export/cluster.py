@@ -15,6 +15,7 @@ from typing import Any
 
 from amtl_export.errors import AmtlError, EnvironmentLacks, InputError
 from amtl_export.extras import install
+from amtl_export.runtime.cores import usable_cores
 
 #: The address that starts a cluster here and ends it.
 LOCAL = "local"
@@ -37,8 +38,8 @@ def connected(address: str) -> Iterator[Any]:
     from then on (Ray 2.60), so it cannot work with a cluster that has none afterwards.
 
     Args:
-        address: as `ray.init` takes it; `local` starts one here, of this machine's cores. `auto` is the connection that
-            this process has already, if it has one.
+        address: as `ray.init` takes it; `local` starts one here, of the cores that this process may use. `auto` is the
+            connection that this process has already, if it has one.
 
     Raises:
         EnvironmentLacks: Ray is not installed, or cannot be reached or started.
@@ -80,7 +81,7 @@ def _connect(ray: Any, address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it is our cluster, and reports to nobody
-        options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
+        options |= {"num_cpus": usable_cores(), "include_dashboard": False, "object_store_memory": _STORE_BYTES}
     before = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)

@@ -12,7 +12,7 @@ TORCH ?= torch==2.13.0
 # Without its dependencies, which the extra distributed has: its own bring the CUDA build of fbgemm.
 TORCHREC := torchrec==1.8.0
 
-.PHONY: venv demo check docs test lint lowest triton bench fuzz attack zoo clean
+.PHONY: venv demo check docs test long lint lowest triton bench fuzz attack zoo clean
 
 venv: $(VENV)/.made-$(RUNTIME)
 
@@ -33,7 +33,11 @@ triton: .triton/installed
 	$(BIN)/python benchmarks/triton_server install .triton
 
 test: lint triton lowest
-	$(BIN)/python -m pytest -n 2 --durations=40 --durations-min=4
+	$(BIN)/python -m pytest -n 2 -m "not long" --durations=40 --durations-min=4
+
+# The tests that make test leaves out for their time.
+long: venv triton
+	$(BIN)/python -m pytest -n 2 -m long
 
 # The lower bounds of pyproject.toml are true: a smoke test with the lowest direct version of everything, in a venv of its own.
 lowest: $(LOWEST)/.made

@@ -70,6 +70,7 @@ def test_amtl_on(name: str, real_data: Path, tmp_path: Path) -> None:
     check_raw_features(run, settings, tmp_path)
 
 
+@pytest.mark.long
 def test_ml_1m_reaches_the_published_auc(real_data: Path, tmp_path: Path) -> None:
     """RecBole's DNN has .8903 under this protocol; nine epochs of the default settings are enough."""
     run = train(config(real_data, "ml-1m", method="fbe", epochs=9), tmp_path / "run")

@@ -58,6 +58,7 @@ def test_the_planted_table(tmp_path: Path) -> None:
     assert {case["subject"] for case in values["cases"]} == subjects
 
 
+@pytest.mark.long
 def test_candidates_of_a_request(tmp_path: Path) -> None:
     words = ["--rows", 8000, "--batch", "1,64", "--seconds", 0.001, "--backbones", "dcnv2", "--out", tmp_path]
     assert "4 of 8 fields" in script("candidates.py", *words)
@@ -136,6 +137,7 @@ def test_whole_models_beside_their_peers(tmp_path: Path) -> None:
     assert all(process["load_to_first_answer_s"] > 0 for process in values["processes"].values())
 
 
+@pytest.mark.long
 def test_everything_a_gpu_is_asked_on_the_cpu(tmp_path: Path) -> None:
     data = "synthetic:rows=3000,values=50"
     words = ["--device", "cpu", "--rows", 8000, "--batch", "1,64", "--seconds", 0.001, "--out", tmp_path]
@@ -152,6 +154,7 @@ def test_everything_a_gpu_is_asked_on_the_cpu(tmp_path: Path) -> None:
     assert file.with_suffix(".png").stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_value_types_of_a_run(tmp_path: Path, run: Run) -> None:
     script("value_types.py", run.path, "--name", "tiny", "--out", tmp_path)
     (file,) = tmp_path.glob("*-tiny-value-types-*.json")

@@ -39,7 +39,13 @@ def raw(bundle: Bundle, feed: Feed) -> Feed:
 
 
 @pytest.mark.parametrize(
-    ("taken", "switches"), [("ids", 20), ("values, in the graph", 3), ("values, by an ensemble", 5)]
+    ("taken", "switches"),
+    [
+        pytest.param("ids", 20, marks=pytest.mark.long),
+        ("ids", 5),
+        ("values, in the graph", 3),
+        ("values, by an ensemble", 5),
+    ],
 )
 def test_versions_switch_under_load(
     triton: Path,

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import polars as pl
 
 from amtl_export.bundle import signature as sig
 from amtl_export.bundle.check import Checked
 from amtl_export.compare import INT8_TOLERANCE, TOLERANCE
+from amtl_export.data.frame_parts import FrameParts
 from amtl_export.data.normalise import normalisations
-from amtl_export.data.vocabulary import write_frame
 from amtl_export.files import producer, write_json
 from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.frozen import FrozenModel
@@ -138,7 +140,7 @@ def write_fields(frozen: FrozenModel, draft: Path) -> None:
     for name, values in field_settings(frozen).items():
         write_json(draft / name, values)
     for name, frame in field_frames(frozen):
-        write_frame(frame, draft / "vocab" / f"{name}.parquet")
+        frame.write(draft / "vocab" / f"{name}.parquet")
 
 
 def field_settings(frozen: FrozenModel) -> dict[str, Any]:
@@ -150,18 +152,25 @@ def field_settings(frozen: FrozenModel) -> dict[str, Any]:
     return {"schema.json": schema.to_json(), "normalisation.json": specs}
 
 
-def field_frames(frozen: FrozenModel) -> Iterator[tuple[str, pl.DataFrame]]:
+def field_frames(frozen: FrozenModel) -> Iterator[tuple[str, FrameParts]]:
     """Every exported field and what stands in its file: ids, counts and dims; of a run also values."""
     for own in frozen.fields:
         if own.table not in frozen.tables:
             continue
-        dims = frozen.field_dims(own.name).cpu().numpy().astype(np.int32)
+        dims = frozen.field_dims(own.name).cpu().numpy()
         if frozen.data is not None:
-            yield own.name, frozen.data.vocabularies[own.name].to_frame().with_columns(dims=pl.Series(dims))
-            continue
-        counts = frozen.field_counts(own)
-        columns = {"id": np.arange(len(dims), dtype=np.int64), "dims": dims}
-        yield own.name, pl.DataFrame(columns | ({} if counts is None else {"count": counts}))
+            values = frozen.data.vocabularies[own.name].to_frame()
+            yield own.name, FrameParts.of(values.with_columns(dims=pl.Series(dims.astype(np.int32))))
+        else:
+            yield own.name, FrameParts(own.size, partial(_rows_of_ids, dims, frozen.field_counts(own)))
+
+
+def _rows_of_ids(
+    dims: npt.NDArray[np.int64], counts: npt.NDArray[np.int64] | None, first: int, past: int
+) -> pl.DataFrame:
+    """Some rows of the file of a user's table."""
+    columns = {"id": np.arange(first, past, dtype=np.int64), "dims": dims[first:past].astype(np.int32)}
+    return pl.DataFrame(columns | ({} if counts is None else {"count": counts[first:past]}))
 
 
 def count_ops(model: ir.Model) -> dict[str, int]:

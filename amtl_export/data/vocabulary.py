@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -183,10 +184,21 @@ def read_parquet(path: Path) -> pl.DataFrame:
     Raises:
         InputError: the file is missing, truncated or not Parquet.
     """
+    with unreadable(path):
+        return pl.read_parquet(path.absolute(), glob=False)  # Polars knows "~" and "*"
+
+
+@contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Say of what Polars raises inside the block that a file cannot be read.
+
+    Raises:
+        InputError: the file is missing, truncated or not Parquet.
+    """
     if not path.is_file():
         raise InputError("a file is missing", where=path, fix="make the folder anew")
     try:
-        return pl.read_parquet(path.absolute(), glob=False)  # Polars knows "~" and "*"
+        yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise InputError(
             "a file is truncated or not Parquet",

@@ -21,7 +21,7 @@ from amtl_export.bundle.contents import Built, field_frames, field_settings, rep
 from amtl_export.bundle.export import DATA
 from amtl_export.bundle.samples import MESSAGES, MessageKind, message, read_test_data, readme, sample_feeds
 from amtl_export.compare import compare
-from amtl_export.data.vocabulary import read_parquet
+from amtl_export.data.frame_parts import FrameParts, StoredFrame
 from amtl_export.errors import AmtlError, InputError, ValidationFailed
 from amtl_export.files import SUMS, json_text, read_json
 from amtl_export.runtime.session import run
@@ -137,18 +137,14 @@ class SameFiles:
     def _vocabularies(self) -> Iterator[str]:
         for name, wanted in field_frames(self.built.frozen):
             place = f"vocab/{name}.parquet"
-            found = read_parquet(self.bundle.path / place)
+            found = StoredFrame(self.bundle.path / place)
             if found.schema != wanted.schema:
-                yield f"{place}, columns: found {_schema(found)}, export writes {_schema(wanted)}"
+                yield f"{place}, columns: found {_schema(found.schema)}, export writes {_schema(wanted.schema)}"
                 continue
-            if len(found) != len(wanted):
-                yield f"{place}: found {len(found)} ids, export writes {len(wanted)}"
+            if found.size != wanted.size:
+                yield f"{place}: found {found.size} ids, export writes {wanted.size}"
                 continue
-            for column in wanted.columns:
-                if not found[column].equals(wanted[column], null_equal=True):
-                    row = int((found[column].ne_missing(wanted[column])).arg_true()[0])
-                    mine, other = found[column][row], wanted[column][row]
-                    yield f"{place}, column {column}, id {row}: found {mine!r}, export writes {other!r}"
+            yield from _other_values(place, found, wanted)
 
     def _readme(self) -> Iterator[str]:
         file = self.bundle.path / "README.md"
@@ -244,8 +240,8 @@ def _is_words(text: Any) -> bool:
     return isinstance(text, str) and len(text) <= _LONGEST
 
 
-def _schema(frame: pl.DataFrame) -> str:
-    return ", ".join(f"{name} {dtype}" for name, dtype in frame.schema.items())
+def _schema(schema: pl.Schema) -> str:
+    return ", ".join(f"{name} {dtype}" for name, dtype in schema.items())
 
 
 def _other_types(feed: Feed, inputs: Any) -> str:
@@ -283,6 +279,19 @@ def _message_feed(bundle: Path, kind: MessageKind, like: Mapping[str, npt.NDArra
         }
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise InputError("a sample cannot be read", where=file, found=error) from None
+
+
+def _other_values(place: str, found: StoredFrame, wanted: FrameParts) -> Iterator[str]:
+    """Of each column of a field's file, the first value that is another."""
+    known: set[str] = set()
+    for first, part in wanted:
+        rows = found.rows(first, len(part))
+        for column in (own for own in part.columns if own not in known):
+            if not rows[column].equals(part[column], null_equal=True):
+                known.add(column)
+                row = int((rows[column].ne_missing(part[column])).arg_true()[0])
+                mine, other = rows[column][row], part[column][row]
+                yield f"{place}, column {column}, id {first + row}: found {mine!r}, export writes {other!r}"
 
 
 def _answer_differences(place: str, expected: Feed, found: Feed, tolerance: float) -> Iterator[str]:

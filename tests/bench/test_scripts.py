@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from amtl_export.tables.values import VALUE_TYPES
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from amtl_export.errors import EnvironmentLacks
+
 #: Bytes from which an array is a file.
 _LARGE = 1 << 28
 
@@ -19,15 +21,24 @@ def scratch(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> npt.ND
     """An array of zeros; a large one is a mapped file that has no name, in the folder that TMPDIR names.
 
     Raises:
-        OSError: the file system has no room for it.
+        EnvironmentLacks: the folder has no room for it.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < _LARGE:
         return np.zeros(shape, dtype)
     with tempfile.TemporaryFile() as file:
-        if hasattr(os, "posix_fallocate"):  # now: a full disk ends a process that writes a mapped page
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.truncate(size)
+        try:
+            if hasattr(os, "posix_fallocate"):  # now: a full disk ends a process that writes a mapped page
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+        except OSError as error:
+            raise EnvironmentLacks(
+                "no room for a large array",
+                where=tempfile.gettempdir(),
+                found=error.strerror,
+                allowed=f"{size:,} bytes",
+                fix="set TMPDIR to a folder with more room",
+            ) from None
         array: npt.NDArray[Any] = np.frombuffer(mmap.mmap(file.fileno(), size), dtype).reshape(shape)
         return array

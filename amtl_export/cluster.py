@@ -106,9 +106,10 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=20).close()
 
 
-def cores(ray: Any) -> int:
-    """Of the cluster, as it is now."""
-    return int(ray.cluster_resources().get("CPU", 0))
+def room(ray: Any, cores: int) -> int:
+    """How many pieces of work of so many cores the cluster's machines have room for at a time, as it is now."""
+    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return sum(int(node.get("CPU", 0)) // cores for node in nodes)
 
 
 @contextmanager

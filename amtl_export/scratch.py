@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
@@ -26,19 +27,28 @@ def scratch(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> npt.ND
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < _LARGE:
         return np.zeros(shape, dtype)
-    with tempfile.TemporaryFile() as file:
-        try:
-            if hasattr(os, "posix_fallocate"):  # now: a full disk ends a process that writes a mapped page
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-        except OSError as error:
-            raise EnvironmentLacks(
-                "no room for a large array",
-                where=tempfile.gettempdir(),
-                found=error.strerror,
-                allowed=f"{size:,} bytes",
-                fix="set TMPDIR to a folder with more room",
-            ) from None
-        array: npt.NDArray[Any] = np.frombuffer(mmap.mmap(file.fileno(), size), dtype).reshape(shape)
-        return array
+    try:
+        with tempfile.TemporaryFile() as file:
+            _reserve(file.fileno(), size)
+            array: npt.NDArray[Any] = np.frombuffer(mmap.mmap(file.fileno(), size), dtype).reshape(shape)
+            return array
+    except OSError as error:
+        raise EnvironmentLacks(
+            "no room for a large array",
+            where=tempfile.tempdir or os.environ.get("TMPDIR"),
+            found=error.strerror,
+            allowed=f"{size:,} bytes",
+            fix="set TMPDIR to a folder with more room",
+        ) from None
+
+
+def _reserve(file: int, size: int) -> None:
+    """Take the room now: a full disk ends a process that writes a mapped page."""
+    try:
+        os.posix_fallocate(file, 0, size)
+    except AttributeError:  # macOS
+        os.truncate(file, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        os.truncate(file, size)

@@ -68,15 +68,12 @@ def command(
     principal order against rows as trained; planted, who recovers a planted rank (--data synthetic:…); backbones; and
     settings, what each setting of AMTL does. What was trained before in the same folder is not trained again.
     """
-    import torch
     from rich.markdown import Markdown
 
     from amtl_export.experiments.run import run_experiment
     from amtl_export.experiments.spread import Spread
 
     spread = Spread(jobs, ray, threads)
-    if threads:
-        torch.set_num_threads(threads)
     base = train_config(seed=common.seed, **given)
     chosen = range(common.seed, common.seed + seeds)
     named = [arm for arm in arms if arm]

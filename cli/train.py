@@ -43,10 +43,10 @@ def command(common: Common, out: Path, threads: int | None, **given: Any) -> Non
     from amtl_export.training.distributed import joined
     from amtl_export.training.loop import train
 
-    config = train_config(seed=common.seed, **given)
     if threads:
         torch.set_num_threads(threads)
     with joined() as ranks:
+        config = train_config(seed=common.seed, **given)
         with watch(common if ranks.first else replace(common, quiet=True)) as observer:
             run = train(config, out, overwrite=common.overwrite, observer=observer)
         if ranks.first:

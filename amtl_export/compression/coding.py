@@ -64,7 +64,7 @@ def trial_model(frozen: FrozenModel, coded: Coded, dims: Mapping[Rows, Dims]) ->
     """
     made: dict[str, FrozenEmbedding] = {}
     for path, width in _widths(frozen, coded, dims).items():
-        table, kept = frozen.tables[path], torch.from_numpy(_dims(frozen.tables[path], path, dims))
+        table, kept = frozen.tables[path], torch.from_numpy(_dims(frozen.tables[path], path, coded, dims))
         made[path] = TrialEmbedding(torch.from_numpy(coded.tables[path])[:, :width], kept, table.sizes, table.offsets)
     return _with_bases(frozen, coded, made)
 
@@ -76,7 +76,7 @@ def cut_model(frozen: FrozenModel, coded: Coded, dims: Mapping[Rows, Dims]) -> F
     for path, width in _widths(frozen, coded, dims).items():
         table, numbers = frozen.tables[path], torch.from_numpy(coded.tables[path])
         kept = torch.from_numpy(scratch((len(numbers),), np.int64))
-        kept.copy_(torch.from_numpy(_dims(table, path, dims)))
+        kept.copy_(torch.from_numpy(_dims(table, path, coded, dims)))
         rows = torch.from_numpy(scratch((len(numbers), width)))
         for out, part, own in zip(rows.split(_CHUNK), numbers.split(_CHUNK), kept.split(_CHUNK), strict=True):
             out.copy_(torch.where(torch.arange(width) < own.unsqueeze(1), part[:, :width], 0.0))
@@ -108,29 +108,32 @@ def _coded(path: str, table: FrozenEmbedding, coded: Coded) -> CodedEmbedding:
 
 def _widths(frozen: FrozenModel, coded: Coded, dims: Mapping[Rows, Dims]) -> dict[str, int]:
     """Path of each coded table → numbers of its longest row, and of those it shares a basis with."""
-    alone = {path: _width(frozen.tables[path], path, dims) for path in coded.tables}
+    alone = {path: _width(frozen.tables[path], path, coded, dims) for path in coded.tables}
     bases = {path: {id(own.decode) for (table, _), own in coded.bases.items() if table == path} for path in alone}
     return {path: max(alone[other] for other in alone if bases[other] & bases[path]) for path in alone}
 
 
-def _width(table: FrozenEmbedding, path: str, dims: Mapping[Rows, Dims]) -> int:
+def _width(table: FrozenEmbedding, path: str, coded: Coded, dims: Mapping[Rows, Dims]) -> int:
     """Numbers of the longest row, of the fields that are left as they are too; enough for every layout and type."""
-    longest = [
-        int(dims[path, offset].max(initial=0))
-        if (path, offset) in dims
-        else int(table.dims[offset : offset + size].numpy().max(initial=0))
-        for size, offset in zip(table.sizes, table.offsets, strict=True)
-    ]
+    fields = zip(table.sizes, table.offsets, strict=True)
+    longest = [int(_field_dims(table, (path, start), size, coded, dims).max(initial=0)) for size, start in fields]
     return max(min(NARROW, table.rows.shape[1]), *longest, 1)
 
 
-def _dims(table: FrozenEmbedding, path: str, dims: Mapping[Rows, Dims]) -> Dims:
+def _dims(table: FrozenEmbedding, path: str, coded: Coded, dims: Mapping[Rows, Dims]) -> Dims:
     """`[V_total]`, in the type of `dims`."""
-    own = [dims[path, offset] for offset in table.offsets if (path, offset) in dims]
-    if len(own) == len(table.offsets) == 1:
-        return own[0]
-    kept = table.dims.numpy().astype(own[0].dtype)
-    for offset in table.offsets:
-        if (path, offset) in dims:
-            kept[offset : offset + len(dims[path, offset])] = dims[path, offset]
+    (kind,) = {dims[rows].dtype for rows in dims if rows[0] == path}
+    if len(table.offsets) == 1:
+        return dims[path, table.offsets[0]]
+    kept = np.zeros(len(table.dims), kind)
+    for size, start in zip(table.sizes, table.offsets, strict=True):
+        kept[start : start + size] = _field_dims(table, (path, start), size, coded, dims)
     return kept
+
+
+def _field_dims(table: FrozenEmbedding, rows: Rows, size: int, coded: Coded, dims: Mapping[Rows, Dims]) -> Dims:
+    """Those of a cut field; of one in another basis alone all that count there; of another as they are."""
+    if rows in dims:
+        return dims[rows]
+    own: Dims = table.dims[rows[1] : rows[1] + size].numpy()
+    return np.where(own > 0, table.rows.shape[1], 0) if rows in coded.bases else own

@@ -113,7 +113,7 @@ class Cuts:
     def _at_most(self, widths: Sequence[int]) -> list[CutRows]:
         """What is cut, the rows of each group no longer than a width; those of wide tables as they are."""
         return [
-            own if table is None else replace(own, longest=np.minimum(own.longest, width))
+            own if table is None else replace(own, longest=np.minimum(own.longest, min(width, own.numbers.shape[1])))
             for own, table, width in zip(self.fields, self._tables, widths, strict=True)
         ]
 

@@ -173,7 +173,7 @@ class Uncut:
         dims: dict[Rows, Dims] = {}
         for group in self.groups:
             V, D = self.dense(group).shape
-            dims[group.rows] = np.full(V, D, np.uint8 if D < 1 << 8 else np.int16)
+            dims[group.rows] = np.full(V, D, np.uint8 if D < 1 << 8 else np.int32)
             if group.padding is not None and not self.dense(group)[group.padding].any():
                 dims[group.rows][group.padding] = 0
         return dims

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from amtl_export.cluster import RETRIES, check_shared, connected, cores, not_shared, said, shared
+from amtl_export.cluster import RETRIES, check_shared, connected, not_shared, room, said, shared
 from amtl_export.errors import AmtlError, InputError, os_errors
 from amtl_export.experiments.arm import ArmResult, arm_result
 from amtl_export.experiments.spread import Job, Trainer, Work, of_job
@@ -29,9 +29,9 @@ def on_ray(address: str, threads: int | None, out: Path) -> Iterator[Trainer]:
     """
     threads = threads or 1
     with connected(address) as ray, shared(out) as mark:
-        if cores(ray) < threads:
+        if not room(ray, threads):
             raise InputError(
-                "the Ray cluster has too few cores", found=cores(ray), allowed=f"threads={threads} or more"
+                "no machine of the Ray cluster has the cores of one arm", allowed=f"threads={threads} or more"
             )
         tasks = _Tasks(ray, threads, mark)
         try:

@@ -8,7 +8,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
@@ -132,11 +132,8 @@ def _main(sender: Connection, work: Work) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's whole group: the first process says what ends
     signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        said = _trained(sender, work)
-    except KeyboardInterrupt:
-        return
-    sender.send(said)
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        sender.send(_trained(sender, work))
 
 
 def _trained(sender: Connection, work: Work) -> object:

@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.experiments.arm import ArmResult, arm_result
 from amtl_export.experiments.plan import Plan
@@ -61,10 +63,15 @@ def _results(
     if spread.apart:
         yield from side_by_side(jobs, out, plan, spread, note)
         return
-    for job in jobs:
-        with naming(job):
-            result = arm_result(job.arm, job.seed, out / "runs", plan)
-        yield job, result
+    before = torch.get_num_threads()
+    torch.set_num_threads(spread.threads or before)
+    try:
+        for job in jobs:
+            with naming(job):
+                result = arm_result(job.arm, job.seed, out / "runs", plan)
+            yield job, result
+    finally:
+        torch.set_num_threads(before)
 
 
 def summarise(name: str, plan: Plan, base: TrainConfig, results: Sequence[ArmResult]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ Dims = npt.NDArray[np.integer[Any]]
 #: Numbers that are worked on at a time: they stay in a processor's cache.
 _NUMBERS = 1 << 16
 
-#: Rows from which a price is looked for on a part of them first: about so many.
+#: About so many rows a price is looked for on first, where there are twice as many and more.
 _MANY = 1 << 18
 
 #: How far from it that of all rows is looked for first, in its logarithm; how often; how near a total is met.

@@ -157,7 +157,7 @@ def _dims(fields: Sequence[FieldInspection]) -> Iterator[str]:
 def _curve(compressed: Compressed | None) -> Iterator[str]:
     tried = [] if compressed is None else compressed.curve
     places = [(own.bytes / 1e6, own.auc_valid) for own in tried if own.auc_valid is not None]
-    if len(places) < 2 or compressed is None:
+    if len(places) < 2 or compressed is None or compressed.auc_valid_before is None:
         return
     chosen = next(((own.bytes / 1e6, own.auc_valid) for own in tried if own.chosen and own.auc_valid is not None), None)
     said = f"cuts that were tried; before, {_size(compressed.bytes_before)} and {compressed.auc_valid_before:.5f}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from amtl_export.bundle.bundle import open_bundle
-from amtl_export.cluster import RETRIES, check_shared, connected, cores, not_shared, said, shared
+from amtl_export.cluster import RETRIES, check_shared, connected, not_shared, room, said, shared
 from amtl_export.data.source import Files
 from amtl_export.errors import InputError, os_errors
 from amtl_export.scoring.parts import PartWriter, Scored, Task
@@ -110,7 +110,7 @@ def on_ray(
         return
     threads = threads or 1
     with connected(address) as ray, shared(tasks[0].part.parent) as mark:
-        count = min(_workers(cores(ray), threads, workers), len(tasks))
+        count = min(_workers(room(ray, threads), threads, workers), len(tasks))
         tasks = [Task(replace(file, path=file.path.absolute()), part) for file, part in tasks]
         environment = {"env_vars": {"POLARS_MAX_THREADS": str(threads)}}
         again = {"max_restarts": -1, "max_task_retries": RETRIES}
@@ -136,18 +136,17 @@ def _order(writer: PartWriter, tasks: Sequence[Task], threads: int, mark: Path) 
     )
 
 
-def _workers(cores: int, threads: int, workers: int | None) -> int:
+def _workers(room: int, threads: int, workers: int | None) -> int:
     """How many there are to be.
 
     Raises:
         InputError: the cluster has not the cores.
     """
-    room = cores // threads
     if room < (workers or 1):
         raise InputError(
             "the Ray cluster has too few cores",
-            found=cores,
-            allowed=f"{(workers or 1) * threads} or more, for workers={workers or 1} of threads={threads}",
+            found=f"room for {room} workers of threads={threads}",
+            allowed=f"workers={workers or 1} at a time",
             fix="ask for fewer",
         )
     return workers or room

@@ -1,4 +1,4 @@
-"""Rows arranged in each layout, a chunk of them at a time: what comes of it may be a file, see `scratch`."""
+"""Rows arranged in each layout. Blocks and ragged rows are made a chunk at a time, and may be files: see `scratch`."""
 
 from __future__ import annotations
 

@@ -23,15 +23,12 @@ from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash, write_vocabularies
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import (
-    atomic_folder,
-    check_regular,
     check_source,
     check_target,
     locked,
     producer,
     publish,
     read_json,
-    read_object,
     whole_file,
     write_json,
 )
@@ -40,7 +37,7 @@ from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.selection import SoftTwinSelector
 from amtl_export.training.batches import predict
-from amtl_export.training.checkpoint import Progress, drop_checkpoints, latest, save_checkpoint
+from amtl_export.training.checkpoint import Progress, latest, save_checkpoint
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.dims import all_dims, mean_dims, prune_trained
 from amtl_export.training.distributed import Ranks, check_seen, check_shared, lost_processes
@@ -53,14 +50,10 @@ from amtl_export.training.sharded import build_shared, who_holds
 from amtl_export.training.state import TrainState
 from amtl_export.training.tensors import save_tensors
 from amtl_export.training.warm_start import open_start, warm_start
+from amtl_export.training.working import BEGUN, DONE, claim, is_done, partial_folder, tidy
 
 #: Changes a new model, given the vocabularies of its fields.
 Prepare = Callable[[CtrModel, Mapping[str, Vocabulary]], None]
-
-
-def partial_folder(out: Path) -> Path:
-    """Where an unfinished training of `out` keeps its state."""
-    return out.with_name(out.name + ".partial")
 
 
 def train(
@@ -96,8 +89,8 @@ def train(
     with os_errors("training", out), lost_processes(ranks):
         if ranks.first:
             _lead(config, out, overwrite, observer, prepare, ranks)
-        else:
-            _train_in(partial_folder(out), config, Silent(), prepare, bool(ranks.told(0)), ranks)
+        elif (found := ranks.told(0)) != DONE:
+            _train_in(partial_folder(out), config, Silent(), prepare, found == BEGUN, ranks)
         ranks.wait()
     return load_run(out)
 
@@ -112,43 +105,19 @@ def _lead(
     work = partial_folder(out)
     with locked(out):
         check_target(out, overwrite)  # what another process has made since
-        resumed = _claim(work, config, overwrite)
+        found = claim(work, config, overwrite)
         try:
-            ranks.told(resumed)
-            _train_in(work, config, observer, prepare, resumed, ranks)
+            ranks.told(found)
+            if found == DONE:
+                load_run(work)  # refuses what was damaged meanwhile
+            else:
+                _train_in(work, config, observer, prepare, found == BEGUN, ranks)
+            tidy(work)
             publish(work, out, overwrite=overwrite)
         except BaseException:
-            if latest(work) is None:
+            if latest(work) is None and not is_done(work):
                 shutil.rmtree(work, ignore_errors=True)
             raise
-
-
-def _claim(work: Path, config: TrainConfig, overwrite: bool) -> bool:
-    """Make the working folder, or take over one with the same settings; whether it is taken over."""
-    if work.exists():
-        begun = (work / "train.json").is_file()
-        ours = begun or (work / "config.json").is_file()  # done, and then not published
-        earlier = read_object(work / "train.json") if begun and not overwrite else None
-        if earlier == config.to_json() and not overwrite and latest(work) is not None:
-            check_regular(work)
-            return True
-        if earlier is not None and earlier != config.to_json() and not overwrite:
-            wanted = config.to_json()
-            differing = ", ".join(
-                f"{k} {earlier.get(k)!r} → {wanted[k]!r}" for k in wanted if earlier.get(k) != wanted[k]
-            )
-            raise InputError(
-                "an unfinished training with other settings is in the way",
-                where=work,
-                found=differing,
-                fix="repeat it with its settings to go on, or say overwrite=True to discard it",
-            )
-        if not ours and any(work.iterdir()):
-            raise InputError("a folder is in the way", where=work, fix="choose another folder, or remove it yourself")
-        shutil.rmtree(work)
-    with atomic_folder(work) as draft:  # it is never there without its settings
-        write_json(draft / "train.json", config.to_json())
-    return False
 
 
 def _train_in(
@@ -350,27 +319,24 @@ def _finish(
 ) -> None:
     (work / "history.jsonl").touch()  # no epoch, no line
     write_json(work / "metrics.json", metrics)
-    write_json(
-        work / "config.json",
-        {
-            "producer": producer(),
-            "kind": "run",
-            "train": config.to_json(),
-            "model": model_config.to_json(),
-            "vocabulary_hash": vocabulary_hash(encoded.vocabularies),
-            "environment": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "threads": torch.get_num_threads(),
-                "processes": ranks.size,
-                "machine": platform.machine(),
+    with whole_file(work / "config.json") as draft:  # the last one: with it, a training is done
+        write_json(
+            draft,
+            {
+                "producer": producer(),
+                "kind": "run",
+                "train": config.to_json(),
+                "model": model_config.to_json(),
+                "vocabulary_hash": vocabulary_hash(encoded.vocabularies),
+                "environment": {
+                    "python": platform.python_version(),
+                    "torch": torch.__version__,
+                    "threads": torch.get_num_threads(),
+                    "processes": ranks.size,
+                    "machine": platform.machine(),
+                },
             },
-        },
-    )
-    drop_checkpoints(work)
-    shutil.rmtree(work / "data" / "train")
-    (work / "train.json").unlink()
-    (work / "model.json").unlink()
+        )
 
 
 def _soft_auc(model: CtrModel, rows: Rows, ranks: Ranks) -> float | None:

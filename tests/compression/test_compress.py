@@ -15,14 +15,18 @@ from torch import Tensor, nn
 
 from amtl_export import attach
 from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.compression.coding import trial_model
 from amtl_export.compression.compress import compress
-from amtl_export.compression.cuts import table_bytes
+from amtl_export.compression.cuts import Cuts, table_bytes
 from amtl_export.compression.search import DEFAULT_DROP
+from amtl_export.compression.uncut import Uncut
 from amtl_export.data.named.synthetic import usable_rank
 from amtl_export.errors import InputError
 from amtl_export.freezing.folder import load_frozen, save_frozen
+from amtl_export.freezing.folding import fold
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.freezing.scores import torch_auc
+from amtl_export.source.source import Source
 from amtl_export.tables.values import fake_quantized, quantize, value_types
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
@@ -471,3 +475,64 @@ def spearman(a: Any, b: Any) -> float:
     """Rank correlation, ties sharing their mean rank."""
     ranks = [np.array([(own < value).sum() + ((own == value).sum() - 1) / 2 for value in own]) for own in (a, b)]
     return float(np.corrcoef(np.stack(ranks))[0, 1])
+
+
+SCHEMA = """
+label = "y"
+[split]
+rule = "random"
+[[field]]
+name = "a"
+kind = "categorical"
+type = "int64"
+[[field]]
+name = "b"
+kind = "categorical"
+type = "int64"
+governed = false
+dim = 2
+"""
+
+
+def test_a_field_that_is_left_as_it_is_keeps_its_rows_in_a_shared_basis(
+    tmp_path: Path, tiny_train: Callable[..., TrainConfig]
+) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 60, 3000), rng.integers(0, 20, 3000)
+    y = (rng.random(3000) < 1 / (1 + np.exp(-np.sin(a) - np.cos(b)))).astype(int)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "schema.toml").write_text(SCHEMA)
+    lines = [f"{i},{j},{k}" for i, j, k in zip(a, b, y, strict=True)]
+    (tmp_path / "data" / "rows.csv").write_text("\n".join(["a,b,y", *lines]) + "\n")
+    run = train(tiny_train(data=str(tmp_path / "data"), method="fbe", backbone="deepfm", dim=8), tmp_path / "run")
+    work = Uncut(freeze(run), fold(freeze(run)), False, False, print)
+    cuts = Cuts(work, "shared")
+    feed, whole = work.original.example, work.whole
+    expected = work.original.answers(feed)["logit"]
+    for model in (cuts.model(whole), trial_model(work.plain, cuts.coded, whole)):
+        np.testing.assert_allclose(model.answers(feed)["logit"], expected, atol=1e-5)
+
+
+class Wide(nn.Module):
+    """Two tables, one of more dims than a byte counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Embedding(40, 300), nn.Embedding(30, 16)
+        self.out = nn.Linear(316, 1)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        logit: torch.Tensor = self.out(torch.cat([self.a(a), self.b(b)], 1))[:, 0]
+        return logit
+
+
+def test_tables_of_several_widths() -> None:
+    torch.manual_seed(0)
+    inputs = {"a": torch.randint(0, 40, (256,)), "b": torch.randint(0, 30, (256,))}
+    source = Source(Wide().eval(), inputs, batches=[(inputs, (torch.arange(256) % 2).float())])
+    small = compress(source, dim_budget=0.95, curve=False)
+    assert sum(int(table.dims.sum()) for table in small.tables.values()) <= 0.95 * (40 * 300 + 30 * 16)
+    exact = compress(source, dim_budget=1.0, curve=False)
+    expected = freeze(source).answers(exact.example)
+    for name, values in expected.items():
+        np.testing.assert_allclose(exact.answers(exact.example)[name], values, atol=1e-4)

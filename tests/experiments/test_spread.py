@@ -100,7 +100,7 @@ def test_ray_finds_what_one_process_does(plan: Plan, tmp_path: Path) -> None:
     assert isinstance(bad, InputError)
     assert bad.what.startswith("arm fbe, seed 1: ")
     assert isinstance(many, InputError)
-    assert "too few cores" in many.what
+    assert "has the cores of one arm" in many.what
 
 
 def spoilt(plan: Plan, name: str) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,6 +144,16 @@ def test_many_rows_are_cut_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
         assert total(wanted) - 16 <= total(dims) <= budget
         differing = sum(int((a != b).sum()) for a, b in zip(dims, wanted, strict=True))
         assert differing <= 16
+
+
+@pytest.mark.parametrize(("kind", "D"), [(np.uint8, 4), (np.uint8, 255), (np.int32, 300)])
+def test_dims_of_any_type_are_the_same(kind: type[np.integer[Any]], D: int) -> None:
+    field = drawn(60, D, 9, padding=True)
+    small = Rows(field.numbers, field.counts, field.weights, field.longest.astype(kind))
+    for budget in (100, 60 + 10 * D, 40 * D):
+        (wanted,), (found,) = dims_within([field], budget), dims_within([small], budget)
+        assert found.dtype == kind
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_many_rows_without_energy_keep_one_dim(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,9 @@ from amtl_export.models.table import FieldTable, rows_of
 from amtl_export.training.checkpoint import latest
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.distributed import Ranks, check_shared, joined
-from amtl_export.training.loop import partial_folder, train
+from amtl_export.training.loop import train
 from amtl_export.training.run import Run, load_run
+from amtl_export.training.working import partial_folder
 from amtl_export.validation.validate import validate
 
 Make = Callable[..., TrainConfig]

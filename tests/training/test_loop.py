@@ -19,10 +19,11 @@ from amtl_export.models.config import MixedConfig, SelectionConfig
 from amtl_export.training.batches import shuffled
 from amtl_export.training.checkpoint import latest
 from amtl_export.training.config import TrainConfig
-from amtl_export.training.loop import partial_folder, train
+from amtl_export.training.loop import train
 from amtl_export.training.observer import Silent
 from amtl_export.training.run import Run, build_model, load_run, model_config_for
 from amtl_export.training.state import TrainState
+from amtl_export.training.working import partial_folder
 
 Make = Callable[..., TrainConfig]
 
@@ -45,6 +46,16 @@ class StopAfter(Silent):
             self.steps += 1
             if self.steps > 3:
                 raise KeyboardInterrupt
+
+
+class Epochs(Silent):
+    """Epochs that were run."""
+
+    def __init__(self) -> None:
+        self.run: list[int] = []
+
+    def epoch_finished(self, record: dict[str, Any]) -> None:
+        self.run.append(record["epoch"])
 
 
 def test_a_run_holds_what_the_design_fixes(run: Run) -> None:
@@ -122,14 +133,32 @@ def test_an_interruption_while_files_are_written_or_removed(
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "torn")
     assert not left
-    assert weights(train(config, tmp_path / "torn").path) == weights(whole.path)
+    again = Epochs()
+    assert weights(train(config, tmp_path / "torn", observer=again).path) == weights(whole.path)
+    assert again.run == ([2] if torn == "history" else [])
+    assert not partial_folder(tmp_path / "torn").exists()
 
 
-def test_a_run_that_was_not_published_is_made_again(tmp_path: Path, tiny_train: Make) -> None:
+def test_a_run_that_was_not_published_is_published(tmp_path: Path, tiny_train: Make) -> None:
     config = tiny_train(epochs=1)
     whole = train(config, tmp_path / "whole")
     shutil.copytree(whole.path, tmp_path / "run.partial")
-    assert weights(train(config, tmp_path / "run").path) == weights(whole.path)
+    with pytest.raises(InputError, match=r"lr 0.001 → 0.01"):
+        train(replace(config, lr=0.01), tmp_path / "run")
+    again = Epochs()
+    assert weights(train(config, tmp_path / "run", observer=again).path) == weights(whole.path)
+    assert again.run == []
+
+
+def test_a_damaged_run_that_was_not_published_is_not(tmp_path: Path, tiny_train: Make) -> None:
+    config = tiny_train(epochs=1)
+    work = Path(shutil.copytree(train(config, tmp_path / "whole").path, tmp_path / "run.partial"))
+    file = work / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"truncated or corrupted\n  where: .*model\.safetensors"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert file.is_file()
 
 
 def test_an_interruption_before_the_first_epoch_leaves_nothing(tmp_path: Path, tiny_train: Make) -> None:

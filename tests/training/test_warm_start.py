@@ -19,11 +19,12 @@ from amtl_export.models.table import FieldTable
 from amtl_export.training.batches import predict
 from amtl_export.training.checkpoint import latest
 from amtl_export.training.config import TrainConfig
-from amtl_export.training.loop import partial_folder, train
+from amtl_export.training.loop import train
 from amtl_export.training.observer import Silent
 from amtl_export.training.order import as_read, in_principal_order, keeps_basis
 from amtl_export.training.run import Run, build_model, load_run
 from amtl_export.training.warm_start import open_start, warm_start
+from amtl_export.training.working import partial_folder
 
 Make = Callable[..., TrainConfig]
 DATA = "synthetic:rows=2000,values=80,tags=6,history=3"

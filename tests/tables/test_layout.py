@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amtl_export.tables import layout
+from amtl_export.tables import arrange
 from amtl_export.tables.arrange import block_bits, blocks, dense, paged, ragged
 from amtl_export.tables.cost import (
     MOST_BLOCKS,
@@ -19,7 +19,7 @@ from amtl_export.tables.cost import (
     ragged_bytes,
 )
 from amtl_export.tables.layout import Blocks, Dense, Ints, LaidOut, Paged, PairedDense, Ragged, block_name, stored_bytes
-from amtl_export.tables.values import SCALED, Floats, Scales, Stored, ValueType, stored
+from amtl_export.tables.values import SCALED, VALUE_TYPES, Floats, Scales, Stored, ValueType, stored
 
 
 @st.composite
@@ -162,7 +162,7 @@ def test_positions_that_no_float_holds_are_an_array_of_their_own(monkeypatch: py
     assert inside.tables[0][:, 1].tolist() == [3, 0, 3, 1, 2]
     assert apart.positions is not None
     assert apart.positions.tolist() == [3, 0, 3, 1, 2]
-    monkeypatch.setattr(layout, "_FLOAT_INTEGERS", 2)
+    monkeypatch.setattr(arrange, "_FLOAT_INTEGERS", 2)
     many = blocks(Stored(rows), dims, (1, 3))
     assert many.positions is not None
     assert not many.positions_inside
@@ -236,3 +236,21 @@ def test_the_least_bytes_of_all_layouts() -> None:
     assert least_bytes(mixed, 64) == stored_bytes(ragged(Stored(np.ones((1000, 64), np.float32)), mixed))
     assert best_pages(np.full(1000, 32), 64).widths == (32,)
     assert best_pages(np.full(1000, 16), 64).relative_bytes < 0.4
+
+
+@pytest.mark.parametrize("dtype", VALUE_TYPES)
+@pytest.mark.parametrize("V", [(1 << 16) - 1, 1 << 16, (1 << 16) + 1, 140_001])
+def test_more_rows_than_are_worked_on_at_a_time(V: int, dtype: ValueType) -> None:
+    rng = np.random.default_rng(V)
+    dims = rng.integers(0, 4, V)
+    rows = np.where(np.arange(3) < dims[:, None], rng.normal(size=(V, 3)), 0).astype(np.float32)
+    kept = stored(rows, dtype)
+    tables: list[LaidOut] = [ragged(kept, dims)]
+    if dtype != "int4":
+        tables += [blocks(kept, dims, widths) for widths in ((1, 2), (1, 1, 1), (2, 1), (3,))]
+        order = np.argsort(-dims, kind="stable")
+        falling = blocks(stored(rows[order], dtype), dims[order], (1, 2))
+        assert falling.positions is None
+        np.testing.assert_array_equal(falling.read(np.arange(V)), stored(rows[order], dtype).read())
+    for table in tables:
+        np.testing.assert_array_equal(table.read(np.arange(V)), kept.read())

@@ -170,6 +170,21 @@ def test_ml_1m_is_skipped_in_words_where_it_is_absent(tmp_path: Path) -> None:
     assert "skipped: no ML-1M" in script("infer_ml_1m.py", "--path", tmp_path / "nowhere", "--out", tmp_path)
 
 
+@pytest.mark.long
+def test_a_mapped_table_through_every_command(tmp_path: Path) -> None:
+    shown = script("mapped.py", "--sizes", "3000x8", "--out", tmp_path)
+    (file,) = tmp_path.glob("*-mapped-*.json")
+    (case,) = json.loads(file.read_text())["cases"]
+    assert [own["command"].split()[0] for own in case["commands"]] == [
+        "freeze",
+        "compress",
+        *("export", "validate") * 2,
+    ]
+    assert case["anonymous_bytes"] == max(own["anonymous_bytes"] for own in case["commands"]) > 1 << 20
+    assert case["model_bytes"]["ragged-int8"] < case["table_bytes"]
+    assert "compress frozen --dim-budget 0.3" in shown
+
+
 def test_large_vocabularies(tmp_path: Path) -> None:
     sizes = ["--values", "1000,2000", "--rows", 5000, "--train-values", 3000, "--export-values", 2000]
     assert "of what steps alone hold" in script("scale.py", *sizes, "--layouts", "", "--out", tmp_path)

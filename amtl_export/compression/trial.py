@@ -8,10 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.table import ComputedEmbedding, FrozenEmbedding
-from amtl_export.tables.values import ValueType, check_reach, scale_unit, stored, value_types
+from amtl_export.tables.values import ValueType, check_reach, naming_table, scale_unit, stored, value_types
 
 _CHUNK = 1 << 16
 
@@ -74,12 +73,5 @@ def rounded(frozen: FrozenModel, dtype: ValueType) -> FrozenModel:
 
 
 def _rounded(path: str, table: FrozenEmbedding, dtype: ValueType) -> TrialEmbedding:
-    try:
+    with naming_table(path):
         return TrialEmbedding(table.rows, table.dims, table.sizes, table.offsets, dtype)
-    except ValueError as error:
-        raise InputError(
-            "a table cannot be stored so",
-            where=f"table {path}",
-            found=error,
-            fix="dtype='fp32', or scale the table",
-        ) from None

@@ -138,7 +138,7 @@ def _trainer(spread: Spread, out: Path, note: Note) -> AbstractContextManager[Tr
 def of_job(job: Job, error: AmtlError) -> AmtlError:
     """The error, which says of which arm it is."""
     named = {"where": error.where, "found": error.found, "allowed": error.allowed, "fix": error.fix}
-    return type(error)(f"arm {job}: {error.what}", **named)  # type: ignore[arg-type]
+    return type(error)(f"arm {job}: {error.what}", **named)  # type: ignore[arg-type]  # as it has them
 
 
 @contextmanager

@@ -11,7 +11,8 @@ Layouts hold numbers of int4 two a byte, each as q + 8, so that no byte needs a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -193,16 +194,27 @@ def quantize(frozen: FrozenModel, dtypes: Mapping[str, ValueType]) -> dict[str, 
     """
     rows = {}
     for path, table in frozen.tables.items():
-        try:
+        with naming_table(path):
             rows[path] = stored(table.rows.cpu().numpy(), dtypes[path])
-        except ValueError as error:
-            raise InputError(
-                "a table cannot be stored so",
-                where=f"table {path}",
-                found=error,
-                fix="dtype='fp32', or scale the table",
-            ) from None
     return rows
+
+
+@contextmanager
+def naming_table(path: str) -> Iterator[None]:
+    """Say of which table it is that a number inside the block is too large for its value type.
+
+    Raises:
+        InputError: one is.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(
+            "a table cannot be stored so",
+            where=f"table {path}",
+            found=error,
+            fix="dtype='fp32', or scale the table",
+        ) from None
 
 
 def fake_quantized(frozen: FrozenModel, rows: Mapping[str, Stored]) -> FrozenModel:

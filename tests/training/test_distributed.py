@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -206,7 +207,8 @@ def test_one_process_says_what_went_wrong(tmp_path: Path) -> None:
     done = torchrun(2, *words, torchrec=False, site=tmp_path / "site")
     assert done.returncode != 0
     assert done.stderr.count("error: the output folder exists") == done.stderr.count("error:") == 1
-    assert done.stderr.count("exitcode  : 2") == 2  # torchrun's own summary
+    ends = re.findall(r"rank +: (\d).*\n *exitcode +: (-?\d+)", done.stderr)  # torchrun's own summary
+    assert {("0", "2")} < set(ends) <= {("0", "2"), ("1", "2"), ("1", "-15")}, "torchrun may end the other one first"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".run", "run."))] == []
 
 

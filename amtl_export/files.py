@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import hashlib
 import json
@@ -12,14 +11,15 @@ import os
 import shutil
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from amtl_export import __version__
 from amtl_export.errors import InputError, os_errors
+from amtl_export.interruptions import interruptions_held
+from amtl_export.locks import locked
 
 TOOL = "amtl-export"
 SUMS = "SHA256SUMS"
@@ -168,13 +168,17 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     with os_errors("writing the output folder", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_drafts(path)
-        draft = Path(tempfile.mkdtemp(prefix=_of_process(path, os.getpid()), suffix=".part", dir=path.parent))
+        draft = None
         try:
+            with interruptions_held():
+                draft = Path(tempfile.mkdtemp(prefix=_of_process(path, os.getpid()), suffix=".part", dir=path.parent))
             yield draft
             with locked(path):
                 publish(draft, path, overwrite=overwrite)
         except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
+            if draft is not None:
+                with interruptions_held():
+                    shutil.rmtree(draft, ignore_errors=True)
             raise
 
 
@@ -191,85 +195,6 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from working on an output folder. The lock ends with the process, however that ends.
-
-    A hidden file beside the folder is what is locked; behind the block it is removed, and folders that were made for it
-    and stayed empty are. A thread may lock a folder again that it has locked.
-
-    Raises:
-        InputError: another process, or another thread of this one, is working on the folder.
-        OSError: the file cannot be made, or the file system knows no locks.
-    """
-    path = path.absolute()
-    file = path.with_name(f".{path.name}.lock")
-    if file in (held := _held()):
-        yield
-        return
-    new = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _lock(file, path)
-    held.add(file)
-    try:
-        yield
-    finally:
-        held.discard(file)
-        file.unlink(missing_ok=True)
-        os.close(descriptor)
-        for parent in new:
-            with suppress(OSError):  # something is in it
-                parent.rmdir()
-
-
-_OF_THREAD = threading.local()
-
-
-def _held() -> set[Path]:
-    """The files that this thread has locked."""
-    if not hasattr(_OF_THREAD, "held"):
-        _OF_THREAD.held = set()
-    held: set[Path] = _OF_THREAD.held
-    return held
-
-
-def _lock(file: Path, path: Path) -> int:
-    """Descriptor of the locked file, which says who holds it."""
-    while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is(file, descriptor):
-                try:
-                    os.truncate(descriptor, 0)
-                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-                except OSError:  # a full disk
-                    file.unlink(missing_ok=True)
-                    raise
-                return descriptor
-        except BlockingIOError:
-            holder = os.read(descriptor, 200).decode(errors="replace") or "a process that has just begun"
-            os.close(descriptor)
-            raise InputError(
-                "another process is working on the output folder",
-                where=path,
-                found=holder,
-                fix="wait for it, or choose another folder",
-            ) from None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # the one that held it has removed the file meanwhile
-
-
-def _is(file: Path, descriptor: int) -> bool:
-    """Whether a descriptor is still of the file that has this name."""
-    try:
-        return os.path.samestat(file.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _of_process(path: Path, process: int | str) -> str:
@@ -307,17 +232,18 @@ def publish(draft: Path, path: Path, *, overwrite: bool = False) -> None:
             _sync(file)
     draft.chmod(0o755)
     check_target(path, overwrite)
-    if not path.exists() or not any(path.iterdir()):
-        _rename(draft, path)
-        return
-    old = draft.with_name(draft.name + ".old")
-    path.rename(old)
-    try:
-        _rename(draft, path)
-    except BaseException:
-        old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    with interruptions_held():
+        if not path.exists() or not any(path.iterdir()):
+            _rename(draft, path)
+            return
+        old = draft.with_name(draft.name + ".old")
+        path.rename(old)
+        try:
+            _rename(draft, path)
+        except BaseException:
+            old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _rename(draft: Path, path: Path) -> None:

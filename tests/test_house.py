@@ -15,7 +15,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: Rooms and single files of amtl_export/, each of which may import what stands above it. `models` knows none of them.
 ROOMS = [
-    *("errors", "extras", "spec", "files", "scratch", "typed", "metrics", "compare", "native"),
+    *(
+        "errors",
+        "extras",
+        "spec",
+        "interruptions",
+        "locks",
+        "files",
+        "scratch",
+        "typed",
+        "metrics",
+        "compare",
+        "native",
+    ),
     *("models", "principal", "data", "training", "source", "traffic", "freezing", "tables", "graph"),
     *("compression", "runtime", "cluster", "doctor"),
     *("bundle", "validation", "bench", "serving", "scoring", "report", "experiments"),

@@ -13,8 +13,9 @@ import pytest
 import amtl_export
 from amtl_export.data.parquet_files import read_parquet
 from amtl_export.errors import EnvironmentLacks, InputError, os_error_within, os_errors
-from amtl_export.files import locked, real, whole_file
+from amtl_export.files import real, whole_file
 from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.locks import locked
 from amtl_export.report.page import write_report
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.run import Run, load_run

@@ -12,7 +12,8 @@ from amtl_export.experiments.plan import make_plan, only
 from amtl_export.experiments.report import markdown, plot, speed_markdown
 from amtl_export.experiments.spread import Spread
 from amtl_export.experiments.sweep import summarise, sweep
-from amtl_export.files import locked, whole_file, write_json
+from amtl_export.files import whole_file, write_json
+from amtl_export.locks import locked
 from amtl_export.training.config import TrainConfig
 
 #: The methods of table 5, FBE first.

@@ -37,9 +37,9 @@ from amtl_export.freezing.swap import frozen_tables
 from amtl_export.graph.exporting import exported
 from amtl_export.graph.facts import CLASSES, NAMESPACE, SCOPES, TABLE, WEIGHT, listed, scopes_of
 from amtl_export.graph.inputs import as_request
-from amtl_export.graph.interruptions import interruptions_held
 from amtl_export.graph.versions import IR_VERSION, OPSET
 from amtl_export.graph.weights import Part
+from amtl_export.interruptions import interruptions_held
 from amtl_export.native import DOMAIN
 from amtl_export.spec import TensorSpec
 

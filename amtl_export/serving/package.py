@@ -14,7 +14,8 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.raw import key_count, raw_fields
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.errors import InputError, os_errors
-from amtl_export.files import checksum_mismatches, locked, real
+from amtl_export.files import checksum_mismatches, real
+from amtl_export.locks import locked
 from amtl_export.runtime.predictor import Predictor, load
 from amtl_export.serving.ensemble import Ensemble
 from amtl_export.serving.kserve import MOUNT, inference_service

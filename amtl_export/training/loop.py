@@ -25,13 +25,14 @@ from amtl_export.errors import InputError, os_errors
 from amtl_export.files import (
     check_source,
     check_target,
-    locked,
     producer,
     publish,
     read_json,
     whole_file,
     write_json,
 )
+from amtl_export.interruptions import interruptions_held
+from amtl_export.locks import locked
 from amtl_export.metrics import auc
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
@@ -105,8 +106,10 @@ def _lead(
     work = partial_folder(out)
     with locked(out):
         check_target(out, overwrite)  # what another process has made since
-        found = claim(work, config, overwrite)
+        found = None
         try:
+            with interruptions_held():
+                found = claim(work, config, overwrite)
             ranks.told(found)
             if found == DONE:
                 load_run(work)  # refuses what was damaged meanwhile
@@ -115,7 +118,7 @@ def _lead(
             tidy(work)
             publish(work, out, overwrite=overwrite)
         except BaseException:
-            if latest(work) is None and not is_done(work):
+            if found is not None and latest(work) is None and not is_done(work):
                 shutil.rmtree(work, ignore_errors=True)
             raise
 

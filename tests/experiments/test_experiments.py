@@ -14,7 +14,7 @@ from amtl_export.experiments.plan import PLANS, make_plan, only
 from amtl_export.experiments.report import markdown, plot
 from amtl_export.experiments.run import TIMED, run_experiment
 from amtl_export.experiments.sweep import sign_flip_p, summarise, sweep
-from amtl_export.files import locked
+from amtl_export.locks import locked
 from amtl_export.training.config import TrainConfig
 
 Make = Callable[..., TrainConfig]

@@ -40,9 +40,10 @@ def test_the_commands_and_the_code_run_in_a_clone_beside_the_wheel(outside: Any,
     go_through(README, outside, clone, {"my_model.py", "repository/"})
 
 
-def test_the_page_from_data_to_a_bundle_runs_in_a_clone_beside_the_wheel(outside: Any, clone: Path) -> None:
-    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    go_through(text, outside, clone, set(), least=3)
+def test_the_pages_on_data_and_bundles_run_in_a_clone_beside_the_wheel(outside: Any, clone: Path) -> None:
+    """Those that go on where the first one ends: they cut its run, and show its bundles."""
+    for page, least, left in (("training.md", 3, set()), ("compress.md", 1, set()), ("bundle.md", 1, {"first.html"})):
+        go_through((ROOT / "docs" / page).read_text(encoding="utf-8"), outside, clone, left, least)
 
 
 def test_the_readme_is_one_screen_and_a_bit() -> None:

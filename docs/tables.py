@@ -1,0 +1,262 @@
+"""Tables of figures, written into the pages from the results that they quote.
+
+python docs/tables.py            # writes them
+python docs/tables.py --check    # says which pages would change
+
+A table stands in a page behind `<!-- table: NAME -->` and ends with the next empty line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+RESULTS = DOCS.parent / "benchmarks" / "results"
+
+
+def read(name: str) -> Any:
+    """A result."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def ratio(value: float) -> str:
+    """Two digits behind the point where they may be told apart."""
+    return f"{value:.{2 if value < 1.995 else 1 if value < 9.95 else 0}f}"
+
+
+def both(cases: Sequence[Mapping[str, Any]], subject: str, wanted: Mapping[str, Any], uniform: bool = True) -> str:
+    """A median against dense, of Zipf ids, and of uniform ids in parentheses."""
+    laws = ("zipf", "uniform") if uniform else ("zipf",)
+    medians = [[p50(cases, own, {**wanted, "ids": law}) for own in (subject, "onnx-dense")] for law in laws]
+    first, *second = [ratio(own / dense) for own, dense in medians]
+    return first + "".join(f" ({text})" for text in second)
+
+
+def p50(cases: Sequence[Mapping[str, Any]], subject: str, wanted: Mapping[str, Any]) -> float:
+    """Microseconds of the one case that has these values."""
+    wanted = {**wanted, "subject": subject}
+    (found,) = [case["p50_us"] for case in cases if all(case[key] == value for key, value in wanted.items())]
+    return float(found)
+
+
+def latencies(
+    name: str, head: str, columns: Mapping[str, str], asked: Mapping[str, Mapping[str, Any]], **fixed: Any
+) -> Iterator[list[str]]:
+    """A line for what is asked, a column for a subject, all against dense."""
+    cases = read(name)["cases"]
+    yield [head, "ONNX dense", *columns.values()]
+    for label, own in asked.items():
+        wanted = dict(own) | fixed
+        dense = p50(cases, "onnx-dense", {**wanted, "ids": "zipf"})
+        yield [label, f"{dense:,.0f} µs", *(both(cases, subject, wanted) for subject in columns)]
+
+
+def compressed(
+    names: Mapping[str, str], subjects: Mapping[str, str], *, model: bool = False, uniform: bool = True
+) -> Iterator[list[str]]:
+    """A line for a bundle: bytes of its tables, what it costs in AUC, time at three batches."""
+    yield [*["model"] * model, "bundle", "table bytes", "ΔAUC", "batch 1", "64", "1,024"]
+    for label, name in names.items():
+        result = read(name)
+        aucs = result.get("auc", {own: verdict["auc_onnx"] for own, verdict in result["verdicts"].items()})
+        before = next(iter(result["verdicts"].values()))["auc_original"]
+        for subject, title in subjects.items():
+            table = result["tables"].get(subject)
+            size = f"{table['bytes_ratio']:.3f}" if table else "1"
+            auc = f"{aucs[subject] - before:+.5f}" if subject in aucs else ""
+            times = [both(result["cases"], subject, {"batch": batch}, uniform) for batch in (1, 64, 1024)]
+            yield [*[label] * model, title, size, auc, *times]
+
+
+def served(name: str, subjects: Mapping[str, str]) -> Iterator[list[str]]:
+    """A line for a model in a server of its own."""
+    cases = {case["subject"]: case for case in read(name)["cases"]}
+    yield [
+        *("", "requests a second at p99 ≤ 10 ms", "all at once", "one by one, p50"),
+        *("start to first answer", "memory, every row read"),
+    ]
+    dense = cases["onnx-dense"]
+
+    def beside(case: Mapping[str, Any], of: Callable[[Mapping[str, Any]], float], text: str, scale: float = 1) -> str:
+        said = text.format(of(case) / scale)
+        return said if case is dense else f"{said} ({of(case) / of(dense):.2f})"
+
+    for subject, title in subjects.items():
+        case = cases[subject]
+        yield [
+            title,
+            beside(case, lambda own: own["max_qps"], "{:,.0f}"),
+            beside(case, lambda own: own["offline_qps"], "{:,.0f}"),
+            beside(case, lambda own: own["alone_p50_ms"], "{:.2f} ms"),
+            f"{case['first_answer_s']:.1f} s",
+            beside(case, memory, "{:,.0f} MB", 1e6),
+        ]
+
+
+def memory(case: Mapping[str, Any]) -> float:
+    """Bytes that a server holds when every row was read: the median of its starts."""
+    return float(statistics.median(start["memory_all_rows"]["pss_bytes"] for start in case["starts"]))
+
+
+def encoded(name: str) -> Iterator[list[str]]:
+    """CPU nanoseconds of a row, by how many values there are."""
+    cases = read(name)["encode"]
+    yield ["CPU ns a row", "10⁴ values", "10⁵", "10⁶"]
+    for key, text in (("lookup_ns_per_row", "looked up"), ("encode_ns_per_further_row", "read, counted and encoded")):
+        for type in ("int64", "string"):
+            yield [f"{type}, {text}", *(f"{case[key]:.0f}" for case in cases if case["type"] == type)]
+
+
+_BATCHES = {f"{batch:,}": {"batch": batch} for batch in (1, 64, 256, 1024, 4096)}
+_MODELS = ("dnn", "deepfm", "dcnv2")
+_LAYERS = {name: f"2026-11-26-ml-1m-d64-{name}-layers-compressed-cpu2" for name in _MODELS}
+_PORTABLE = {"portable": "portable, standard operators alone"}
+_FIRST_LAYER = {"native": "native", "native-layer-int8": "native, rows and first layer in int8"}
+_DYNAMIC = "ONNX Runtime's dynamic quantization"
+_COMPRESSED = _PORTABLE | _FIRST_LAYER | {"onnx-dynamic-int8": f"{_DYNAMIC} of all layers"}
+_SERVED = {"onnx-dense": "ONNX dense", "onnx-compact": "compact", "onnx-compact-int8": "compact, int8"}
+_TORCH = {"torch": "PyTorch, an exported program"}
+
+#: Page → table → what makes it.
+PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
+    "benchmarks.md": {
+        "whole model": lambda: latencies(
+            "2026-11-25-infer-1m-xeon2",
+            "batch",
+            {
+                "onnx-ragged": "ragged, native",
+                "onnx-ragged-joined": "first layer fused",
+                "onnx-ragged-joined-int8": "fused, rows in int8",
+                "onnx-ragged-layer-int8": "fused, rows and weights in int8",
+                "onnx-ragged-body": "ragged, without the library",
+                "onnx-paged": "paged, pages of 32",
+                "torch-eager": "PyTorch eager, dense",
+                "torch-masked": "PyTorch, selection network in place",
+            },
+            _BATCHES,
+        ),
+        "lookup": lambda: latencies(
+            "2026-11-24-lookup-cpu2",
+            "lookups",
+            {
+                "onnx-ragged": "ragged, native",
+                "onnx-ragged-int8": "ragged in int8",
+                "onnx-paged": "paged",
+                "fbgemm-fp32": "FBGEMM fp32",
+                "fbgemm-int8": "FBGEMM int8",
+                "torch-embedding": "PyTorch",
+                "numpy-take": "numpy take",
+                "plain-c-loop": "a plain C loop over ragged",
+            },
+            {f"{batch:,} × 8": {"batch": batch} for batch in (1, 64, 1024, 4096)},
+            rows=1_000_000,
+            dim=64,
+            mean=0.4,
+            threads=1,
+        ),
+        "peers": lambda: latencies(
+            "2026-11-26-peers-cpu2",
+            "model, batch",
+            {
+                "onnx-ragged-fused": "first layer fused",
+                "onnx-ragged-layer-int8": "rows and layers in int8, native",
+                "onnx-portable-layers-int8": "layers in int8, standard operators",
+                "onnx-paged": "paged",
+                "torch-eager": "PyTorch eager",
+                "torch-compile": "torch.compile",
+                "aotinductor": "AOTInductor",
+                "openvino-dense": "OpenVINO",
+                "onnx-dense-int8-layers": "dynamic int8",
+            },
+            {
+                f"{name}, {batch:,}": {"backbone": name, "batch": batch}
+                for name in _MODELS
+                for batch in (1, 64, 1024, 4096)
+            },
+        ),
+        "candidates": lambda: latencies(
+            "2026-11-25-candidates-xeon2",
+            "model, request fields",
+            {
+                "onnx-dense-request": "ONNX dense, split",
+                "onnx-ragged-request": "ragged",
+                "onnx-ragged-joined-request": "fused",
+                "onnx-ragged-layer-int8-request": "fused, rows and weights in int8",
+                "onnx-paged-request": "paged",
+                "onnx-ragged-joined": "fused, repeated",
+                "onnx-ragged-layer-int8": "the same in int8, repeated",
+            },
+            {
+                f"{name}, {fields} of 8": {"backbone": name, "request_fields": fields}
+                for name in _MODELS
+                for fields in (4, 6)
+            },
+            batch=1024,
+        ),
+    },
+    "compress.md": {
+        "ml-1m": lambda: compressed({"dnn": "2026-11-26-ml-1m-d64-dnn-compressed-cpu2"}, _COMPRESSED),
+        "synthetic": lambda: compressed({"dnn": "2026-11-26-synthetic-1m-d64-dnn-compressed-cpu2"}, _COMPRESSED),
+        "layers": lambda: compressed(
+            _LAYERS,
+            {
+                "portable": "portable",
+                "portable-layers-int8": "portable, layers in int8",
+                "native-int8": "native, rows in int8",
+                "native-layer-int8": "native, rows and layers in int8",
+                "onnx-dynamic-int8": _DYNAMIC,
+                "onnx-static-int8": "its static one, calibrated",
+            },
+            model=True,
+            uniform=False,
+        ),
+    },
+    "serving.md": {
+        "epyc": lambda: served("2026-11-24-serving-cpu2", _SERVED | _TORCH),
+        "xeon": lambda: served(
+            "2026-11-25-serving-xeon2",
+            _SERVED | {"onnx-compact-layer-int8": "compact, rows and weights in int8"} | _TORCH,
+        ),
+    },
+    "scale.md": {"encode": lambda: encoded("2026-11-26-scale-cpu2")},
+}
+
+
+def text_of(table: Iterator[list[str]]) -> str:
+    """As Markdown."""
+    head, *rows = [f"| {' | '.join(cells)} |" for cells in table]
+    return "\n".join([head.replace("|  |", "| |"), "|---" * (head.count("|") - 1) + "|", *rows]).replace("|  |", "| |")
+
+
+def written(page: str) -> str:
+    """A page with its tables as the results have them."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for name, table in PAGES[page].items():
+        mark = f"<!-- table: {name} -->\n"
+        if text.count(mark) != 1:
+            raise SystemExit(f"{page} has {text.count(mark)} places for the table {name!r}, not one")
+        before, after = text.split(mark)
+        text = before + mark + text_of(table()) + re.sub(r"\A\|.*?(?=\n\n)", "", after, flags=re.DOTALL)
+    return text
+
+
+def main() -> None:
+    """Write the pages, or say which would change."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("--check", action="store_true")
+    check = arguments.parse_args().check
+    for page in PAGES:
+        text = written(page)
+        if check and text != (DOCS / page).read_text(encoding="utf-8"):
+            raise SystemExit(f"docs/{page} has a table that is not its result's: run python docs/tables.py")
+        (DOCS / page).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -321,7 +321,8 @@ def _finish(
     ranks: Ranks,
 ) -> None:
     (work / "history.jsonl").touch()  # no epoch, no line
-    write_json(work / "metrics.json", metrics)
+    with whole_file(work / "metrics.json") as draft:
+        write_json(draft, metrics)
     with whole_file(work / "config.json") as draft:  # the last one: with it, a training is done
         write_json(
             draft,

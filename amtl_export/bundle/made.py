@@ -17,9 +17,20 @@ class CurvePoint(_Part):
     chosen: bool
 
 
+class CompressedField(_Part):
+    """A table that was rewritten.
+
+    Attributes:
+        energy: share of what its rows matter to the model that the leading 1, 2, … numbers hold.
+    """
+
+    energy: list[float]
+
+
 class Compressed(_Part):
     """What compressing came to."""
 
+    fields: dict[str, CompressedField]
     bytes_before: NonNegativeInt
     auc_valid_before: float | None
     curve: list[CurvePoint]

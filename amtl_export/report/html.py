@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 
 #: Light and dark by the reader's own setting; one column on a narrow screen.
@@ -12,18 +14,20 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9da7b1; --paper: #0d1117; --line: #30363d;
   --bar: #58a6ff; --other: #6e7681; --good: #56d364; --bad: #ff7b72; } }
 body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; }
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 p.lead { font-size: 1.1rem; } .soft, figcaption, caption { color: var(--soft); }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
 table { border-collapse: collapse; width: 100%; } caption { text-align: left; }
 th, td { text-align: left; padding: .2rem .6rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 0 1.5rem; }
+th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .scroll { overflow-x: auto; } figure { margin: 1rem 0; }
 .bars { display: grid; grid-template-columns: minmax(6rem, 14rem) 1fr auto; gap: .2rem .6rem; align-items: center; }
 .bars i { display: block; height: .9rem; background: var(--bar); } .bars i.other { background: var(--other); }
 svg { width: 100%; max-width: 40rem; height: auto; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
-svg .axis { stroke: var(--other); } svg .curve { stroke: var(--bar); fill: none; stroke-width: 2; }
+svg .axis { stroke: var(--other); } svg .level { stroke: var(--other); stroke-dasharray: 4 4; }
+svg .curve { stroke: var(--bar); fill: none; stroke-width: 2; }
 svg .dot { fill: var(--bar); } svg .chosen { fill: none; stroke: var(--bad); stroke-width: 2; }
 pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--line); max-height: 24rem; }
 summary { cursor: pointer; }
@@ -57,18 +61,24 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """Texts in rows; what begins with a digit or a sign stands to the right."""
+    """Texts in rows; numbers stand to the right, and the head of a column of them."""
+    rows = list(rows)
     lines = [f"<tr>{''.join(_cell(text) for text in row)}</tr>" for row in rows]
     if not lines:
         return ""
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    numbers = [all(_is_number(text) for text in own if text) for own in zip(*rows, strict=True)]
+    kinds = [' class="number"' if number else "" for number in numbers]
+    head = "".join(f'<th scope="col"{kind}>{escape(text)}</th>' for text, kind in zip(heads, kinds, strict=True))
     said = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f'<div class="scroll"><table>{said}<tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
 def _cell(text: str) -> str:
-    number = text[:1].isdigit() or text[:2] in ("-0", "+0", "-1", "+1")
-    return f'<td class="number">{escape(text)}</td>' if number else f"<td>{escape(text)}</td>"
+    return f'<td class="number">{escape(text)}</td>' if _is_number(text) else f"<td>{escape(text)}</td>"
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").removeprefix("+")[:1].isdigit()
 
 
 def bars(rows: Sequence[tuple[str, float, str]], caption: str, *, first_is_other: bool = False) -> str:
@@ -88,57 +98,97 @@ def bars(rows: Sequence[tuple[str, float, str]], caption: str, *, first_is_other
     return f'<figure><div class="bars">{"".join(cells)}</div><figcaption>{escape(caption)}</figcaption></figure>'
 
 
+@dataclass(frozen=True)
+class Axis:
+    """One direction of a plot.
+
+    Attributes:
+        name: what goes along it, with its unit.
+        ends: its least and its greatest value; None takes those of the points.
+        logarithmic: equal factors are equally long; all values are above 0.
+    """
+
+    name: str
+    ends: tuple[float, float] | None = None
+    logarithmic: bool = False
+
+    def span(self, values: Sequence[float]) -> tuple[float, float]:
+        """Its ends, which differ."""
+        low, high = self.ends or (min(values), max(values))
+        if high > low:
+            return low, high
+        return (low / 2, high * 2) if self.logarithmic else (low - 0.5, high + 0.5)
+
+    def part(self, value: float, ends: tuple[float, float]) -> float:
+        """How far a value is along it, from 0 to 1."""
+        low, high, value = map(math.log, (*ends, value)) if self.logarithmic else (*ends, value)
+        return (value - low) / (high - low)
+
+
 def curve(
-    points: Sequence[tuple[float, float]], chosen: tuple[float, float] | None, x: str, y: str, caption: str
+    points: Sequence[tuple[float, float]],
+    x: Axis,
+    y: Axis,
+    caption: str,
+    chosen: tuple[float, float] | None = None,
+    level: float | None = None,
 ) -> str:
-    """A line through points, x rising, with the ends of both axes written on them.
+    """A line through points, with the ends of both axes written on them.
 
     Args:
-        points: at least two.
-        chosen: a point with a ring around it.
-        x: what goes to the right, with its unit.
+        points: at least one.
+        x: what goes to the right.
         y: what goes up.
         caption: what is seen.
+        chosen: a point with a ring around it.
+        level: a value of y that is drawn across, dashed.
     """
-    width, height, left, low = 480, 240, 64, 40
-    xs, ys = ([own[axis] for own in points] for axis in (0, 1))
-    (x0, x1), (y0, y1) = (_span(own) for own in (xs, ys))
+    width, height, left, low, top = 480, 256, 64, 40, 32
+    xs = x.span([own[0] for own in points])
+    ys = y.span([own[1] for own in points] + ([] if level is None else [level]))
 
     def at(point: tuple[float, float]) -> tuple[float, float]:
-        right = left + (point[0] - x0) / (x1 - x0) * (width - left - 16)
-        return right, (height - low) - (point[1] - y0) / (y1 - y0) * (height - low - 16)
+        right, up = x.part(point[0], xs), y.part(point[1], ys)
+        return left + right * (width - left - 16), (height - low) - up * (height - low - top)
 
     places = [at(point) for point in sorted(points)]
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
-    dots = "".join(f'<circle class="dot" cx="{a:.1f}" cy="{b:.1f}" r="3"/>' for a, b in places)
-    ring = ""
+    drawn = f'<path class="axis" fill="none" d="M{left} {top}V{height - low}H{width - 16}"/>'
+    if level is not None:
+        drawn += f'<path class="level" fill="none" d="M{left} {at((xs[0], level))[1]:.1f}H{width - 16}"/>'
+    drawn += f'<polyline class="curve" points="{line}"/>'
+    drawn += "".join(f'<circle class="dot" cx="{a:.1f}" cy="{b:.1f}" r="3"/>' for a, b in places)
     if chosen is not None:
         a, b = at(chosen)
-        ring = f'<circle class="chosen" cx="{a:.1f}" cy="{b:.1f}" r="7"/>'
+        drawn += f'<circle class="chosen" cx="{a:.1f}" cy="{b:.1f}" r="7"/>'
     texts: list[tuple[float, float, str, str]] = [
-        (left, height - 24, "start", f"{x0:.4g}"),
-        (width - 16, height - 24, "end", f"{x1:.4g}"),
-        (left - 6, height - low, "end", f"{y0:.4g}"),
-        (left - 6, 20, "end", f"{y1:.4g}"),
-        ((left + width) / 2, height - 6, "middle", x),
-        (left, 12, "start", y),
+        (left, height - 24, "start", f"{xs[0]:.4g}"),
+        (width - 16, height - 24, "end", f"{xs[1]:.4g}"),
+        (left - 6, height - low, "end", f"{ys[0]:.4g}"),
+        (left - 6, top + 4, "end", f"{ys[1]:.4g}"),
+        ((left + width) / 2, height - 6, "middle", x.name),
+        (left, 12, "start", y.name),
     ]
-    shown = "".join(
+    drawn += "".join(
         f'<text x="{a:.0f}" y="{b:.0f}" text-anchor="{anchor}">{escape(text)}</text>' for a, b, anchor, text in texts
     )
-    axes = f'<path class="axis" fill="none" d="M{left} 16V{height - low}H{width - 16}"/>'
-    drawn = f'<polyline class="curve" points="{line}"/>{dots}{ring}{axes}{shown}'
     return (
         f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(caption)}">{drawn}</svg>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+def plots(figures: Iterable[str]) -> str:
+    """Figures side by side, as many as there is room for."""
+    body = "".join(figures)
+    return f'<div class="plots">{body}</div>' if body else ""
 
 
 def code(text: str, title: str) -> str:
     """A text to copy, folded away."""
-    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+    return folded(title, f"<pre>{escape(text)}</pre>")
+
+
+def folded(title: str, body: str) -> str:
+    """HTML that a reader unfolds."""
+    return f"<details><summary>{escape(title)}</summary>{body}</details>"

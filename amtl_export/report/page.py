@@ -77,13 +77,17 @@ def _sections(bundle: Bundle, verdict: Verdict | None, timings: Sequence[Path | 
         "they would take dense.",
         "lead",
     )
+    results = [(Path(file).name, _timed(file)) for file in timings]
+    for line in _faster(results):
+        yield html.paragraph(line, "lead")
     yield html.paragraph(f"From {origin}. Layout {bundle.signature.layout}, values {bundle.signature.dtype}.", "soft")
     yield html.section("Verdict", *_verdict(verdict))
     yield html.section("Bytes by field", _bytes(inspected.fields, inspected.bytes_dense))
+    yield html.section("Spectrum", _spectrum(made.compressed))
     yield html.section("Dims by frequency", *_dims(inspected.fields))
     yield html.section("AUC against bytes", *_curve(made.compressed))
-    for file in timings:
-        yield html.section(f"Latency: {Path(file).name}", *_latency(file))
+    for name, result in results:
+        yield html.section(f"Latency: {name}", *_latency(result))
     yield html.section("Nodes before and after", _nodes(made.ops_traced, made.ops))
     yield html.section("A request to paste", *_request(bundle))
     yield html.section("Where every weight comes from", _weights(bundle))
@@ -143,12 +147,31 @@ def _largest(fields: Sequence[FieldInspection], most: int) -> list[FieldInspecti
     return sorted(fields, key=lambda own: -own.bytes_kept)[:most]
 
 
+def _spectrum(compressed: Compressed | None) -> str:
+    fields = {} if compressed is None else compressed.fields
+    return html.plots(
+        html.curve(
+            [(0.0, 0.0), *((float(k), share) for k, share in enumerate(own.energy, start=1))],
+            html.Axis("leading numbers"),
+            html.Axis("share of what the rows matter", (0.0, 1.0)),
+            f"{name}: {own.energy[0]:.3f} in the first of {len(own.energy)} numbers",
+        )
+        for name, own in list(fields.items())[:_FIELDS]
+        if own.energy
+    )
+
+
 def _dims(fields: Sequence[FieldInspection]) -> Iterator[str]:
     shown = [own for own in _largest(fields, len(fields)) if len(own.group_dims) > 1][:_FIELDS]
-    for own in shown:
-        points = [(float(place), dims) for place, dims in enumerate(own.group_dims, start=1)]
-        said = f"{own.name}: {own.vocab:,} ids, {own.avg_dim:.1f} of D = {own.dim} dims on average"
-        yield html.curve(points, None, "frequency group, rarest first", "mean dims", said)
+    yield html.plots(
+        html.curve(
+            [(float(place), dims) for place, dims in enumerate(own.group_dims, start=1)],
+            html.Axis("group of ids by frequency, rarest first"),
+            html.Axis("mean dims", (0.0, float(own.dim))),
+            f"{own.name}: {own.vocab:,} ids, {own.avg_dim:.1f} of D = {own.dim} dims on average",
+        )
+        for own in shown
+    )
     if len(fields) > len(shown):
         rows = [(own.name, f"{own.vocab:,}", str(own.dim), f"{own.avg_dim:.1f}") for own in fields]
         yield html.table(("field", "ids", "D", "mean dims"), rows)
@@ -156,27 +179,67 @@ def _dims(fields: Sequence[FieldInspection]) -> Iterator[str]:
 
 def _curve(compressed: Compressed | None) -> Iterator[str]:
     tried = [] if compressed is None else compressed.curve
-    places = [(own.bytes / 1e6, own.auc_valid) for own in tried if own.auc_valid is not None]
+    places = [(own.bytes / 1000, own.auc_valid) for own in tried if own.auc_valid is not None]
     if len(places) < 2 or compressed is None or compressed.auc_valid_before is None:
         return
-    chosen = next(((own.bytes / 1e6, own.auc_valid) for own in tried if own.chosen and own.auc_valid is not None), None)
-    said = f"cuts that were tried; before, {_size(compressed.bytes_before)} and {compressed.auc_valid_before:.5f}"
-    yield html.curve(places, chosen, "MB of all tables", "AUC, valid split", f"{said}; the ring is the one chosen")
+    chosen = next(
+        ((own.bytes / 1000, own.auc_valid) for own in tried if own.chosen and own.auc_valid is not None), None
+    )
+    before = f"{_size(compressed.bytes_before)} and {compressed.auc_valid_before:.5f} before, which is dashed"
+    x, y = html.Axis("KB of all tables, logarithmic", logarithmic=True), html.Axis("AUC, valid split")
+    said = f"cuts that were tried; {before}; the ring is the one chosen"
+    yield html.curve([place[:2] for place in places], x, y, said, chosen, compressed.auc_valid_before)
 
 
-def _latency(file: Path | str) -> Iterator[str]:
-    result = read_json(Path(file))
+def _timed(file: Path | str) -> dict[str, Any]:
+    """What `bench infer` wrote.
+
+    Raises:
+        InputError: something else.
+    """
+    result: Any = read_json(Path(file))
     cases = result.get("cases") if isinstance(result, dict) else None
     known = {"batch", "ids", "subject", "p50_us"}
-    if not isinstance(cases, list) or not all(isinstance(own, dict) and known <= set(own) for own in cases):
+    if not cases or not isinstance(cases, list) or not all(isinstance(c, dict) and known <= set(c) for c in cases):
         raise InputError("no result of bench infer", where=file, fix="bench infer writes one as JSON")
+    return dict(result)
+
+
+#: What a user would run instead.
+_DENSE = "onnx-dense"
+
+
+def _faster(results: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[str]:
+    """The bundle's own time against dense, in one line a file."""
+    for _, result in results:
+        own = result["cases"][-1]["subject"]  # stands behind the others
+        ids, parts = next(iter(_by_law(result).items()))
+        times = [(batch, {case["subject"]: case["p50_us"] for case in cases}) for batch, cases in parts]
+        said = [f"{known[own] / known[_DENSE]:.2f} at batch {batch:,}" for batch, known in times if _DENSE in known]
+        if said and own != _DENSE:
+            yield f"Its time against ONNX with dense tables: {', '.join(said)} ({ids} ids)."
+
+
+def _by_law(result: dict[str, Any]) -> dict[str, list[tuple[int, list[dict[str, Any]]]]]:
+    """Law of ids → batch and its cases, dense first: Zipf ids before the others."""
+    found: dict[str, list[tuple[int, list[dict[str, Any]]]]] = {}
+    pairs = sorted({(own["ids"] != "zipf", own["ids"], own["batch"]) for own in result["cases"]})
+    for _, ids, batch in pairs:
+        cases = [own for own in result["cases"] if (own["batch"], own["ids"]) == (batch, ids)]
+        found.setdefault(ids, []).append((batch, sorted(cases, key=lambda own: own["subject"] != _DENSE)))
+    return found
+
+
+def _latency(result: dict[str, Any]) -> Iterator[str]:
     machine = result.get("machine", {}).get("cpu", "unknown machine")
-    for batch, ids in sorted({(own["batch"], own["ids"]) for own in cases}):
-        own_cases = [own for own in cases if (own["batch"], own["ids"]) == (batch, ids)]
-        first = own_cases[0]["p50_us"]
-        rows = [(c["subject"], c["p50_us"], f"{c['p50_us']:,.0f} µs ({c['p50_us'] / first:.2f})") for c in own_cases]
-        caption = f"p50 of {batch:,} rows, {ids} ids, {result.get('threads')} thread(s) of {machine}"
-        yield html.bars(rows, caption, first_is_other=True)
+    for number, (ids, parts) in enumerate(_by_law(result).items()):
+        figures = []
+        for batch, cases in parts:
+            first = cases[0]["p50_us"]
+            rows = [(c["subject"], c["p50_us"], f"{c['p50_us']:,.0f} µs ({c['p50_us'] / first:.2f})") for c in cases]
+            caption = f"p50 of {batch:,} rows, {ids} ids, {result.get('threads')} thread(s) of {machine}"
+            figures.append(html.bars(rows, caption, first_is_other=True))
+        yield "".join(figures) if number == 0 else html.folded(f"{ids} ids", "".join(figures))
 
 
 def _nodes(before: dict[str, int], after: dict[str, int]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html as html_text
 import json
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -79,13 +81,56 @@ def test_the_page_of_a_compressed_bundle(frozen: FrozenModel, tmp_path: Path) ->
         assert said in page.text
     for field in bundle.fields:
         assert field in page.text
-    for title in ("Bytes by field", "Dims by frequency", "AUC against bytes", "Latency: timing.json", "Versions"):
+    for title in (
+        "Bytes by field",
+        "Spectrum",
+        "Dims by frequency",
+        "AUC against bytes",
+        "Latency: timing.json",
+        "Versions",
+    ):
         assert title in page.text
-    assert "onnx-dense" in page.text
+    assert "Its time against ONNX with dense tables: " in page.text
     assert "backbone.layers.1.weight" in page.text
     request = json.loads((bundle.path / "samples" / "request.json").read_text())
     assert json.dumps(request, separators=(",", ":")) in page.text
     assert 'class="chosen"' in source
+
+
+#: What a reader's browser finds: how wide the page is in a narrow window, and the least contrast of a text (WCAG 2.2).
+LOOK = """<script>
+const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
+const light = (color) => numbers(color).slice(0, 3).map((c) => c / 255)
+  .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+const paper = light(getComputedStyle(document.body).backgroundColor);
+const texts = [...document.querySelectorAll("main *")].filter(
+  (e) => e.textContent.trim() && (e instanceof HTMLElement || e.tagName == "text"));
+const contrast = Math.min(...texts.map((e) => {
+  const style = getComputedStyle(e), ink = light(e instanceof SVGElement ? style.fill : style.color);
+  return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+}));
+const main = document.querySelector("main");
+main.style.width = "328px";
+document.title = JSON.stringify({ contrast, wide: main.scrollWidth, paper });
+</script></body>"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_in_a_browser(frozen: FrozenModel, tmp_path: Path, dark: bool) -> None:
+    """Read without scrolling sideways, and with enough contrast, light and dark."""
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("chromium is not installed")
+    bundle = export(compress(frozen, dim_budget=0.3), tmp_path / "bundle")
+    page = write_report(bundle.path, tmp_path / "page.html")
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", LOOK), encoding="utf-8")
+    words = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
+    words += [f"--user-data-dir={tmp_path / 'profile'}", f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
+    done = subprocess.run([*words, page.as_uri()], capture_output=True, text=True, check=True, timeout=120)
+    seen = json.loads(html_text.unescape(re.findall(r"<title>(.*?)</title>", done.stdout)[0]))
+    assert (seen["paper"] < 0.1) == dark
+    assert seen["contrast"] >= 4.5
+    assert seen["wide"] <= 328
 
 
 def test_the_page_of_every_layout_and_of_a_failure(bundle: Bundle, fbe_run: Run, run: Run, tmp_path: Path) -> None:
@@ -127,9 +172,12 @@ def test_a_page_is_not_written_over_something_else(bundle: Bundle, tmp_path: Pat
 
 def test_pieces() -> None:
     Page(html.page("a", [html.bars([("x", 0.0, "0"), ("y", 0.0, "0")], "none"), html.section("empty", "")]))
-    one = html.curve([(1.0, 2.0), (1.0, 2.0)], (1.0, 2.0), "x", "y", "flat")
-    assert "nan" not in one
-    Page(one)
+    for x in (html.Axis("x"), html.Axis("x", logarithmic=True)):
+        one = html.curve([(1.0, 2.0), (1.0, 2.0)], x, html.Axis("y"), "flat", (1.0, 2.0), 2.0)
+        assert "nan" not in one
+        Page(one)
+    assert html.Axis("x", logarithmic=True).part(10, (1, 100)) == pytest.approx(0.5)
+    assert html.plots([]) == ""
     assert html.table(("a",), []) == ""
 
 

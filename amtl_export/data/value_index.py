@@ -8,7 +8,6 @@ in the order of their hashes, so that memory is read forwards. What a text's has
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,9 @@ import polars as pl
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SEED = 0x616D746C
 
-#: Values looked up at a time. Bounds the memory of a call.
-_BLOCK = 1 << 20
+#: Values looked up at a time, as many as are known within these: few fit the caches with what they are looked up in,
+#: and many read a large index forwards.
+_BLOCKS = 1 << 15, 1 << 18
 
 Ints = npt.NDArray[np.int32]
 Hashes = npt.NDArray[np.uint64]
@@ -48,8 +48,9 @@ class ValueIndex:
         if not len(self.values):
             return found
         self._hashed = self._hashed or _Hashed.of(self.values)
-        for start in range(0, len(values), _BLOCK):
-            block = values.slice(start, _BLOCK)
+        size = min(max(len(self.values), _BLOCKS[0]), _BLOCKS[1])
+        for start in range(0, len(values), size):
+            block = values.slice(start, size)
             found[start : start + len(block)] = self._hashed.positions(block, self.values)
         return found
 
@@ -92,28 +93,39 @@ class _Hashed:
         bucket = (asked >> self.shift).astype(np.int64)
         at, end = self.begin[bucket], self.begin[bucket + 1]
         found = np.full(len(values), -1, dtype=np.int32)
-        todo = np.flatnonzero(at < end)
-        while len(todo):  # as often as the fullest bucket has hashes
-            there, wanted = self.hashes[at[todo]], asked[todo]
-            alike = np.flatnonzero(there == wanted)
-            rows, known = order[todo[alike]], self.known[at[todo[alike]]]
-            right = _equal(values, rows, all_values, known)
-            found[rows[right]] = known[right]
-            onward = there < wanted
-            onward[alike[~right]] = True  # another text of the same hash
-            todo = todo[onward]
-            at[todo] += 1
-            todo = todo[at[todo] < end[todo]]
+        self._advance(asked, at, end, np.flatnonzero(at < end))
+        there = np.flatnonzero(at < end)
+        found[order[there]] = self.known[at[there]]
+        if values.dtype == pl.String:
+            others = _others(values, found, all_values)[order]
+            while len(todo := np.flatnonzero(others)):  # another text of the same hash
+                at[todo] += 1
+                self._advance(asked, at, end, todo[at[todo] < end[todo]])
+                rows = order[todo]
+                found[rows] = np.where(at[todo] < end[todo], self.known[np.minimum(at[todo], end[todo] - 1)], -1)
+                others[todo] = _others(values.gather(rows), found[rows], all_values)
         if values.null_count():
             found[values.is_null().to_numpy()] = -1
         return found
 
+    def _advance(self, asked: Hashes, at: Ints, end: Ints, todo: npt.NDArray[np.int64]) -> None:
+        """Move `at` of these to the first equal hash from there on, or to the end of the bucket."""
+        while len(todo):  # as often as the fullest bucket has hashes
+            there, wanted = self.hashes[at[todo]], asked[todo]
+            passed = there > wanted
+            at[todo[passed]] = end[todo[passed]]
+            todo = todo[there < wanted]
+            at[todo] += 1
+            todo = todo[at[todo] < end[todo]]
 
-def _equal(values: pl.Series, rows: npt.NDArray[Any], known: pl.Series, positions: Ints) -> npt.NDArray[np.bool_]:
-    """Whether values with equal hashes are equal; integers are."""
-    if values.dtype != pl.String:
-        return np.ones(len(rows), dtype=bool)
-    return values.gather(rows).eq_missing(known.gather(positions)).to_numpy()
+
+def _others(values: pl.Series, found: Ints, all_values: pl.Series) -> npt.NDArray[np.bool_]:
+    """Whether what was found for a text is another one; what was not found is none."""
+    there = np.flatnonzero(found >= 0)
+    others = np.zeros(len(values), dtype=bool)
+    asked = values if len(there) == len(values) else values.gather(there)
+    others[there] = asked.ne_missing(all_values.gather(found[there])).to_numpy()
+    return others
 
 
 def _hashes(values: pl.Series) -> Hashes:

@@ -261,7 +261,7 @@ class ValueCounter:
     def _learn(self) -> None:
         """Know the new values too."""
         new = self._new.whole()
-        self._known = ValueIndex(pl.concat([self._known.values, new["value"]]))
+        self._known = ValueIndex(_side_by_side(pl.concat([self._known.values, new["value"]])))
         self._counts = np.concatenate([self._counts, new["count"].to_numpy()])
         self._new = self._none_new()
 
@@ -288,7 +288,7 @@ class ValueCounter:
         counted = [counter._counted() for counter in counters]
         total = counted[0] if len(counted) == 1 else _summed(pl.concat(counted))
         order = total.filter(pl.col("count") >= min_count).sort(["count", "value"], descending=[True, False])
-        index = ValueIndex(order["value"])
+        index = ValueIndex(_side_by_side(order["value"]))
         read_as = OOV
         if unknown is not None:
             read_as = FIRST_VALUE + int(index.positions(pl.Series([unknown], dtype=index.values.dtype))[0])
@@ -308,6 +308,13 @@ class ValueCounter:
         counts = np.concatenate([[0, self._missing], own.to_numpy(), [0] * self._padded]).astype(np.int64)
         counts[unknown] += rare
         return Vocabulary(self._field, index.values, counts, self._padded, unknown, index)
+
+
+def _side_by_side(values: pl.Series) -> pl.Series:
+    """The same values in one piece of memory: texts are looked up where they stand, and come from all over the data."""
+    if values.dtype != pl.String:
+        return values.rechunk()
+    return values.to_frame().select(pl.concat_str(pl.first(), pl.lit("")).alias(values.name)).to_series().rechunk()
 
 
 def _summed(counted: pl.DataFrame) -> pl.DataFrame:

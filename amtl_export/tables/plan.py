@@ -55,6 +55,9 @@ WORTH_FUSING = 0.80
 #: Examples whose rows a fused layer looks for among each other (AMTL_BLOCK of native/table.h).
 BLOCK = 288
 
+#: Rows counted at a time.
+_CHUNK = 1 << 20
+
 
 @dataclass(frozen=True)
 class PlanConfig:
@@ -177,7 +180,7 @@ def plan_table(
     dtype = value_type(table, config.stored)
     layout, cost, reason = _choose(dims, D, dtype, config, read_whole=read_whole, narrowed=narrowed)
     weights = None if counts is None or not counts.any() else counts
-    looked_up = float(np.average(dims, weights=weights)) if V else 0.0
+    looked_up = 0.0 if not V else float(dims.mean()) if weights is None else float(dims @ weights / weights.sum())
     fusible = layout == "ragged" and config.first_layer != "plain"
     multiplied = multiplied_part(table, weights)
     fused = fusible and (config.fuses or (config.target == "native" and multiplied <= WORTH_FUSING))
@@ -212,11 +215,15 @@ def multiplied_part(table: FrozenEmbedding, counts: npt.NDArray[np.int64] | None
     dims, D = table.dims.cpu().numpy(), table.rows.shape[1]
     parts = []
     for size, offset in zip(table.sizes, table.offsets, strict=True):
-        rows = slice(offset, offset + size)
-        drawn = np.ones(size) if counts is None or not counts[rows].any() else counts[rows].astype(np.float64)
-        with np.errstate(divide="ignore"):  # the only row of a field: log 0
-            seen = -np.expm1(BLOCK * np.log1p(-drawn / drawn.sum()))
-        parts.append(float((dims[rows] * seen).sum()) / (BLOCK * D))
+        drawn = None if counts is None or not counts[offset : offset + size].any() else counts[offset : offset + size]
+        numbers, total = 0.0, size if drawn is None else drawn.sum()
+        for first in range(0, size, _CHUNK):
+            rows = slice(first, min(first + _CHUNK, size))
+            probability = (1.0 if drawn is None else drawn[rows]) / total
+            with np.errstate(divide="ignore"):  # the only row of a field: log 0
+                seen = -np.expm1(BLOCK * np.log1p(-probability))
+            numbers += float((dims[offset : offset + size][rows] * seen).sum())
+        parts.append(numbers / (BLOCK * D))
     return float(np.mean(parts)) if parts else 0.0
 
 

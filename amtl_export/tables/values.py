@@ -127,7 +127,7 @@ def stored(rows: Floats, dtype: ValueType, *, unit: float | None = None) -> Stor
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     if dtype == "fp32":
         return Stored(rows)
-    largest = np.empty(len(rows), dtype=np.float32)
+    largest: Floats = scratch((len(rows),))
     for start in range(0, len(rows), _CHUNK):  # bounds the copies
         largest[start : start + _CHUNK] = np.abs(rows[start : start + _CHUNK]).max(axis=1, initial=0)
     check_reach(largest, dtype)
@@ -169,7 +169,10 @@ def scale_unit(largest: float, dtype: ValueType) -> float:
 
 def _scales(largest: Floats, most: int, unit: float) -> Scales:
     """Scales that reach each row's largest magnitude at the largest number, `most`; 0 for a row of zeros."""
-    return Scales(np.ceil(largest.astype(np.float64) / most / unit).astype(np.uint16), unit)
+    factors = np.empty(len(largest), np.uint16)
+    for start in range(0, len(largest), _CHUNK):
+        factors[start : start + _CHUNK] = np.ceil(largest[start : start + _CHUNK].astype(np.float64) / most / unit)
+    return Scales(factors, unit)
 
 
 def value_type(frozen: FrozenEmbedding, dtype: ValueType) -> ValueType:

@@ -31,6 +31,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert "p50, batch 1024" in summary
 
 
+@pytest.mark.long
 def test_a_compressed_run(tiny_train: Callable[..., TrainConfig], tmp_path: Path) -> None:
     run = train(tiny_train(hidden=(160, 136), epochs=1), tmp_path / "run")  # layers that int8 is worth something to
     words = ["--name", "tiny", "--dim-budget", 0.5, "--seconds", 0.001, "--batch", "1,64", "--out", tmp_path]
@@ -117,6 +118,7 @@ def test_pooled_lookups(tmp_path: Path) -> None:
     assert {case["length"] for case in json.loads(file.read_text())["cases"]} == {7}
 
 
+@pytest.mark.long
 def test_whole_models_beside_their_peers(tmp_path: Path) -> None:
     words = [
         "--rows",
@@ -185,6 +187,7 @@ def test_a_mapped_table_through_every_command(tmp_path: Path) -> None:
     assert "compress frozen --dim-budget 0.3" in shown
 
 
+@pytest.mark.long
 def test_large_vocabularies(tmp_path: Path) -> None:
     sizes = ["--values", "1000,2000", "--rows", 5000, "--train-values", 3000, "--export-values", 2000]
     assert "of what steps alone hold" in script("scale.py", *sizes, "--layouts", "", "--out", tmp_path)

@@ -113,6 +113,20 @@ def encoded(name: str) -> Iterator[list[str]]:
             yield [f"{type}, {text}", *(f"{case[key]:.0f}" for case in cases if case["type"] == type)]
 
 
+def mapped(name: str) -> Iterator[list[str]]:
+    """A line for a command: seconds, and the most memory that the system could not take back."""
+    cases = read(name)["cases"]
+    yield ["", *(f"{case['values']:,} × {case['dim']}, {case['table_bytes'] / 2**30:.1f} GiB" for case in cases)]
+    for number, own in enumerate(cases[0]["commands"]):
+        said, *words = own["command"].split()
+        kind = f" {words[0]}" if said == "validate" else f" {words[2]}" if said == "export" else ""
+        found = [case["commands"][number] for case in cases]
+        yield [
+            f"`{said}`{kind}",
+            *(f"{one['seconds']:.0f} s, {one['anonymous_bytes'] / 2**30:.2f} GiB" for one in found),
+        ]
+
+
 _BATCHES = {f"{batch:,}": {"batch": batch} for batch in (1, 64, 256, 1024, 4096)}
 _MODELS = ("dnn", "deepfm", "dcnv2")
 _LAYERS = {name: f"2026-11-26-ml-1m-d64-{name}-layers-compressed-cpu2" for name in _MODELS}
@@ -224,7 +238,10 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
             _SERVED | {"onnx-compact-layer-int8": "compact, rows and weights in int8"} | _TORCH,
         ),
     },
-    "scale.md": {"encode": lambda: encoded("2026-11-26-scale-cpu2")},
+    "scale.md": {
+        "encode": lambda: encoded("2026-11-26-scale-cpu2"),
+        "mapped": lambda: mapped("2026-11-26-mapped-cpu2"),
+    },
 }
 
 

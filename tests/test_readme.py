@@ -37,7 +37,7 @@ def go_through(text: str, outside: Any, clone: Path, left: set[str], least: int 
 
 
 def test_the_commands_and_the_code_run_in_a_clone_beside_the_wheel(outside: Any, clone: Path) -> None:
-    go_through(README, outside, clone, {"my_model.py", "repository/"})
+    go_through(README, outside, clone, {"my_model.py", "mine.html", "repository/"})
 
 
 def test_the_pages_on_data_and_bundles_run_in_a_clone_beside_the_wheel(outside: Any, clone: Path) -> None:

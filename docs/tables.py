@@ -113,6 +113,22 @@ def encoded(name: str) -> Iterator[list[str]]:
             yield [f"{type}, {text}", *(f"{case[key]:.0f}" for case in cases if case["type"] == type)]
 
 
+def scored(name: str) -> Iterator[list[str]]:
+    """A line for what scores files."""
+    result = read(name)
+    parts = [result["compared"], result["full"]]
+    yield ["", *(f"rows a second, {part['rows']:,} rows" for part in parts), "memory", "rows in order"]
+    titles = {
+        "score": "`score`",
+        "score on ray": "`score --ray local`",
+        "polars loop": "a loop of Polars and ONNX Runtime",
+    }
+    for subject, title in (titles | {"ray data": "Ray Data, two workers"}).items():
+        found = [part["subjects"][subject] for part in parts]
+        rates = (f"{own['rows_per_second']:,.0f}" for own in found)
+        yield [title, *rates, f"{found[-1]['peak_bytes'] / 2**20:,.0f} MiB", "yes" if found[-1]["in_order"] else "no"]
+
+
 def mapped(name: str) -> Iterator[list[str]]:
     """A line for a command: seconds, and the most memory that the system could not take back."""
     cases = read(name)["cases"]
@@ -238,6 +254,7 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
             _SERVED | {"onnx-compact-layer-int8": "compact, rows and weights in int8"} | _TORCH,
         ),
     },
+    "score.md": {"score": lambda: scored("2026-11-26-score-cpu2")},
     "scale.md": {
         "encode": lambda: encoded("2026-11-26-scale-cpu2"),
         "mapped": lambda: mapped("2026-11-26-mapped-cpu2"),

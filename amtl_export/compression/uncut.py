@@ -125,7 +125,7 @@ class Uncut:
         requests: Iterable[Feed] = ()
         if self.original.labelled is not None:
             requests = (feed for feed, _ in self.original.labelled("valid"))
-        self.note(f"gradients of up to {REQUESTS:,} requests")
+            self.note(f"gradients of up to {REQUESTS:,} requests")
         return measure(self.plain, requests, REQUESTS)
 
     @cached_property

@@ -264,8 +264,8 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
 
 def text_of(table: Iterator[list[str]]) -> str:
     """As Markdown."""
-    head, *rows = [f"| {' | '.join(cells)} |" for cells in table]
-    return "\n".join([head.replace("|  |", "| |"), "|---" * (head.count("|") - 1) + "|", *rows]).replace("|  |", "| |")
+    head, *rows = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in table]
+    return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *rows])
 
 
 def written(page: str) -> str:
@@ -287,9 +287,10 @@ def main() -> None:
     check = arguments.parse_args().check
     for page in PAGES:
         text = written(page)
-        if check and text != (DOCS / page).read_text(encoding="utf-8"):
+        if not check:
+            (DOCS / page).write_text(text, encoding="utf-8")
+        elif text != (DOCS / page).read_text(encoding="utf-8"):
             raise SystemExit(f"docs/{page} has a table that is not its result's: run python docs/tables.py")
-        (DOCS / page).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

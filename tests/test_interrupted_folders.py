@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -61,7 +62,7 @@ def test_an_interruption_at_any_step(tmp_path: Path, older: bool) -> None:
         if older:
             write(out, "old")
         out.parent.mkdir(exist_ok=True)
-        came = interrupted_at(step, lambda out=out: write(out, "new"))  # type: ignore[misc]
+        came = interrupted_at(step, partial(write, out, "new"))
         left = [path.name for path in out.parent.iterdir()]
         texts = {path.read_text() for path in out.parent.rglob("text")}
         assert left in (["out"], []), f"step {step}"

@@ -17,8 +17,8 @@ import polars as pl
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SEED = 0x616D746C
 
-#: Values looked up at a time, as many as are known within these: few fit the caches with what they are looked up in,
-#: and many read a large index forwards.
+#: The fewest and the most values looked up at a time; between them, as many as are known. Few of them fit the caches
+#: together with a small index, and many read a large one forwards.
 _BLOCKS = 1 << 15, 1 << 18
 
 Ints = npt.NDArray[np.int32]

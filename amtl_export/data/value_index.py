@@ -17,9 +17,9 @@ import polars as pl
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SEED = 0x616D746C
 
-#: The fewest and the most values looked up at a time; between them, as many as are known. Few of them fit the caches
-#: together with a small index, and many read a large one forwards.
-_BLOCKS = 1 << 15, 1 << 18
+#: Values whose hashes are sorted together, so that a large index is read forwards, and of these as many as the caches
+#: hold while they are looked up. Powers of 2.
+_BLOCK, _PART = 1 << 18, 1 << 15
 
 Ints = npt.NDArray[np.int32]
 Hashes = npt.NDArray[np.uint64]
@@ -48,9 +48,8 @@ class ValueIndex:
         if not len(self.values):
             return found
         self._hashed = self._hashed or _Hashed.of(self.values)
-        size = min(max(len(self.values), _BLOCKS[0]), _BLOCKS[1])
-        for start in range(0, len(values), size):
-            block = values.slice(start, size)
+        for start in range(0, len(values), _BLOCK):
+            block = values.slice(start, _BLOCK)
             found[start : start + len(block)] = self._hashed.positions(block, self.values)
         return found
 
@@ -64,8 +63,8 @@ class _Hashed:
     """Hashes in order, and where they begin.
 
     Attributes:
-        hashes: `[V]`, rising.
-        known: int32 `[V]`, the position of the value of each.
+        hashes: `[V + 1]`, rising, and one of no value.
+        known: int32 `[V + 1]`, the position of the value of each, and -1.
         begin: int32 `[buckets + 1]`, where each bucket begins in `hashes`.
         shift: what a hash is shifted by to give its bucket.
     """
@@ -84,32 +83,32 @@ class _Hashed:
         shift = np.uint64(64 - bits)
         begin = np.zeros((1 << bits) + 1, dtype=np.int32)
         np.cumsum(np.bincount((hashes >> shift).astype(np.int64), minlength=1 << bits), out=begin[1:])
-        return cls(hashes, order.astype(np.int32), begin, shift)
+        return cls(np.append(hashes, np.uint64(0)), np.append(order, -1).astype(np.int32), begin, shift)
 
     def positions(self, values: pl.Series, all_values: pl.Series) -> Ints:
         hashes = _hashes(values)
-        order = np.argsort(hashes)
-        asked = hashes[order]
-        bucket = (asked >> self.shift).astype(np.int64)
-        at, end = self.begin[bucket], self.begin[bucket + 1]
-        found = np.full(len(values), -1, dtype=np.int32)
-        self._advance(asked, at, end, np.flatnonzero(at < end))
-        there = np.flatnonzero(at < end)
-        found[order[there]] = self.known[at[there]]
+        order = _order(hashes)
+        places, found = np.empty((2, len(values)), dtype=np.int32)
+        for start in range(0, len(order), _PART):
+            rows = order[start : start + _PART]
+            places[rows] = at = self._places(hashes[rows])
+            found[rows] = self.known[at]
         if values.dtype == pl.String:
-            others = _others(values, found, all_values)[order]
-            while len(todo := np.flatnonzero(others)):  # another text of the same hash
-                at[todo] += 1
-                self._advance(asked, at, end, todo[at[todo] < end[todo]])
-                rows = order[todo]
-                found[rows] = np.where(at[todo] < end[todo], self.known[np.minimum(at[todo], end[todo] - 1)], -1)
-                others[todo] = _others(values.gather(rows), found[rows], all_values)
+            todo = _others(values, found, all_values)
+            while len(todo):  # the texts of one hash lie side by side
+                places[todo] += 1
+                more = self.hashes[places[todo]] == hashes[todo]
+                found[todo] = np.where(more, self.known[places[todo]], -1)
+                todo = todo[_others(values.gather(todo), found[todo], all_values)]
         if values.null_count():
             found[values.is_null().to_numpy()] = -1
         return found
 
-    def _advance(self, asked: Hashes, at: Ints, end: Ints, todo: npt.NDArray[np.int64]) -> None:
-        """Move `at` of these to the first equal hash from there on, or to the end of the bucket."""
+    def _places(self, asked: Hashes) -> Ints:
+        """int32 `[n]`: the first of each of these among the hashes, V if it is not there."""
+        bucket = (asked >> self.shift).astype(np.int64)
+        at, end = self.begin[bucket], self.begin[bucket + 1]
+        todo = np.flatnonzero(at < end)
         while len(todo):  # as often as the fullest bucket has hashes
             there, wanted = self.hashes[at[todo]], asked[todo]
             passed = there > wanted
@@ -117,15 +116,24 @@ class _Hashed:
             todo = todo[there < wanted]
             at[todo] += 1
             todo = todo[at[todo] < end[todo]]
+        at[at == end] = len(self.known) - 1
+        return at
 
 
-def _others(values: pl.Series, found: Ints, all_values: pl.Series) -> npt.NDArray[np.bool_]:
-    """Whether what was found for a text is another one; what was not found is none."""
+def _order(hashes: Hashes) -> npt.NDArray[np.int64]:
+    """Rows by the leading bits of their hashes; at most a block of them, whose numbers fit the other bits."""
+    low = np.uint64(_BLOCK - 1)
+    keys = (hashes & ~low) | np.arange(len(hashes), dtype=np.uint64)
+    keys.sort()  # a third of the time of argsort
+    return (keys & low).view(np.int64)
+
+
+def _others(values: pl.Series, found: Ints, all_values: pl.Series) -> npt.NDArray[np.int64]:
+    """Which rows have found another text than theirs; those that found none have not."""
     there = np.flatnonzero(found >= 0)
-    others = np.zeros(len(values), dtype=bool)
     asked = values if len(there) == len(values) else values.gather(there)
-    others[there] = asked.ne_missing(all_values.gather(found[there])).to_numpy()
-    return others
+    other: npt.NDArray[np.bool_] = asked.ne_missing(all_values.gather(found[there])).to_numpy()
+    return there[other]
 
 
 def _hashes(values: pl.Series) -> Hashes:

@@ -49,7 +49,8 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     known = pl.Series([f"v{i}" for i in range(1000)])
     asked = known.sample(3000, with_replacement=True, seed=1).extend(pl.Series(["x", None]))
     whole = ValueIndex(known).positions(asked)
-    monkeypatch.setattr(index_module, "_BLOCKS", (7, 7))
+    monkeypatch.setattr(index_module, "_BLOCK", 64)
+    monkeypatch.setattr(index_module, "_PART", 8)
     np.testing.assert_array_equal(ValueIndex(known).positions(asked), whole)
     assert known[whole[:3000].tolist()].equals(asked.head(3000))
 

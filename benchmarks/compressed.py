@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from int8_peers import PEERS, auc_of, int8_peers
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
 from amtl_export.bench.infer import InferConfig, report, summary, time_cases, torch_threads
@@ -20,7 +21,7 @@ from amtl_export.bench.subjects import OnnxSubject
 from amtl_export.bench.traffic import Traffic
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.cli.options import IntList
+from amtl_export.cli.options import IntList, TextList
 from amtl_export.compression.compress import compress
 from amtl_export.files import write_json
 from amtl_export.freezing.folding import fold
@@ -101,6 +102,7 @@ def _without_graph(bundle: Bundle, folder: Path) -> None:
 @click.option("--seconds", default=4.0, show_default=True, help="For each batch size and id distribution.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--batch", type=IntList(), default="1,64,1024", show_default=True)
+@click.option("--peers", "others", type=TextList(), default=PEERS, show_default=True, help="Beside ONNX Runtime's own.")
 def main(
     source: str,
     name: str,
@@ -111,6 +113,7 @@ def main(
     seconds: float,
     threads: int,
     batch: tuple[int, ...],
+    others: tuple[str, ...],
 ) -> None:
     """Compress all fields, export for both targets, prove, time beside each other."""
     config = InferConfig(batches=batch, distributions=("zipf", "uniform"), threads=threads, seconds=seconds)
@@ -132,8 +135,11 @@ def main(
             "onnx-static-int8": static(dense, place / "static", sample),
         }
         aucs = {own: _auc(bundle, small, split) for own, bundle in {**peers, **bundles}.items()}
+        more = int8_peers(others, freeze(source), dense, place, threads, [sample])
+        aucs |= {subject.name: auc_of(subject, small, split) for subject in more}
         click.echo(f"AUC: {aucs}")
         subjects = [
+            *more,
             *(OnnxSubject(own, bundle, "cpu", threads) for own, bundle in peers.items()),
             *(
                 OnnxSubject(own, bundle, "cpu", threads, not own.startswith("portable") or None)

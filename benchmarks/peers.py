@@ -1,8 +1,8 @@
 """Whole models of 1,000,000 rows, D = 64, mean dims 0.4 D, against everything else that a user could serve.
 
-The dense model in PyTorch eager, torch.compile, AOTInductor, OpenVINO, and ONNX Runtime as it is and quantised by ONNX
-Runtime's own tool; the bundles of this project beside them, all interleaved. Then each file alone in a process of its
-own: time from nothing to the first answer, and memory after a thousand requests.
+The dense model in PyTorch eager, torch.compile, AOTInductor, OpenVINO and ONNX Runtime; in int8 by ONNX Runtime's own
+tool, NNCF, torchao, and FBGEMM with PyTorch's x86 layers; and the bundles of this project, all interleaved. Then each
+file alone in a process of its own: time from nothing to the first answer, and memory after a thousand requests.
 
     pip install '.[peers]'; python benchmarks/peers.py --out benchmarks/results
 """
@@ -24,6 +24,8 @@ import click
 import numpy as np
 import torch
 from infer_synthetic_1m import FIELDS, HIDDEN, D, planted_run
+from int8_peers import PEERS as INT8_PEERS
+from int8_peers import OpenVino, int8_peers, probabilities
 from torch import Tensor
 
 from amtl_export.bench.infer import InferConfig, report, summary, torch_threads
@@ -49,6 +51,8 @@ BUNDLES = {
     "onnx-ragged-layer-int8": ExportConfig("ragged", "int8", layer_dtype="int8"),
     "onnx-portable-layers-int8": ExportConfig("dense", layer_dtype="int8"),
 }
+
+PEERS = f"torch-compile,aotinductor,openvino-dense,{INT8_PEERS},onnx-int8"
 
 
 class Probability(torch.nn.Module):
@@ -97,27 +101,6 @@ class OnnxFile:
         return self._session.run(["probability"], prepared)[0]
 
 
-class OpenVino:
-    """The dense bundle in OpenVINO."""
-
-    name = "openvino-dense"
-
-    def __init__(self, bundle: Bundle, threads: int) -> None:
-        import openvino
-
-        self.bytes = bundle.bytes()
-        hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        self._request = openvino.Core().compile_model(str(bundle.model), "CPU", hints).create_infer_request()
-
-    def prepare(self, feed: Feed) -> Feed:
-        """As it is."""
-        return feed
-
-    def run(self, prepared: Feed) -> Any:
-        """Probabilities `[B]`."""
-        return self._request.infer(prepared, share_inputs=True)["probability"]
-
-
 def quantised(bundle: Bundle, folder: Path) -> Path:
     """The dense bundle with its matrix products in int8, by ONNX Runtime's dynamic quantisation."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -137,7 +120,12 @@ def aot_compiled(model: Probability, folder: Path) -> Any:
 
 
 def subjects_of(
-    frozen: FrozenModel, bundles: dict[str, Bundle], folder: Path, threads: int, peers: Sequence[str]
+    frozen: FrozenModel,
+    bundles: dict[str, Bundle],
+    folder: Path,
+    threads: int,
+    peers: Sequence[str],
+    calibration: Sequence[Feed],
 ) -> list[Subject]:
     """Everyone who is timed."""
     dense = dense_torch(frozen)
@@ -150,19 +138,12 @@ def subjects_of(
         subjects.append(Compiled("torch-compile", torch.compile(flat, dynamic=True), eager.bytes))
     if "aotinductor" in peers:
         subjects.append(Compiled("aotinductor", aot_compiled(flat, folder), eager.bytes))
-    if "openvino" in peers:
-        subjects.append(OpenVino(apart(bundles["onnx-dense"], folder / "openvino"), threads))
+    if "openvino-dense" in peers:
+        subjects.append(OpenVino(apart(bundles["onnx-dense"], folder / "openvino-dense"), threads))
+    subjects += int8_peers(peers, frozen, bundles["onnx-dense"], folder, threads, calibration)
     if "onnx-int8" in peers:
         subjects.append(OnnxFile("onnx-dense-int8-layers", quantised(bundles["onnx-dense"], folder), threads))
     return subjects
-
-
-def probabilities(subject: Subject, feed: Feed) -> Any:
-    """What a subject answers; of several outputs the last, or the one that is called so."""
-    answer = subject.run(subject.prepare(feed))
-    if isinstance(answer, dict):
-        answer = answer["probability"]
-    return np.asarray(answer[-1] if isinstance(answer, (list, tuple)) else answer).reshape(-1)
 
 
 def check(subjects: Sequence[Subject], feed: Feed) -> None:
@@ -216,7 +197,7 @@ def alone(bundle: Bundle, frozen: FrozenModel, folder: Path) -> dict[str, float]
 @click.option("--threads", default=1, show_default=True)
 @click.option("--batch", type=IntList(), default="1,64,1024,4096", show_default=True, help="Batch sizes.")
 @click.option("--backbones", type=TextList(), default="dnn,deepfm,dcnv2", show_default=True, help="Backbones.")
-@click.option("--peers", type=TextList(), default="torch-compile,aotinductor,openvino,onnx-int8", show_default=True)
+@click.option("--peers", type=TextList(), default=PEERS, show_default=True)
 def main(
     rows: int,
     out: Path,
@@ -240,7 +221,8 @@ def main(
             models[backbone] = summary(frozen)
             bundles = {subject: export(frozen, folder / subject, wanted) for subject, wanted in BUNDLES.items()}
             traffic = Traffic(frozen, frozen.example, {})
-            subjects = subjects_of(frozen, bundles, folder, threads, peers)
+            sample = traffic.feeds(1024, "zipf", 6)[:4]
+            subjects = subjects_of(frozen, bundles, folder, threads, peers, sample)
             check(subjects, traffic.feeds(64, "uniform", 5)[0])
             for size, distribution in itertools.product(batch, config.distributions):
                 times = interleave(subjects, traffic.feeds(size, distribution, config.seed), seconds=seconds)

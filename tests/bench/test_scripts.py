@@ -34,7 +34,8 @@ def test_the_demo(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_compressed_run(tiny_train: Callable[..., TrainConfig], tmp_path: Path) -> None:
     run = train(tiny_train(hidden=(160, 136), epochs=1), tmp_path / "run")  # layers that int8 is worth something to
-    words = ["--name", "tiny", "--dim-budget", 0.5, "--seconds", 0.001, "--batch", "1,64", "--out", tmp_path]
+    words = ["--name", "tiny", "--dim-budget", 0.5, "--seconds", 0.001, "--batch", "1,64", "--peers", "fbgemm"]
+    words += ["--out", tmp_path]
     assert "portable: pass" in script("compressed.py", run.path, *words)
     (file,) = tmp_path.glob("*-tiny-compressed-*.json")
     values = json.loads(file.read_text())
@@ -46,7 +47,9 @@ def test_a_compressed_run(tiny_train: Callable[..., TrainConfig], tmp_path: Path
     assert values["verdicts"]["native"]["verdict"] == "pass"
     assert {verdict["bundle"] for verdict in values["verdicts"].values()} == set(values["tables"])
     subjects = {case["subject"] for case in values["cases"]}
-    assert subjects == {"onnx-dense", "onnx-dynamic-int8", "onnx-static-int8", *values["tables"]} == set(values["auc"])
+    peers = {"onnx-dense", "onnx-dynamic-int8", "onnx-static-int8", "fbgemm-x86-int8"}
+    assert subjects == {*peers, *values["tables"]} == set(values["auc"])
+    assert abs(values["auc"]["fbgemm-x86-int8"] - values["auc"]["onnx-dense"]) < 0.02
 
 
 def test_the_planted_table(tmp_path: Path) -> None:
@@ -130,14 +133,16 @@ def test_whole_models_beside_their_peers(tmp_path: Path) -> None:
         "--backbones",
         "dnn",
         "--peers",
-        "none",
+        "fbgemm",
         "--out",
         tmp_path,
     ]
     assert "against it" in script("peers.py", *words)
     (file,) = tmp_path.glob("*-peers-*.json")
     values = json.loads(file.read_text())
-    assert {"torch-eager", "onnx-dense", "onnx-ragged-fused"} <= {case["subject"] for case in values["cases"]}
+    assert {"torch-eager", "onnx-dense", "onnx-ragged-fused", "fbgemm-x86-int8"} <= {
+        case["subject"] for case in values["cases"]
+    }
     assert all(process["load_to_first_answer_s"] > 0 for process in values["processes"].values())
 
 

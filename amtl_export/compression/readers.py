@@ -12,7 +12,7 @@ from amtl_export.graph.passes.fold_bases import decodes
 from amtl_export.graph.pipeline import fold_bases
 from amtl_export.graph.rewrite import sizes
 from amtl_export.graph.trace import trace
-from amtl_export.graph.weights import Part, Segment
+from amtl_export.graph.weights import PAIRS, Part, Segment
 from amtl_export.principal.basis import Matrix
 
 
@@ -55,7 +55,7 @@ class Readers:
         bases = {name: buffer.numpy() for name, buffer in model.named_buffers()}
         metrics: dict[Rows, Matrix] = {}
         for part in map(Part.described, self._graph.graph.initializers.values()):
-            if part is None or not part.fold:
+            if part is None or not part.fold or part.form == PAIRS:
                 continue
             weight = model.get_parameter(part.weight).detach().numpy().astype(np.float64)
             begin = 0

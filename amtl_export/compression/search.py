@@ -9,6 +9,7 @@ import numpy as np
 
 from amtl_export.compression.cuts import Attempt, Cuts
 from amtl_export.compression.metric import Rows
+from amtl_export.compression.readers import Readers
 from amtl_export.compression.report import BasisKind, Point
 from amtl_export.compression.uncut import Uncut
 from amtl_export.errors import InputError
@@ -61,15 +62,17 @@ def best_cut(
         _add_curve(cuts)
     curve = [replace(point, chosen=point is taken.point) for point in cuts.tried]
     curve.sort(key=lambda point: point.bytes)
+    model = cuts.model(taken.dims)
+    readers = Readers(model)
     return BestCut(
         kind,
-        cuts.model(taken.dims),
+        model,
         cuts.coded.bases,
         taken.dims,
         taken.point,
-        cuts.readers.projected(),
+        readers.projected(),
         taken.projection_bytes,
-        cuts.readers.multiply_adds(),
+        readers.multiply_adds(),
         moved,
         curve,
     )

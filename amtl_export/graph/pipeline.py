@@ -23,6 +23,7 @@ from amtl_export.graph.passes.quantize_layers import QuantizeLayers
 from amtl_export.graph.passes.read_rows_alone import ReadRowsAlone
 from amtl_export.graph.passes.state_linear_layers import StateLinearLayers
 from amtl_export.graph.passes.state_shapes import StateShapes
+from amtl_export.graph.passes.sum_flat import SumFlat
 from amtl_export.graph.weights import SCALES, Part
 from amtl_export.tables.layout import LaidOut
 from amtl_export.tables.plan import FirstLayer, LayerDtype, TablePlan
@@ -111,6 +112,7 @@ def _steps(plans: Mapping[str, TablePlan], wanted: Wanted, shared: Sequence[str]
     int8 = wanted.layer_dtype == "int8" and all(plans[path].dtype in SCALED for path in fusable)
     fuse = FuseFirstLayers(fusable, int8=int8)
     yield Step(fuse, asked_layer, "no linear layer can be fused with a lookup")
+    yield Step(SumFlat())
 
 
 def _first() -> Iterator[Step]:

@@ -2,7 +2,8 @@
 
 `facts.WEIGHT` names the weight, `COLUMNS` its columns in order (`0:64,128:192`), `FORM` how they lie: `columns`;
 `panels` of a RaggedLinear; `quantized_64`, as a RaggedLinearInt8 over rows of 64 numbers takes them, and `scales`; of
-a layer in int8 `int8_columns` or `int8_panels`, `int8_scales`, and `int8_offsets` where it multiplies signed numbers.
+a layer in int8 `int8_columns` or `int8_panels`, `int8_scales`, and `int8_offsets` where it multiplies signed numbers;
+`pairs` of bases, what products of pairs of rows are in coordinates (see `pair_products`).
 `TRANSPOSED` says that they are columns of the transposed weight. `FOLD` says that bases are folded into the weight
 first, and its columns are counted behind that.
 """
@@ -28,7 +29,7 @@ from amtl_export.graph.quantized_linear import quantize_layers
 from amtl_export.graph.ragged import fake_quantized_weight, panels, quantized_panels, scales_of
 from amtl_export.graph.rewrite import initializer
 
-COLUMNS, PANELS, SCALES, QUANTIZED = "columns", "panels", "scales", "quantized_"
+COLUMNS, PANELS, SCALES, QUANTIZED, PAIRS = "columns", "panels", "scales", "quantized_", "pairs"
 INT8_COLUMNS, INT8_PANELS, INT8_SCALES, INT8_OFFSETS = "int8_columns", "int8_panels", "int8_scales", "int8_offsets"
 
 _FORMS: dict[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
@@ -119,13 +120,15 @@ class Part:
 
     def turned(self, whole: npt.NDArray[Any], bases: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """What `columns` are columns of."""
+        if self.form == PAIRS:
+            return pair_products(self.fold, bases)
         turned = whole.T if self.transposed else whole
         return folded(turned, self.fold, bases) if self.fold else turned
 
 
 def arranged(weight: npt.NDArray[Any], form: str) -> npt.NDArray[Any]:
     """A weight in a form."""
-    if form == COLUMNS:
+    if form in (COLUMNS, PAIRS):
         return weight
     made = _FORMS.get(form)
     return made(weight) if made else quantized_panels(weight, int(form.removeprefix(QUANTIZED)))
@@ -140,6 +143,23 @@ def folded(
         columns = weight[:, begin:end]
         parts.append(segment.folded(columns, bases[segment.bases]) if segment.bases else columns)
     return np.concatenate(parts, axis=1)
+
+
+def pair_products(segments: Sequence[Segment], bases: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+    """M `[k, k]` by which z · M · zᵀ = |Σ rows|² - Σ |rows|², of the coordinates z of rows side by side.
+
+    M is B · Bᵀ, B the bases below each other, without the products of a row with itself. Rows in no basis are their
+    own coordinates.
+    """
+    D = next(bases[own.bases].shape[2] for own in segments if own.bases)
+    parts = []
+    for own in segments:
+        count = len(own.fields) if own.bases else own.width // D
+        parts += list(bases[own.bases][list(own.fields)]) if own.bases else [np.eye(D)] * count
+    row = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    together = np.concatenate(parts).astype(np.float64)
+    made: npt.NDArray[np.float32] = np.where(row[:, None] == row, 0.0, together @ together.T).astype(np.float32)
+    return made
 
 
 def unfolded(
@@ -214,6 +234,15 @@ def folded_weight(graph: ir.Graph, value: ir.Value, segments: Sequence[Segment])
     part = Part(str(weight or value.name), tuple(range(made.shape[1])), COLUMNS, transposed, tuple(segments))
     name = f"{_fold_text(part)}{'transposed/' if transposed else ''}{part.weight}"
     return initializer(graph, name, made, part.facts if weight is not None else {})
+
+
+def pairs_weight(graph: ir.Graph, segments: Sequence[Segment]) -> ir.Value:
+    """An initializer with the graph's bases as `pair_products`."""
+    initializers = {fact(own, WEIGHT): own for own in graph.initializers.values()}
+    bases = {own.bases: _array(initializers[own.bases]) for own in segments if own.bases}
+    made = pair_products(segments, bases)
+    part = Part(next(iter(bases)), tuple(range(len(made))), PAIRS, fold=tuple(segments))
+    return initializer(graph, f"pairs/{_fold_text(part)}{part.weight}", made, part.facts)
 
 
 def _array(value: ir.Value) -> npt.NDArray[Any]:

@@ -18,7 +18,7 @@ from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.swap import frozen_tables, tables_of
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.graph.facts import CONSTANT, TABLE, WEIGHT, fact, scopes_of
-from amtl_export.graph.weights import Part, Segment
+from amtl_export.graph.weights import PAIRS, Part, Segment
 
 #: Two units in the last place of float32.
 _ROUNDING = 2**-22
@@ -92,6 +92,7 @@ def _weights(graph: ir.Graph, model: nn.Module, selectors: set[str]) -> tuple[li
     tables = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, FrozenEmbedding))
     tensors = dict(model.named_buffers()) | model.state_dict()  # buffers that are not saved are in the graph too
     kept = {name: value.numpy() for name, value in tensors.items() if not name.startswith(tables)}
+    parameters = {name for name, _ in model.named_parameters()}
     columns: dict[tuple[str, bool, tuple[Segment, ...]], set[int]] = {}
     unexplained, changed = [], []
     for name, value in graph.initializers.items():
@@ -101,8 +102,9 @@ def _weights(graph: ir.Graph, model: nn.Module, selectors: set[str]) -> tuple[li
         if part and unknown_bases(part, kept):
             changed.append(name)
         elif weight is not None and weight in kept:
-            key = (weight, part.transposed, part.fold) if part else (weight, False, ())
-            columns.setdefault(key, set()).update(part.columns if part else range(_width(kept[weight])))
+            if weight in parameters:
+                key = (weight, part.transposed, part.fold) if part else (weight, False, ())
+                columns.setdefault(key, set()).update(part.columns if part else range(_width(kept[weight])))
             if not _is_weight(array, part, kept[weight], kept):
                 changed.append(name)
         elif array.size > CONSTANT_SIZE:
@@ -112,7 +114,7 @@ def _weights(graph: ir.Graph, model: nn.Module, selectors: set[str]) -> tuple[li
         for (name, transposed, fold), present in columns.items()
         if len(present) == _width(Part(name, (), transposed=transposed, fold=fold).turned(kept[name], kept))
     }
-    missing = sorted(name for name, _ in model.named_parameters() if name in kept and name not in held)
+    missing = sorted(name for name in parameters if name in kept and name not in held)
     return unexplained, changed, missing
 
 
@@ -146,7 +148,8 @@ def _is_weight(
         return False
     if array.dtype == np.uint8:  # a quantized number may lie on the edge between two
         return bool((np.abs(array.astype(np.int16) - expected.astype(np.int16)) <= 1).all())
-    return bool(np.allclose(array, expected, rtol=_ROUNDING, atol=0))
+    largest = np.abs(expected).max(initial=0.0) if part.form == PAIRS else 0.0  # sums of both signs may be near zero
+    return bool(np.allclose(array, expected, rtol=_ROUNDING, atol=_ROUNDING * largest))
 
 
 def _width(array: npt.NDArray[Any]) -> int:

@@ -19,9 +19,11 @@ from amtl_export.compression.compress import compress
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.graph.facts import WEIGHT, fact
+from amtl_export.graph.passes import fold_bases as fold_bases_module
 from amtl_export.graph.passes.base import is_custom
 from amtl_export.graph.pipeline import fold_bases
 from amtl_export.graph.trace import trace
+from amtl_export.graph.weights import PAIRS, Part
 from amtl_export.runtime.predictor import load
 from amtl_export.source.source import Source
 from amtl_export.spec import Feed
@@ -280,20 +282,31 @@ def test_a_quantized_layer_reads_coordinates(tmp_path: Path) -> None:
 
 
 class Factors(nn.Module):
-    """FM over three tables of unlike sizes, and a linear part."""
+    """FM over three tables of unlike sizes, in one of the ways that people write it, and a linear part."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: bool = False, last: bool = False) -> None:
         super().__init__()
         self.user, self.item, self.place = nn.Embedding(V, D), nn.Embedding(V, D), nn.Embedding(7, D)
         self.out = nn.Linear(3 * D, 1)
+        self.kept, self.last = kept, last
         with torch.no_grad():
             self.item.weight[:, 3:] = 0
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         rows = torch.stack([self.user(a), self.item(b), self.place(a % 7)], dim=1)
-        pairs = 0.5 * (rows.sum(1).square() - rows.square().sum(1)).sum(1)
-        score: Tensor = pairs + self.out(rows.flatten(1)).squeeze(1)
+        score: Tensor = self.pairs(rows) + self.out(rows.flatten(1)).squeeze(1)
         return score
+
+    def pairs(self, rows: Tensor) -> Tensor:
+        total, squares = rows.sum(1, keepdim=self.kept), (rows * rows).sum(1, keepdim=self.kept)
+        return 0.5 * (total**2 - squares).sum(-1, keepdim=self.last).flatten()
+
+
+class Dots(Factors):
+    """The same, pair by pair."""
+
+    def pairs(self, rows: Tensor) -> Tensor:
+        return sum((rows[:, i] * rows[:, j]).sum(1) for i, j in ((0, 1), (0, 2), (1, 2)))  # type: ignore[return-value]
 
 
 def labelled(batches: int = 3) -> list[tuple[dict[str, Tensor], Tensor]]:
@@ -301,13 +314,48 @@ def labelled(batches: int = 3) -> list[tuple[dict[str, Tensor], Tensor]]:
 
 
 def test_products_of_tables_in_one_basis(tmp_path: Path) -> None:
-    model = compress(Source(Factors().eval(), pair(), batches=labelled()), max_auc_drop=0.04)
+    model = compress(Source(Dots().eval(), pair(), batches=labelled()), max_auc_drop=0.04)
     assert model.compressed is not None
     report = model.compressed.report
     assert {own["kind"] for own in report["placements"]} == {"projection", "shared"}
     assert set(report["basis"].values()) == {"shared"}
     assert decoded(model) == set()
     assert bases_of(proven(model, tmp_path / "bundle", None, pair)) == []
+
+
+@pytest.mark.parametrize(("kept", "last"), [(False, False), (False, True), (True, False), (True, True)])
+def test_pairs_of_rows_in_several_bases(tmp_path: Path, kept: bool, last: bool) -> None:
+    model = compress(Source(Factors(kept, last).eval(), pair(), batches=labelled()), max_auc_drop=0.04)
+    assert model.compressed is not None
+    report = model.compressed.report
+    assert set(report["basis"].values()) == {"folded"}
+    assert [own["projection_multiply_adds"] for own in report["placements"]] == [0]
+    graph = load_graph(proven(model, tmp_path / "bundle", None, pair).model).graph
+    (pairs,) = [own for own in map(Part.described, graph.initializers.values()) if own and own.form == PAIRS]
+    assert not {"Sub", "Pow"} & {node.op_type for node in graph}
+    assert len(pairs.columns) == sum(table.rows.shape[1] for table in model.tables.values())
+
+
+def test_pairs_of_many_long_rows_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = compressed(Factors(), pair())
+    assert decoded(model) == set()
+    monkeypatch.setattr(fold_bases_module, "_DECODED", -D)
+    assert len(decoded(model)) == 1
+
+
+def test_a_changed_form_of_pairs_is_seen(tmp_path: Path) -> None:
+    model = compressed(Factors(), pair())
+    bundle = export(model, tmp_path / "bundle")
+    graph = ir.load(bundle.model)
+    (value,) = [
+        own for own in graph.graph.initializers.values() if (part := Part.described(own)) and part.form == PAIRS
+    ]
+    assert value.const_value is not None
+    changed = value.const_value.numpy().copy()
+    changed[0, -1] *= 1.01
+    value.const_value = ir.tensor(changed, name=value.name)
+    ir.save(graph, bundle.model, external_data="model.onnx.data")
+    assert any("pairs/" in problem for problem in validate(bundle.path, model).problems)
 
 
 @pytest.mark.parametrize(("layout", "field"), [("dense", "a"), ("ragged", "b")])

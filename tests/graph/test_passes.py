@@ -14,6 +14,7 @@ from amtl_export.graph.passes.lower_lookups import LowerLookups
 from amtl_export.graph.passes.read_rows_alone import ReadRowsAlone
 from amtl_export.graph.passes.state_linear_layers import StateLinearLayers
 from amtl_export.graph.passes.state_shapes import StateShapes
+from amtl_export.graph.passes.sum_flat import SumFlat
 from amtl_export.graph.pipeline import Step, run
 from amtl_export.graph.rewrite import constant_ints, is_linear
 from amtl_export.native import DOMAIN
@@ -99,6 +100,17 @@ def test_products_by_constants_are_layers() -> None:
     assert not StateLinearLayers()(model).modified
 
 
+@pytest.mark.parametrize(("last", "keepdims", "flat"), [(1, 0, True), (2, 0, False), (1, 1, False)])
+def test_rows_of_one_number_are_added_up_side_by_side(last: int, keepdims: int, flat: bool) -> None:
+    x = value("x", "batch", 4, last)
+    total = ir.node("ReduceSum", [x, ints("axis", 1)], {"keepdims": keepdims})
+    result(total, "batch", *[1] * keepdims, last)
+    negated = ir.node("Neg", [total.outputs[0]])
+    model = graph_of([total, negated], x)
+    assert SumFlat()(model).modified == flat
+    assert [node.op_type for node in model.graph] == [*["Squeeze"] * flat, "ReduceSum", "Neg"]
+
+
 def summed(axis: int) -> ir.Model:
     ids, table = value("ids", "batch", 4, dtype=ir.DataType.INT64), constant("t", np.zeros((9, 2), np.float32))
     table.metadata_props[TABLE] = "item"
@@ -131,7 +143,7 @@ def pairs(*, kept: bool = True, power: int = 2, another: bool = False) -> ir.Mod
     squares = ir.node("Mul", [own, own])
     sum_of_squares = ir.node("ReduceSum", [squares.outputs[0], ints("one", 1)], axes)
     difference = ir.node("Sub", [square.outputs[0], sum_of_squares.outputs[0]])
-    result(difference, "batch", 2)
+    result(difference, "batch", *[1] * (not kept), 2)
     used = lookups if another else lookups[:1]
     model = graph_of([*used, total, square, squares, sum_of_squares, difference], ids)
     model.graph.opset_imports[DOMAIN] = 1

@@ -5,6 +5,7 @@ is moved behind sums and means over rows, masks, weights of rows and reshapes fi
 
 - a linear layer reads the rows, W · e = (W · basisᵀ) · z: the basis becomes part of its weight;
 - products of rows in one orthonormal basis (FM) are those of their coordinates: nothing is left of the basis;
+- the pairs of rows in several bases (FM, added up) are a quadratic form of their coordinates, of one small matrix;
 - anything else reads decoded rows: the Decode stays, one matrix for each field.
 """
 
@@ -12,15 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from amtl_export.graph.coordinates import dots, sunk
-from amtl_export.graph.facts import WEIGHT, fact
-from amtl_export.graph.passes.base import GraphPass, custom_nodes, ensure_none, is_custom, require_unlowered
+from amtl_export.graph.facts import CONSTANT, WEIGHT, fact
+from amtl_export.graph.pairs import rows_of_pairs
+from amtl_export.graph.passes.base import GraphPass, custom_nodes, ensure_none, is_custom, is_op, require_unlowered
 from amtl_export.graph.pieces import Piece, pieces_of, side_by_side
-from amtl_export.graph.rewrite import is_linear, replace_value, sizes
-from amtl_export.graph.weights import Segment, folded_weight
+from amtl_export.graph.rewrite import constant_ints, initializer, is_linear, rank, replace_value, sizes
+from amtl_export.graph.weights import Segment, folded_weight, pairs_weight
+
+#: Multiply-adds of a matrix product that take as long as writing a number of a row, squaring it and adding it up.
+_DECODED = 50
 
 
 class FoldBases(GraphPass):
@@ -37,11 +43,14 @@ class FoldBases(GraphPass):
         before = len(decodes(model))
         sink(model)
         for node in list(model.graph):
-            if is_linear(node) and (segments := _segments(node)):
+            if is_linear(node) and (segments := _segments(node.inputs[0])):
                 _fold(model.graph, node, segments)
         common.RemoveUnusedNodesPass()(model)
         for node in list(model.graph):
             dots(model.graph, node)
+        common.RemoveUnusedNodesPass()(model)
+        for node in list(model.graph):
+            _fold_pairs(model.graph, node)
         common.RemoveUnusedNodesPass()(model)
         return ir.passes.PassResult(model, len(decodes(model)) != before)
 
@@ -51,7 +60,7 @@ class FoldBases(GraphPass):
 
     def ensures(self, model: ir.Model) -> None:
         """No layer reads decoded rows."""
-        readers = (node for node in model.graph if is_linear(node) and _segments(node))
+        readers = (node for node in model.graph if is_linear(node) and _segments(node.inputs[0]))
         ensure_none(readers, "layers that read decoded rows")
 
 
@@ -69,10 +78,10 @@ def sink(model: ir.Model) -> None:
             waiting += sunk(model.graph, decode, use.node)
 
 
-def _segments(gemm: ir.Node) -> list[tuple[Piece, Segment]]:
-    """What a layer multiplies, side by side, where decoded rows are among it; else nothing."""
-    assert gemm.inputs[0] is not None
-    found = [(piece, _segment(piece)) for piece in pieces_of(gemm.inputs[0])]
+def _segments(value: ir.Value | None) -> list[tuple[Piece, Segment]]:
+    """What stands side by side in a value, where decoded rows are among it; else nothing."""
+    assert value is not None
+    found = [(piece, _segment(piece)) for piece in pieces_of(value)]
     return found if any(segment.bases for _, segment in found) else []
 
 
@@ -110,3 +119,35 @@ def _coordinates(segments: list[tuple[Piece, Segment]]) -> Iterator[Piece]:
         assert z is not None
         assert bases is not None
         yield Piece(z, len(segment.fields) * sizes(bases)[1])
+
+
+def _fold_pairs(graph: ir.Graph, total: ir.Node) -> None:
+    """Let a sum over the numbers of pairs, `Σ ((Σ rows)² - Σ rows²)`, be z · M · zᵀ where that is cheaper."""
+    value = total.inputs[0] if is_op(total, "ReduceSum") and len(total.inputs) == 2 else None
+    pairs = None if value is None else value.producer()
+    rows = None if pairs is None else rows_of_pairs(pairs)
+    if rows is None or value is None or constant_ints(total.inputs[1]) not in ([-1], [rank(value) - 1]):
+        return
+    segments = _segments(rows)
+    if not segments or not _cheaper(segments, sizes(rows)[1:]):
+        return
+    nodes, z = side_by_side(list(_coordinates(segments)))
+    product = ir.node("MatMul", [z, pairs_weight(graph, [own for _, own in segments])])
+    squared = ir.node("Mul", [product.outputs[0], z])
+    for own in (product, squared):
+        own.outputs[0].type, own.outputs[0].shape = z.type, z.shape
+    result = total.outputs[0]
+    axis = initializer(graph, "pairs/axis", np.array([1], dtype=np.int64), {CONSTANT: "yes"})
+    nodes += [product, squared, ir.node("ReduceSum", [squared.outputs[0], axis], {"keepdims": int(rank(result) > 1)})]
+    if rank(result) == 3:
+        nodes[-1].outputs[0].type = z.type
+        nodes.append(ir.node("Unsqueeze", [nodes[-1].outputs[0], axis]))
+    for own in nodes:
+        own.metadata_props.update(total.metadata_props)
+    replace_value(graph, result, nodes[-1].outputs[0], nodes)
+
+
+def _cheaper(segments: list[tuple[Piece, Segment]], shape: tuple[int, ...]) -> bool:
+    """Whether a product with M costs less than decoding rows `[K, D]`, squaring them and adding them up."""
+    columns = sum(piece.width for piece in _coordinates(segments))
+    return columns * columns <= (columns + _DECODED * shape[0]) * shape[1]

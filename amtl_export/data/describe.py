@@ -9,12 +9,13 @@ import numpy as np
 import polars as pl
 
 from amtl_export.data.beside import GROUP
+from amtl_export.data.counting import ValueCounter
 from amtl_export.data.expressions import label_column
 from amtl_export.data.gathered import Gathered
 from amtl_export.data.normalise import normalisations
 from amtl_export.data.rows import read_rows
 from amtl_export.data.source import Source
-from amtl_export.data.vocabulary import FIRST_VALUE, ValueCounter, Vocabulary
+from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from amtl_export.data.beside import GROUP, WEIGHT
+from amtl_export.data.counting import COUNTED_BYTES, ValueCounter, keep_within
 from amtl_export.data.expressions import label_column
 from amtl_export.data.field_schema import FieldSchema
 from amtl_export.data.normalise import normalisations
@@ -21,7 +23,8 @@ from amtl_export.data.raw_sample import RawSample
 from amtl_export.data.rows import Chunk, read_rows
 from amtl_export.data.schema import SPLITS, Schema, SplitName
 from amtl_export.data.source import Source
-from amtl_export.data.vocabulary import MISSING, ValueCounter, Vocabulary
+from amtl_export.data.spill import Spill
+from amtl_export.data.vocabulary import MISSING, Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.files import read_json, write_json
 
@@ -102,15 +105,34 @@ class Encoded:
     unmatched: tuple[int, ...] = ()
 
 
-def encode(source: Source, folder: Path, seed: int, limit_rows: int | None = None, pace: Pace = unwatched) -> Encoded:
+def encode(
+    source: Source,
+    folder: Path,
+    seed: int,
+    limit_rows: int | None = None,
+    pace: Pace = unwatched,
+    counted_bytes: int = COUNTED_BYTES,
+) -> Encoded:
     """Count, build vocabularies, and write `folder/<split>/*.npy` and `folder/stats.json`.
 
-    Memory is bounded by the chunk size and the number of distinct values, not by the rows. `pace` is told how it goes.
+    Memory is bounded by the chunk size, by `counted_bytes` and by the vocabularies: rows, and values that are too rare
+    for a vocabulary, may be as many as they like.
+
+    Args:
+        source: where the rows come from.
+        folder: made if need be. What is counted beyond `counted_bytes` waits on its file system meanwhile.
+        seed: of the random split.
+        limit_rows: stop after this many rows that pass the filter.
+        pace: is told how it goes.
+        counted_bytes: memory of the values that are being counted, all fields together; the work on them takes more.
 
     Raises:
         InputError: bad values, an empty split, or a split with one class only.
+        EnvironmentLacks: no room in the folder.
     """
-    summary = _count(paced(read_rows(source, seed, limit_rows), "counted", pace), source.schema)
+    with Spill(folder) as spill:
+        counted = paced(read_rows(source, seed, limit_rows), "counted", pace)
+        summary = _count(counted, source.schema, partial(keep_within, counted_bytes, spill=spill))
     _check_splits(summary, source)
     sample = RawSample.drawn(summary.rows[2], seed)
     chunks = paced(read_rows(source, seed, limit_rows), "encoded", pace)
@@ -211,7 +233,7 @@ def transformed(values: npt.NDArray[np.float64], field: FieldSchema) -> npt.NDAr
     return np.sign(values) * np.log1p(np.abs(values)) if field.transform == "log1p" else values
 
 
-def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
+def _count(chunks: Iterator[Chunk], schema: Schema, bound: Callable[[Collection[ValueCounter]], None]) -> _Summary:
     listed, specs = {f.of for f in schema.sequences}, normalisations(schema)
     counters = {
         f.name: ValueCounter(f.name, specs[f.name].vocabulary_type, padded=f.kind == "multi-valued" or f.name in listed)
@@ -238,6 +260,7 @@ def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
         train = chunk.of_split(0)
         for name, counter in counters.items():
             counter.add(_flat(train[name]))
+        bound(counters.values())
         for field in schema.numeric:
             numbers = train[field.name].drop_nulls().cast(pl.Float64).to_numpy()
             moments[field.name].add(transformed(numbers, field))

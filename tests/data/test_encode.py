@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from amtl_export.data import stream as stream_module
 from amtl_export.data.catalog import open_source
+from amtl_export.data.counting import ValueCounter
 from amtl_export.data.describe import describe
 from amtl_export.data.encode import encode, open_rows, padded_ids
 from amtl_export.data.rows import read_rows
-from amtl_export.data.vocabulary import MISSING, ValueCounter
+from amtl_export.data.vocabulary import MISSING
 from amtl_export.errors import InputError
 
 SCHEMA = """

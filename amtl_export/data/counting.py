@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from amtl_export.data.gathered import Gathered, frame_bytes
@@ -100,11 +101,23 @@ class ValueCounter:
         if self._spill is None:
             yield self._counted()
             return
+        self.spill(self._spill)
         for places in self._spilled:
             gathered = self._gathered()
             for place in places:
                 gathered.add(self._spill.read(place))
             yield gathered.whole()
+
+    @property
+    def missing(self) -> int:
+        """How many values were missing."""
+        return self._missing
+
+    def occurrences(self) -> npt.NDArray[np.int64]:
+        """How often each value was seen, falling; the values themselves are not needed in memory."""
+        counts = np.concatenate([part["count"].to_numpy() for part in self._parts()])
+        counts.sort()
+        return counts[::-1]
 
     def vocabulary(self, min_count: int) -> Vocabulary:
         """Values seen at least `min_count` times, by falling count, ties by value."""

@@ -23,6 +23,7 @@ from amtl_export.data import counting as counting_module
 from amtl_export.data import stream as stream_module
 from amtl_export.data.catalog import open_source
 from amtl_export.data.counting import ValueCounter, keep_within
+from amtl_export.data.describe import describe
 from amtl_export.data.encode import Encoded, encode
 from amtl_export.data.spill import Spill
 from amtl_export.errors import EnvironmentLacks, InputError
@@ -162,6 +163,17 @@ def test_whole_numbers_of_every_size(tmp_path: Path) -> None:
             spilled.add(numbers)
             spilled.spill(spill)
         assert spilled.vocabulary(3).digest == plain.vocabulary(3).digest
+
+
+def test_a_description_does_not_need_the_values(tmp_path: Path) -> None:
+    folder = place(tmp_path, SCHEMA)
+    write_rows(folder)
+    source = open_source(str(folder))
+    expected = describe(source)
+    assert expected.fields[0].values > 100
+    with counted_parts() as parts:
+        assert describe(source, counted_bytes=1000) == expected
+    assert parts
 
 
 def test_the_largest_goes_first(tmp_path: Path) -> None:

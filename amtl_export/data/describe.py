@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from amtl_export.data.beside import GROUP
+from amtl_export.data.counting import COUNTED_BYTES, ValueCounter, keep_within
 from amtl_export.data.expressions import label_column
 from amtl_export.data.gathered import Gathered
 from amtl_export.data.normalise import normalisations
 from amtl_export.data.rows import read_rows
 from amtl_export.data.source import Source
-from amtl_export.data.vocabulary import FIRST_VALUE, ValueCounter, Vocabulary
+from amtl_export.data.spill import Spill
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,22 @@ class DataSummary:
         return asdict(self)
 
 
-def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> DataSummary:
-    """One pass over all rows of the source.
+def describe(
+    source: Source, seed: int = 0, limit_rows: int | None = None, counted_bytes: int = COUNTED_BYTES
+) -> DataSummary:
+    """One pass over all rows of the source; values beyond `counted_bytes` wait in the folder that TMPDIR names.
 
     Raises:
         InputError: as `read_rows`.
+        EnvironmentLacks: no room in that folder.
     """
+    with Spill(Path(tempfile.gettempdir())) as spill:
+        return _described(source, seed, limit_rows, partial(keep_within, counted_bytes, spill=spill))
+
+
+def _described(
+    source: Source, seed: int, limit_rows: int | None, bound: Callable[[Collection[ValueCounter]], None]
+) -> DataSummary:
     schema, specs = source.schema, normalisations(source.schema)
     counters = {f.name: ValueCounter(f.name, specs[f.name].vocabulary_type) for f in schema.embedded}
     split_rows, positives = [0, 0, 0], dict.fromkeys(schema.labels, 0)
@@ -110,13 +125,14 @@ def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> Da
         for name, counter in counters.items():
             values = chunk.fields[name]
             counter.add(values.explode() if isinstance(values.dtype, pl.List) else values)
+        bound(counters.values())
         for name, parts in extremes.items():
             column = pl.col(name)
             parts.append(
                 chunk.fields.select(low=column.min(), high=column.max(), missing=column.null_count().cast(pl.Int64))
             )
     rows = sum(split_rows)
-    fields = tuple(_field_summary(f.name, f.kind, f.governed, counters[f.name].vocabulary(1)) for f in schema.embedded)
+    fields = tuple(_field_summary(f.name, f.kind, f.governed, counters[f.name]) for f in schema.embedded)
     numeric = tuple(_numeric_summary(name, parts, rows) for name, parts in extremes.items())
     split = (split_rows[0], split_rows[1], split_rows[2])
     counted = None if schema.group is None else len(groups.whole())
@@ -129,9 +145,9 @@ def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> Da
     )
 
 
-def _field_summary(name: str, kind: str, governed: bool, vocabulary: Vocabulary) -> FieldSummary:
-    counts = vocabulary.counts[FIRST_VALUE:]
-    total = int(vocabulary.counts.sum())
+def _field_summary(name: str, kind: str, governed: bool, counter: ValueCounter) -> FieldSummary:
+    counts = counter.occurrences()
+    total = int(counts.sum()) + counter.missing
     top = counts[: max(1, len(counts) // 100)]
     return FieldSummary(
         name=name,
@@ -139,7 +155,7 @@ def _field_summary(name: str, kind: str, governed: bool, vocabulary: Vocabulary)
         governed=governed,
         values=len(counts),
         occurrences=total,
-        missing_ratio=float(vocabulary.counts[1]) / max(total, 1),
+        missing_ratio=counter.missing / max(total, 1),
         once_ratio=float((counts == 1).mean()) if len(counts) else 0.0,
         top1pct_share=float(top.sum()) / max(total, 1),
         zipf_exponent=_zipf(counts.astype(np.float64)) if len(counts) >= 10 else None,

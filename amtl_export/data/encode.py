@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ import numpy.typing as npt
 import polars as pl
 
 from amtl_export.data.beside import GROUP, WEIGHT
+from amtl_export.data.counting import COUNTED_BYTES, ValueCounter, keep_within
 from amtl_export.data.expressions import label_column
 from amtl_export.data.field_schema import FieldSchema
 from amtl_export.data.normalise import normalisations
 from amtl_export.data.pace import Pace, paced, unwatched
+from amtl_export.data.packed_ids import PackedIds, id_type
 from amtl_export.data.raw_sample import RawSample
 from amtl_export.data.rows import Chunk, read_rows
 from amtl_export.data.schema import SPLITS, Schema, SplitName
 from amtl_export.data.source import Source
-from amtl_export.data.vocabulary import MISSING, ValueCounter, Vocabulary
+from amtl_export.data.spill import Spill
+from amtl_export.data.vocabulary import MISSING, Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.files import read_json, write_json
 
@@ -51,15 +55,15 @@ class Rows:
     """Encoded rows of one split; arrays are memory-mapped.
 
     Attributes:
-        ids: int32 `[N, F]`, single-valued categorical fields.
+        packed: ids of the single-valued categorical fields.
         numeric: float32 `[N, Nn]`, raw values; NaN is missing.
-        multi: field → int32 `[N, L]`, padded with the field's padding id.
+        multi: field → `[N, L]`, of the smallest type that holds its ids, padded with the field's padding id.
         labels: uint8 `[N, T]`, 0 or 1; T is 1 unless the schema names several labels.
         group: uint64 `[N]`, equal for rows of a group; None if the schema names no group.
         weight: float32 `[N]`, finite and not negative; None if the schema names no weight.
     """
 
-    ids: Array
+    packed: PackedIds
     numeric: Array
     multi: dict[str, Array]
     labels: Array
@@ -68,6 +72,11 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """int64 `[N, F]`, those of the single-valued categorical fields; a copy in memory."""
+        return self.packed.unpacked()
 
     @property
     def label(self) -> Array:
@@ -79,8 +88,8 @@ class Rows:
         """A copy of the rows at `index`, in memory."""
         multi = {name: np.array(values[index]) for name, values in self.multi.items()}
         group, weight = (None if own is None else np.array(own[index]) for own in (self.group, self.weight))
-        ids, numeric, labels = (np.array(own[index]) for own in (self.ids, self.numeric, self.labels))
-        return Rows(ids, numeric, multi, labels, group, weight)
+        numeric, labels = (np.array(own[index]) for own in (self.numeric, self.labels))
+        return Rows(self.packed[index], numeric, multi, labels, group, weight)
 
 
 @dataclass(frozen=True)
@@ -102,15 +111,34 @@ class Encoded:
     unmatched: tuple[int, ...] = ()
 
 
-def encode(source: Source, folder: Path, seed: int, limit_rows: int | None = None, pace: Pace = unwatched) -> Encoded:
+def encode(
+    source: Source,
+    folder: Path,
+    seed: int,
+    limit_rows: int | None = None,
+    pace: Pace = unwatched,
+    counted_bytes: int = COUNTED_BYTES,
+) -> Encoded:
     """Count, build vocabularies, and write `folder/<split>/*.npy` and `folder/stats.json`.
 
-    Memory is bounded by the chunk size and the number of distinct values, not by the rows. `pace` is told how it goes.
+    Memory is bounded by the chunk size, by `counted_bytes` and by the vocabularies: rows, and values that are too rare
+    for a vocabulary, may be as many as they like.
+
+    Args:
+        source: where the rows come from.
+        folder: made if need be. What is counted beyond `counted_bytes` waits on its file system meanwhile.
+        seed: of the random split.
+        limit_rows: stop after this many rows that pass the filter.
+        pace: is told how it goes.
+        counted_bytes: memory of the values that are being counted, all fields together; the work on them takes more.
 
     Raises:
         InputError: bad values, an empty split, or a split with one class only.
+        EnvironmentLacks: no room in the folder.
     """
-    summary = _count(paced(read_rows(source, seed, limit_rows), "counted", pace), source.schema)
+    with Spill(folder) as spill:
+        counted = paced(read_rows(source, seed, limit_rows), "counted", pace)
+        summary = _count(counted, source.schema, partial(keep_within, counted_bytes, spill=spill))
     _check_splits(summary, source)
     sample = RawSample.drawn(summary.rows[2], seed)
     chunks = paced(read_rows(source, seed, limit_rows), "encoded", pace)
@@ -121,7 +149,7 @@ def encode(source: Source, folder: Path, seed: int, limit_rows: int | None = Non
     write_json(folder / "stats.json", {name: asdict(stats) for name, stats in summary.stats.items()})
     if source.schema.joins:
         write_json(folder / _UNMATCHED, summary.unmatched)
-    rows = open_rows(folder, source.schema)
+    rows = open_rows(folder, source.schema, summary.vocabularies)
     return Encoded(source.schema, summary.vocabularies, summary.stats, rows, tuple(summary.unmatched))
 
 
@@ -135,20 +163,26 @@ def open_unmatched(folder: Path) -> tuple[int, ...]:
     return tuple(read_json(folder / _UNMATCHED)) if (folder / _UNMATCHED).is_file() else ()
 
 
-def open_rows(folder: Path, schema: Schema) -> dict[SplitName, Rows]:
+def open_rows(folder: Path, schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> dict[SplitName, Rows]:
     """Memory-map the encoded splits that are there.
 
     Raises:
-        InputError: an array is missing or truncated.
+        InputError: an array is missing or truncated, or ids are of other vocabularies.
     """
-    return {split: _open_split(folder / split, schema) for split in SPLITS if (folder / split).is_dir()}
+    types = _id_types(schema, vocabularies)
+    return {split: _open_split(folder / split, schema, types) for split in SPLITS if (folder / split).is_dir()}
+
+
+def _id_types(schema: Schema, vocabularies: Mapping[str, Vocabulary]) -> tuple[np.dtype[Any], ...]:
+    """Of the single-valued categorical fields."""
+    return tuple(id_type(vocabularies[field.name].size) for field in schema.categorical)
 
 
 #: What numpy says of a file that is none of its own: it reads the file's header as a piece of Python.
 _UNREADABLE = (OSError, ValueError, EOFError, OverflowError, SyntaxError, tokenize.TokenError)
 
 
-def _open_split(folder: Path, schema: Schema) -> Rows:
+def _open_split(folder: Path, schema: Schema, types: tuple[np.dtype[Any], ...]) -> Rows:
     def load(name: str) -> Array:
         file = folder / f"{name}.npy"
         try:
@@ -162,7 +196,16 @@ def _open_split(folder: Path, schema: Schema) -> Rows:
     multi = {f.name: load(f"multi_{f.name}") for f in schema.multi_valued}
     group = None if schema.group is None else load("group")
     weight = None if schema.weight is None else load("weight")
-    return Rows(load("ids"), load("numeric"), multi, load("labels"), group, weight)
+    packed = PackedIds(load("ids"), types)
+    if not packed.is_sound:
+        raise InputError(
+            "encoded ids do not fit their vocabularies",
+            where=folder / "ids.npy",
+            found=f"{packed.data.dtype} {list(packed.data.shape)}",
+            allowed=f"{packed.width} bytes a row",
+            fix="train anew with overwrite=True",
+        )
+    return Rows(packed, load("numeric"), multi, load("labels"), group, weight)
 
 
 @dataclass
@@ -211,7 +254,7 @@ def transformed(values: npt.NDArray[np.float64], field: FieldSchema) -> npt.NDAr
     return np.sign(values) * np.log1p(np.abs(values)) if field.transform == "log1p" else values
 
 
-def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
+def _count(chunks: Iterator[Chunk], schema: Schema, bound: Callable[[Collection[ValueCounter]], None]) -> _Summary:
     listed, specs = {f.of for f in schema.sequences}, normalisations(schema)
     counters = {
         f.name: ValueCounter(f.name, specs[f.name].vocabulary_type, padded=f.kind == "multi-valued" or f.name in listed)
@@ -238,6 +281,7 @@ def _count(chunks: Iterator[Chunk], schema: Schema) -> _Summary:
         train = chunk.of_split(0)
         for name, counter in counters.items():
             counter.add(_flat(train[name]))
+        bound(counters.values())
         for field in schema.numeric:
             numbers = train[field.name].drop_nulls().cast(pl.Float64).to_numpy()
             moments[field.name].add(transformed(numbers, field))
@@ -279,9 +323,7 @@ def _check_splits(summary: _Summary, source: Source) -> None:
 
 
 def _write(chunks: Iterator[Chunk], schema: Schema, summary: _Summary, folder: Path, sample: RawSample) -> None:
-    arrays = [
-        _create(folder / split, schema, n, summary.lengths) for split, n in zip(SPLITS, summary.rows, strict=True)
-    ]
+    arrays = [_create(folder / split, schema, n, summary) for split, n in zip(SPLITS, summary.rows, strict=True)]
     start = [0, 0, 0]
     for chunk in chunks:
         sample.take(chunk.raw_of_split(2), start[2])
@@ -293,29 +335,33 @@ def _write(chunks: Iterator[Chunk], schema: Schema, summary: _Summary, folder: P
     if start != summary.rows:
         raise InputError("the data changed while it was read", found=f"{start} rows", allowed=f"{summary.rows} rows")
     for rows in arrays:
-        for array in (rows.ids, rows.numeric, rows.labels, *rows.multi.values(), rows.group, rows.weight):
+        for array in (rows.packed.data, rows.numeric, rows.labels, *rows.multi.values(), rows.group, rows.weight):
             if array is not None:
                 array.flush()  # type: ignore[attr-defined]  # a memmap, typed as the array it is read as later
 
 
-def _create(folder: Path, schema: Schema, n: int, lengths: dict[str, int]) -> Rows:
+def _create(folder: Path, schema: Schema, n: int, summary: _Summary) -> Rows:
     folder.mkdir(parents=True, exist_ok=True)
 
-    def array(name: str, dtype: str, *shape: int) -> Array:
+    def array(name: str, dtype: npt.DTypeLike, *shape: int) -> Array:
         return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.dtype(dtype), shape=shape)
 
-    multi = {f.name: array(f"multi_{f.name}", "<i4", n, lengths[f.name]) for f in schema.multi_valued}
-    ids = array("ids", "<i4", n, len(schema.categorical))
+    multi = {
+        f.name: array(f"multi_{f.name}", id_type(summary.vocabularies[f.name].size), n, summary.lengths[f.name])
+        for f in schema.multi_valued
+    }
+    types = _id_types(schema, summary.vocabularies)
+    packed = PackedIds(array("ids", "|u1", n, sum(own.itemsize for own in types)), types)
     numeric = array("numeric", "<f4", n, len(schema.numeric))
     labels = array("labels", "|u1", n, len(schema.labels))
     group = None if schema.group is None else array("group", "<u8", n)
     weight = None if schema.weight is None else array("weight", "<f4", n)
-    return Rows(ids, numeric, multi, labels, group, weight)
+    return Rows(packed, numeric, multi, labels, group, weight)
 
 
 def _fill(rows: Rows, place: slice, part: pl.DataFrame, schema: Schema, vocabularies: dict[str, Vocabulary]) -> None:
     for column, field in enumerate(schema.categorical):
-        rows.ids[place, column] = vocabularies[field.name].encode(part[field.name])
+        rows.packed.column(column)[place] = vocabularies[field.name].encode(part[field.name])
     for column, field in enumerate(schema.numeric):
         rows.numeric[place, column] = part[field.name].fill_null(float("nan")).to_numpy()
     for field in schema.multi_valued:

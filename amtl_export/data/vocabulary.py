@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from amtl_export.data.gathered import Gathered
 from amtl_export.data.value_index import ValueIndex
 from amtl_export.errors import InputError
 
@@ -29,7 +28,6 @@ MISSING = 1
 FIRST_VALUE = 2
 
 ValueType = Literal["string", "int64"]
-_DTYPES: dict[str, pl.DataType] = {"string": pl.String(), "int64": pl.Int64()}
 
 
 @dataclass(frozen=True)
@@ -223,100 +221,3 @@ def read_vocabularies(folder: Path, fields: list[str]) -> dict[str, Vocabulary]:
 def vocabulary_hash(vocabularies: dict[str, Vocabulary]) -> str:
     """One hex SHA-256 over all vocabularies, in field order."""
     return hashlib.sha256("".join(v.digest for v in vocabularies.values()).encode()).hexdigest()
-
-
-class ValueCounter:
-    """Counts values chunk by chunk, holding one row per distinct value.
-
-    Where they are many, values that are known are looked up; new ones wait until their rows are as many.
-    """
-
-    _MANY = 1 << 18
-
-    def __init__(self, field: str, type: ValueType, *, padded: bool = False) -> None:
-        self._field = field
-        self._padded = padded
-        self._missing = 0
-        self._known = ValueIndex(pl.Series("value", [], dtype=_DTYPES[type]))
-        self._counts = np.zeros(0, dtype=np.int64)
-        self._new = self._none_new()
-
-    def add(self, values: pl.Series) -> None:
-        """Count a chunk of values; null counts as missing."""
-        self._missing += values.null_count()
-        values = values.drop_nulls().alias("value")
-        if len(self._counts):
-            at = self._known.positions(values)
-            np.add.at(self._counts, at[at >= 0], 1)
-            values = values.filter(pl.Series(at < 0))
-        self._new.add(values.value_counts(name="count").cast({"count": pl.Int64}))
-        if self._new.rows > max(self._MANY, len(self._counts)) and (
-            len(self._counts) or len(self._new.whole()) > self._MANY // 2
-        ):
-            self._learn()
-
-    def _none_new(self) -> Gathered:
-        return Gathered({"value": self._known.values.dtype, "count": pl.Int64()}, _summed)
-
-    def _learn(self) -> None:
-        """Know the new values too."""
-        new = self._new.whole()
-        self._known = ValueIndex(_side_by_side(pl.concat([self._known.values, new["value"]])))
-        self._counts = np.concatenate([self._counts, new["count"].to_numpy()])
-        self._new = self._none_new()
-
-    def _counted(self) -> pl.DataFrame:
-        """Every value and its count."""
-        self._learn()
-        return pl.DataFrame({"value": self._known.values, "count": self._counts})
-
-    def vocabulary(self, min_count: int) -> Vocabulary:
-        """Values seen at least `min_count` times, by falling count, ties by value."""
-        return self.shared([self], min_count)[0]
-
-    @staticmethod
-    def shared(
-        counters: Sequence[ValueCounter], min_count: int, unknown: str | int | float | None = None
-    ) -> list[Vocabulary]:
-        """The same values for each: those seen at least `min_count` times in all, by falling count, ties by value.
-
-        Each vocabulary has its own field's counts; rarer values are counted as `unknown`, if that is given.
-
-        Raises:
-            InputError: `unknown` is none of the values.
-        """
-        counted = [counter._counted() for counter in counters]
-        total = counted[0] if len(counted) == 1 else _summed(pl.concat(counted))
-        order = total.filter(pl.col("count") >= min_count).sort(["count", "value"], descending=[True, False])
-        index = ValueIndex(_side_by_side(order["value"]))
-        read_as = OOV
-        if unknown is not None:
-            read_as = FIRST_VALUE + int(index.positions(pl.Series([unknown], dtype=index.values.dtype))[0])
-        if read_as < FIRST_VALUE and unknown is not None:
-            raise InputError(
-                f"field {counters[0]._field}: unknown values cannot be read as {unknown!r}",
-                found=f"training has it fewer than {min_count} times",
-                fix="another unknown = … in schema.toml, or a smaller min_count",
-            )
-        return [counter._of(index, own, read_as) for counter, own in zip(counters, counted, strict=True)]
-
-    def _of(self, index: ValueIndex, counted: pl.DataFrame, unknown: int) -> Vocabulary:
-        """These values, with this field's counts."""
-        kept = index.values.to_frame("value")
-        own = kept.join(counted, on="value", how="left", maintain_order="left")["count"].fill_null(0)
-        rare = int(counted["count"].sum()) - int(own.sum())
-        counts = np.concatenate([[0, self._missing], own.to_numpy(), [0] * self._padded]).astype(np.int64)
-        counts[unknown] += rare
-        return Vocabulary(self._field, index.values, counts, self._padded, unknown, index)
-
-
-def _side_by_side(values: pl.Series) -> pl.Series:
-    """The same values in one piece of memory: texts are looked up where they stand, and come from all over the data."""
-    if values.dtype != pl.String:
-        return values.rechunk()
-    return values.to_frame().select(pl.concat_str(pl.first(), pl.lit("")).alias(values.name)).to_series().rechunk()
-
-
-def _summed(counted: pl.DataFrame) -> pl.DataFrame:
-    """One row a value."""
-    return counted.group_by("value").agg(pl.col("count").sum())

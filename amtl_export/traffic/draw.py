@@ -20,7 +20,7 @@ def from_rows(rows: Rows, config: ModelConfig) -> Feed:
     """The inputs of encoded rows, as the graph takes them."""
     feed: Feed = {}
     if config.single:
-        feed["ids"] = rows.ids.astype(np.int64)
+        feed["ids"] = rows.ids
     if config.numeric:
         feed["numeric"] = np.ascontiguousarray(rows.numeric, dtype=np.float32)
     return feed | {name: values.astype(np.int64) for name, values in rows.multi.items()}

@@ -38,7 +38,7 @@ class Batch:
     @classmethod
     def of(cls, rows: Rows, device: torch.device) -> Batch:
         """Tensors of in-memory rows, on a device."""
-        ids = torch.from_numpy(rows.ids.astype(np.int64)).to(device) if rows.ids.shape[1] else None
+        ids = torch.from_numpy(rows.ids).to(device) if rows.packed.types else None
         numeric = torch.from_numpy(np.ascontiguousarray(rows.numeric)).to(device) if rows.numeric.shape[1] else None
         multi = tuple(torch.from_numpy(values.astype(np.int64)).to(device) for values in rows.multi.values())
         known = rows.labels if rows.labels.shape[1] > 1 else rows.label

@@ -236,7 +236,7 @@ def _reopen(work: Path) -> Encoded:
         raise InputError(
             "a training's statistics are of other fields", where=data / "stats.json", found=", ".join(wrong)
         )
-    rows = open_rows(data, schema)
+    rows = open_rows(data, schema, vocabularies)
     if lacking := sorted({"train", "valid", "test"} - set(rows)):
         raise InputError("a training lacks encoded rows", where=data, found=f"no {', '.join(lacking)}")
     return Encoded(schema, vocabularies, stats, rows, unmatched)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amtl_export.data.encode import Rows
+from amtl_export.data.packed_ids import PackedIds, id_type
 from amtl_export.errors import InputError
 from amtl_export.models.config import ModelConfig
 
@@ -31,12 +32,12 @@ def check_rows(rows: Rows, config: ModelConfig, where: Path) -> None:
         raise InputError(_WHAT, where=where / "labels.npy", found=f"{rows.labels.dtype} {list(rows.labels.shape)}")
     count = len(rows)
     single, multi = [config.embedded[i] for i in config.single], [config.embedded[i] for i in config.multi]
-    _check_shape(rows.ids, "ids", (count, len(single)), "iu", where)
+    _check_shape(rows.packed.data, "ids", (count, sum(id_type(own.size).itemsize for own in single)), "u", where)
     _check_shape(rows.numeric, "numeric", (count, len(config.numeric)), "f", where)
     for own in multi:
         _check_shape(rows.multi[own.name], f"multi_{own.name}", (count, None), "iu", where)
         _check_ids(rows.multi[own.name], f"multi_{own.name}", np.array(own.size), where)
-    _check_ids(rows.ids, "ids", np.array([own.size for own in single]), where)
+    _check_ids(rows.packed, "ids", np.array([own.size for own in single]), where)
     for name, array in (("group", rows.group), ("weight", rows.weight)):
         if array is not None and (array.ndim == 0 or len(array) != count or array.dtype.kind not in "iufb"):
             raise InputError(_WHAT, where=where / f"{name}.npy", found=f"{array.dtype} {list(array.shape)}")
@@ -65,9 +66,10 @@ def _check_shape(array: npt.NDArray[Any], name: str, shape: tuple[int | None, ..
         raise InputError(_WHAT, where=where / f"{name}.npy", found=f"{array.dtype} {list(array.shape)}", allowed=shape)
 
 
-def _check_ids(ids: npt.NDArray[Any], name: str, sizes: npt.NDArray[np.int64], where: Path) -> None:
-    step = max(1, _CHUNK // max(1, ids.shape[1]))
+def _check_ids(ids: npt.NDArray[Any] | PackedIds, name: str, sizes: npt.NDArray[np.int64], where: Path) -> None:
+    step = max(1, _CHUNK // max(1, ids.width if isinstance(ids, PackedIds) else ids.shape[1]))
     for start in range(0, len(ids), step):
         part = ids[start : start + step]
+        part = part.unpacked() if isinstance(part, PackedIds) else part
         if ((part < 0) | (part >= sizes)).any():
             raise InputError("an id is outside its table", where=f"{where / name}.npy", fix="train anew")

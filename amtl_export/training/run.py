@@ -61,7 +61,7 @@ class Run:
         Raises:
             InputError: the run does not keep that split, or it is damaged.
         """
-        splits = open_rows(self.path / "data", self.schema)
+        splits = open_rows(self.path / "data", self.schema, self.vocabularies)
         if split not in splits:
             raise InputError(
                 "the run does not keep this split", where=self.path, found=split, allowed=", ".join(splits)

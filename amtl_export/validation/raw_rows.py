@@ -173,8 +173,8 @@ class _Ways:
 
     def written(self, rows: Rows) -> dict[str, list[Any]]:
         """What training wrote."""
-        schema = self._bundle.run_schema
-        feed: Feed = {f.name: rows.ids[:, i : i + 1] for i, f in enumerate(schema.categorical)}
+        schema, ids = self._bundle.run_schema, rows.ids
+        feed: Feed = {f.name: ids[:, i : i + 1] for i, f in enumerate(schema.categorical)}
         return self._listed(feed | rows.multi | ({_NUMBERS: rows.numeric} if schema.numeric else {}))
 
     def reader(self, columns: Mapping[str, pl.Series]) -> dict[str, list[Any]]:

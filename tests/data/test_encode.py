@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from amtl_export.data import stream as stream_module
 from amtl_export.data.catalog import open_source
+from amtl_export.data.counting import ValueCounter
 from amtl_export.data.describe import describe
 from amtl_export.data.encode import encode, open_rows, padded_ids
 from amtl_export.data.rows import read_rows
-from amtl_export.data.vocabulary import MISSING, ValueCounter
+from amtl_export.data.vocabulary import MISSING
 from amtl_export.errors import InputError
 
 SCHEMA = """
@@ -186,11 +187,11 @@ def test_a_missing_column(tmp_path: Path) -> None:
 
 def test_a_truncated_array(tmp_path: Path) -> None:
     source = open_source(folder(tmp_path))
-    encode(source, tmp_path / "out", seed=0)
+    encoded = encode(source, tmp_path / "out", seed=0)
     file = tmp_path / "out" / "test" / "ids.npy"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(InputError, match="encoded rows cannot be read"):
-        open_rows(tmp_path / "out", source.schema)
+        open_rows(tmp_path / "out", source.schema, encoded.vocabularies)
 
 
 BESIDE = """uid,w,part,city,y
@@ -223,8 +224,8 @@ kind = "categorical"
 
 def test_groups_and_weights_are_stored_beside_the_label(tmp_path: Path) -> None:
     source = open_source(folder(tmp_path, BESIDE, WITH_BESIDE))
-    encode(source, tmp_path / "out", seed=0)
-    rows = open_rows(tmp_path / "out", source.schema)
+    encoded = encode(source, tmp_path / "out", seed=0)
+    rows = open_rows(tmp_path / "out", source.schema, encoded.vocabularies)
     train, valid = rows["train"], rows["valid"]
     assert train.group is not None
     assert train.weight is not None
@@ -237,8 +238,7 @@ def test_groups_and_weights_are_stored_beside_the_label(tmp_path: Path) -> None:
     assert valid.take(slice(1, 3)).group.tolist() == [seven, eight]  # type: ignore[union-attr]
     assert valid.take(np.array([2])).weight.tolist() == [np.float32(1e-3)]  # type: ignore[union-attr]
     plain = open_source(folder(tmp_path / "plain"))
-    encode(plain, tmp_path / "plain" / "out", seed=0)
-    test = open_rows(tmp_path / "plain" / "out", plain.schema)["test"]
+    test = encode(plain, tmp_path / "plain" / "out", seed=0).rows["test"]
     assert test.group is test.weight is test.take(slice(1)).group is None
 
 
@@ -248,12 +248,11 @@ def test_a_group_may_be_a_column_that_is_no_field(tmp_path: Path) -> None:
     (tmp_path / "own" / "schema.toml").write_text(WITH_BESIDE.replace('group = "user"', 'group = "uid"'))
     frame.write_parquet(tmp_path / "own" / "rows.parquet")
     source = open_source(str(tmp_path / "own"))
-    encode(source, tmp_path / "out", seed=0)
+    encoded = encode(source, tmp_path / "out", seed=0)
     (tmp_path / "csv").mkdir()
     same = open_source(folder(tmp_path / "csv", BESIDE, WITH_BESIDE))
-    encode(same, tmp_path / "csv" / "out", seed=0)
-    for split, rows in open_rows(tmp_path / "csv" / "out", same.schema).items():
-        found = open_rows(tmp_path / "out", source.schema)[split]
+    for split, rows in encode(same, tmp_path / "csv" / "out", seed=0).rows.items():
+        found = encoded.rows[split]
         np.testing.assert_array_equal(found.group, rows.group)
         np.testing.assert_array_equal(found.weight, rows.weight)
 

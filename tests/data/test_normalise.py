@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amtl_export.bundle.encoder import Normaliser
+from amtl_export.data.counting import ValueCounter
 from amtl_export.data.encode import padded_ids
 from amtl_export.data.normalise import NO_NUMBER, Normalisation, normalised
 from amtl_export.data.times import ISO, RANGES, Part, Unit
-from amtl_export.data.vocabulary import ValueCounter
 from amtl_export.graph.raw_features import encoder_model
 from amtl_export.graph.raw_field import RawField
 from amtl_export.runtime.session import open_session

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from amtl_export.data import gathered as gathered_module
 from amtl_export.data import value_index as index_module
+from amtl_export.data.counting import ValueCounter
 from amtl_export.data.gathered import Gathered
 from amtl_export.data.value_index import ValueIndex
-from amtl_export.data.vocabulary import ValueCounter, Vocabulary
+from amtl_export.data.vocabulary import Vocabulary
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3)
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amtl_export.data.counting import ValueCounter
 from amtl_export.data.vocabulary import (
     FIRST_VALUE,
     MISSING,
     OOV,
-    ValueCounter,
     Vocabulary,
     read_vocabularies,
     vocabulary_hash,

@@ -106,6 +106,19 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     assert not partial_folder(resumed.path).exists()
 
 
+def test_encoded_rows_of_another_type_are_refused(tmp_path: Path, tiny_train: Make) -> None:
+    config = tiny_train(epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", observer=StopAfter(1))
+    file = partial_folder(tmp_path / "run") / "data" / "train" / "ids.npy"
+    stored = np.load(file)
+    np.save(file, stored.astype(np.int32))
+    with pytest.raises(InputError, match=r"(?s)encoded ids do not fit.*train/ids\.npy.*int32.*bytes a row"):
+        train(config, tmp_path / "run")
+    np.save(file, stored)
+    train(config, tmp_path / "run")
+
+
 @pytest.mark.parametrize("torn", ["history", "checkpoint-1", "checkpoint-2", "train"])
 def test_an_interruption_while_files_are_written_or_removed(
     tmp_path: Path, tiny_train: Make, monkeypatch: pytest.MonkeyPatch, torn: str

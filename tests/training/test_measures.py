@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from amtl_export.data.encode import NumericStats, Rows
+from amtl_export.data.packed_ids import PackedIds, id_type
 from amtl_export.metrics import auc, gauc, logloss
 from amtl_export.training.batches import Batch, predict
 from amtl_export.training.config import TrainConfig
@@ -30,7 +31,9 @@ def rows_of(label: list[int], weight: list[float] | None) -> Rows:
     n = len(label)
     known = None if weight is None else np.array(weight, dtype=np.float32)
     labels = np.array([label], np.uint8).T
-    return Rows(np.zeros((n, 1), np.int32), np.zeros((n, 0), np.float32), {}, labels, None, known)
+    return Rows(
+        PackedIds(np.zeros((n, 1), np.uint8), (id_type(4),)), np.zeros((n, 0), np.float32), {}, labels, None, known
+    )
 
 
 def test_whole_weights_are_repetitions() -> None:

@@ -111,6 +111,9 @@ class TrainState:
         logits = predict(self.model, valid, ranks=self.ranks)
         if not np.isfinite(logits).all():
             raise InputError("training diverged: logits are not finite", where=f"epoch {epoch}", fix="a smaller lr")
+        if not all(bool(p.isfinite().all()) for name, p in self.model.named_parameters() if _selects(name)):
+            found = "a selection network is not finite"  # its masks are 0 and 1 even so
+            raise InputError("training diverged", where=f"epoch {epoch}", found=found, fix="a smaller selection_lr")
         judged = measured(logits, valid, "valid", encoded.schema.label_names)
         worth = mean_auc(logits, valid)
         self.progress = replace(
@@ -162,7 +165,7 @@ def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
     for name, parameter in model.named_parameters():
         if id(parameter) in apart:
             continue
-        group = table if name.endswith(".table.weight") else selection if ".selectors." in name else other
+        group = table if name.endswith(".table.weight") else selection if _selects(name) else other
         group.append(parameter)
     selection_lr = config.selection_lr or config.lr
     groups: list[dict[str, Any]] = [
@@ -176,3 +179,8 @@ def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
         groups.append({"params": table, "weight_decay": config.embedding_decay})
     optimizers.insert(0, Adam([g for g in groups if g["params"]], lr=config.lr, fused=True))
     return optimizers
+
+
+def _selects(name: str) -> bool:
+    """Whether a parameter is of a selection network."""
+    return ".selectors." in name

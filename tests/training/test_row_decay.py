@@ -2,7 +2,7 @@ import torch
 from torch import nn
 from torch.optim import Adam, SparseAdam
 
-from amtl_export.training.row_decay import RowDecayAdam
+from amtl_export.training.row_decay import RowDecayAdam, coalesced
 
 
 def tables(count: int) -> list[nn.Embedding]:
@@ -55,3 +55,13 @@ def test_no_decay_is_sparse_adam() -> None:
     step(one, ours, ids)
     step(other, plain, ids)
     assert torch.equal(one.weight, other.weight)
+
+
+def test_a_gradient_in_order_is_not_sorted_again() -> None:
+    for ids in ([1, 4, 7], [4, 1, 7], [1, 1, 7], []):
+        values = torch.randn(len(ids), 3)
+        made = torch.sparse_coo_tensor(torch.tensor([ids], dtype=torch.int64), values, (9, 3), check_invariants=True)
+        found = coalesced(made)
+        assert found.is_coalesced()
+        assert torch.equal(found.to_dense(), made.to_dense())
+        assert (found._values().data_ptr() == made._values().data_ptr()) == (ids in ([1, 4, 7], []))

@@ -26,8 +26,8 @@ from amtl_export.training.distributed import ALONE, Ranks
 from amtl_export.training.measures import mass, mean_auc, measured
 from amtl_export.training.observer import TrainObserver
 from amtl_export.training.parts import SharedModel
-from amtl_export.training.row_decay import RowDecayAdam
 from amtl_export.training.search import ControllerSearch, open_search, searched_parameters
+from amtl_export.training.table_optimizers import RowDecayAdam, RowwiseAdagrad
 
 
 @dataclass
@@ -157,7 +157,7 @@ class TrainState:
 
 
 def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
-    """Adam for everything but a controller; for a table with sparse gradients one that steps on their rows alone."""
+    """Adam for everything but a controller; for tables another one if asked, or if only rows of a batch are to step."""
     table: list[nn.Parameter] = []
     selection: list[nn.Parameter] = []
     other: list[nn.Parameter] = []
@@ -173,10 +173,13 @@ def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
         {"params": selection, "lr": selection_lr, "weight_decay": config.selection_decay},
     ]
     optimizers: list[Optimizer] = []
-    if model.config.sparse:
-        optimizers.append(RowDecayAdam(table, config.lr, config.embedding_decay))
+    table_lr = config.table_lr or config.lr
+    if config.table_optimizer == "rowwise-adagrad":
+        optimizers.append(RowwiseAdagrad(table, table_lr, config.embedding_decay))
+    elif model.config.sparse:
+        optimizers.append(RowDecayAdam(table, table_lr, config.embedding_decay))
     else:
-        groups.append({"params": table, "weight_decay": config.embedding_decay})
+        groups.append({"params": table, "lr": table_lr, "weight_decay": config.embedding_decay})
     optimizers.insert(0, Adam([g for g in groups if g["params"]], lr=config.lr, fused=True))
     return optimizers
 

@@ -50,7 +50,8 @@ Case = dict[str, Any]
 def drawn(values: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Zipf ids of one field."""
     cumulative = np.cumsum(np.arange(1, values + 1) ** -_EXPONENT)
-    return np.minimum(np.searchsorted(cumulative, rng.random(count) * cumulative[-1]), values - 1)
+    ids: npt.NDArray[np.int64] = np.searchsorted(cumulative, rng.random(count) * cumulative[-1])
+    return np.minimum(ids, values - 1)
 
 
 def batches(values: int, fields: int, batch: int) -> Rows:
@@ -138,14 +139,14 @@ def measure_table(values: int, dim: int, count: int, rounds: int) -> Iterator[Ca
 
         def step(number: int) -> None:
             optimizer.zero_grad()
-            F.embedding(ids[number % _BATCHES], table, sparse=True).backward(gradient)  # type: ignore[no-untyped-call]
+            F.embedding(ids[number % _BATCHES], table, sparse=True).backward(gradient)
             optimizer.step()
 
         return step
 
     steps = {"adam": stepping(RowDecayAdam), "rowwise-adagrad": stepping(RowwiseAdagrad)}
     if (theirs := fused(values, dim)) is not None:
-        steps["fbgemm rowwise-adagrad"] = lambda number: theirs(ids[number % _BATCHES]).backward(gradient)  # type: ignore[no-untyped-call]
+        steps["fbgemm rowwise-adagrad"] = lambda number: theirs(ids[number % _BATCHES]).backward(gradient)
     for name, own in turns(steps, rounds).items():
         yield {"subject": name, "values": values, "dim": dim, "ids": count} | own
 

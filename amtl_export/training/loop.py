@@ -247,7 +247,7 @@ def _reopen(work: Path) -> Encoded:
 def reproducible(seed: int) -> Iterator[None]:
     """Deterministic algorithms and a seeded generator inside the block; the old state after it.
 
-    New memory is not filled, which PyTorch would do at up to a twentieth of a step: nothing reads it before it is written.
+    New memory is not filled, which PyTorch would do at up to a twentieth of a step: nothing reads it unwritten.
     """
     state, mode = torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
     filled = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # is there, on a module that is more

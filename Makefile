@@ -94,6 +94,7 @@ bench: venv triton
 	$(BIN)/python benchmarks/infer_ml_1m.py --out benchmarks/results
 	$(BIN)/python benchmarks/serving.py --out benchmarks/results
 	$(BIN)/python benchmarks/scale.py --out benchmarks/results
+	$(BIN)/python benchmarks/epoch.py --out benchmarks/results
 	$(BIN)/python benchmarks/score.py --out benchmarks/results
 
 # The native operators under sanitizers: a million drawn nodes for each instruction set, sound and wrong ones.

@@ -10,7 +10,7 @@ import click
 
 from amtl_export.cli.options import FOLDER, Choice, IntList, RatioList, TextList
 from amtl_export.models.config import BACKBONE_NAMES, SelectionConfig
-from amtl_export.training.config import TrainConfig
+from amtl_export.training.config import TABLE_OPTIMIZERS, TrainConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,6 +76,8 @@ def model_options(command: F) -> F:
         setting("--dropout", unit, "On hidden outputs."),
         setting("--hidden", IntList(), "Hidden widths of the backbone."),
         setting("--lr-decay", click.FloatRange(min=0, max=1, min_open=True), "Times the rate, after a worse epoch."),
+        setting("--table-lr", positive, "Learning rate of the table.  [default: --lr]"),
+        setting("--table-optimizer", Choice(TABLE_OPTIMIZERS), "What steps on the table."),
         setting("--lr", positive, "Adam's learning rate."),
         setting("--batch-size", click.IntRange(min=1), "Examples a step."),
         setting("--dim", click.IntRange(min=1), "D, floats of a full row."),

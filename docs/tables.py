@@ -113,6 +113,26 @@ def encoded(name: str) -> Iterator[list[str]]:
             yield [f"{type}, {text}", *(f"{case[key]:.0f}" for case in cases if case["type"] == type)]
 
 
+def steps(name: str) -> Iterator[list[str]]:
+    """A line for a shape of batch: milliseconds of a step, AMTL's against FBE's."""
+    cases = read(name)["steps"]
+    yield ["fields × batch, D", *(f"{m}, {o}" for o in ("Adam", "row-wise Adagrad") for m in ("FBE", "AMTL"))]
+    for start in range(0, len(cases), 4):
+        first, *_ = found = cases[start : start + 4]
+        said = (f"{own['cpu_ms']:.1f} ms" + f" ({own['cpu_ratio']:.2f})" * (own["method"] == "amtl") for own in found)
+        yield [f"{first['fields']} × {first['batch']:,}, {first['dim']}", *said]
+
+
+def tables(name: str, ids: int) -> Iterator[list[str]]:
+    """A line for a table: milliseconds of a step of each optimizer."""
+    cases = [case for case in read(name)["tables"] if case["ids"] == ids]
+    titles = {"adam": "Adam", "rowwise-adagrad": "row-wise Adagrad", "fbgemm rowwise-adagrad": "FBGEMM's, fused"}
+    yield ["V × D", *titles.values()]
+    for values, dim in dict.fromkeys((case["values"], case["dim"]) for case in cases):
+        own = {case["subject"]: case["cpu_ms"] for case in cases if (case["values"], case["dim"]) == (values, dim)}
+        yield [f"{values:,} × {dim}", *(f"{own[subject]:.1f} ms" for subject in titles)]
+
+
 def scored(name: str) -> Iterator[list[str]]:
     """A line for what scores files."""
     result = read(name)
@@ -258,6 +278,8 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
     "scale.md": {
         "encode": lambda: encoded("2026-11-26-scale-cpu2"),
         "mapped": lambda: mapped("2026-11-26-mapped-cpu2"),
+        "steps": lambda: steps("2026-11-27-epoch-cpu2"),
+        "tables": lambda: tables("2026-11-27-epoch-cpu2", 16384),
     },
 }
 

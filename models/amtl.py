@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -36,35 +37,48 @@ class MaskedEmbedding(FixedEmbedding):
         )
 
     def lookup(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
-        """Masked rows of ids `[B, K]` as `[B, K, D]`."""
-        rows = self.table.take(ids, fields)
-        if len(fields) == 1:
-            mask = self._mask(ids, fields[0])
-            return rows if mask is None else rows * mask
-        masks = [self._mask(ids[:, column], field) for column, field in enumerate(fields)]
-        if all(mask is None for mask in masks):
-            return rows
-        one = rows.new_ones(()).expand(ids.shape[0], rows.shape[-1])
-        return rows * torch.stack([one if mask is None else mask for mask in masks], dim=1)
+        """Masked rows of ids `[B, K]` as `[B, K, D]`: each distinct id is read, and masked, once.
 
-    def _mask(self, ids: Tensor, field: int) -> Tensor | None:
-        """Masks of ids of one field, `[*ids.shape, D]`: once per distinct id, where finding those is no wait."""
-        name = str(self._owners[field])
-        if name not in self.selectors:
-            return None
-        selector = self.selectors[name]
+        Where finding distinct ids is a wait, which it is on a GPU, each id is.
+        """
+        if not any(self._selects(field) for field in fields):
+            return self.table.take(ids, fields)
+        return self._read_each(ids, fields) if ids.is_cuda else self._read_distinct(ids, fields)
+
+    def _read_each(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
+        masks = self._masks([own.flatten() for own in _columns(ids, fields)], fields)
+        masks = masks.reshape(len(fields), -1, self.table.dim).transpose(0, 1)
+        return self.table.take(ids, fields) * masks.reshape(*ids.shape, self.table.dim)
+
+    def _read_distinct(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
+        found = [distinct(own, self.sizes[field]) for own, field in zip(_columns(ids, fields), fields, strict=True)]
+        each = [own for own, _ in found]
+        rows = self.table.take_each(each, fields) * self._masks(each, fields)
+        starts = accumulate((len(own) for own in each[:-1]), initial=0)
+        places = [place + start for (_, place), start in zip(found, starts, strict=True)]
+        return F.embedding(places[0] if len(fields) == 1 else torch.stack(places, dim=1), rows)
+
+    def _selects(self, field: int) -> bool:
+        return str(self._owners[field]) in self.selectors
+
+    def _masks(self, ids: Sequence[Tensor], fields: Sequence[int]) -> Tensor:
+        """Masks of ids `[U]` of each field, one after the other, `[sum of U, D]`; of a field not governed its dim.
+
+        All in one go: on few ids, what a step takes is the number of its operators. T is that of all selectors.
+        """
+        scores = [self._scores(own, field) for own, field in zip(ids, fields, strict=True)]
+        return next(selector for _, selector in self._governed()).mask_of(torch.cat(scores))
+
+    def _scores(self, ids: Tensor, field: int) -> Tensor:
+        """h of ids `[U]` of one field, `[U, D]`; -inf past its dim, and before it too if it is not governed."""
+        if not self._selects(field):
+            only = self.table.weight.new_full((self.table.dim,), float("-inf"))
+            only[self.table.widths[field] - 1] = 0
+            return only.expand(len(ids), -1)
+        selector = self.selectors[str(self._owners[field])]
         assert isinstance(selector, Selector)
-        if self.sizes[field] <= ids.numel():
-            every = torch.arange(self.sizes[field], device=ids.device)
-            return F.embedding(ids, self._whole(selector.mask(every)))
-        if ids.is_cuda:
-            return torch.reshape(self._whole(selector.mask(ids.flatten())), (*ids.shape, self.table.dim))
-        distinct, place = torch.unique(ids, return_inverse=True)
-        return F.embedding(place, self._whole(selector.mask(distinct)))
-
-    def _whole(self, mask: Tensor) -> Tensor:
-        """Masks `[U, D]` of those that are as wide as their field's rows."""
-        return F.pad(mask, (0, self.table.dim - mask.shape[1])) if mask.shape[1] < self.table.dim else mask
+        h = selector.scores(ids)
+        return F.pad(h, (0, self.table.dim - h.shape[1]), value=float("-inf")) if h.shape[1] < self.table.dim else h
 
     def _governed(self) -> Iterator[tuple[int, Selector]]:
         """Field and selector of every governed field."""
@@ -117,6 +131,27 @@ class MaskedEmbedding(FixedEmbedding):
     def frozen_rows(self) -> Tensor:
         """float32 `[V_total, D]`, zero past `frozen_dims`."""
         return zero_past(self.table.weight.detach(), self.frozen_dims())
+
+
+def _columns(ids: Tensor, fields: Sequence[int]) -> list[Tensor]:
+    """Ids `[B, K]` by field: all of one, or a column of each of K."""
+    return [ids] if len(fields) == 1 else list(ids.unbind(dim=1))
+
+
+def distinct(ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Distinct ids `[U]` in order, and the place there of each id, of the shape of ids.
+
+    Args:
+        ids: int64, any shape.
+        size: V, above all of them. Up to as many as there are ids, nothing is sorted.
+    """
+    if size > ids.numel():
+        found, place = torch.unique(ids, return_inverse=True)
+        return found, place
+    flat = ids.flatten()
+    there = torch.zeros(size, dtype=torch.bool, device=ids.device).index_fill_(0, flat, True)
+    place = (there.cumsum(0) - 1).index_select(0, flat)
+    return there.nonzero().squeeze(1), place.reshape(ids.shape)
 
 
 class OneBranchEmbedding(MaskedEmbedding):

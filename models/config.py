@@ -172,7 +172,7 @@ class ModelConfig:
         selection: AMTL's selection network; AutoEmb's controller takes its features and hidden widths.
         mixed: of mde.
         candidates: of autoemb, embedding sizes as parts of D; D itself is always one.
-        sparse: whether the table's gradient is sparse (needs SparseAdam).
+        sparse: whether the table's gradient is sparse (needs an optimizer that takes one).
         labels: names of several labels, each of which has a logit; none if there is one.
         ordered: whether the rows are written in a basis of their field, which the model keeps; `models.ordered`.
     """

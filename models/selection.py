@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -111,12 +112,49 @@ class Selector(nn.Module):
 
     def mask(self, ids: Tensor) -> Tensor:
         """m of ids `[U]`, float32 `[U, D]`, of 0 and 1; in training its gradient is that of t_hat M."""
-        h = self.scores(ids)
-        t = F.one_hot(h.argmax(dim=-1), self.dim).to(h.dtype)
-        if self.training:
-            t_hat = F.softmax(h / self.temperature, dim=-1)
-            t = t + (t_hat - t_hat.detach())  # exactly t forward: the bracket is exactly zero
-        return cumulate(t)
+        return self.mask_of(self.scores(ids))
+
+    def mask_of(self, h: Tensor) -> Tensor:
+        """m of scores h, float32 `[U, D]`; D may be more than this selector's, and an h of -inf is never chosen."""
+        if not (self.training and h.requires_grad):
+            return leading(h)
+        mask: Tensor = StraightThrough.apply(h, self.temperature)  # type: ignore[no-untyped-call]  # PyTorch's
+        return mask
+
+
+def leading(h: Tensor) -> Tensor:
+    """one_hot(argmax h) M of `[U, D]`, by comparison: 1 up to the argmax, 0 past it."""
+    return (torch.arange(h.shape[-1], device=h.device) <= h.argmax(dim=-1, keepdim=True)).to(h.dtype)
+
+
+class StraightThrough(torch.autograd.Function):
+    """m = t M forward, with the gradient of t_hat M, t_hat = softmax(h / T).
+
+    For g of m: of t_hat_i it is G_i = sum of g_j for j <= i, and of h  t_hat (G - sum of t_hat G) / T.
+    """
+
+    @staticmethod
+    def forward(h: Tensor, temperature: float) -> Tensor:  # noqa: ARG004 - of the gradient
+        """float32 `[U, D]` to float32 `[U, D]` of 0 and 1."""
+        return leading(h)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:  # noqa: ARG004
+        """Keep h: softmax is cheap beside what would keep it."""
+        ctx.save_for_backward(inputs[0])
+        ctx.temperature = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        """Of h; T learns nothing."""
+        (h,) = ctx.saved_tensors
+        t_hat, G = F.softmax(_over(h, ctx.temperature), dim=-1), g.cumsum(dim=-1)
+        weighted = t_hat * G
+        return _over(weighted - t_hat * weighted.sum(dim=-1, keepdim=True), ctx.temperature), None
+
+
+def _over(h: Tensor, temperature: float) -> Tensor:
+    return h if temperature == 1.0 else h / temperature
 
 
 def cumulate(t: Tensor) -> Tensor:
@@ -134,7 +172,7 @@ class OneBranchSelector(Selector):
 
     def scores(self, ids: Tensor) -> Tensor:
         """h of ids `[U]`, float32 `[U, D]`."""
-        h: Tensor = self.only(self.features[ids])
+        h: Tensor = self.only(self.features.index_select(0, ids))
         return h
 
     def last_biases(self) -> list[nn.Parameter]:
@@ -164,9 +202,8 @@ class TwinSelector(Selector):
 
     def scores(self, ids: Tensor) -> Tensor:
         """h of ids `[U]`, float32 `[U, D]`."""
-        s, alpha = self.features[ids], self.switch[ids].unsqueeze(-1)
-        h: Tensor = alpha * self.high(s) + (1 - alpha) * self.low(s)
-        return h
+        s, alpha = self.features.index_select(0, ids), self.switch.index_select(0, ids).unsqueeze(-1)
+        return torch.lerp(self.low(s), self.high(s), alpha)
 
     def last_biases(self) -> list[nn.Parameter]:
         """Of both twins: alpha and 1 - alpha add up to 1."""
@@ -181,11 +218,11 @@ class SoftTwinSelector(TwinSelector):
 
     soft_evaluation = False
 
-    def mask(self, ids: Tensor) -> Tensor:
-        """m of ids `[U]`, float32 `[U, D]`: within [0, 1] in training, of 0 and 1 in evaluation."""
+    def mask_of(self, h: Tensor) -> Tensor:
+        """m of scores h, float32 `[U, D]`: within [0, 1] in training, of 0 and 1 in evaluation."""
         if not (self.training or self.soft_evaluation):
-            return super().mask(ids)
-        return cumulate(F.softmax(self.scores(ids) / self.temperature, dim=-1))
+            return super().mask_of(h)
+        return cumulate(F.softmax(h / self.temperature, dim=-1))
 
 
 def last_bias(layers: nn.Sequential) -> nn.Parameter:

@@ -101,14 +101,24 @@ class FieldTable(nn.Module):
 
     def take(self, ids: Tensor, fields: Sequence[int]) -> Tensor:
         """Unmasked rows of ids, `[B, K, D]`; padding rows are zero and learn nothing."""
-        padding = self.fields[fields[0]].padding if len(fields) == 1 else None
-        if padding is not None:
-            padding += self.offsets[fields[0]]
-        rows = self._rows(self.shift(ids, fields), padding)
+        rows = self._rows(self.shift(ids, fields), self._padding(fields))
         if all(self.widths[field] == self.dim for field in fields):
             return rows
         width = torch.tensor([self.widths[field] for field in fields], device=ids.device).unsqueeze(1)
         return torch.where(torch.arange(self.dim, device=ids.device) < width, rows, 0.0)  # no gradient beyond, either
+
+    def take_each(self, ids: Sequence[Tensor], fields: Sequence[int]) -> Tensor:
+        """Unmasked rows of ids `[U]` of each field, those of one field after those of another, `[sum of U, D]`.
+
+        What a row has beyond its field's dim is zero, and is for the caller to keep from learning.
+        """
+        shifted = [own + self.offsets[field] for own, field in zip(ids, fields, strict=True)]
+        return self._rows(torch.cat(shifted), self._padding(fields))
+
+    def _padding(self, fields: Sequence[int]) -> int | None:
+        """The padding row of a field that is looked up alone."""
+        padding = self.fields[fields[0]].padding if len(fields) == 1 else None
+        return None if padding is None else padding + self.offsets[fields[0]]
 
     def _rows(self, ids: Tensor, padding: int | None) -> Tensor:
         if self.fetch is None:

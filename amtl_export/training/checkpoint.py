@@ -16,6 +16,7 @@ from amtl_export.errors import InputError
 from amtl_export.files import publish, read_object, write_json
 from amtl_export.training.distributed import ALONE, Ranks
 from amtl_export.training.held import held_of, hold, own_rows
+from amtl_export.training.table_optimizers import RowwiseAdagrad
 from amtl_export.training.tensors import StoredTensors, check_tensors, load_into, load_tensors, save_tensors
 from amtl_export.typed import typed
 
@@ -122,7 +123,7 @@ def _optimizer_tensors(optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
         for index, parameter in enumerate(parameters):
             for name, value in optimizer.state[parameter].items():
                 tensor = torch.as_tensor(value)
-                held = held_of(parameter) if tensor.shape == parameter.shape else None
+                held = held_of(parameter) if tensor.dim() else None  # of rows: all but a number of steps
                 tensors[f"optimizer/{number}/{index}/{name}"] = hold(tensor, held)
     return tensors
 
@@ -206,11 +207,15 @@ def _optimizer_state(tensors: Mapping[str, Tensor], optimizer: Optimizer, where:
         own = {name.partition("/")[2]: t for name, t in tensors.items() if name.partition("/")[0] == str(number)}
         if not own:
             continue
-        wanted = {"exp_avg": parameter, "exp_avg_sq": parameter}
+        wanted: dict[str, Tensor] = {"exp_avg": parameter, "exp_avg_sq": parameter}
+        steps = {"step": torch.zeros((), dtype=torch.int64 if sparse else torch.float32)}
+        squares = "exp_avg_sq"
+        if isinstance(optimizer, RowwiseAdagrad):
+            steps, squares = {}, "sum"
+            wanted = {squares: hold(parameter.new_empty(len(parameter)), held_of(parameter))}
         own = own_rows(wanted, own)
-        step = torch.zeros((), dtype=torch.int64 if sparse else torch.float32)
-        check_tensors({"step": step} | wanted, own, where)
-        if not int(own["step"]) >= 1 or bool((own["exp_avg_sq"] < 0).any()):
+        check_tensors(steps | wanted, own, where)
+        if any(int(own[name]) < 1 for name in steps) or bool((own[squares] < 0).any()):
             raise InputError("a checkpoint's optimizer cannot be in this state", where=f"{where}, parameter {number}")
         # In memory: what an optimizer steps on is no part of a file.
         restored[number] = {n: int(t) if sparse and n == "step" else t.clone() for n, t in own.items()}

@@ -11,8 +11,11 @@ from amtl_export.errors import InputError
 from amtl_export.models.config import BACKBONE_NAMES, METHOD_NAMES, SELECTING, SelectionConfig
 from amtl_export.typed import typed
 
-#: Above this many table rows the table's gradient is sparse unless said otherwise.
-SPARSE_ABOVE = 200_000
+#: Above this many numbers, V·D, the table's gradient is sparse unless said otherwise: 200,000 rows of 16.
+SPARSE_ABOVE = 3_200_000
+
+#: What steps on tables.
+TABLE_OPTIMIZERS = ("adam", "rowwise-adagrad")
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class TrainConfig:
         patience: stop after this many epochs without a better validation AUC.
         batch_size: examples a step.
         lr: Adam's learning rate.
+        table_optimizer: of the table: Adam, or Adagrad with one number for each row.
+        table_lr: learning rate of the table; `lr` when None.
         lr_decay: the learning rate is multiplied by this after an epoch without a better validation AUC.
         selection_lr: of the selection network and AutoEmb's controller; `lr` when None.
         selection_decay: L2 of the selection network and AutoEmb's controller.
@@ -42,7 +47,7 @@ class TrainConfig:
         mde_alpha: exponent of mde's popularity rule.
         candidates: embedding sizes of autoemb as parts of D.
         dim_budget: R: the mean dims of the governed fields end at R·D or below; None for no budget.
-        sparse: sparse table gradients (SparseAdam); None decides by table size.
+        sparse: sparse table gradients, whose rows alone a step touches; None: where V·D is above `SPARSE_ABOVE`.
         limit_rows: use the first rows only.
         warm_start: folder of the run whose embeddings and hidden layers are the start.
         warm_order: of its rows, for methods that select dims: `principal` puts the table in principal order first, so
@@ -62,6 +67,8 @@ class TrainConfig:
     patience: int = 3
     batch_size: int = 2048
     lr: float = 1e-3
+    table_optimizer: Literal["adam", "rowwise-adagrad"] = "adam"
+    table_lr: float | None = None
     lr_decay: float = 1.0
     selection_lr: float | None = None
     selection_decay: float = 0.0
@@ -88,6 +95,7 @@ class TrainConfig:
                 object.__setattr__(self, name, str(place))
         self._one_of("method", METHOD_NAMES)
         self._one_of("backbone", BACKBONE_NAMES)
+        self._one_of("table_optimizer", TABLE_OPTIMIZERS)
         for name in ("dim", "patience", "batch_size"):
             self._at_least(name, 1)
         self._at_least("epochs", 1 if self.warm_start is None else 0)
@@ -95,6 +103,8 @@ class TrainConfig:
             self._at_least("limit_rows", 1)
         if not 0 < self.lr < 1:
             raise InputError("train: lr", found=self.lr, allowed="between 0 and 1")
+        if self.table_lr is not None and not 0 < self.table_lr < 1:
+            raise InputError("train: table_lr", found=self.table_lr, allowed="between 0 and 1")
         if not 0 < self.lr_decay <= 1:
             raise InputError("train: lr_decay", found=self.lr_decay, allowed="above 0, at most 1")
         if self.dim_budget is not None and not 1 / self.dim <= self.dim_budget <= 1:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils import deterministic
 
 from amtl_export.data.catalog import open_source
 from amtl_export.data.encode import Encoded, Rows, encode, open_rows, open_stats, open_unmatched
@@ -244,13 +245,19 @@ def _reopen(work: Path) -> Encoded:
 
 @contextmanager
 def reproducible(seed: int) -> Iterator[None]:
-    """Deterministic algorithms and a seeded generator inside the block; the old state after it."""
+    """Deterministic algorithms and a seeded generator inside the block; the old state after it.
+
+    New memory is not filled, which PyTorch would do at up to a twentieth of a step: nothing reads it unwritten.
+    """
     state, mode = torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
+    filled = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # is there, on a module that is more
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
+        deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(mode)
         torch.set_rng_state(state)
 

@@ -191,7 +191,8 @@ def model_config_for(train: TrainConfig, encoded: Encoded) -> ModelConfig:
         NumericField(f.name, encoded.stats[f.name].mean, encoded.stats[f.name].std, f.transform)
         for f in encoded.schema.numeric
     )
-    sparse = sum(f.size for f in embedded) > SPARSE_ABOVE if train.sparse is None else train.sparse
+    numbers = sum(f.size for f in embedded) * train.dim
+    sparse = numbers > SPARSE_ABOVE if train.sparse is None else train.sparse
     return ModelConfig(
         embedded=embedded,
         numeric=numeric,

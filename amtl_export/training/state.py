@@ -26,8 +26,8 @@ from amtl_export.training.distributed import ALONE, Ranks
 from amtl_export.training.measures import mass, mean_auc, measured
 from amtl_export.training.observer import TrainObserver
 from amtl_export.training.parts import SharedModel
-from amtl_export.training.row_decay import RowDecayAdam
 from amtl_export.training.search import ControllerSearch, open_search, searched_parameters
+from amtl_export.training.table_optimizers import RowDecayAdam, RowwiseAdagrad
 
 
 @dataclass
@@ -111,6 +111,9 @@ class TrainState:
         logits = predict(self.model, valid, ranks=self.ranks)
         if not np.isfinite(logits).all():
             raise InputError("training diverged: logits are not finite", where=f"epoch {epoch}", fix="a smaller lr")
+        if not all(bool(p.isfinite().all()) for name, p in self.model.named_parameters() if _selects(name)):
+            found = "a selection network is not finite"  # its masks are 0 and 1 even so
+            raise InputError("training diverged", where=f"epoch {epoch}", found=found, fix="a smaller selection_lr")
         judged = measured(logits, valid, "valid", encoded.schema.label_names)
         worth = mean_auc(logits, valid)
         self.progress = replace(
@@ -154,7 +157,7 @@ class TrainState:
 
 
 def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
-    """Adam for everything but a controller; for a table with sparse gradients one that steps on their rows alone."""
+    """Adam for everything but a controller; for tables another one if asked, or if only rows of a batch are to step."""
     table: list[nn.Parameter] = []
     selection: list[nn.Parameter] = []
     other: list[nn.Parameter] = []
@@ -162,7 +165,7 @@ def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
     for name, parameter in model.named_parameters():
         if id(parameter) in apart:
             continue
-        group = table if name.endswith(".table.weight") else selection if ".selectors." in name else other
+        group = table if name.endswith(".table.weight") else selection if _selects(name) else other
         group.append(parameter)
     selection_lr = config.selection_lr or config.lr
     groups: list[dict[str, Any]] = [
@@ -170,9 +173,17 @@ def build_optimizers(model: CtrModel, config: TrainConfig) -> list[Optimizer]:
         {"params": selection, "lr": selection_lr, "weight_decay": config.selection_decay},
     ]
     optimizers: list[Optimizer] = []
-    if model.config.sparse:
-        optimizers.append(RowDecayAdam(table, config.lr, config.embedding_decay))
+    table_lr = config.table_lr or config.lr
+    if config.table_optimizer == "rowwise-adagrad":
+        optimizers.append(RowwiseAdagrad(table, table_lr, config.embedding_decay))
+    elif model.config.sparse:
+        optimizers.append(RowDecayAdam(table, table_lr, config.embedding_decay))
     else:
-        groups.append({"params": table, "weight_decay": config.embedding_decay})
+        groups.append({"params": table, "lr": table_lr, "weight_decay": config.embedding_decay})
     optimizers.insert(0, Adam([g for g in groups if g["params"]], lr=config.lr, fused=True))
     return optimizers
+
+
+def _selects(name: str) -> bool:
+    """Whether a parameter is of a selection network."""
+    return ".selectors." in name

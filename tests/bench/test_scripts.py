@@ -31,6 +31,16 @@ def test_the_demo(tmp_path: Path) -> None:
     assert "p50, batch 1024" in summary
 
 
+def test_steps_of_training(tmp_path: Path) -> None:
+    words = ["--values", 400, "--fields", 2, "--dim", 4, "--batch", 32, "--table-values", 300, "--table-ids", 64]
+    script("epoch.py", *words, "--rounds", 1, "--out", tmp_path)
+    (file,) = tmp_path.glob("*-epoch-cpu2.json")
+    values = json.loads(file.read_text())
+    assert [case["method"] for case in values["steps"]] == ["fbe", "amtl"] * 2
+    assert {case["subject"] for case in values["tables"]} >= {"adam", "rowwise-adagrad"}
+    assert all(case["cpu_ms"] >= 0 < case["ms"] for case in (*values["steps"], *values["tables"]))
+
+
 @pytest.mark.long
 def test_a_compressed_run(tiny_train: Callable[..., TrainConfig], tmp_path: Path) -> None:
     run = train(tiny_train(hidden=(160, 136), epochs=1), tmp_path / "run")  # layers that int8 is worth something to

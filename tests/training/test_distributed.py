@@ -40,11 +40,12 @@ CASES: dict[str, dict[str, object]] = {
     "sparse": {"sparse": True, "embedding_decay": 1e-3, "backbone": "deepfm", "lr_decay": 0.5},
     "sparse_left": {"sparse": True, "method": "fbe", "batch_size": 1619},
     "budget": {"sparse": True, "dim_budget": 0.4, "select_on": "valid"},
+    "adagrad": {"sparse": True, "table_optimizer": "rowwise-adagrad", "table_lr": 0.02, "embedding_decay": 1e-3},
     "killed": {"patience": 9, "epochs": 3},
 }
 
 #: Those that TorchRec has a part in.
-SHARDED = ("sparse", "sparse_left", "budget", "killed")
+SHARDED = ("sparse", "sparse_left", "budget", "adagrad", "killed")
 
 #: Makes an interpreter one without TorchRec: Python imports it at its start.
 WITHOUT = """

@@ -84,6 +84,8 @@ def test_a_seed_reproduces_every_bit(tmp_path: Path, tiny_train: Make, changes: 
     [
         {},
         {"sparse": True, "embedding_decay": 1e-3},
+        {"sparse": True, "table_optimizer": "rowwise-adagrad", "table_lr": 0.02},
+        {"method": "fbe", "table_optimizer": "rowwise-adagrad", "backbone": "deepfm", "lr_decay": 0.5},
         {"dim_budget": 0.3, "selection": SelectionConfig(temperature=5.0, temperature_end=0.1)},
         {"method": "autoemb"},
         {"method": "cut", "dim_budget": 0.5},
@@ -242,6 +244,8 @@ def test_warm_start_needs_the_same_dim(tmp_path: Path, fbe_run: Run, tiny_train:
 def test_divergence_is_an_error(tmp_path: Path, tiny_train: Make) -> None:
     with pytest.raises(InputError, match="diverged"):
         train(tiny_train(lr=0.999, embedding_decay=1e39), tmp_path / "run")
+    with pytest.raises(InputError, match="selection network"):
+        train(tiny_train(selection_lr=0.999, selection_decay=1e39), tmp_path / "run")
 
 
 @given(st.integers(1, 300_000), st.integers(1, 70_000), st.integers(0, 3))

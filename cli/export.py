@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import join
 from typing import Any
 
 import click
@@ -81,8 +82,8 @@ def command(
     from amtl_export.bundle.export import ExportConfig, export
     from amtl_export.bundle.value_types import choose_dtype
     from amtl_export.freezing.frozen import freeze
-    from amtl_export.report.tables import bundle_report, plan_report
-    from amtl_export.tables.plan import plan
+    from amtl_export.report.tables import bundle_report, plan_report, target_line
+    from amtl_export.tables.plan import other_target, plan
 
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out' (or ask for '--dry-run').")
@@ -95,5 +96,8 @@ def command(
         common.result({"plan": plans}, lambda: plan_report(plans))
         return
     bundle = export(frozen, out, config, overwrite=common.overwrite)
-    report = bundle.report()
-    common.result(report, lambda: bundle_report(report, str(out)))
+    report, other = bundle.report(), other_target(frozen, config)
+    common.result(report | {"other_target": other}, lambda: bundle_report(report, str(out)))
+    validate = ["amtl-export", "validate", str(out), "--run", source]
+    package = ["amtl-export", "package", str(out), "--triton", "repository", "--name", "NAME"]
+    common.say(target_line(other), "Next, prove it and package it:", f"  {join(validate)}", f"  {join(package)}")

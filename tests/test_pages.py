@@ -95,7 +95,7 @@ def reason(command: str) -> str | None:
 
 def script(page: str) -> str:
     """A page as bash goes through it: what is pasted, to the letter."""
-    lines = ["set -e", "trap 'kill $(jobs -p) 2> /dev/null' EXIT"]  # a server ends with the page
+    lines = ["set -e", "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT"]  # a server ends with the page
     for number, block in enumerate(blocks(page)):
         if (page, block.part) in PARTS_NOT_RUN:
             continue

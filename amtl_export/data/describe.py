@@ -15,6 +15,7 @@ from amtl_export.data.normalise import normalisations
 from amtl_export.data.rows import read_rows
 from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import FIRST_VALUE, ValueCounter, Vocabulary
+from amtl_export.stages import stage
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def describe(source: Source, seed: int = 0, limit_rows: int | None = None) -> Da
     extremes: dict[str, list[pl.DataFrame]] = {f.name: [] for f in schema.numeric}
     groups = Gathered({GROUP: pl.UInt64()}, pl.DataFrame.unique)
     unmatched = [0] * len(schema.joins)
+    stage("reading the rows")
     for chunk in read_rows(source, seed, limit_rows):
         unmatched = [total + count for total, count in zip(unmatched, chunk.unmatched, strict=True)]
         if schema.group is not None:

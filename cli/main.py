@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -113,7 +114,9 @@ def main() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     importlib.import_module("amtl_export.runtime.session").quiet()  # what fails is said here
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # no search for cycles in what the system takes back anyhow: with PyTorch that takes a second
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -75,7 +75,6 @@ def bench_train(
     with tempfile.TemporaryDirectory() as folder, fixed:
         stage("reading and encoding the rows")
         encoded = encode(source, Path(folder) / "data", config.seed, config.limit_rows)
-        stage("an epoch of each method that is not counted")
         subjects = [_Subject.start(c, encoded, Path(folder) / c.method, device) for c in configs]
         for number in range(epochs):
             for subject in subjects[number % len(subjects) :] + subjects[: number % len(subjects)]:
@@ -111,6 +110,7 @@ class _Subject:
     def start(cls, config: TrainConfig, encoded: Encoded, folder: Path, device: Provider) -> _Subject:
         """Train one epoch, export."""
         model_config = model_config_for(config, encoded)
+        stage(f"{config.method}, an epoch that is not counted")
         state = TrainState.start(build_model(model_config, encoded.vocabularies).to(device), config)
         state.run_epoch(encoded, Silent())
         origin = {"run": "", "method": config.method, "backbone": config.backbone, "seed": config.seed, "data": ""}

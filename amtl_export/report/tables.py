@@ -54,18 +54,6 @@ def bundle_report(report: Mapping[str, Any], path: str) -> RenderableType:
     )
 
 
-def target_line(other: Mapping[str, Any]) -> str:
-    """For `export`: what the target that was not asked for would give."""
-    begins = f"--target {other['target']} would give"
-    if other["problem"]:
-        return f"{begins} nothing: {other['problem']}"
-    needs = ", where the native operators are registered" if other["target"] == "native" else ", on any ONNX Runtime"
-    return (
-        f"{begins} layout {other['layout']}, {other['dtype']}, table {size(other['bytes_table'])} "
-        f"({other['bytes_ratio']:.2f}x), lookups expected at {other['relative_time']:.1f}x of dense{needs}"
-    )
-
-
 def load_report(result: Mapping[str, Any]) -> RenderableType:
     """For `bench server`: every load, and the verdict."""
     rows = [

@@ -141,7 +141,7 @@ def test_from_data_to_a_server(outside: Any, clone: Path, triton: Path) -> None:
     """The last command asks a real server; a wrong answer of it would be told."""
     (clone / ".triton").symlink_to(triton)
     go_through(SERVED, outside, clone, on_free_ports)
-    assert left(clone) == {".triton", "repository/", "models/", "load.png"}
+    assert left(clone) == {".triton", "repository/", "served/", "load.png"}
 
 
 def on_free_ports(text: str) -> str:

@@ -20,8 +20,11 @@ from amtl_export.training.observer import Silent, TrainObserver
 @contextmanager
 def watch(common: Common) -> Iterator[TrainObserver]:
     """The observer that fits where the output goes."""
-    if common.quiet:
-        yield Silent()
+    if common.quiet:  # or one of several processes, whose first speaks
+        if common.working is not None:
+            common.working.stage(None)
+        with heard_by(lambda _: None):
+            yield Silent()
     elif sys.stderr.isatty():
         columns = (TextColumn("{task.fields[what]}"), BarColumn(), TextColumn("{task.fields[state]}"))
         with Progress(*columns, TimeRemainingColumn(), console=Terminal(stderr=True), transient=True) as bar:

@@ -110,7 +110,8 @@ def working(quiet: bool) -> Iterator[Working | None]:
     shown = Working(sys.stderr, terminal=terminal, after_s=TERMINAL_S if terminal else LINES_S)
     try:
         with heard_by(shown.stage):
-            shown.stage("starting")
+            if terminal:
+                shown.stage("starting")
             yield shown
     finally:
         shown.close()

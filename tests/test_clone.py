@@ -38,7 +38,7 @@ def test_imports_resolve_to_the_clone_beside_a_wheel(outside: Any, clone: Path, 
 
 
 def test_the_clone_takes_the_installed_library_of_its_sources(outside: Any, clone: Path) -> None:
-    """Python in a checkout imports that, which has built nothing; with other sources, the library is none of its own."""
+    """Python in a checkout imports the checkout, which has built nothing; a library of other sources is not taken."""
     code = "from amtl_export.native import library_path; print(library_path())"
     asked = outside.run("python", "-c", code, cwd=clone)
     assert asked.stdout.strip() == str(outside.site / "amtl_export" / "native" / "amtl_ort.so"), asked.stderr

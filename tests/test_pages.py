@@ -173,7 +173,7 @@ def test_the_page_on_gpus(outside: Any, clone: Path) -> None:
 def test_every_command_is_gone_through_or_says_why_not() -> None:
     """A new page, a block that no test runs, a command outside of blocks, a reason that nothing has: all are told."""
     ran = {*FIRST, *SERVED, *OWN, *GPU}
-    used = set()
+    used: set[str | tuple[str, str]] = set()
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         outside = re.sub(r"(?ms)^```.*?^```$", "", text)

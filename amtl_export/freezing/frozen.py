@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +253,7 @@ def freeze(
         )
     if isinstance(source, FrozenModel):
         return source
-    stage(f"opening {normpath(source)}" if isinstance(source, (str, Path)) else "freezing the model")
+    stage(f"opening {source}" if isinstance(source, (str, Path)) else "freezing the model")
     if isinstance(source, Run):
         return _of_run(source)
     if isinstance(source, (str, Path)):

@@ -16,6 +16,7 @@ from typing import Any
 from amtl_export.errors import AmtlError, EnvironmentLacks, InputError
 from amtl_export.extras import install
 from amtl_export.runtime.cores import usable_cores
+from amtl_export.stages import stage
 
 #: The address that starts a cluster here and ends it.
 LOCAL = "local"
@@ -61,6 +62,7 @@ def connected(address: str) -> Iterator[Any]:
         return
     environment = {name: os.environ.get(name) for name in _SET_BY_RAY}
     try:
+        stage("starting Ray" if address == "local" else f"joining the Ray cluster {address}")
         _connect(ray, address)
         yield ray
     finally:

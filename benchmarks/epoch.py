@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.data.encode import Rows
+from amtl_export.data.packed_ids import PackedIds
 from amtl_export.files import write_json
 from amtl_export.models.config import EmbeddedField, ModelConfig
 from amtl_export.models.ctr import CtrModel
@@ -59,7 +60,8 @@ def batches(values: int, fields: int, batch: int) -> Rows:
     rng = np.random.default_rng(0)
     ids = np.stack([drawn(values // fields, batch * _BATCHES, rng) for _ in range(fields)], axis=1).astype(np.int32)
     labels = rng.integers(0, 2, (len(ids), 1)).astype(np.uint8)
-    return Rows(ids, np.zeros((len(ids), 0), np.float32), {}, labels)
+    packed = PackedIds(ids.view(np.uint8), (ids.dtype,) * fields)
+    return Rows(packed, np.zeros((len(ids), 0), np.float32), {}, labels)
 
 
 def started(method: str, optimizer: Optimizer, values: int, fields: int, dim: int, batch: int) -> TrainState:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from amtl_export.cli.errors import speaking_in_flags
+from amtl_export.cli.working import Working, working
 from amtl_export.data.schema_problems import nearest
 
 if TYPE_CHECKING:
@@ -44,22 +45,29 @@ class Common:
         quiet: no progress, no tables.
         seed: of everything drawn.
         overwrite: replace an output folder that this tool made.
+        working: shows what the command is doing; None shows nothing.
     """
 
     json_path: str | None
     quiet: bool
     seed: int
     overwrite: bool
+    working: Working | None = None
 
     def note(self, text: str) -> None:
         """A line of progress, on standard error."""
         if not self.quiet:
             from amtl_export.errors import printable
 
-            click.echo(printable(text), err=True)
+            if self.working is not None:
+                self.working.line(printable(text))
+            else:
+                click.echo(printable(text), err=True)
 
     def result(self, values: Any, shown: Callable[[], RenderableType]) -> None:
         """Print the result for people and write it as JSON where that was asked for."""
+        if self.working is not None:
+            self.working.stage(None)
         if self.json_path == "-":
             click.echo(json.dumps(values, indent=2, allow_nan=False))
         elif self.json_path is not None:
@@ -74,6 +82,14 @@ class Common:
             # A terminal's own width where there is one; a width that cuts no table elsewhere.
             Terminal(width=None if sys.stdout.isatty() else 140).print(shown())
 
+    def say(self, *lines: str) -> None:
+        """Lines behind a result, for people; none is broken, so that a command in them can be pasted."""
+        if not self.quiet and self.json_path != "-":
+            from amtl_export.errors import printable
+
+            for line in lines:
+                click.echo(printable(line))
+
 
 def common(command: F) -> F:
     """Add the shared options; the command gets them as `common`."""
@@ -84,8 +100,8 @@ def common(command: F) -> F:
     @click.option("--overwrite", is_flag=True, help="Replace an output folder that this tool made.")
     @wraps(command)
     def with_common(*args: Any, json_path: str | None, quiet: bool, seed: int, overwrite: bool, **kwargs: Any) -> Any:
-        with speaking_in_flags():
-            return command(*args, common=Common(json_path, quiet, seed, overwrite), **kwargs)
+        with speaking_in_flags(), working(quiet) as shown:
+            return command(*args, common=Common(json_path, quiet, seed, overwrite, shown), **kwargs)
 
     return with_common  # type: ignore[return-value]  # `common` is filled in, the rest stays
 

@@ -13,18 +13,26 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from amtl_export.cli.errors import in_own_flags
 from amtl_export.cli.options import Common
 from amtl_export.cli.terminal import Terminal
+from amtl_export.stages import heard_by
 from amtl_export.training.observer import Silent, TrainObserver
 
 
 @contextmanager
 def watch(common: Common) -> Iterator[TrainObserver]:
     """The observer that fits where the output goes."""
-    if common.quiet:
-        yield Silent()
+    if common.quiet:  # or one of several processes, whose first speaks
+        if common.working is not None:
+            common.working.stage(None)
+        with heard_by(lambda _: None):
+            yield Silent()
     elif sys.stderr.isatty():
         columns = (TextColumn("{task.fields[what]}"), BarColumn(), TextColumn("{task.fields[state]}"))
         with Progress(*columns, TimeRemainingColumn(), console=Terminal(stderr=True), transient=True) as bar:
-            yield _Bar(bar)
+            shown = _Bar(bar)
+            if common.working is not None:
+                common.working.stage(None)  # the bar shows stages too: one line at a time
+            with heard_by(shown.stage):
+                yield shown
     else:
         yield _Lines(common)
 
@@ -89,6 +97,11 @@ class _Bar(Silent):
         if self._task is None:
             self._task = self._bar.add_task("", total=None, what="data", state="")
         self._bar.update(self._task, state=rows_line(stage, rows, seconds))
+
+    def stage(self, text: str) -> None:
+        """What is done between passes and epochs."""
+        self._reset()
+        self._task = self._bar.add_task("", total=None, what=text, state="")
 
     def _reset(self) -> None:
         if self._task is not None:

@@ -36,9 +36,12 @@ def command(bundle: Path, source: str | None, out: Path, bench: tuple[Path, ...]
     from rich.text import Text
 
     from amtl_export.report.page import write_report
-    from amtl_export.validation.validate import validate
 
-    verdict = None if source is None else validate(bundle, source, split=split)
+    verdict = None
+    if source is not None:  # what proves needs PyTorch, the page itself does not
+        from amtl_export.validation.validate import validate
+
+        verdict = validate(bundle, source, split=split)
     path = write_report(bundle, out, verdict, bench, overwrite=common.overwrite)
     said = "not proven" if verdict is None else verdict.verdict
     common.result({"path": str(path), "verdict": None if verdict is None else said}, lambda: Text(f"{path}: {said}"))

@@ -163,7 +163,59 @@ def mapped(name: str) -> Iterator[list[str]]:
         ]
 
 
+def on_card(name: str, subjects: Mapping[str, str], batches: Sequence[int]) -> Iterator[list[str]]:
+    """A line for a batch, microseconds for a subject; the last line has each one's bytes."""
+    cases = {(case["batch"], case["subject"]): case for case in read(name)["models"]["cases"]}
+    yield ["batch", *subjects.values()]
+    for batch in batches:
+        yield [f"{batch:,}", *(f"{cases[batch, subject]['p50_us']:,.1f}" for subject in subjects)]
+    yield ["bytes, MiB", *(f"{cases[batches[0], subject]['bytes'] / 2**20:,.0f}" for subject in subjects)]
+
+
+def parity(name: str, titles: Mapping[str, str]) -> Iterator[list[str]]:
+    """A line for a trained model: what it reaches, and what its bundles answer."""
+    methods = read(name)["methods"]
+    yield ["", "test AUC", "logloss", "mean dims", "rows bit-equal", "\\|ΔAUC\\| ONNX Runtime"]
+    for method, title in titles.items():
+        own, bundles = methods[method]["metrics"], methods[method]["bundles"].values()
+        share = f" ({own['avg_dim_ratio']:.2f} D)" if own["avg_dim_ratio"] < 1 else ""
+        (rows,) = {(bundle["rows_bit_equal"], bundle["rows_checked"]) for bundle in bundles}
+        yield [
+            title,
+            short(own["auc_test"]),
+            short(own["logloss_test"]),
+            f"{own['avg_dim']:.{1 if share else 0}f}{share}",
+            "{:,} of {:,}".format(*rows),
+            f"{max(bundle['abs_delta_auc'] for bundle in bundles):.2g}".replace("e-0", "e-"),
+        ]
+
+
+def short(value: float) -> str:
+    """Four digits, as AUCs are written."""
+    return f"{value:.4f}".removeprefix("0")
+
+
+def budgets(name: str, titles: Mapping[str, str]) -> Iterator[list[str]]:
+    """A line for an arm of an experiment: AUC over seeds, dims and bytes."""
+    arms = {arm["arm"]: arm for arm in read(name)["arms"]}
+    yield ["", "test AUC", "mean dims", "table, smallest layout"]
+    for arm, title in titles.items():
+        own = arms[arm]
+        auc, dims = own["auc_test"], own["avg_dim"]["mean"]
+        spread = f"{short(auc['mean'])} ± {short(auc['std'])}"
+        yield [title, spread, f"{dims:.1f}".removesuffix(".0"), f"{own['bytes_table'] / 1e6:.2f} MB"]
+
+
+def variants(name: str, titles: Mapping[str, Sequence[str]], **wanted: Any) -> Iterator[list[str]]:
+    """A line for what was compared, one or two subjects in it."""
+    cases = read(name)["cases"]
+    yield [f"what was compared, {wanted['batch']:,} × 8 lookups", "time against ONNX dense, Zipf (uniform)"]
+    for title, subjects in titles.items():
+        yield [title, "; ".join(both(cases, subject, wanted) for subject in subjects)]
+
+
 _BATCHES = {f"{batch:,}": {"batch": batch} for batch in (1, 64, 256, 1024, 4096)}
+_PLANTED = {"rows": 1_000_000, "dim": 64, "mean": 0.4, "threads": 1}
 _MODELS = ("dnn", "deepfm", "dcnv2")
 _LAYERS = {name: f"2026-11-26-ml-1m-d64-{name}-layers-compressed-cpu2" for name in _MODELS}
 _PORTABLE = {"portable": "portable, standard operators alone"}
@@ -205,10 +257,7 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
                 "plain-c-loop": "a plain C loop over ragged",
             },
             {f"{batch:,} × 8": {"batch": batch} for batch in (1, 64, 1024, 4096)},
-            rows=1_000_000,
-            dim=64,
-            mean=0.4,
-            threads=1,
+            **_PLANTED,
         ),
         "peers": lambda: latencies(
             "2026-11-26-peers-cpu2",
@@ -249,6 +298,50 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
             },
             batch=1024,
         ),
+        "parity": lambda: parity(
+            "2026-11-23-ml-1m-parity-cpu2",
+            {"fbe": "FBE, DNN (published: .8903, .3267)", "amtl": "AMTL, DNN"},
+        ),
+        "budgets": lambda: budgets(
+            "2026-11-24-ml-1m-pareto-d64-cpu2",
+            {
+                "fbe": "FBE",
+                "amtl@0.4": "AMTL, budget 0.4",
+                "amtl@0.2": "AMTL, budget 0.2",
+                "mde@0.2": "MDE, budget 0.2",
+                "magprune@0.2 tuned": "Cut as trained, budget 0.2, trained on",
+                "fbe D=13": "FBE at D = 13",
+            },
+        ),
+    },
+    "gpu.md": {
+        "models": lambda: on_card(
+            "2026-11-26-gpu-h200",
+            {
+                "onnx-dense": "dense",
+                "onnx-paged": "paged",
+                "onnx-ragged": "ragged",
+                "onnx-ragged-int8": "ragged int8",
+                "torch-compile": "torch.compile",
+                "torch-eager": "PyTorch eager",
+            },
+            (1, 1024, 65536),
+        )
+    },
+    "layouts.md": {
+        "variants": lambda: variants(
+            "2026-11-24-lookup-cpu2",
+            {
+                "ragged": ["onnx-ragged"],
+                "ragged, rows in no order": ["onnx-ragged-shuffled"],
+                "ragged in fp16; in int8": ["onnx-ragged-fp16", "onnx-ragged-int8"],
+                "dense in int8, scales beside (`--layout dense --dtype int8`)": ["onnx-dense-int8"],
+                "dense in int8 by ONNX Runtime's `GatherBlockQuantized`": ["onnx-dense-int8-block"],
+                "ragged by its fallback": ["onnx-ragged-body"],
+            },
+            batch=1024,
+            **_PLANTED,
+        )
     },
     "compress.md": {
         "ml-1m": lambda: compressed({"dnn": "2026-11-26-ml-1m-d64-dnn-compressed-cpu2"}, _COMPRESSED),
@@ -286,8 +379,9 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
 
 def text_of(table: Iterator[list[str]]) -> str:
     """As Markdown."""
-    head, *rows = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in table]
-    return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *rows])
+    head, *rows = table
+    lines = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
 def written(page: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import polars as pl
 import pytest
 import torch
@@ -159,6 +160,22 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no public data sets at {folder}; set AMTL_EXPORT_DATA to a folder with ml-1m, taobao-ecomm, …")
     return folder
+
+
+@pytest.fixture(scope="session")
+def triton() -> Path:
+    """Folder of the installed server."""
+    installed = Path(__file__).resolve().parents[1] / ".triton"
+    if not (installed / "installed").is_file():
+        pytest.skip("no Triton Inference Server: make triton (Linux on x86-64)")
+    return installed
+
+
+@pytest.fixture
+def gpu() -> None:
+    """Skips where there is none."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device and onnxruntime-gpu")
 
 
 @dataclass(frozen=True)

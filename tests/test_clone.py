@@ -37,6 +37,16 @@ def test_imports_resolve_to_the_clone_beside_a_wheel(outside: Any, clone: Path, 
     assert all(Path(line).is_relative_to(outside.site) for line in elsewhere.stdout.splitlines()), elsewhere.stdout
 
 
+def test_the_clone_takes_the_installed_library_of_its_sources(outside: Any, clone: Path) -> None:
+    """Python in a checkout imports the checkout, which has built nothing; a library of other sources is not taken."""
+    code = "from amtl_export.native import library_path; print(library_path())"
+    asked = outside.run("python", "-c", code, cwd=clone)
+    assert asked.stdout.strip() == str(outside.site / "amtl_export" / "native" / "amtl_ort.so"), asked.stderr
+    with (clone / "amtl_export" / "native" / "check.c").open("a") as source:
+        source.write("\n")
+    assert outside.run("python", "-c", code, cwd=clone).stdout.strip() == "None"
+
+
 def test_imports_resolve_in_a_clone_that_is_installed_nowhere(clone: Path) -> None:
     paths = os.pathsep.join([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     done = subprocess.run(  # -S: no editable install steps in

@@ -18,6 +18,7 @@ ROOMS = [
     *(
         "errors",
         "extras",
+        "stages",
         "spec",
         "interruptions",
         "locks",

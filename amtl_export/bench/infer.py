@@ -25,6 +25,7 @@ from amtl_export.graph.inputs import one_request
 from amtl_export.runtime.cuda import Cuda
 from amtl_export.runtime.session import Provider, check_provider
 from amtl_export.spec import TensorSpec
+from amtl_export.stages import stage
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ def time_cases(
     dim = traffic.frozen.table.rows.shape[1]
     for batch in config.batches:
         for ids in config.distributions:
+            stage(f"timing batch {batch:,}, {ids} ids")
             feeds = [one_request(feed, inputs) for feed in traffic.feeds(batch, ids, config.seed)]
             times = interleave(subjects, feeds, seconds=config.seconds)
             for subject in subjects:

@@ -38,9 +38,19 @@ def pss(pid: int) -> int:
 
     Raises:
         EnvironmentLacks: psutil is not installed.
-        InputError: there is no such process.
+        InputError: there is no such process, or it is somebody else's.
     """
-    return sum(process.memory_full_info().pss for process in family(pid))
+    processes = family(pid)
+    import psutil
+
+    try:
+        return sum(process.memory_full_info().pss for process in processes)
+    except psutil.AccessDenied as error:
+        raise InputError(
+            "the memory of a process of somebody else cannot be seen", found=f"pid={error.pid}", fix="run as its user"
+        ) from None
+    except psutil.NoSuchProcess as error:
+        raise InputError("a process has ended", found=f"pid={error.pid}") from None
 
 
 def mapped(pid: int, file: Path) -> int:

@@ -21,6 +21,7 @@ from amtl_export.freezing.frozen import freeze
 from amtl_export.graph.inputs import as_request, one_request
 from amtl_export.runtime.predictor import load
 from amtl_export.spec import Feed
+from amtl_export.stages import stage
 
 #: Of the highest rate, what a soak asks.
 SOAK = 0.8
@@ -146,6 +147,7 @@ def bench_server(
     cases: list[dict[str, Any]] = []
 
     def measured(scenario: Any, qps: float | None = None) -> LoadResult:
+        stage(scenario if qps is None else f"{scenario}, {qps:,.0f} requests/s")
         with watched(pid) as used:
             result = drive(target.answer, requests, scenario, workers=config.workers, seconds=config.seconds, qps=qps)
         cases.append(asdict(result) | used)
@@ -157,6 +159,7 @@ def bench_server(
     best = highest_rate(lambda qps: measured("server", qps), config.slo_ms, together.qps, config.qps)
     soak = {}
     if best is not None and config.soak_seconds:
+        stage(f"soak, {SOAK * best:,.0f} requests/s for {config.soak_seconds:,.0f} s")
         soak = {"soak": soaked(target.answer, requests, config, pid, SOAK * best)}
         note(f"soak: {soak['soak']['requests']:,} requests, p99 {soak['soak']['p99_ms']:.2f} ms")
     return {

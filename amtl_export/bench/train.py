@@ -23,6 +23,7 @@ from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import of_trained
 from amtl_export.runtime.session import Provider, check_provider
 from amtl_export.spec import Feed
+from amtl_export.stages import stage
 from amtl_export.traffic.draw import from_rows
 from amtl_export.training.batches import predict
 from amtl_export.training.config import TrainConfig
@@ -72,10 +73,12 @@ def bench_train(
     # Some of what training needs has no deterministic form on CUDA.
     fixed = reproducible(config.seed) if device == "cpu" else nullcontext()
     with tempfile.TemporaryDirectory() as folder, fixed:
+        stage("reading and encoding the rows")
         encoded = encode(source, Path(folder) / "data", config.seed, config.limit_rows)
         subjects = [_Subject.start(c, encoded, Path(folder) / c.method, device) for c in configs]
         for number in range(epochs):
             for subject in subjects[number % len(subjects) :] + subjects[: number % len(subjects)]:
+                stage(f"round {number + 1}/{epochs}, {subject.state.config.method}")
                 subject.round(encoded)
             note("  ".join(f"{s.state.config.method} {s.seconds['epoch'][-1]:.2f} s" for s in subjects))
     rows = len(encoded.rows["train"])
@@ -107,6 +110,7 @@ class _Subject:
     def start(cls, config: TrainConfig, encoded: Encoded, folder: Path, device: Provider) -> _Subject:
         """Train one epoch, export."""
         model_config = model_config_for(config, encoded)
+        stage(f"{config.method}, an epoch that is not counted")
         state = TrainState.start(build_model(model_config, encoded.vocabularies).to(device), config)
         state.run_epoch(encoded, Silent())
         origin = {"run": "", "method": config.method, "backbone": config.backbone, "seed": config.seed, "data": ""}

@@ -24,6 +24,7 @@ from amtl_export.graph.quantized_linear import quantizable
 from amtl_export.graph.trace import LIMITS, trace
 from amtl_export.native import DOMAIN, needed_library
 from amtl_export.runtime.session import onnxruntime
+from amtl_export.stages import stage
 from amtl_export.tables.layout import stored_bytes
 from amtl_export.tables.plan import PlanConfig, TablePlan, for_model, lay_out_all, plan
 from amtl_export.tables.values import quantize
@@ -73,18 +74,22 @@ def export(
     refuse_sources(frozen, Path(out))
     with atomic_folder(Path(out), overwrite=overwrite) as draft:
         built = build(frozen, config)
+        stage("writing the graph and its weights")
         write_model(built.model, draft)
+        stage("comparing the graph with PyTorch")
         check_valid(draft / "model.onnx")
         reference = reference_of(frozen, built.stored, built.model)
         trial = Trial(draft / "model.onnx", reference, built.inputs, built.tolerance, limits=built.limits)
         checked = trial.check(frozen.example, guarded=built.config.id_policy == "guard")
         raise_problems(checked.problems)
         signature = signature_of(built, checked)
+        stage("writing vocabularies and samples")
         write_json(draft / "signature.json", signature.model_dump(mode="json"))
         write_fields(frozen, draft)
         write_samples(draft, frozen, built.inputs, trial.session(optimized=True))
         write_json(draft / "report.json", report_of(built, checked))
         (draft / "README.md").write_text(readme(frozen, signature), encoding="utf-8")
+        stage("taking checksums")
         write_sums(draft)
     return open_bundle(out)
 
@@ -105,10 +110,14 @@ def build(frozen: FrozenModel, config: ExportConfig) -> Built:
             fix="is it the right module? An nn.Embedding with max_norm, a parametrized weight or mode max is none",
         )
     inputs = graph_inputs(frozen.inputs, config.request_fields)
+    stage("planning how rows lie")
     plans = plan(frozen, config)
+    stage("laying out the tables")
     stored = quantize(frozen, {path: table.dtype for path, table in plans.items()})
     tables = lay_out_all(frozen, stored, plans)
+    stage("tracing the model")
     model = trace(frozen, inputs)
+    stage("rewriting the graph")
     traced = count_ops(model)
     shared = [spec.name for spec in inputs if spec.shared]
     lookups = lower(model, plans, tables, config, shared, quantizable(frozen.module.model))

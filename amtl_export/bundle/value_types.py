@@ -12,6 +12,7 @@ from amtl_export.bundle.reference import reference_of
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.scores import torch_auc
+from amtl_export.stages import stage
 from amtl_export.tables.values import VALUE_TYPES, ValueType, fake_quantized, quantize, value_types
 
 
@@ -73,6 +74,7 @@ def choose_dtype(frozen: FrozenModel, config: ExportConfig, max_auc_drop: float)
 def _as_written(frozen: FrozenModel, config: ExportConfig) -> FrozenModel:
     """The model with the numbers, in tables and layers, that a bundle of this config has."""
     built = build(frozen, config)
+    stage(f"scoring the valid split with numbers in {config.stored}")
     return reference_of(frozen, built.stored, built.model)
 
 

@@ -26,6 +26,7 @@ from amtl_export.source.binding import bind
 from amtl_export.source.call import ModuleCall
 from amtl_export.source.source import Batches, Labels, Source, labels_by_output
 from amtl_export.spec import Feed
+from amtl_export.stages import stage
 from amtl_export.tables.values import (
     VALUE_TYPES,
     ValueType,
@@ -73,6 +74,7 @@ def compress(
             note("the batches that were given have no weights: AUC is unweighted")
         original = replace(original, labelled=_given(original, batches), beside=None)
     drop = DEFAULT_DROP if dim_budget is None and max_auc_drop is None else max_auc_drop
+    stage("looking at the model as it is")
     work = Uncut(original, fold(original), all_fields, curve, note)
     if not work.groups:
         raise InputError(
@@ -89,6 +91,7 @@ def compress(
     dtypes: tuple[ValueType, ...] = (dtype,) if dtype != "auto" else VALUE_TYPES if drop is not None else ("fp32",)
     found = [best_cut(work, kind, dim_budget, drop, dtypes) for kind in work.kinds()]
     best = smallest(found, work.auc_before, drop)
+    stage("cutting the tables")
     report = _report(work, found, best, dim_budget, drop)
     # What was given for the search alone stands for no split of the model's own.
     labelled = given.labelled or original.labelled

@@ -20,6 +20,7 @@ from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.principal.dims import Dims, dims_at, dims_within, narrowed
 from amtl_export.principal.dims import Rows as CutRows
 from amtl_export.spec import Feed
+from amtl_export.stages import stage
 from amtl_export.tables.cost import dense_bytes, ragged_bytes
 from amtl_export.tables.values import NARROW, ValueType, value_type
 
@@ -153,6 +154,7 @@ class Cuts:
 
     def attempt(self, dims: Sequence[Dims], dtype: ValueType = "fp32") -> Attempt:
         """Cut, and see what it costs."""
+        stage(f"trying a cut, {self.kind}, {dtype}")
         chosen = dict(zip((group.rows for group in self.work.groups), dims, strict=True))
         model = trial_model(self.work.plain, self.coded, chosen)
         ratio = sum(int(own.sum()) for own in dims) / self.numbers

@@ -21,6 +21,7 @@ from amtl_export.principal.basis import Basis, Matrix, covariance, principal_bas
 from amtl_export.principal.dims import Dims
 from amtl_export.scratch import scratch
 from amtl_export.spec import Feed
+from amtl_export.stages import stage
 from amtl_export.tables.values import (
     NARROW,
 )
@@ -101,6 +102,7 @@ class Uncut:
         """AUC of the model as it was given, on the valid split, by output that labels judge; empty without labels."""
         if self.original.labelled is None:
             return {}
+        stage("scoring the valid split")
         values = torch_auc(self.original, "valid", trained=True)
         return {} if any(map(math.isnan, values.values())) else values
 
@@ -126,6 +128,7 @@ class Uncut:
         if self.original.labelled is not None:
             requests = (feed for feed, _ in self.original.labelled("valid"))
             self.note(f"gradients of up to {REQUESTS:,} requests")
+            stage("taking gradients")
         return measure(self.plain, requests, REQUESTS)
 
     @cached_property
@@ -152,12 +155,14 @@ class Uncut:
     @cached_property
     def scatters(self) -> dict[Rows, Matrix]:
         """C of each group."""
+        stage("what rows have in common")
         return {group.rows: covariance(self.dense(group), self.counts[group.rows]) for group in self.groups}
 
     @cached_property
     def identity(self) -> Readers:
         """What reads rows, whatever the bases are."""
         self.note("what reads the rows")
+        stage("tracing the model")
         bases = {}
         for number, group in enumerate(self.groups):
             D = self.dense(group).shape[1]

@@ -20,6 +20,7 @@ from amtl_export.data.normalise import normalisations
 from amtl_export.data.rows import read_rows
 from amtl_export.data.source import Source
 from amtl_export.data.spill import Spill
+from amtl_export.stages import stage
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def _described(
     extremes: dict[str, list[pl.DataFrame]] = {f.name: [] for f in schema.numeric}
     groups = Gathered({GROUP: pl.UInt64()}, pl.DataFrame.unique)
     unmatched = [0] * len(schema.joins)
+    stage("reading the rows")
     for chunk in read_rows(source, seed, limit_rows):
         unmatched = [total + count for total, count in zip(unmatched, chunk.unmatched, strict=True)]
         if schema.group is not None:

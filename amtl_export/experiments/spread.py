@@ -11,6 +11,7 @@ from typing import Protocol
 from amtl_export.errors import AmtlError, InputError
 from amtl_export.experiments.arm import ArmResult
 from amtl_export.experiments.plan import Arm, Plan
+from amtl_export.stages import stage
 
 Note = Callable[[str], None]
 
@@ -120,6 +121,7 @@ def side_by_side(
                 waiting.remove(job)
                 begun += 1
                 note(f"{job}: begun")
+            stage(f"{begun} under way, {len(waiting)} to begin")
             job, result = trainer.finished()
             begun -= 1
             done.add((job.arm.name, job.seed))

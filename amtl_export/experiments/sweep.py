@@ -17,6 +17,7 @@ from amtl_export.experiments.arm import ArmResult, arm_result
 from amtl_export.experiments.plan import Plan
 from amtl_export.experiments.spread import Job, Spread, naming, side_by_side
 from amtl_export.files import producer, whole_file, write_json
+from amtl_export.stages import stage
 from amtl_export.training.config import TrainConfig
 
 
@@ -67,6 +68,7 @@ def _results(
     torch.set_num_threads(spread.threads or before)
     try:
         for job in jobs:
+            stage(f"{job}")
             with naming(job):
                 result = arm_result(job.arm, job.seed, out / "runs", plan)
             yield job, result

@@ -40,6 +40,7 @@ from amtl_export.source.binding import DynamicShapes, bind, describe
 from amtl_export.source.call import ModuleCall, RunCall, name_outputs
 from amtl_export.source.source import Labelled, Source, absolute, build, is_factory
 from amtl_export.spec import Feed, TensorSpec
+from amtl_export.stages import stage
 from amtl_export.traffic.draw import draw
 from amtl_export.training.run import Run, load_run
 
@@ -252,6 +253,7 @@ def freeze(
         )
     if isinstance(source, FrozenModel):
         return source
+    stage(f"opening {source}" if isinstance(source, (str, Path)) else "freezing the model")
     if isinstance(source, Run):
         return _of_run(source)
     if isinstance(source, (str, Path)):

@@ -16,6 +16,8 @@ from typing import Literal
 
 from amtl_export.errors import EnvironmentLacks, InputError
 
+_HERE = Path(__file__).parent
+
 #: Of the operators' names.
 DOMAIN = "ai.amtl"
 
@@ -36,9 +38,29 @@ HOW_TO_BUILD: dict[Literal["cpu", "cuda"], str] = {
 
 
 def library_path(provider: Literal["cpu", "cuda"] = "cpu") -> Path | None:
-    """The file of a provider's library, or None where the package was installed without its compiler."""
-    library = Path(__file__).parent / LIBRARIES[provider]
-    return library if library.is_file() else None
+    """The file of a provider's library, or None where the package was installed without its compiler.
+
+    It lies beside this file. Python that runs in a checkout imports that, where nothing is built, and not what is
+    installed: then it is the installed one, if that was built of the same sources.
+    """
+    library = _HERE / LIBRARIES[provider]
+    return library if library.is_file() else _installed(LIBRARIES[provider])
+
+
+def _installed(name: str) -> Path | None:
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    if not (sources := _sources(_HERE)):
+        return None
+    try:
+        library = Path(str(distribution("amtl-export").locate_file(f"amtl_export/native/{name}")))
+    except PackageNotFoundError:
+        return None
+    return library if library.is_file() and _sources(library.parent) == sources else None
+
+
+def _sources(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in (".c", ".h", ".cu")}
 
 
 def needed_library(provider: Literal["cpu", "cuda"] = "cpu") -> Path:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from amtl_export.data.vocabulary import FIRST_VALUE
 from amtl_export.errors import InputError
 from amtl_export.files import producer
+from amtl_export.stages import stage
 from amtl_export.tables.cost import rows_bytes
 from amtl_export.tables.values import ValueType
 
@@ -85,6 +86,7 @@ def inspect(path: Path | str) -> Inspection:
     Raises:
         InputError: it is none of these, or cannot be read.
     """
+    stage(f"reading {path}")
     folder = Path(path)
     if (folder / "signature.json").is_file():
         return _bundle(folder)

@@ -15,6 +15,7 @@ from amtl_export.files import read_json
 from amtl_export.graph.facts import TABLE, WEIGHT
 from amtl_export.report import html
 from amtl_export.report.inspection import FieldInspection, inspect
+from amtl_export.stages import stage
 
 if TYPE_CHECKING:
     from amtl_export.validation.verdict import Verdict
@@ -49,6 +50,7 @@ def write_report(
     if (out.exists() or out.is_symlink()) and not (overwrite and _is_ours(out)):
         fix = "choose another file" if overwrite else "choose another file, or say overwrite=True"
         raise InputError("the output file exists", where=out, fix=fix)
+    stage("writing the page")
     opened = open_bundle(bundle)
     text = html.page(f"{Path(bundle).name}: what it is, and what is proven", _sections(opened, verdict, timings))
     text = text.replace('<meta charset="utf-8">', f'<meta charset="utf-8">{_MARK}', 1)

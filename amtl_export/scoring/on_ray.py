@@ -18,6 +18,7 @@ from amtl_export.data.source import Files
 from amtl_export.errors import InputError, os_errors
 from amtl_export.scoring.parts import PartWriter, Scored, Task
 from amtl_export.scoring.scorer import Scorer
+from amtl_export.stages import stage
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def on_ray(
         remote = ray.remote(num_cpus=threads, runtime_env=environment, **again)(Worker)
         order = ray.put(_order(writer, tasks, threads, mark))
         actors = [remote.remote() for _ in range(count)]
+        stage(f"{count} workers score {len(tasks)} files")
         yield from _done(ray, actors, tasks, order)
 
 

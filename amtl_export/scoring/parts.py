@@ -17,6 +17,7 @@ from amtl_export.data.folder import DataFile
 from amtl_export.data.source import Files
 from amtl_export.runtime.cores import usable_cores
 from amtl_export.scoring.scorer import Scorer
+from amtl_export.stages import stage
 
 
 class Task(NamedTuple):
@@ -87,6 +88,7 @@ def here(writer: PartWriter, tasks: Sequence[Task], threads: int | None) -> Iter
     """
     with ThreadPoolExecutor(threads or usable_cores()) as pool:
         for task in tasks:
+            stage(f"scoring {task.file.name}")
             yield writer.write(task, pool)
 
 

@@ -23,6 +23,7 @@ from amtl_export.files import TOOL, atomic_folder, producer, read_json, whole_fi
 from amtl_export.scoring.on_ray import on_ray
 from amtl_export.scoring.parts import PartWriter, Scored, Task, chunks, here
 from amtl_export.scoring.scorer import FILE_COLUMN, ROW_COLUMN, Scorer
+from amtl_export.stages import stage
 
 #: Says in a Parquet file that `score` made it.
 _MARK = {"amtl.tool": TOOL}
@@ -127,6 +128,7 @@ def score(
             for file in finished:
                 scored += file.rows
                 note(f"{file.name}: {file.rows:,} rows, {file.rows / file.seconds:,.0f} a second")
+        stage("putting the scores into one file")
         whole = work / "all"
         written = [chunk for part in parts for chunk in chunks(part)]
         pl.scan_parquet(written, glob=False).sink_parquet(whole, metadata=_MARK)

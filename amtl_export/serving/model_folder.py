@@ -21,6 +21,7 @@ from amtl_export.native import LIBRARIES, library_path, needed_library
 from amtl_export.runtime.predictor import Arrays, Predictor
 from amtl_export.serving.triton_config import Backend, Device, ServerConfig, WarmUp, model_config
 from amtl_export.serving.vendored import vendored
+from amtl_export.stages import stage
 
 _PACKAGE = Path(amtl_export.__file__).parent
 #: Of the native operators, in a model's folder: for the CPU, and for CUDA.
@@ -192,6 +193,7 @@ class ModelFolder:
         """A version: the bundle; `model.py` and what it imports, for the Python backend; `encoder/`."""
         with os_errors("copying the bundle", folder):
             folder.mkdir(exist_ok=True)
+            stage(f"copying {self.bundle.name}")
             copy_folder(self.bundle, folder / "model.onnx")
             shutil.copyfile(_PACKAGE / "serving" / "triton_model.py", folder / "model.py")
             for name in vendored():
@@ -201,6 +203,7 @@ class ModelFolder:
             if self.opened.native_operators:
                 _copy_libraries(folder / "amtl_export" / "native")
             if self.vocabularies is not None:
+                stage("writing the encoder")
                 write_encoder(self.vocabularies, folder / "encoder")
 
 

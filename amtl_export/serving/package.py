@@ -21,6 +21,7 @@ from amtl_export.serving.ensemble import Ensemble
 from amtl_export.serving.kserve import MOUNT, inference_service
 from amtl_export.serving.model_folder import LIBRARY, ModelFolder, Packaged
 from amtl_export.serving.triton_config import Backend, ServerConfig
+from amtl_export.stages import stage
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -79,6 +80,7 @@ def package(bundle: Path | str, repository: Path | str, name: str, config: Packa
     if not _NAME.fullmatch(name):
         raise InputError("a model cannot have this name", found=repr(name), allowed="letters, digits, _ . -")
     source = _with_vocabularies(bundle)
+    stage("taking checksums")
     if wrong := checksum_mismatches(bundle):
         raise InputError("files of the bundle changed", where=bundle, found=", ".join(wrong), fix="export it again")
     with os_errors("packaging", repository), locked(repository / name):
@@ -88,6 +90,7 @@ def package(bundle: Path | str, repository: Path | str, name: str, config: Packa
 def _packaged(bundle: Path, source: Bundle | None, repository: Path, name: str, config: PackageConfig) -> Packaged:
     service = {"kserve.yaml": inference_service(name, config.storage_uri)} if config.storage_uri else {}
     maker = _Maker(repository, config)
+    stage("asking the bundle for its sample")
     check_answers(bundle)
     if not config.raw_features:
         with ExitStack() as drafts:
@@ -101,6 +104,7 @@ def _packaged(bundle: Path, source: Bundle | None, repository: Path, name: str, 
 
         repository.mkdir(parents=True, exist_ok=True)
         scratch = Path(drafts.enter_context(tempfile.TemporaryDirectory(prefix=f".{name}.", dir=repository)))
+        stage("making the encoder of raw values")
         if key_count(raw_fields(source)) <= config.graph_keys:
             write_raw_bundle(source, scratch)
             return maker.folder(scratch, name, None, files=service).add(drafts)

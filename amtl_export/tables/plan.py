@@ -156,6 +156,30 @@ class TablePlan:
         return asdict(self)
 
 
+def other_target(frozen: FrozenModel, config: PlanConfig) -> dict[str, Any]:
+    """What the target that `config` does not name would give, all else left to the planner.
+
+    Returns:
+        JSON values: `target`; `problem`, in words where there is no such plan, else None; where there is one, `layout`,
+        `dtype` and `relative_time` of the main table, `bytes_table` and `bytes_ratio` of all.
+    """
+    target: Target = "portable" if config.target == "native" else "native"
+    found: dict[str, Any] = {"target": target, "problem": None}
+    try:
+        plans = plan(frozen, replace(config, target=target, layout="auto", page_width=None, first_layer="auto"))
+    except InputError as error:
+        return found | {"problem": error.what}
+    main = plans[frozen.table_path]
+    total = sum(own.bytes for own in plans.values())
+    return found | {
+        "layout": main.layout,
+        "dtype": main.dtype,
+        "bytes_table": total,
+        "bytes_ratio": total / max(frozen.dense_bytes, 1),
+        "relative_time": main.relative_time,
+    }
+
+
 def plan_table(
     table: FrozenEmbedding,
     config: PlanConfig,

@@ -38,6 +38,7 @@ from amtl_export.metrics import auc
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.models.selection import SoftTwinSelector
+from amtl_export.stages import stage
 from amtl_export.training.batches import predict
 from amtl_export.training.checkpoint import Progress, latest, save_checkpoint
 from amtl_export.training.config import TrainConfig
@@ -128,6 +129,7 @@ def _train_in(
     work: Path, config: TrainConfig, observer: TrainObserver, prepare: Prepare | None, resumed: bool, ranks: Ranks
 ) -> None:
     check_seen(work, ranks)
+    stage("reading and encoding the rows")
     encoded = _prepare(work, config, observer) if ranks.first and not resumed else None
     ranks.wait()
     encoded = encoded or _reopen(work)
@@ -138,6 +140,7 @@ def _train_in(
     with reproducible(config.seed):
         drawn = config.warm_start is None and prepare is None
         build = partial(build_shared, vocabularies=encoded.vocabularies, ranks=ranks, drawn=drawn)
+        stage("making the model")
         made = _resumed_model(work, config, encoded, build) if resumed else _new_model(config, encoded, observer, build)
         model, model_config = made
         for line in (held := who_holds(model_config, ranks, drawn=drawn)):
@@ -156,12 +159,14 @@ def _train_in(
             state.resume(checkpoint)
             _check_history(work, state.progress)
             observer.note(f"resumed after epoch {state.progress.epoch} from {work}")
+        stage("training")
         while not state.finished:
             record = state.run_epoch(encoded, observer)
             if ranks.first:
                 _append_history(work, record)  # before the checkpoint: an epoch that is run again replaces its line
             state.best = save_checkpoint(work, state.progress, model, state.best, state.all_optimizers, ranks)
             observer.epoch_finished(record)
+        stage("scoring the test split")
         progress, best = state.progress, state.best
         del state  # the optimizers' memory is free before the best weights are read
         if best is not None:
@@ -169,6 +174,7 @@ def _train_in(
         if config.dim_budget is not None and not config.warm_start:
             prune_trained(config.dim_budget, model)
         metrics = _metrics(config, model_config, model, encoded, progress, said, ranks)
+        stage("writing the run")
         save_tensors(model.state_dict(keep_vars=True), work / "model.safetensors", ranks)
         if ranks.first:
             _finish(work, config, model_config, encoded, metrics, ranks)

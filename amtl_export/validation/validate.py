@@ -30,6 +30,7 @@ from amtl_export.source.binding import bind, nested, same_structure
 from amtl_export.source.call import ModuleCall
 from amtl_export.source.source import Source
 from amtl_export.spec import BATCH, Feed, mismatch
+from amtl_export.stages import stage
 from amtl_export.training.run import Run
 from amtl_export.validation.as_exported import Rebuilt, drawn_feeds, rebuild, strangers
 from amtl_export.validation.judged import ScoreCheck
@@ -145,21 +146,25 @@ class _Check:
         except (ValidationFailed, InputError) as error:
             self.verdict.problems.append(one_line(error))
             return self.verdict
-        self._try(self._files)
-        self._try(lambda: self.verdict.problems.extend(other_vocabularies(self.bundle, self.frozen)))
-        self._try(self._graph)
-        self._try(self._provenance)
+        self._try("checksums", self._files)
+        self._try("vocabularies", lambda: self.verdict.problems.extend(other_vocabularies(self.bundle, self.frozen)))
+        self._try("making the graph anew", self._graph)
+        self._try("where every weight comes from", self._provenance)
         if self._may_run():
-            for step in (self._raw_values, self._rows, self._layers, lambda: self._answers(inputs), self._drawn):
-                self._try(step)
-            self._try(lambda: self._contents(inputs))
-            self._try(self._scores)
+            self._try("raw values", self._raw_values)
+            self._try("every row of every table", self._rows)
+            self._try("layers in int8", self._layers)
+            self._try("answers to examples, alone and together", lambda: self._answers(inputs))
+            self._try("answers to drawn inputs", self._drawn)
+            self._try("every other file", lambda: self._contents(inputs))
+            self._try(f"scores of the {self.split} split", self._scores)
         else:
             self.verdict.notes.append("the graph was not run: it is none that export writes")
-            self._try(lambda: self._contents(inputs))
+            self._try("every other file", lambda: self._contents(inputs))
         return self.verdict
 
-    def _try(self, step: Callable[[], None]) -> None:
+    def _try(self, what: str, step: Callable[[], None]) -> None:
+        stage(f"checking {what}")
         try:
             step()
         except (ValidationFailed, InputError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from rich.console import Console
 
 from amtl_export.bench.load import Answer, Request, Scenario, Scores, drive
-from amtl_export.bench.process import Samples, watched
+from amtl_export.bench.process import Samples, pss, watched
 from amtl_export.bench.server import ServerBenchConfig, bench_server
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.errors import InputError, ValidationFailed
@@ -72,6 +74,17 @@ def test_the_slope_is_of_memory_that_has_settled() -> None:
 def test_a_process_that_is_not_there() -> None:
     with pytest.raises(InputError, match="no such process"), watched(2**22 + 1):
         pass
+
+
+def test_a_process_of_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the system refuses it; who may read all processes finds none such."""
+
+    def refused(process: psutil.Process) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "memory_full_info", refused)
+    with pytest.raises(InputError, match="somebody else"):
+        pss(os.getpid())
 
 
 def test_a_missed_level_is_exit_code_5(paged_bundle: Bundle, run: Run, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def write_rows(folder: Path, rows: int = 2000) -> None:
         return [None if n % 11 == 5 else form.format(n) for n in numbers.tolist()]
 
     def lists(count: int, form: str) -> list[str]:
-        return ["|".join(text or "" for text in drawn(rng.integers(0, 4), form)) for _ in range(count)]
+        return ["|".join(text or "" for text in drawn(int(rng.integers(0, 4)), form)) for _ in range(count)]
 
     text, number = "item number {}, of many", "{}"
     columns = {"item": drawn(rows, text), "last": drawn(rows, text), "liked": lists(rows, text)}

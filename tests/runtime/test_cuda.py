@@ -26,12 +26,6 @@ from amtl_export.traffic.draw import draw
 from amtl_export.training.run import Run
 
 
-@pytest.fixture
-def gpu() -> None:
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device and onnxruntime-gpu")
-
-
 def test_options_of_cuda_are_for_cuda(paged_bundle: Bundle) -> None:
     for options in (Cuda(), Cuda(tf32=True), Cuda(tables="cpu")):
         with pytest.raises(InputError, match="provider cpu"):

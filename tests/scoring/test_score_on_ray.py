@@ -164,7 +164,7 @@ def test_a_run_that_ends_goes_on_later(
     words = [sys.executable, "-m", "amtl_export", "score", str(bundle), "--data", str(data), "--out", str(out)]
     process = subprocess.Popen([*words, "--keep", "city", "--ray", cluster], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    assert "rows" in process.stderr.readline()
+    assert any(" rows, " in line for line in iter(process.stderr.readline, ""))
     process.send_signal(number)
     _, said = process.communicate(timeout=120)
     assert process.returncode == (-number if number == signal.SIGKILL else 130), said

@@ -17,16 +17,6 @@ from amtl_export.spec import Feed
 from amtl_export.traffic.draw import draw
 from amtl_export.training.run import Run
 
-INSTALLED = Path(__file__).resolve().parents[2] / ".triton"
-
-
-@pytest.fixture(scope="session")
-def triton() -> Path:
-    """Folder of the installed server."""
-    if not (INSTALLED / "installed").is_file():
-        pytest.skip("no Triton Inference Server: make triton (Linux on x86-64)")
-    return INSTALLED
-
 
 @pytest.fixture(scope="session")
 def settings() -> PackageConfig:

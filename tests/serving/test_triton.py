@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.errors import InputError
-from amtl_export.files import read_json
+from amtl_export.files import read_json, write_json
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.models.attach import attach
 from amtl_export.runtime.predictor import load
@@ -84,8 +85,22 @@ def agrees(server: Server, model: Path) -> None:
     assert "probability [" in done.stdout
 
 
-def test_the_packaged_client_agrees(server: Server, repository: Path) -> None:
+def test_the_packaged_client_agrees(server: Server, repository: Path, tmp_path: Path) -> None:
     agrees(server, repository / "ctr")
+    spoilt = shutil.copytree(repository / "ctr", tmp_path / "ctr")
+    response = read_json(spoilt / "samples" / "response.json")
+    response["outputs"][0]["data"][0] += 1.0
+    write_json(spoilt / "samples" / "response.json", response)
+    client = [sys.executable, str(spoilt / "client.py"), f"http://127.0.0.1:{server.http}"]
+    done = subprocess.run(client, capture_output=True, text=True, check=False)
+    assert (done.returncode, "should be" in done.stderr) == (1, True)
+
+
+def test_the_packaged_client_says_what_a_server_answered(server: Server, repository: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(repository / "ctr", tmp_path / "nobody")
+    client = [sys.executable, str(other / "client.py"), f"http://127.0.0.1:{server.http}"]
+    done = subprocess.run(client, capture_output=True, text=True, check=False)
+    assert (done.returncode, "nobody" in done.stderr, "Traceback" in done.stderr) == (1, True, False), done.stderr
 
 
 def test_every_score_is_the_bundles(server: Server, served_bundle: Bundle, requests: list[Feed]) -> None:

@@ -12,7 +12,6 @@ import onnx
 import onnx_ir as ir
 import polars as pl
 import pytest
-import torch
 
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export, write_model
@@ -279,11 +278,8 @@ def test_validation_changes_nothing(paged_bundle: Bundle, run: Run, tmp_path: Pa
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
 def test_on_cuda(bundle: Bundle, run: Run) -> None:
-    import onnxruntime
-
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device and onnxruntime-gpu")
     verdict = validate(bundle.path, run.path, provider="cuda")
     assert verdict.problems == []
     assert set(verdict.to_json()["nodes_by_provider"]) == {"CUDAExecutionProvider"}

@@ -60,18 +60,22 @@ def best_cut(
         taken = _smallest(cuts, drop, dtypes)
     if work.curve and work.auc_before is not None:
         _add_curve(cuts)
-    curve = [replace(point, chosen=point is taken.point) for point in cuts.tried]
-    curve.sort(key=lambda point: point.bytes)
     model = cuts.model(taken.dims)
     readers = Readers(model)
+    point, projection_bytes = replace(taken.point, chosen=True), taken.projection_bytes
+    if kind == "projection" and not readers.projected():  # rows as narrow as these are folded after all
+        kind = "folded"
+        point, projection_bytes = replace(point, basis=kind, bytes=point.bytes - projection_bytes), 0
+    curve = [point if own is taken.point else own for own in cuts.tried]
+    curve.sort(key=lambda own: own.bytes)
     return BestCut(
         kind,
         model,
         cuts.coded.bases,
         taken.dims,
-        taken.point,
+        point,
         readers.projected(),
-        taken.projection_bytes,
+        projection_bytes,
         readers.multiply_adds(),
         moved,
         curve,
@@ -131,7 +135,7 @@ def smallest(found: Sequence[BestCut], before: float | None, drop: float | None)
         InputError: whole rows in another basis, in the value type asked for, cost more AUC than that.
     """
     if before is None:
-        return min(found, key=lambda cut: cut.point.bytes)
+        return min(found, key=_bytes)
     drops = {cut.kind: before - (cut.point.auc_valid or 0.0) for cut in found}
     if drop is not None:
         kept = [cut for cut in found if drops[cut.kind] <= drop]
@@ -142,6 +146,11 @@ def smallest(found: Sequence[BestCut], before: float | None, drop: float | None)
                 allowed=drop,
                 fix="a larger max_auc_drop, dtype='auto', or dim_budget",
             )
-        return min(kept, key=lambda cut: cut.point.bytes)
+        return min(kept, key=_bytes)
     near = [cut for cut in found if drops[cut.kind] <= min(drops.values()) + DEFAULT_DROP]
-    return min(near, key=lambda cut: cut.point.bytes)
+    return min(near, key=_bytes)
+
+
+def _bytes(cut: BestCut) -> float:
+    """What a cut is chosen by: of bases that are folded away a little more is allowed, since rows are narrower then."""
+    return cut.point.bytes * (0.95 if cut.kind == "folded" else 1.0)

@@ -37,6 +37,11 @@ def pieces_of(value: ir.Value) -> list[Piece]:
     return [Piece(value, columns)] if columns else []
 
 
+def puts_together(node: ir.Node) -> bool:
+    """Whether a node leaves numbers as they are, in their order or beside others."""
+    return node.domain == "" and (node.op_type == "Concat" or node.op_type in _MOVES)
+
+
 def _parts(node: ir.Node, value: ir.Value) -> list[ir.Value]:
     """The values whose numbers a node puts side by side for each example; none if it does something else."""
     if node.op_type == "Concat" and rank(value) > 1 and node.attributes["axis"].as_int() % rank(value) == 1:

@@ -110,7 +110,7 @@ def _steps(plans: Mapping[str, TablePlan], wanted: Wanted, shared: Sequence[str]
     fusable = [path for path, table in plans.items() if table.fused]
     asked_layer = ("first_layer: fused", 'first_layer="plain"') if wanted.first_layer == "fused" else None
     int8 = wanted.layer_dtype == "int8" and all(plans[path].dtype in SCALED for path in fusable)
-    fuse = FuseFirstLayers(fusable, int8=int8)
+    fuse = FuseFirstLayers(fusable, int8=int8, asked=wanted.first_layer == "fused")
     yield Step(fuse, asked_layer, "no linear layer can be fused with a lookup")
     yield Step(SumFlat())
 

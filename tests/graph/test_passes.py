@@ -8,6 +8,7 @@ import pytest
 
 from amtl_export.graph.facts import TABLE
 from amtl_export.graph.passes.drop_idle_squeezes import DropIdleSqueezes
+from amtl_export.graph.passes.fuse_first_layers import FuseFirstLayers
 from amtl_export.graph.passes.fuse_pairs import FusePairs
 from amtl_export.graph.passes.fuse_sums import FuseSums
 from amtl_export.graph.passes.lower_lookups import LowerLookups
@@ -176,3 +177,23 @@ def test_ragged_tables_are_all_of_int4_or_none_is() -> None:
     tables = {"item": ragged(stored(rows, "int4"), dims), "user": ragged(stored(rows, "int8"), dims)}
     with pytest.raises(ir.passes.PreconditionError, match="some ragged tables are of int4"):
         LowerLookups(tables, "guard")(graph_of([ir.node("Identity", [x := value("x", 2)])], x))
+
+
+@pytest.mark.parametrize(
+    ("asked", "also", "dim", "fuses"),
+    [(False, True, 2, False), (True, True, 2, True), (False, False, 2, True), (False, True, 32, True)],
+)
+def test_short_rows_that_are_looked_up_anyway_are_not_fused(asked: bool, also: bool, dim: int, fuses: bool) -> None:
+    ids, table = value("ids", "batch", 4, dtype=ir.DataType.INT64), constant("t", np.zeros((9, dim), np.float32))
+    table.metadata_props[TABLE] = "item"
+    lookup = ir.node("Lookup", [table, ids], {"sizes": [9], "offsets": [0]}, domain=DOMAIN)
+    flat = ir.node("Flatten", [result(lookup, "batch", 4, dim)], {"axis": 1})
+    weight = constant("w", np.ones((3, 4 * dim), np.float32))
+    layer = ir.node("Gemm", [result(flat, "batch", 4 * dim), weight], {"transB": 1})
+    others = [ir.node("ReduceMax", [lookup.outputs[0], ints("axis", 1)]) for _ in range(also)]
+    result(layer, "batch", 3)
+    model = graph_of([lookup, flat, *others, layer], ids)
+    model.graph.opset_imports[DOMAIN] = 1
+    model.graph.outputs.extend(result(other, "batch", 1, dim) for other in others)
+    assert FuseFirstLayers(["item"], asked=asked)(model).modified == fuses
+    assert any(node.op_type == "LookupLinear" for node in model.graph) == fuses

@@ -11,10 +11,13 @@ import onnx_ir.passes.common as common
 
 from amtl_export.graph.facts import CONSTANT, WEIGHT, fact, table_of
 from amtl_export.graph.passes.base import GraphPass, custom_nodes, ensure, is_custom, is_op, require_unlowered
-from amtl_export.graph.pieces import Piece, pieces_of, side_by_side
+from amtl_export.graph.pieces import Piece, pieces_of, puts_together, side_by_side
 from amtl_export.graph.rewrite import initializer, is_constant, is_linear, rank, replace_value, sizes, sole_user, width
 from amtl_export.graph.weights import PANELS, SCALES, Part, Segment, part_of, quantized_form
 from amtl_export.native import DOMAIN
+
+#: Numbers of a row up to which a layer of its own is faster than a fused one where the rows are looked up anyway.
+SHORT = 16
 
 
 class _Fusable(NamedTuple):
@@ -57,15 +60,19 @@ class FuseFirstLayers(GraphPass):
     Args:
         tables: paths of the tables whose lookups may be fused.
         int8: whether weights that read rows are quantized, an int8 number for each with a scale for each output.
+        asked: whether short rows that something else reads too are fused as well.
     """
 
-    def __init__(self, tables: Collection[str], *, int8: bool = False) -> None:
+    def __init__(self, tables: Collection[str], *, int8: bool = False, asked: bool = True) -> None:
         super().__init__()
-        self._tables, self._int8 = tables, int8
+        self._tables, self._int8, self._asked = tables, int8, asked
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite in place."""
         found = [layer for node in model.graph if (layer := self._fusable(node))]
+        if not self._asked:
+            gemms = {id(layer.gemm) for layer in found}
+            found = [own for own in found if not (_is_short(own.lookup) and _read_otherwise(own.lookup, gemms))]
         int8 = [self._int8 and _read_alike(model.graph, layer, found) for layer in found]
         for layer, quantized in zip(found, int8, strict=True):
             _fuse(model.graph, layer, int8=quantized)
@@ -118,6 +125,24 @@ class FuseFirstLayers(GraphPass):
             self.missed(gemm, "the number of ids of an example is not fixed; it must be [batch] or [batch, K]", 5)
             return None
         return lookup
+
+
+def _is_short(lookup: ir.Node) -> bool:
+    return 0 < sizes(lookup.outputs[0])[-1] <= SHORT
+
+
+def _read_otherwise(lookup: ir.Node, layers: Collection[int]) -> bool:
+    """Whether anything but these layers reads rows, as they are or put side by side with others."""
+    waiting = list(lookup.outputs)
+    while waiting:
+        value = waiting.pop()
+        if value.is_graph_output():
+            return True
+        for node in (use.node for use in value.uses()):
+            if id(node) not in layers and not puts_together(node):
+                return True
+            waiting += [] if id(node) in layers else node.outputs
+    return False
 
 
 def _read_alike(graph: ir.Graph, layer: _Fusable, found: Sequence[_Fusable]) -> bool:

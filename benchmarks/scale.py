@@ -1,4 +1,4 @@
-"""What large vocabularies cost: CPU time of encoding, memory of training with checkpoints, of export and validate.
+"""What large vocabularies cost: CPU time and memory of encoding, memory of training, of export and of validate.
 
 python benchmarks/scale.py --out benchmarks/results
 
@@ -31,7 +31,7 @@ from amtl_export.errors import ValidationFailed
 from amtl_export.files import write_json
 
 MIB = 1 << 20
-_CHUNK = 262_144
+_CHUNK, _PART = 262_144, 1_000_000
 _SCHEMA = """label = "y"
 [split]
 {split}
@@ -39,7 +39,7 @@ _SCHEMA = """label = "y"
 name = "u"
 kind = "categorical"
 type = "{type}"
-min_count = 1
+min_count = {least}
 """
 
 
@@ -55,7 +55,7 @@ _BY_COLUMN, _RANDOM = 'rule = "column"\ncolumn = "part"', 'rule = "random"'
 def write_data(folder: Path, values: int, rows: int, type: str, split: str = _BY_COLUMN) -> None:
     """Rows of one field, first every value once, and by the column a thousand rows in the other splits."""
     folder.mkdir()
-    (folder / "schema.toml").write_text(_SCHEMA.format(type=type, split=split), encoding="utf-8")
+    (folder / "schema.toml").write_text(_SCHEMA.format(type=type, split=split, least=1), encoding="utf-8")
     rng = np.random.default_rng(0)
     numbers = np.concatenate([rng.permutation(values), rng.integers(0, values, max(rows - values, 0) + 2000)])
     part = ["train"] * (len(numbers) - 2000) + ["valid"] * 1000 + ["test"] * 1000
@@ -98,6 +98,33 @@ def measure_encode(folder: Path, type: str, values: int, rows: int) -> dict[str,
         "lookup_ns_per_row": lookup_s / _CHUNK * 1e9,
         "encode_s": seconds[0],
         "encode_ns_per_further_row": (seconds[1] - seconds[0]) / rows * 1e9,
+    }
+
+
+def measure_count(folder: Path, rows: int, limit: int) -> dict[str, Any]:
+    """Peak of `encode` over texts of which two thirds occur once, with so many bytes of counted values in memory."""
+    (folder / "data").mkdir()
+    schema = _SCHEMA.format(type="string", split=_RANDOM, least=2)
+    (folder / "data" / "schema.toml").write_text(schema, encoding="utf-8")
+    rng = np.random.default_rng(0)
+    step = next(own for own in range(int(rows * 0.618), rows) if np.gcd(own, rows) == 1)  # every number once, mixed
+    for first in range(0, rows, _PART):
+        own = np.arange(first, min(first + _PART, rows), dtype=np.int64) * step % rows
+        often = own % 3 == 0
+        numbers = np.where(often, rng.integers(0, rows // 30, len(own)), own + rows)
+        frame = pl.DataFrame({"u": values_of("string", numbers), "y": (own * 7919 % 97 < 40).astype(np.int8)})
+        frame.write_parquet(folder / "data" / f"rows-{first // _PART:03}.parquet")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+    before = peak_bytes()
+    begin = time.process_time()
+    encoded = encode(folder_source(folder / "data"), folder / "encoded", 0, None, counted_bytes=limit)
+    return {
+        "rows": rows,
+        "vocabulary": encoded.vocabularies["u"].size,
+        "counted_bytes": limit,
+        "before_bytes": before,
+        "peak_bytes": peak_bytes(),
+        "encode_s": time.process_time() - begin,
     }
 
 
@@ -186,6 +213,8 @@ def measured(what: str, numbers: tuple[str, ...]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         if what == "encode":
             return measure_encode(Path(folder), numbers[0], int(numbers[1]), int(numbers[2]))
+        if what == "count":
+            return measure_count(Path(folder), int(numbers[0]), int(numbers[1]))
         values, dim = int(numbers[0]), int(numbers[1])
         if what == "train":
             return measure_train(Path(folder), values, dim)
@@ -194,9 +223,10 @@ def measured(what: str, numbers: tuple[str, ...]) -> Any:
 
 @click.command()
 @click.argument("numbers", nargs=-1)
-@click.option("--measure", hidden=True, type=click.Choice(["encode", "train", "export"]))
+@click.option("--measure", hidden=True, type=click.Choice(["encode", "count", "train", "export"]))
 @click.option("--values", default="10000,100000,1000000", show_default=True, help="Vocabularies that are encoded with.")
 @click.option("--rows", default=4_000_000, show_default=True, help="Rows that are encoded.")
+@click.option("--count-rows", default=30_000_000, show_default=True, help="Of texts that mostly occur once.")
 @click.option("--train-values", default=5_000_000, show_default=True, help="Rows of the table that is trained, D = 16.")
 @click.option("--export-values", default=500_000, show_default=True, help="Of the one that is exported, D = 64.")
 @click.option("--layouts", default="dense,paged,ragged", show_default=True, help="Of exports.")
@@ -207,6 +237,7 @@ def main(
     measure: str | None,
     values: str,
     rows: int,
+    count_rows: int,
     train_values: int,
     export_values: int,
     layouts: str,
@@ -223,6 +254,9 @@ def main(
             f"{case['type']}, {case['values']:,} values: {case['lookup_ns_per_row']:.0f} ns a row looked up, "
             f"{case['encode_ns_per_further_row']:.0f} read, counted and encoded"
         )
+    counted = [apart("count", count_rows, limit) for limit in (1 << 50, 512 * MIB, 128 * MIB)]
+    for case in counted:
+        click.echo(f"counted with {case['counted_bytes']:,} bytes: peak {case['peak_bytes'] / MIB:,.0f} MiB")
     trained = apart("train", train_values, 16)
     click.echo(f"train: {trained['ratio']:.2f} of what steps alone hold, {trained['steps_bytes'] / MIB:,.0f} MiB")
     exported = apart("export", export_values, 64, *filter(None, layouts.split(",")))
@@ -230,7 +264,7 @@ def main(
         click.echo(f"{case['command']}: {case['tables_above_tiny']:.1f} tables above a tiny one")
     out.mkdir(parents=True, exist_ok=True)
     report = {"date": today(), "machine": describe_machine(), "threads": 1}
-    report |= {"encode": encoded, "train": trained, "export": exported}
+    report |= {"encode": encoded, "count": counted, "train": trained, "export": exported}
     write_json(out / f"{today()}-scale-{machine}.json", report)
 
 

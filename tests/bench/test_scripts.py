@@ -204,7 +204,8 @@ def test_a_mapped_table_through_every_command(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_large_vocabularies(tmp_path: Path) -> None:
-    sizes = ["--values", "1000,2000", "--rows", 5000, "--train-values", 3000, "--export-values", 2000]
+    sizes = ["--values", "1000,2000", "--rows", 5000, "--count-rows", 3000, "--train-values", 3000]
+    sizes += ["--export-values", 2000]
     assert "of what steps alone hold" in script("scale.py", *sizes, "--layouts", "", "--out", tmp_path)
     (file,) = tmp_path.glob("*-scale-*.json")
     values = json.loads(file.read_text())
@@ -213,8 +214,22 @@ def test_large_vocabularies(tmp_path: Path) -> None:
         *(("string", size) for size in (1000, 2000)),
     ]
     assert all(case["lookup_ns_per_row"] > 0 for case in values["encode"])
+    assert len({case["vocabulary"] for case in values["count"]}) == 1
+    assert all(case["peak_bytes"] >= case["before_bytes"] > 0 for case in values["count"])
     assert values["train"]["end_bytes"] >= values["train"]["steps_bytes"] > 0
     assert [case["command"] for case in values["export"]] == ["freeze"]
+
+
+@pytest.mark.long
+def test_how_commands_grow(tmp_path: Path) -> None:
+    assert "fields 8" in script("command_growth.py", "--axes", "fields", "--most", 32, "--out", tmp_path)
+    (file,) = tmp_path.glob("*-growth-*.json")
+    values = json.loads(file.read_text())
+    assert [case["number"] for case in values["cases"]] == [8, 32]
+    found = {(own["command"], own["of"]) for own in values["exponents"]}
+    commands = ("train", "compress", "export", "validate")
+    assert {(command, kind) for command in commands for kind in ("seconds", "anonymous_bytes")} < found
+    assert file.with_suffix(".png").stat().st_size > 10_000
 
 
 def test_scores_beside_a_loop_of_ones_own(tmp_path: Path) -> None:

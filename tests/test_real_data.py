@@ -60,7 +60,9 @@ def check_raw_features(run: Run, config: TrainConfig, folder: Path) -> None:
     assert found.rows == found.equal >= len(drawn)
 
 
-@pytest.mark.parametrize("name", ["ml-100k", "ijcai18", "taobao", "taobao-history", "criteo"])
+@pytest.mark.parametrize(
+    "name", ["ml-100k", "ijcai18", pytest.param("taobao", marks=pytest.mark.long), "taobao-history", "criteo"]
+)
 def test_amtl_on(name: str, real_data: Path, tmp_path: Path) -> None:
     backbone = "din" if name == "taobao-history" else "dnn"
     settings = config(real_data, name, epochs=2, backbone=backbone)

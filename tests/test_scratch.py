@@ -51,7 +51,14 @@ def test_a_full_disk_is_an_error(mapped: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [ExportConfig("ragged", "int8"), ExportConfig("blocks"), ExportConfig("ragged", "int4")]
+    "config",
+    [
+        ExportConfig("ragged", "int4"),
+        *(
+            pytest.param(config, marks=pytest.mark.long)
+            for config in (ExportConfig("blocks"), ExportConfig("ragged", "int8"))
+        ),
+    ],
 )
 def test_bundles_have_the_same_bytes(
     fbe_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: ExportConfig

@@ -274,7 +274,8 @@ def _choose(
     if config.fuses:
         return "ragged", ragged, "a fused first layer was asked for"
     most = _most_bytes(dims, D, dtype)
-    if config.target == "native" and ragged.bytes <= most and D <= MOST_DIM:
+    # Dense rows that are quantized take several standard operators to decode.
+    if config.target == "native" and ragged.bytes <= (dense.bytes if dtype in SCALED else most) and D <= MOST_DIM:
         return "ragged", ragged, "smallest, and the native operator will be there"
     if dtype == "int4":
         return "dense", dense, "pages and blocks do not hold int4"

@@ -39,7 +39,7 @@ V, D = 30, 8
 PAIRS = {
     "dnn-amtl": "folded",
     "widedeep-aml": "folded",
-    "deepfm-fbe": "projection or shared",
+    "deepfm-fbe": "folded or shared",
     "dcnv2-mde": "projection",
     "autoint-autoemb": "projection",
     "din-cut": "projection or folded",

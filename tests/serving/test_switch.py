@@ -44,7 +44,7 @@ def raw(bundle: Bundle, feed: Feed) -> Feed:
         pytest.param("ids", 20, marks=pytest.mark.long),
         ("ids", 5),
         ("values, in the graph", 3),
-        ("values, by an ensemble", 3),
+        pytest.param("values, by an ensemble", 3, marks=pytest.mark.long),
     ],
 )
 def test_versions_switch_under_load(

@@ -13,6 +13,7 @@ import json
 import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,16 @@ def latencies(
         wanted = dict(own) | fixed
         dense = p50(cases, "onnx-dense", {**wanted, "ids": "zipf"})
         yield [label, f"{dense:,.0f} µs", *(both(cases, subject, wanted) for subject in columns)]
+
+
+def beside_peers(name: str, backbone: str) -> Iterator[list[str]]:
+    """A line for whoever answers, a column for a batch, all against dense."""
+    cases, batches = read(name)["cases"], (1, 64, 1024, 4096)
+    asked = [{"backbone": backbone, "batch": batch} for batch in batches]
+    yield [backbone, *(f"batch {batch:,}" for batch in batches)]
+    yield ["ONNX dense", *(f"{p50(cases, 'onnx-dense', {**own, 'ids': 'zipf'}):,.0f} µs" for own in asked)]
+    for subject, title in _PEERS.items():
+        yield [title, *(both(cases, subject, own) for own in asked)]
 
 
 def compressed(
@@ -244,11 +255,25 @@ def variants(name: str, titles: Mapping[str, Sequence[str]], **wanted: Any) -> I
 _BATCHES = {f"{batch:,}": {"batch": batch} for batch in (1, 64, 256, 1024, 4096)}
 _PLANTED = {"rows": 1_000_000, "dim": 64, "mean": 0.4, "threads": 1}
 _MODELS = ("dnn", "deepfm", "dcnv2")
-_LAYERS = {name: f"2026-11-26-ml-1m-d64-{name}-layers-compressed-cpu2" for name in _MODELS}
+_LAYERS = {name: f"2026-11-27-ml-1m-d64-{name}-layers-compressed-cpu2" for name in _MODELS}
 _PORTABLE = {"portable": "portable, standard operators alone"}
 _FIRST_LAYER = {"native": "native", "native-layer-int8": "native, rows and first layer in int8"}
 _DYNAMIC = "ONNX Runtime's dynamic quantization"
 _COMPRESSED = _PORTABLE | _FIRST_LAYER | {"onnx-dynamic-int8": f"{_DYNAMIC} of all layers"}
+_PEERS = {
+    "onnx-ragged-layer-int8": "native, rows and layers in int8",
+    "onnx-ragged-fused": "native, first layer fused",
+    "onnx-portable-layers-int8": "portable, layers in int8",
+    "onnx-dense-int8-layers": "ONNX Runtime, dynamic int8",
+    "openvino-int8": "OpenVINO, layers in int8 by NNCF",
+    "openvino-int8-weights": "OpenVINO, weights in int8 by NNCF",
+    "fbgemm-x86-int8": "FBGEMM's int8 tables, PyTorch's x86 int8 layers",
+    "torchao-int8": "torchao int8, compiled",
+    "openvino-dense": "OpenVINO",
+    "aotinductor": "AOTInductor",
+    "torch-compile": "torch.compile",
+    "torch-eager": "PyTorch eager",
+}
 _SERVED = {"onnx-dense": "ONNX dense", "onnx-compact": "compact", "onnx-compact-int8": "compact, int8"}
 _TORCH = {"torch": "PyTorch, an exported program"}
 
@@ -286,26 +311,7 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
             {f"{batch:,} × 8": {"batch": batch} for batch in (1, 64, 1024, 4096)},
             **_PLANTED,
         ),
-        "peers": lambda: latencies(
-            "2026-11-26-peers-cpu2",
-            "model, batch",
-            {
-                "onnx-ragged-fused": "first layer fused",
-                "onnx-ragged-layer-int8": "rows and layers in int8, native",
-                "onnx-portable-layers-int8": "layers in int8, standard operators",
-                "onnx-paged": "paged",
-                "torch-eager": "PyTorch eager",
-                "torch-compile": "torch.compile",
-                "aotinductor": "AOTInductor",
-                "openvino-dense": "OpenVINO",
-                "onnx-dense-int8-layers": "dynamic int8",
-            },
-            {
-                f"{name}, {batch:,}": {"backbone": name, "batch": batch}
-                for name in _MODELS
-                for batch in (1, 64, 1024, 4096)
-            },
-        ),
+        **{f"peers {name}": partial(beside_peers, "2026-11-27-peers-cpu2", name) for name in _MODELS},
         "candidates": lambda: latencies(
             "2026-11-25-candidates-xeon2",
             "model, request fields",
@@ -382,6 +388,9 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
                 "native-layer-int8": "native, rows and layers in int8",
                 "onnx-dynamic-int8": _DYNAMIC,
                 "onnx-static-int8": "its static one, calibrated",
+                "openvino-int8": "OpenVINO, layers in int8 by NNCF",
+                "fbgemm-x86-int8": "FBGEMM's int8 tables, PyTorch's x86 int8 layers",
+                "torchao-int8": "torchao int8, compiled",
             },
             model=True,
             uniform=False,

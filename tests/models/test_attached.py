@@ -66,7 +66,7 @@ def compare(layer: nn.Embedding | nn.EmbeddingBag, *args: Any, **kwargs: Any) ->
     plain = copy.deepcopy(layer)
     attach(nn.ModuleDict({"layer": layer}), {"layer": falling(len(layer.weight))}, HALF)
     rows, dims = table_of(layer).frozen_rows(), table_of(layer).frozen_dims()
-    assert 0 < int(dims.max()) < layer.embedding_dim
+    assert 0 < float(dims.float().mean()) < layer.embedding_dim  # by chance an id may keep all
     plain.weight.data.copy_(rows)
     expected, answer = plain(*args, **kwargs), layer(*args, **kwargs)
     assert torch.equal(answer, expected)

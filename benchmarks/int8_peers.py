@@ -61,6 +61,14 @@ def _by_nncf(model: Any, kind: str, calibration: Sequence[Feed]) -> Any:
     return nncf.quantize(model, nncf.Dataset(list(calibration)), subset_size=len(calibration))
 
 
+def fill_int8(own: Tensor, scales: Tensor, rows: Tensor) -> None:
+    """Write rows `[V, D]` into the bytes of one of FBGEMM's int8 tables: asymmetric, by row, scale and bias in fp16."""
+    D = rows.shape[1]
+    packed = torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(rows)
+    own[:, :D] = packed[:, :D]
+    scales.copy_(packed[:, D:].contiguous().view(torch.float32).half().view(torch.uint8))
+
+
 class FbgemmTable:
     """Rows in one of FBGEMM's inference tables in int8, one id a bag.
 
@@ -78,10 +86,7 @@ class FbgemmTable:
         self._table = IntNBitTableBatchedEmbeddingBagsCodegen([spec], device="cpu", output_dtype=SparseType.FP32)
         self._table.initialize_weights()
         own, scales = self._table.split_embedding_weights()[0]
-        packed = torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(rows)
-        own[:, : self._dim] = packed[:, : self._dim]
-        halves = packed[:, self._dim :].contiguous().view(torch.float32).half()
-        scales.copy_(halves.view(torch.uint8))
+        fill_int8(own, scales, rows)
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Rows of ids, whatever their shape."""

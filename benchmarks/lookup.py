@@ -25,6 +25,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
+from int8_peers import fill_int8
 from torch import Tensor, nn
 
 from amtl_export.bench.infer import torch_threads
@@ -287,11 +288,8 @@ class Fbgemm:
             own = table.rows[shift : shift + size]
             if kind == "fp32":
                 rows[:, : 4 * self._dim] = own.contiguous().view(torch.uint8)
-            else:  # asymmetric, by row: scale and bias in half precision
-                packed = torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(own)
-                rows[:, : self._dim] = packed[:, : self._dim]
-                halves = packed[:, self._dim :].contiguous().view(torch.float32).half()
-                scales.copy_(halves.view(torch.uint8))
+            else:
+                fill_int8(rows, scales, own)
             self.bytes += rows.numel() + (scales.numel() if scales is not None else 0)
 
     def prepare(self, feed: Feed) -> tuple[Tensor, Tensor]:

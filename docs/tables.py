@@ -144,33 +144,6 @@ def tables(name: str, ids: int) -> Iterator[list[str]]:
         yield [f"{values:,} × {dim}", *(f"{own[subject]:.1f} ms" for subject in titles)]
 
 
-def counted(name: str) -> Iterator[list[str]]:
-    """A line for how much of what is counted is kept in memory."""
-    yield ["counted values in memory", "peak of memory", "CPU"]
-    for case in read(name)["count"]:
-        limit = case["counted_bytes"]
-        kept = f"at most {limit / 2**20:,.0f} MiB" if limit < 1 << 40 else "all"
-        yield [kept, f"{case['peak_bytes'] / 2**20:,.0f} MiB", f"{case['encode_s']:.0f} s"]
-
-
-def grown(name: str) -> Iterator[list[str]]:
-    """A line for an axis: each command at its largest point, and the exponent of its seconds."""
-    result = read(name)
-    slopes = {(o["axis"], o["command"]): o["exponent"] for o in result["exponents"] if o["of"] == "seconds"}
-    commands = ("train", "freeze", "compress", "export", "validate")
-    yield ["", *(f"`{command}`" for command in commands)]
-    for axis in dict.fromkeys(case["axis"] for case in result["cases"]):
-        cases = [case for case in result["cases"] if case["axis"] == axis]
-        last = {own["command"].split()[0]: own for own in cases[-1]["commands"]}
-        cells = [
-            f"{own['seconds']:,.0f} s, {own['anonymous_bytes'] / 2**30:.1f} GiB ({slopes[axis, command]:.2f})"
-            if (own := last.get(command))
-            else ""
-            for command in commands
-        ]
-        yield [f"{axis}, {cases[0]['number']:,} to {cases[-1]['number']:,}", *cells]
-
-
 def scored(name: str) -> Iterator[list[str]]:
     """A line for what scores files."""
     result = read(name)

@@ -16,7 +16,7 @@ from amtl_export.errors import InputError
 
 _DTYPES: dict[str, pl.DataType] = {"string": pl.String(), "int64": pl.Int64()}
 
-#: Bytes that the counted values of all fields together may take; the work on them takes about three times as much.
+#: Bytes that the counted values of all fields together may take.
 COUNTED_BYTES = 1 << 29
 
 #: A spilled value goes to the part that its hash says, and the parts are put together one after the other.

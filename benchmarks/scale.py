@@ -25,7 +25,8 @@ import polars as pl
 
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.data.encode import encode
-from amtl_export.data.source import folder_source
+from amtl_export.data.rows import read_rows
+from amtl_export.data.source import Source, folder_source
 from amtl_export.data.value_index import ValueIndex
 from amtl_export.errors import ValidationFailed
 from amtl_export.files import write_json
@@ -80,7 +81,7 @@ def peak_bytes() -> int:
 
 
 def measure_encode(folder: Path, type: str, values: int, rows: int) -> dict[str, Any]:
-    """An index alone; and what the second half of a Parquet file adds to `encode`, which counts and encodes it."""
+    """An index alone; and what the second half of a Parquet file adds to `encode`, and to reading it as often."""
     known = values_of(type, np.arange(values))
     index = ValueIndex(known)
     build_s = cpu_s(lambda: index.positions(known.head(1)))
@@ -89,7 +90,10 @@ def measure_encode(folder: Path, type: str, values: int, rows: int) -> dict[str,
     lookup_s = min(cpu_s(lambda: index.positions(asked)) for _ in range(5))
     write_data(folder / "data", values, 2 * rows, type, _RANDOM)
     source = folder_source(folder / "data")
-    seconds = [cpu_s(partial(encode, source, folder / str(limit), 0, limit)) for limit in (rows, 2 * rows)]
+    limits = (rows, 2 * rows)
+    works: list[Callable[[], object]] = [partial(encode, source, folder / str(own), 0, own) for own in limits]
+    works += [partial(_read_twice, source, own) for own in limits]
+    seconds = [min(several) for several in zip(*([cpu_s(work) for work in works] for _ in range(3)), strict=True)]
     return {
         "type": type,
         "values": values,
@@ -98,7 +102,15 @@ def measure_encode(folder: Path, type: str, values: int, rows: int) -> dict[str,
         "lookup_ns_per_row": lookup_s / _CHUNK * 1e9,
         "encode_s": seconds[0],
         "encode_ns_per_further_row": (seconds[1] - seconds[0]) / rows * 1e9,
+        "read_ns_per_further_row": (seconds[3] - seconds[2]) / rows * 1e9,
     }
+
+
+def _read_twice(source: Source, limit: int) -> None:
+    """What `encode` reads, of which a file's own coding of many values takes a part."""
+    for _ in range(2):
+        for _ in read_rows(source, 0, limit):
+            continue
 
 
 def measure_count(folder: Path, rows: int, limit: int) -> dict[str, Any]:
@@ -225,7 +237,7 @@ def measured(what: str, numbers: tuple[str, ...]) -> Any:
 @click.argument("numbers", nargs=-1)
 @click.option("--measure", hidden=True, type=click.Choice(["encode", "count", "train", "export"]))
 @click.option("--values", default="10000,100000,1000000", show_default=True, help="Vocabularies that are encoded with.")
-@click.option("--rows", default=4_000_000, show_default=True, help="Rows that are encoded.")
+@click.option("--rows", default=10_000_000, show_default=True, help="Rows that are encoded, and then as many more.")
 @click.option("--count-rows", default=30_000_000, show_default=True, help="Of texts that mostly occur once.")
 @click.option("--train-values", default=5_000_000, show_default=True, help="Rows of the table that is trained, D = 16.")
 @click.option("--export-values", default=500_000, show_default=True, help="Of the one that is exported, D = 64.")

@@ -32,7 +32,8 @@ class ValueCounter:
     Where they are many, values that are known are looked up; new ones wait until their rows are as many.
     """
 
-    _MANY = 1 << 18
+    #: Rows of new values that wait at least; and the fewest values that are cheaper to look up than to count anew.
+    _WAITING, _MANY = 1 << 18, 1 << 15
 
     def __init__(self, field: str, type: ValueType, *, padded: bool = False) -> None:
         self._field = field
@@ -66,8 +67,8 @@ class ValueCounter:
             np.add.at(self._counts, at[at >= 0], 1)
             values = values.filter(pl.Series(at < 0))
         self._new.add(_side_by_side(values.value_counts(name="count").cast({"count": pl.Int64})))
-        if self._new.rows > max(self._MANY, len(self._counts)) and (
-            len(self._counts) or len(self._new.whole()) > self._MANY // 2
+        if self._new.rows > max(self._WAITING, len(self._counts)) and (
+            len(self._counts) or len(self._new.whole()) > self._MANY
         ):
             self._learn()
 

@@ -16,8 +16,8 @@ import polars as pl
 from amtl_export.data.beside import GROUP, WEIGHT
 from amtl_export.data.counting import COUNTED_BYTES, ValueCounter, keep_within
 from amtl_export.data.expressions import label_column
-from amtl_export.data.field_schema import FieldSchema
 from amtl_export.data.normalise import normalisations
+from amtl_export.data.numeric_stats import Moments, NumericStats
 from amtl_export.data.pace import Pace, paced, unwatched
 from amtl_export.data.packed_ids import PackedIds, id_type
 from amtl_export.data.raw_sample import RawSample
@@ -32,22 +32,6 @@ from amtl_export.files import read_json, write_json
 Array = npt.NDArray[Any]
 
 _UNMATCHED = "unmatched.json"
-
-
-@dataclass(frozen=True)
-class NumericStats:
-    """Training statistics of one numeric field, after its transform.
-
-    Attributes:
-        mean: of the numbers there.
-        std: their deviation; 1 of a constant, which has none.
-        least: of them, and `most`.
-    """
-
-    mean: float
-    std: float
-    least: float
-    most: float
 
 
 @dataclass(frozen=True)
@@ -153,11 +137,6 @@ def encode(
     return Encoded(source.schema, summary.vocabularies, summary.stats, rows, tuple(summary.unmatched))
 
 
-def open_stats(folder: Path) -> dict[str, NumericStats]:
-    """Read `stats.json`."""
-    return {name: NumericStats(**values) for name, values in read_json(folder / "stats.json").items()}
-
-
 def open_unmatched(folder: Path) -> tuple[int, ...]:
     """Read what `encode` wrote of joins."""
     return tuple(read_json(folder / _UNMATCHED)) if (folder / _UNMATCHED).is_file() else ()
@@ -219,41 +198,6 @@ class _Summary:
     unmatched: list[int]
 
 
-#: Of float32, relative.
-_RESOLUTION = float(np.finfo(np.float32).eps)
-
-
-class _Moments:
-    """Mean and variance over chunks (Chan et al.'s pairwise update)."""
-
-    def __init__(self) -> None:
-        self.n, self.mean, self.m2 = 0, 0.0, 0.0
-        self.least, self.most = float("inf"), float("-inf")
-
-    def add(self, values: npt.NDArray[np.float64]) -> None:
-        if not len(values):
-            return
-        n, mean = len(values), float(values.mean())
-        self.least, self.most = min(self.least, float(values.min())), max(self.most, float(values.max()))
-        delta, total = mean - self.mean, self.n + n
-        self.m2 += float(((values - mean) ** 2).sum()) + delta * delta * self.n * n / total
-        self.mean += delta * n / total
-        self.n = total
-
-    def stats(self) -> NumericStats:
-        """A constant has no spread: 1. One too small for float32 to tell values apart by is as large as it can tell."""
-        if not self.least < self.most:
-            constant = self.least if self.n else 0.0
-            return NumericStats(constant, 1.0, constant, constant)
-        std = float(np.sqrt(self.m2 / self.n))
-        return NumericStats(self.mean, max(std, abs(self.mean) * _RESOLUTION), self.least, self.most)
-
-
-def transformed(values: npt.NDArray[np.float64], field: FieldSchema) -> npt.NDArray[np.float64]:
-    """A numeric field's transform, `log1p` being sign(x)·log(1+|x|)."""
-    return np.sign(values) * np.log1p(np.abs(values)) if field.transform == "log1p" else values
-
-
 def _count(chunks: Iterator[Chunk], schema: Schema, bound: Callable[[Collection[ValueCounter]], None]) -> _Summary:
     listed, specs = {f.of for f in schema.sequences}, normalisations(schema)
     counters = {
@@ -261,7 +205,7 @@ def _count(chunks: Iterator[Chunk], schema: Schema, bound: Callable[[Collection[
         for f in schema.embedded
         if f.of is None
     }
-    moments = {f.name: _Moments() for f in schema.numeric}
+    moments = {f.name: Moments(f.transform) for f in schema.numeric}
     lengths = {f.name: 1 for f in schema.multi_valued}
     rows, weighty = [0, 0, 0], [0, 0, 0]
     positives = [[0 for _ in schema.labels] for _ in SPLITS]
@@ -283,8 +227,7 @@ def _count(chunks: Iterator[Chunk], schema: Schema, bound: Callable[[Collection[
             counter.add(_flat(train[name]))
         bound(counters.values())
         for field in schema.numeric:
-            numbers = train[field.name].drop_nulls().cast(pl.Float64).to_numpy()
-            moments[field.name].add(transformed(numbers, field))
+            moments[field.name].add(train[field.name].drop_nulls().cast(pl.Float64).to_numpy())
     own = _vocabularies(schema, counters)
     vocabularies = {f.name: own[f.name] if f.of is None else replace(own[f.of], field=f.name) for f in schema.embedded}
     stats = {name: own.stats() for name, own in moments.items()}

@@ -17,8 +17,9 @@ import torch
 from torch.utils import deterministic
 
 from amtl_export.data.catalog import open_source
-from amtl_export.data.encode import Encoded, Rows, encode, open_rows, open_stats, open_unmatched
+from amtl_export.data.encode import Encoded, Rows, encode, open_rows, open_unmatched
 from amtl_export.data.joins import unmatched_notes
+from amtl_export.data.numeric_stats import open_stats
 from amtl_export.data.schema import Schema
 from amtl_export.data.source import Source
 from amtl_export.data.vocabulary import Vocabulary, read_vocabularies, vocabulary_hash, write_vocabularies

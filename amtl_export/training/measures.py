@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
-from amtl_export.data.encode import NumericStats, Rows
+from amtl_export.data.encode import Rows
+from amtl_export.data.numeric_stats import NumericStats
 from amtl_export.metrics import auc, gauc, logloss
 from amtl_export.models.ctr import BOUND
 from amtl_export.training.batches import Batch

@@ -116,7 +116,8 @@ def test_every_kind_of_field_has_the_same_vocabulary(
     with counted_parts() as none:
         expected = encode(source, tmp_path / "memory", seed=0)
     monkeypatch.setattr(stream_module, "CHUNK_ROWS", 100)
-    monkeypatch.setattr(ValueCounter, "_MANY", 50)
+    monkeypatch.setattr(ValueCounter, "_WAITING", 50)
+    monkeypatch.setattr(ValueCounter, "_MANY", 25)
     with counted_parts() as parts:
         found = encode(source, tmp_path / "disk", seed=0, counted_bytes=bound)
     assert not none

@@ -86,7 +86,8 @@ def test_counts_do_not_depend_on_when_values_are_known(monkeypatch: pytest.Monke
     whole = ValueCounter("f", "int64")
     whole.add(values)
     monkeypatch.setattr(gathered_module, "_LEAST", 10)
-    monkeypatch.setattr(ValueCounter, "_MANY", least)
+    monkeypatch.setattr(ValueCounter, "_WAITING", least)
+    monkeypatch.setattr(ValueCounter, "_MANY", least // 2)
     parts = ValueCounter("f", "int64")
     for start in range(0, len(values), 97):
         parts.add(values.slice(start, 97))

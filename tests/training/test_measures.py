@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amtl_export.data.encode import NumericStats, Rows
+from amtl_export.data.encode import Rows
+from amtl_export.data.numeric_stats import NumericStats
 from amtl_export.data.packed_ids import PackedIds, id_type
 from amtl_export.metrics import auc, gauc, logloss
 from amtl_export.training.batches import Batch, predict

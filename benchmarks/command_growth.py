@@ -56,7 +56,8 @@ AXES: dict[str, tuple[Size, tuple[int, ...]]] = {
     "length": (Size(), (1, 10, 100, 1000)),
     "dim": (Size(values=100_000, rows=200_000), (8, 32, 128, 300)),
 }
-_KINDS = {"seconds": "seconds", "anonymous_bytes": "memory", "bytes": "disk"}
+_KINDS = ("seconds", "anonymous_bytes", "bytes")
+_COLOURS = {command: f"C{i}" for i, command in enumerate(("train", "freeze", "compress", "export", "validate"))}
 
 
 def write_data(folder: Path, size: Size) -> None:
@@ -136,20 +137,26 @@ def exponents(cases: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                     yield {"axis": axis, "of": kind, "command": command, "exponent": round(slope, 2)}
 
 
-def draw(cases: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each axis: seconds solid, memory in GiB dashed."""
+def draw(report: dict[str, Any], path: Path) -> None:
+    """A column for each axis: seconds above, memory below."""
+    cases = report["cases"]
     axes = list(dict.fromkeys(own["axis"] for own in cases))
-    figure, panels = new_figure(len(axes))
-    for panel, axis in zip(panels, axes, strict=True):
-        for number, (command, points) in enumerate(series(cases, axis, "seconds").items()):
-            panel.plot(*zip(*points, strict=True), marker="o", color=f"C{number}", label=f"{command}, s")
-        for number, points in enumerate(series(cases, axis, "anonymous_bytes").values()):
-            gib = [(place, value / 2**30) for place, value in points]
-            panel.plot(*zip(*gib, strict=True), marker=".", linestyle="--", color=f"C{number}", alpha=0.6)
-        panel.set(xlabel={"dim": "D"}.get(axis, axis), xscale="log", yscale="log", title=f"{axis}: cost of a command")
+    figure, panels = new_figure(len(axes), rows=2)
+    units = {"seconds": ("seconds", 1), "anonymous_bytes": ("GiB of memory", 2**30)}
+    for place, panel in enumerate(panels):
+        axis, kind = axes[place % len(axes)], list(units)[place // len(axes)]
+        unit, scale = units[kind]
+        for command, points in series(cases, axis, kind).items():
+            numbers, costs = zip(*((number, cost / scale) for number, cost in points), strict=True)
+            panel.plot(numbers, costs, marker="o", color=_COLOURS[command], label=command)
+        panel.set(xlabel={"dim": "D"}.get(axis, axis), xscale="log", ylabel=unit)
+        panel.set(**({"yscale": "log", "ylim": (1, 120)} if kind == "seconds" else {"ylim": (0, None)}))
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.grid(visible=True, alpha=0.3)
-        panel.legend(fontsize="small")
-    panels[0].set(ylabel="seconds (solid), GiB of memory (dashed)")
+    panels[0].legend(fontsize="small")
+    panels[1].legend(fontsize="small")
+    machine = report["machine"]
+    figure.suptitle(f"What each command costs; {machine['cpu']}, {machine['cores']} cores, {report['date']}")
     save_figure(figure, path)
 
 
@@ -162,13 +169,13 @@ def main(axes: str, most: int, out: Path, machine: str) -> None:
     """Measure and draw."""
     out.mkdir(parents=True, exist_ok=True)
     cases: list[dict[str, Any]] = []
+    report: dict[str, Any] = {"date": today(), "machine": describe_machine(), "cases": cases}
     for axis in axes.split(","):
         for number in (own for own in AXES[axis][1] if own <= most):
             click.echo(f"{axis} {number:,}")
             cases.append(case(axis, number))
-            report = {"date": today(), "machine": describe_machine(), "cases": cases}
             write_json(out / f"{today()}-growth-{machine}.json", report | {"exponents": list(exponents(cases))})
-    draw(cases, out / f"{today()}-growth-{machine}.png")
+    draw(report, out / f"{today()}-growth-{machine}.png")
 
 
 if __name__ == "__main__":

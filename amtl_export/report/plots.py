@@ -10,8 +10,8 @@ from amtl_export.errors import EnvironmentLacks, InputError, os_errors
 from amtl_export.report.inspection import Inspection
 
 
-def new_figure(columns: int) -> tuple[Any, Any]:
-    """A figure without a display, and its axes in a row.
+def new_figure(columns: int, rows: int = 1) -> tuple[Any, Any]:
+    """A figure without a display, and its axes, row after row.
 
     Raises:
         EnvironmentLacks: matplotlib is missing.
@@ -20,8 +20,8 @@ def new_figure(columns: int) -> tuple[Any, Any]:
         from matplotlib.figure import Figure
     except ImportError:
         raise EnvironmentLacks("plots need matplotlib", fix="pip install 'amtl-export[plot]'") from None
-    figure = Figure(figsize=(5.2 * columns, 4.0), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+    figure = Figure(figsize=(5.2 * columns, 4.0 * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False).ravel()
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -94,20 +94,26 @@ AMTL_INLINE void amtl_finish_pairs(float *restrict total, float *restrict square
 AMTL_INLINE enum amtl_fault amtl_sum_rows(const amtl_table *shared, int64_t length, float *out, int64_t begin, int64_t end,
                                           float *squares, enum amtl_value value, enum amtl_offset offset) {
   const amtl_table table = *shared, *const t = &table;
-  memset(out + begin * t->dim, 0, (size_t)((end - begin) * t->dim) * sizeof(float));
-  if (squares != NULL) memset(squares, 0, (size_t)t->dim * sizeof(float));
+  const size_t bytes = (size_t)t->dim * sizeof(float);
+  float sums[AMTL_MASKED] = {0.0f}, of_squares[AMTL_MASKED] = {0.0f};
+  const int narrow = t->dim <= AMTL_MASKED; /* summed here, then written */
+  if (!narrow || length == 0) memset(out + begin * t->dim, 0, (size_t)(end - begin) * bytes);
+  if (squares != NULL && narrow) squares = of_squares;
+  if (squares != NULL && !narrow) memset(squares, 0, bytes);
   amtl_lookups all;
   enum amtl_fault fault = amtl_find_first(t, &all, begin * length, end * length, value, offset);
-  float *total = out + begin * t->dim;
+  float *to = out + begin * t->dim;
   for (int64_t left = length; all.many_ready > 0 && fault == AMTL_FINE;) {
     const amtl_found_row *const now = all.ready[all.turn];
     const int64_t many = all.many_ready;
     fault = amtl_find_next(t, &all, value, offset);
     for (int64_t i = 0; i < many; i++) {
+      float *const total = narrow ? sums : to;
       amtl_add_row(total, squares, t, now[i].s, now[i].scale, value);
       if (--left > 0) continue;
       if (squares != NULL) amtl_finish_pairs(total, squares, t->dim);
-      left = length, total += t->dim;
+      if (narrow) memcpy(to, sums, bytes), memset(sums, 0, sizeof sums);
+      left = length, to += t->dim;
     }
   }
   return fault;

@@ -186,6 +186,12 @@ AMTL_INLINE void amtl_unpack_bytes(amtl_quantized *restrict out, const uint8_t *
 /* Quantized values, then zeros up to k; where the dot product of bytes begins. */
 AMTL_INLINE int32_t amtl_pack_quantized(amtl_quantized *restrict out, const amtl_table *t, amtl_span s, int64_t k,
                                         enum amtl_value value) {
+  if (value == AMTL_INT8 && k <= AMTL_MASKED) { /* the next row is packed over the zeros */
+    const __mmask64 there = s.n == 0 ? 0 : ~(__mmask64)0 >> (AMTL_MASKED - s.n);
+    const __m512i row = _mm512_maskz_loadu_epi8(there, (const int8_t *)t->values + s.first);
+    _mm512_storeu_si512(out, row);
+    return -128 * _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), row));
+  }
   int64_t i = 0;
   for (; i < k; i += AMTL_SUMMED) *(amtl_sixteen *)(out + i) = (amtl_sixteen){0};
   if (value == AMTL_INT4)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from amtl_export.freezing.frozen import FrozenModel
-from amtl_export.graph.weights import with_quantized_weights
+from amtl_export.graph.quantized_model import with_quantized_weights
 from amtl_export.tables.values import Stored, fake_quantized
 
 

@@ -11,8 +11,9 @@ from amtl_export.graph.facts import WEIGHT, fact
 from amtl_export.graph.passes.fold_bases import decodes
 from amtl_export.graph.pipeline import fold_bases
 from amtl_export.graph.rewrite import sizes
+from amtl_export.graph.segments import Segment
 from amtl_export.graph.trace import trace
-from amtl_export.graph.weights import PAIRS, Part, Segment
+from amtl_export.graph.weights import PAIRS, Part
 from amtl_export.principal.basis import Matrix
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from amtl_export.graph.passes.base import is_op
-from amtl_export.graph.rewrite import constant_ints, rank
+from amtl_export.graph.rewrite import is_sum_over_values, rank
 
 
 def rows_of_pairs(node: ir.Node) -> ir.Value | None:
@@ -31,6 +31,4 @@ def _squared(value: ir.Value | None) -> ir.Value | None:
 def _summed(value: ir.Value | None) -> ir.Value | None:
     """What a value is the sum of, over axis 1 of three."""
     node = None if value is None else value.producer()
-    if node is None or not is_op(node, "ReduceSum") or len(node.inputs) != 2:
-        return None
-    return node.inputs[0] if constant_ints(node.inputs[1]) in ([1], [-2]) else None
+    return node.inputs[0] if node is not None and is_sum_over_values(node) else None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy.typing as npt
 import onnx_ir as ir
 
 from amtl_export.errors import InputError
@@ -24,10 +23,13 @@ from amtl_export.graph.passes.read_rows_alone import ReadRowsAlone
 from amtl_export.graph.passes.state_linear_layers import StateLinearLayers
 from amtl_export.graph.passes.state_shapes import StateShapes
 from amtl_export.graph.passes.sum_flat import SumFlat
+from amtl_export.graph.quantized_linear import Quantizable
 from amtl_export.graph.weights import SCALES, Part
 from amtl_export.tables.layout import LaidOut
 from amtl_export.tables.plan import FirstLayer, LayerDtype, TablePlan
 from amtl_export.tables.values import SCALED
+
+_NOTHING = Quantizable({}, {})
 
 
 class Wanted(Protocol):
@@ -71,7 +73,7 @@ def lower(
     tables: Mapping[str, LaidOut],
     wanted: Wanted,
     shared: Sequence[str] = (),
-    layers: Mapping[str, npt.NDArray[Any]] | None = None,
+    layers: Quantizable = _NOTHING,
 ) -> list[Lookup]:
     """Turn a traced graph's custom ops into those of the planned layouts, in place; where the lookups are now.
 
@@ -81,25 +83,25 @@ def lower(
         tables: table → its arrays.
         wanted: what was asked for.
         shared: names of inputs that are given once per request.
-        layers: weights of plain linear layers, which may be quantized, by name.
+        layers: what may be quantized.
 
     Raises:
         InputError: what was asked for changed nothing: no layer can be fused or quantized, or nothing depends on the
             request alone.
     """
     lowering = LowerLookups(tables, wanted.id_policy)
-    run([*_steps(plans, wanted, shared), Step(lowering)], model)
-    if wanted.layer_dtype == "int8":
+    quantizing = QuantizeLayers(layers, native=wanted.native_layers) if wanted.layer_dtype == "int8" else None
+    run([*_steps(plans, wanted, shared, quantizing), Step(lowering)], model)
+    if quantizing:
         asked = ("layer_dtype: int8", 'layer_dtype="fp32"')
         fused = any(own and own.form == SCALES for own in map(Part.described, model.graph.initializers.values()))
-        step = Step(
-            QuantizeLayers(layers or {}, native=wanted.native_layers), None if fused else asked, "no layer gains by it"
-        )
-        run([step], model)
+        run([Step(quantizing, None if fused else asked, "no layer gains by it")], model)
     return lowering.lookups
 
 
-def _steps(plans: Mapping[str, TablePlan], wanted: Wanted, shared: Sequence[str]) -> Iterator[Step]:
+def _steps(
+    plans: Mapping[str, TablePlan], wanted: Wanted, shared: Sequence[str], quantizing: QuantizeLayers | None
+) -> Iterator[Step]:
     """The rewrites before lookups are lowered."""
     yield from _first()
     if shared:
@@ -109,8 +111,8 @@ def _steps(plans: Mapping[str, TablePlan], wanted: Wanted, shared: Sequence[str]
     yield from (Step(FuseSums(ragged)), Step(FusePairs(ragged)))
     fusable = [path for path, table in plans.items() if table.fused]
     asked_layer = ("first_layer: fused", 'first_layer="plain"') if wanted.first_layer == "fused" else None
-    int8 = wanted.layer_dtype == "int8" and all(plans[path].dtype in SCALED for path in fusable)
-    fuse = FuseFirstLayers(fusable, int8=int8, asked=wanted.first_layer == "fused")
+    int8 = quantizing is not None and all(plans[path].dtype in SCALED for path in fusable)
+    fuse = FuseFirstLayers(fusable, int8=int8, asked=wanted.first_layer == "fused", quantizing=quantizing)
     yield Step(fuse, asked_layer, "no linear layer can be fused with a lookup")
     yield Step(SumFlat())
 

@@ -59,6 +59,18 @@ def is_linear(node: ir.Node) -> bool:
     return is_constant(node.inputs[1]) and {"alpha": 1.0, "beta": 1.0, "transA": 0} | given == unscaled
 
 
+def is_sum_over_values(node: ir.Node) -> bool:
+    """Whether a node is the ReduceSum of rows `[B, L, D]` over L; `keepdims` may be either."""
+    given = node.op_type == "ReduceSum" and node.domain == "" and len(node.inputs) == 2
+    return given and constant_ints(node.inputs[1]) in ([1], [-2])
+
+
+def is_gone(total: ir.Node) -> bool:
+    """Whether the axis that a node reduces is gone from what it gives."""
+    keepdims = total.attributes.get("keepdims")
+    return keepdims is not None and keepdims.as_int() == 0
+
+
 def sole_user(value: ir.Value) -> ir.Node | None:
     """The node that alone reads a value, once; None if others do, or the graph gives it."""
     users = [use.node for use in value.uses()]

@@ -10,27 +10,26 @@ first, and its columns are counted behind that.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import torch
-from torch import nn
 
-from amtl_export.freezing.swap import frozen_tables
 from amtl_export.graph.facts import COLUMNS as COLUMNS_FACT
 from amtl_export.graph.facts import FOLD, FORM, TRANSPOSED, WEIGHT, fact
-from amtl_export.graph.linear_int8 import SIGNED, UNSIGNED, weight_columns, weight_panels, weight_scales, zero_offsets
-from amtl_export.graph.quantized_linear import quantize_layers
-from amtl_export.graph.ragged import fake_quantized_weight, panels, quantized_panels, scales_of
+from amtl_export.graph.linear_int8 import weight_columns, weight_panels, weight_scales, zero_offsets
+from amtl_export.graph.ragged import panels, quantized_panels, scales_of
 from amtl_export.graph.rewrite import initializer
+from amtl_export.graph.segments import Segment, folded, pair_products
 
 COLUMNS, PANELS, SCALES, QUANTIZED, PAIRS = "columns", "panels", "scales", "quantized_", "pairs"
 INT8_COLUMNS, INT8_PANELS, INT8_SCALES, INT8_OFFSETS = "int8_columns", "int8_panels", "int8_scales", "int8_offsets"
+
+#: Of a layer in int8.
+INT8_FORMS = frozenset({INT8_COLUMNS, INT8_PANELS, INT8_SCALES, INT8_OFFSETS})
 
 _FORMS: dict[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
     PANELS: panels,
@@ -41,41 +40,10 @@ _FORMS: dict[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
     INT8_OFFSETS: zero_offsets,
 }
 
-M = TypeVar("M", bound=nn.Module)
-
 
 def quantized_form(dim: int) -> str:
     """The form of a weight that is quantized over rows of `dim` numbers."""
     return f"{QUANTIZED}{dim}"
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Neighbouring columns of what a layer multiplies.
-
-    Attributes:
-        width: columns of the weight.
-        bases: name of the bases `[N, k, D]` that the rows are written in; empty for numbers that are no rows.
-        fields: the basis of each of the rows, side by side.
-    """
-
-    width: int
-    bases: str = ""
-    fields: tuple[int, ...] = ()
-
-    def folded(self, weight: npt.NDArray[Any], bases: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """The weight's columns `[outputs, width]` for coordinates instead of rows: `[outputs, rows · k]`."""
-        chosen = bases[list(self.fields)].astype(np.float64)  # [K, k, D]
-        rows = weight.reshape(len(weight), *chosen.shape[::2]).astype(np.float64)  # [outputs, K, D]
-        made: npt.NDArray[np.float32] = np.einsum("ocd,ckd->ock", rows, chosen).astype(np.float32)
-        return made.reshape(len(weight), -1)
-
-    def unfolded(self, weight: npt.NDArray[Any], bases: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Columns for rows that answer alike as those for coordinates do."""
-        inverse = np.linalg.pinv(bases[list(self.fields)].astype(np.float64))  # [K, D, k]
-        rows = weight.reshape(len(weight), *inverse.shape[::2]).astype(np.float64)
-        made: npt.NDArray[np.float32] = np.einsum("ock,cdk->ocd", rows, inverse).astype(np.float32)
-        return made.reshape(len(weight), -1)
 
 
 @dataclass(frozen=True)
@@ -101,7 +69,7 @@ class Part:
         """As metadata."""
         facts = {WEIGHT: self.weight, COLUMNS_FACT: _written(self.columns), FORM: self.form}
         facts |= {TRANSPOSED: "yes"} if self.transposed else {}
-        return facts | ({FOLD: "\n".join(map(_segment_text, self.fold))} if self.fold else {})
+        return facts | ({FOLD: "\n".join(segment.text for segment in self.fold)} if self.fold else {})
 
     @classmethod
     def described(cls, value: ir.Value) -> Part | None:
@@ -111,12 +79,21 @@ class Part:
             return None
         ends = [span.split(":") for span in ranges.split(",")]
         columns = tuple(i for begin, end in ends for i in range(int(begin), int(end)))
-        fold = tuple(_segment(text) for text in (fact(value, FOLD) or "").split("\n") if text)
+        fold = tuple(Segment.of(text) for text in (fact(value, FOLD) or "").split("\n") if text)
         return cls(weight, columns, form, fact(value, TRANSPOSED) is not None, fold)
 
     def of(self, whole: npt.NDArray[Any], bases: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """The part, from the whole array and the bases that may be folded into it, by their names."""
         return arranged(np.ascontiguousarray(self.turned(whole, bases)[..., list(self.columns)]), self.form)
+
+    @property
+    def bases(self) -> set[str]:
+        """Names of those that are folded in."""
+        return {segment.bases for segment in self.fold if segment.bases}
+
+    def unknown_bases(self, tensors: Collection[str]) -> set[str]:
+        """Bases that are folded in and that a model does not have."""
+        return self.bases - set(tensors)
 
     def turned(self, whole: npt.NDArray[Any], bases: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """What `columns` are columns of."""
@@ -134,69 +111,9 @@ def arranged(weight: npt.NDArray[Any], form: str) -> npt.NDArray[Any]:
     return made(weight) if made else quantized_panels(weight, int(form.removeprefix(QUANTIZED)))
 
 
-def folded(
-    weight: npt.NDArray[Any], segments: Sequence[Segment], bases: Mapping[str, npt.NDArray[Any]]
-) -> npt.NDArray[Any]:
-    """A weight `[outputs, inputs]` that multiplies coordinates where it multiplied rows."""
-    parts = []
-    for segment, begin, end in _spans(segments):
-        columns = weight[:, begin:end]
-        parts.append(segment.folded(columns, bases[segment.bases]) if segment.bases else columns)
-    return np.concatenate(parts, axis=1)
-
-
-def pair_products(segments: Sequence[Segment], bases: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-    """M `[k, k]` by which z · M · zᵀ = |Σ rows|² - Σ |rows|², of the coordinates z of rows side by side.
-
-    M is B · Bᵀ, B the bases below each other, without the products of a row with itself. Rows in no basis are their
-    own coordinates.
-    """
-    D = next(bases[own.bases].shape[2] for own in segments if own.bases)
-    parts = []
-    for own in segments:
-        count = len(own.fields) if own.bases else own.width // D
-        parts += list(bases[own.bases][list(own.fields)]) if own.bases else [np.eye(D)] * count
-    row = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    together = np.concatenate(parts).astype(np.float64)
-    made: npt.NDArray[np.float32] = np.where(row[:, None] == row, 0.0, together @ together.T).astype(np.float32)
-    return made
-
-
-def unfolded(
-    weight: npt.NDArray[Any], segments: Sequence[Segment], bases: Mapping[str, npt.NDArray[Any]]
-) -> npt.NDArray[Any]:
-    """A weight for rows that answers as a folded one does for their coordinates."""
-    parts, begin = [], 0
-    for segment in segments:
-        columns = segment.width
-        if segment.bases:
-            columns = len(segment.fields) * bases[segment.bases].shape[1]
-        part = weight[:, begin : begin + columns]
-        parts.append(segment.unfolded(part, bases[segment.bases]) if segment.bases else part)
-        begin += columns
-    return np.concatenate(parts, axis=1)
-
-
-def _spans(segments: Sequence[Segment]) -> Iterator[tuple[Segment, int, int]]:
-    begin = 0
-    for segment in segments:
-        yield segment, begin, begin + segment.width
-        begin += segment.width
-
-
 def _fold_text(part: Part) -> str:
     """What is folded into a part, for its name; one weight may have several bases folded in, each for another layer."""
     return f"folded/{';'.join(part.facts[FOLD].splitlines()).replace(' ', ':')}/" if part.fold else ""
-
-
-def _segment_text(segment: Segment) -> str:
-    return f"{segment.width} {segment.bases} {','.join(map(str, segment.fields))}".strip()
-
-
-def _segment(text: str) -> Segment:
-    width, _, rows = text.partition(" ")
-    bases, _, fields = rows.rpartition(" ")  # a module's name may have spaces
-    return Segment(int(width), bases, tuple(map(int, fields.split(",")))) if rows else Segment(int(width))
 
 
 def part_of(graph: ir.Graph, value: ir.Value, columns: Sequence[int], form: str = COLUMNS) -> ir.Value:
@@ -257,45 +174,16 @@ def bytes_of(graph: ir.Model, names: Collection[str]) -> int:
     return sum(_array(value).nbytes for value in values if fact(value, WEIGHT) in names)
 
 
+def parts_of(graph: ir.Graph) -> list[Part]:
+    """All parts of weights in a graph that something reads."""
+    values = (value for value in graph.initializers.values() if value.uses())
+    return [part for value in values if (part := Part.described(value))]
+
+
 def multiplies_int8(graph: ir.Model) -> bool:
     """Whether a graph has layers that quantize what they multiply."""
     parts = map(Part.described, graph.graph.initializers.values())
     return any(part is not None and part.form == INT8_SCALES for part in parts)
-
-
-def with_quantized_weights(module: M, graph: ir.Model) -> M:
-    """The module with quantized layers and fake-quantized weights where a graph has them; itself if it has none.
-
-    Args:
-        module: frozen, as it was exported; the copy shares its tables.
-        graph: the bundle's.
-    """
-    exact = {name: parameter.detach().numpy() for name, parameter in module.named_parameters()}
-    bases = {name: buffer.numpy() for name, buffer in module.named_buffers() if name.endswith(".bases")}
-    parts = [Part.described(value) for value in graph.graph.initializers.values()]
-    quantized = [part for part in parts if part and part.form == SCALES and part.weight in exact]
-    signed = {part.weight for part in parts if part and part.form == INT8_OFFSETS}
-    layers = [part.weight for part in parts if part and part.form == INT8_SCALES and part.weight in exact]
-    if not quantized and not layers:
-        return module
-    reference = copy.deepcopy(module, {id(table): table for table in frozen_tables(module).values()})
-    for name in {part.weight: None for part in quantized}:
-        own = [part for part in quantized if part.weight == name]
-        reference.get_parameter(name).data = torch.from_numpy(_fake_quantized(exact[name], own, bases))
-    quantize_layers(reference, {name: SIGNED if name in signed else UNSIGNED for name in layers})
-    return reference
-
-
-def _fake_quantized(
-    whole: npt.NDArray[Any], parts: Sequence[Part], bases: Mapping[str, npt.NDArray[Any]]
-) -> npt.NDArray[Any]:
-    """A weight of which some parts are quantized in a graph."""
-    weight = parts[0].turned(whole, bases).copy()
-    for part in parts:
-        columns = list(part.columns)
-        weight[:, columns] = fake_quantized_weight(weight[:, columns])
-    rows = unfolded(weight, parts[0].fold, bases) if parts[0].fold else weight
-    return np.ascontiguousarray(rows.T if parts[0].transposed else rows)
 
 
 def _written(columns: Sequence[int]) -> str:

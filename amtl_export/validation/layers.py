@@ -126,7 +126,7 @@ def _problem(layer: _Layer, reference: FrozenModel, found: Feed) -> str:
         raise ValidationFailed("a layer in int8 is none of the model's", found=layer.weight)
     x = torch.from_numpy(found[layer.x])
     with torch.no_grad():
-        y = own(x).clamp(min=layer.least)
+        y = own.multiply(x).clamp(min=layer.least)
         y = torch.from_numpy(found[layer.x0]) * y + x if layer.x0 else y
     expected, answered = y.numpy(), found[layer.y]
     same = _same(expected, answered)

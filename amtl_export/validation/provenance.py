@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.swap import frozen_tables, tables_of
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.graph.facts import CONSTANT, TABLE, WEIGHT, fact, scopes_of
-from amtl_export.graph.weights import PAIRS, Part, Segment
+from amtl_export.graph.segments import Segment
+from amtl_export.graph.weights import INT8_FORMS, PAIRS, Part
 
 #: Two units in the last place of float32.
 _ROUNDING = 2**-22
@@ -99,7 +100,7 @@ def _weights(graph: ir.Graph, model: nn.Module, selectors: set[str]) -> tuple[li
         array, weight, part = _array(value), fact(value, WEIGHT), Part.described(value)
         if name in selectors or fact(value, TABLE) or fact(value, CONSTANT):
             continue
-        if part and unknown_bases(part, kept):
+        if part and part.unknown_bases(kept):
             changed.append(name)
         elif weight is not None and weight in kept:
             if weight in parameters:
@@ -125,24 +126,22 @@ def weights_explained(graph: ir.Graph, frozen: FrozenModel) -> set[str]:
     explained = set()
     for name, value in graph.initializers.items():
         weight, part = fact(value, WEIGHT), Part.described(value)
-        if weight in kept and not (part and unknown_bases(part, kept)):
+        if weight in kept and not (part and part.unknown_bases(kept)):
             assert weight is not None
             if _is_weight(_array(value), part, kept[weight], kept):
                 explained.add(name)
     return explained
 
 
-def unknown_bases(part: Part, tensors: Collection[str]) -> set[str]:
-    """Bases that are folded into a weight and that a model does not have."""
-    return {segment.bases for segment in part.fold if segment.bases} - set(tensors)
-
-
 def _is_weight(
     array: npt.NDArray[Any], part: Part | None, whole: npt.NDArray[Any], bases: Mapping[str, npt.NDArray[Any]]
 ) -> bool:
-    """Whether an initializer is a weight, or a part of it: bit for bit, or to a rounding with bases folded in."""
+    """Whether an initializer is a weight, or a part of it: bit for bit, or to a rounding with bases folded in.
+
+    A layer in int8 is held against PyTorch's to the last bit, so its whole numbers are these and no others.
+    """
     expected = part.of(whole, bases) if part else whole
-    if part is None or not part.fold:
+    if part is None or not part.fold or part.form in INT8_FORMS:
         return same_bits(array, expected)
     if array.shape != expected.shape or array.dtype != expected.dtype:
         return False

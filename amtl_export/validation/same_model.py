@@ -8,7 +8,7 @@ from amtl_export.bundle.bundle import Bundle
 from amtl_export.errors import ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.graph.weights import Part
-from amtl_export.validation.provenance import load_graph, unknown_bases
+from amtl_export.validation.provenance import load_graph
 
 
 def another_model(bundle: Bundle, frozen: FrozenModel) -> str:
@@ -47,7 +47,7 @@ def _other_bases(bundle: Bundle, frozen: FrozenModel) -> str:
     except ValidationFailed:
         return ""  # said by the checks of files and weights
     parts = [part for value in values if (part := Part.described(value))]
-    missing = {name for part in parts for name in unknown_bases(part, frozen.projections)}
+    missing = {name for part in parts for name in part.unknown_bases(frozen.projections)}
     if not missing:
         return ""
     return (

@@ -240,7 +240,7 @@ def user_model() -> FrozenModel:
 @pytest.mark.parametrize("target", ["portable", "native"])
 def test_layers_of_a_users_module(tmp_path: Path, target: Any) -> None:
     model = user_model()
-    assert set(quantizable(model.module.model)) == {"own.weight", "twice.weight", "out.weight"}
+    assert set(quantizable(model.module.model).weights) == {"own.weight", "twice.weight", "out.weight"}
     bundle = export(model, tmp_path / "bundle", ExportConfig(target=target, layer_dtype="int8"))
     int8 = {t.name for t in bundle.proto().graph.initializer if t.name.startswith("int8_scales/")}
     wanted = {"twice.weight"} | (set() if target == "portable" else {"own.weight"})

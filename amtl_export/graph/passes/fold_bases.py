@@ -23,7 +23,8 @@ from amtl_export.graph.pairs import rows_of_pairs
 from amtl_export.graph.passes.base import GraphPass, custom_nodes, ensure_none, is_custom, is_op, require_unlowered
 from amtl_export.graph.pieces import Piece, pieces_of, side_by_side
 from amtl_export.graph.rewrite import constant_ints, initializer, is_linear, rank, replace_value, sizes
-from amtl_export.graph.weights import Segment, folded_weight, pairs_weight
+from amtl_export.graph.segments import Segment
+from amtl_export.graph.weights import folded_weight, pairs_weight
 
 #: Multiply-adds of a matrix product that take as long as writing a number of a row, squaring it and adding it up.
 _DECODED = 50

@@ -11,12 +11,15 @@ import onnx_ir.passes.common as common
 
 from amtl_export.graph.facts import CONSTANT, WEIGHT, fact, table_of
 from amtl_export.graph.passes.base import GraphPass, custom_nodes, ensure, is_custom, is_op, require_unlowered
+from amtl_export.graph.passes.quantize_layers import QuantizeLayers
 from amtl_export.graph.pieces import Piece, pieces_of, puts_together, side_by_side
 from amtl_export.graph.rewrite import initializer, is_constant, is_linear, rank, replace_value, sizes, sole_user, width
-from amtl_export.graph.weights import PANELS, SCALES, Part, Segment, part_of, quantized_form
+from amtl_export.graph.segments import Segment
+from amtl_export.graph.weights import PANELS, SCALES, Part, part_of, quantized_form
 from amtl_export.native import DOMAIN
 
-#: Numbers of a row up to which a layer of its own is faster than a fused one where the rows are looked up anyway.
+#: Numbers of a row up to which a layer of its own is faster than a fused one where it is in int8, or where the rows are
+#: looked up anyway.
 SHORT = 16
 
 
@@ -60,19 +63,26 @@ class FuseFirstLayers(GraphPass):
     Args:
         tables: paths of the tables whose lookups may be fused.
         int8: whether weights that read rows are quantized, an int8 number for each with a scale for each output.
-        asked: whether short rows that something else reads too are fused as well.
+        asked: whether short rows that a layer of its own would rather read are fused as well.
+        quantizing: puts layers of their own in int8, if any will be.
     """
 
-    def __init__(self, tables: Collection[str], *, int8: bool = False, asked: bool = True) -> None:
+    def __init__(
+        self,
+        tables: Collection[str],
+        *,
+        int8: bool = False,
+        asked: bool = True,
+        quantizing: QuantizeLayers | None = None,
+    ) -> None:
         super().__init__()
-        self._tables, self._int8, self._asked = tables, int8, asked
+        self._tables, self._int8, self._asked, self._quantizing = tables, int8, asked, quantizing
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite in place."""
         found = [layer for node in model.graph if (layer := self._fusable(node))]
         if not self._asked:
-            gemms = {id(layer.gemm) for layer in found}
-            found = [own for own in found if not (_is_short(own.lookup) and _read_otherwise(own.lookup, gemms))]
+            found = [own for own in found if not self._better_alone(model.graph, own, found)]
         int8 = [self._int8 and _read_alike(model.graph, layer, found) for layer in found]
         for layer, quantized in zip(found, int8, strict=True):
             _fuse(model.graph, layer, int8=quantized)
@@ -90,6 +100,14 @@ class FuseFirstLayers(GraphPass):
                 ensure(table_of(node) in self._tables, f"a fused layer reads {table_of(node)}")
                 fields = len(node.attributes["sizes"].as_ints())
                 ensure(fields == _columns(node.inputs[1]), f"a fused layer of {fields} fields")
+
+    def _better_alone(self, graph: ir.Graph, layer: _Fusable, found: Sequence[_Fusable]) -> bool:
+        """Whether rows are short enough for a layer of its own to be the faster one."""
+        if not 0 < sizes(layer.lookup.outputs[0])[-1] <= SHORT:
+            return False
+        if self._quantizing and self._quantizing.takes(graph, layer.gemm):
+            return True
+        return _read_otherwise(layer.lookup, {id(own.gemm) for own in found})
 
     def _fusable(self, node: ir.Node) -> _Fusable | None:
         """The layer that a node is; the reason is noted if it cannot be fused."""
@@ -125,10 +143,6 @@ class FuseFirstLayers(GraphPass):
             self.missed(gemm, "the number of ids of an example is not fixed; it must be [batch] or [batch, K]", 5)
             return None
         return lookup
-
-
-def _is_short(lookup: ir.Node) -> bool:
-    return 0 < sizes(lookup.outputs[0])[-1] <= SHORT
 
 
 def _read_otherwise(lookup: ir.Node, layers: Collection[int]) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Collection
 import onnx_ir as ir
 
 from amtl_export.graph.facts import table_of
-from amtl_export.graph.passes.base import GraphPass, custom_nodes, ensure_none, is_custom, is_op, require_unlowered
-from amtl_export.graph.rewrite import constant_ints, rank, replace_value, sole_user
+from amtl_export.graph.passes.base import GraphPass, custom_nodes, ensure_none, is_custom, require_unlowered
+from amtl_export.graph.rewrite import is_gone, is_sum_over_values, rank, replace_value, sole_user
 from amtl_export.native import DOMAIN
 
 
@@ -48,7 +48,9 @@ class FuseSums(GraphPass):
             return None
         one_field = len(lookup.attributes["sizes"].as_ints()) == 1
         total = sole_user(lookup.outputs[0])
-        return total if one_field and rank(lookup.inputs[1]) == 2 and total and is_sum_over_values(total) else None
+        if not one_field or rank(lookup.inputs[1]) != 2 or total is None:
+            return None
+        return total if is_sum_over_values(total) and is_gone(total) else None
 
 
 def _fuse(graph: ir.Graph, lookup: ir.Node, total: ir.Node) -> None:
@@ -56,11 +58,3 @@ def _fuse(graph: ir.Graph, lookup: ir.Node, total: ir.Node) -> None:
     node = ir.node("LookupSum", lookup.inputs, fields, domain=DOMAIN, metadata_props=dict(lookup.metadata_props))
     replace_value(graph, total.outputs[0], node.outputs[0], [node])
     graph.remove(lookup, safe=True)
-
-
-def is_sum_over_values(node: ir.Node) -> bool:
-    """ReduceSum of rows `[B, L, D]` over axis 1, which is gone then."""
-    if not is_op(node, "ReduceSum") or len(node.inputs) != 2:
-        return False
-    keepdims = node.attributes.get("keepdims")
-    return constant_ints(node.inputs[1]) in ([1], [-2]) and keepdims is not None and keepdims.as_int() == 0

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
@@ -16,10 +14,12 @@ from amtl_export.graph.emit_int8 import Int8Layer, native_layer, standard_layer
 from amtl_export.graph.facts import WEIGHT, fact
 from amtl_export.graph.linear_int8 import LINEAR_INT8, SIGNED, UNSIGNED, Activation
 from amtl_export.graph.passes.base import GraphPass, ensure, is_custom, is_op
+from amtl_export.graph.quantized_linear import Quantizable
+from amtl_export.graph.quantized_model import bases_left_out
 from amtl_export.graph.ragged import LINEAR, PANEL
 from amtl_export.graph.ragged import LINEAR_INT8 as RAGGED_INT8
 from amtl_export.graph.rewrite import is_linear, sizes, sole_user
-from amtl_export.graph.weights import INT8_SCALES, Part
+from amtl_export.graph.weights import COLUMNS, INT8_SCALES, Part
 
 #: Products of a layer, inputs times outputs, from which on it gains by standard operators, of which it takes a dozen.
 WORTH = 1 << 14
@@ -61,25 +61,26 @@ class _Layer:
 class QuantizeLayers(GraphPass):
     """Quantize weights once and what they multiply at each call, example by example.
 
-    A layer is left as it is where its weight is cut, folded or read by something else as well, or is no weight of a
-    plain linear layer of the model: PyTorch could not be held against it. So is one that is too small to gain by it.
+    A layer is left as it is where its weight is cut or read by something else as well, or is no weight of a plain
+    linear layer of the model: PyTorch could not be held against it. So is one that is too small to gain by it. A weight
+    into which bases are folded is quantized as it then is: it multiplies coordinates.
 
     requires: layers are Gemms (`StateLinearLayers`); lookups are lowered.
     ensures: no weight stands in the graph both in int8 and in full precision.
 
     Args:
-        weights: those that may be quantized, by their names in the model; not where the graph has other numbers, since
-            the exporter folded a batch norm into them.
+        known: what may be quantized; not where the graph has other numbers, since the exporter folded a batch norm in.
         native: whether the native operators will be there.
     """
 
-    def __init__(self, weights: Mapping[str, npt.NDArray[Any]], *, native: bool) -> None:
+    def __init__(self, known: Quantizable, *, native: bool) -> None:
         super().__init__()
-        self._weights, self._native = weights, native
+        self._known, self._native = known, native
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite in place."""
         found = [layer for node in model.graph if (layer := self._layer(node))]
+        found = [layer for layer in found if self._is_held(model.graph, layer)]
         builder, changed = Builder(model), False
         for weight in {layer.weight: None for layer in found}:
             own = [layer for layer in found if layer.weight == weight]
@@ -100,13 +101,20 @@ class QuantizeLayers(GraphPass):
         exact = {weight for weight, part in parts if part is None or not part.form.startswith("int8_")}
         ensure(not int8 & exact, f"weights both in int8 and not: {', '.join(sorted(int8 & exact))}")
 
+    def takes(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Whether it would quantize a layer, as the graph is now."""
+        weight = node.inputs[1]
+        readers = [] if weight is None else [self._layer(use.node) for use in weight.uses()]
+        layers = [layer for layer in readers if layer and self._is_held(graph, layer)]
+        return 0 < len(layers) == len(readers) and _alone(graph, layers)
+
     def _layer(self, node: ir.Node) -> _Layer | None:
         if not is_linear(node):
             return None
         weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
         assert weight is not None
         name = fact(weight, WEIGHT)
-        if name is None or name not in self._weights or not _is_whole(weight, self._weights[name]):
+        if name is None or name not in self._known.weights or not self._is_whole(weight, name):
             self.missed(node, "its weight is no whole weight of a plain linear layer", 1)
             return None
         outputs, inputs = sizes(weight)
@@ -122,11 +130,23 @@ class QuantizeLayers(GraphPass):
         activation = UNSIGNED if _never_negative(node.inputs[0]) else SIGNED
         return _Layer(node, name, activation, relu, _cross(node) if self._native else None)
 
+    def _is_held(self, graph: ir.Graph, layer: _Layer) -> bool:
+        """Whether PyTorch's model can be given what the layer multiplies, to the last bit."""
+        assert layer.gemm.inputs[1] is not None
+        part = Part.described(layer.gemm.inputs[1])
+        held = part is None or part.bases <= bases_left_out(graph, self._known.weights)
+        if not held:
+            self.missed(layer.gemm, "something else reads what its bases decode", 3)
+        return held
 
-def _is_whole(value: ir.Value, weight: npt.NDArray[Any]) -> bool:
-    """Whether an initializer is a weight, all of it and as it was trained."""
-    tensor = ir.convenience.get_const_tensor(value)
-    return Part.described(value) is None and tensor is not None and np.array_equal(tensor.numpy(), weight)
+    def _is_whole(self, value: ir.Value, name: str) -> bool:
+        """Whether an initializer is a weight, all of it and as it was trained, but for bases that are folded in."""
+        tensor, part = ir.convenience.get_const_tensor(value), Part.described(value)
+        weights, bases = self._known
+        if part and (part.transposed or part.form != COLUMNS or not part.fold or part.unknown_bases(bases)):
+            return False
+        whole = part.turned(weights[name], bases) if part else weights[name]
+        return tensor is not None and np.array_equal(tensor.numpy(), whole)
 
 
 def _alone(graph: ir.Graph, layers: Sequence[_Layer]) -> bool:

@@ -12,7 +12,7 @@ TORCH ?= torch==2.13.0
 # Without its dependencies, which the extra distributed has: its own bring the CUDA build of fbgemm.
 TORCHREC := torchrec==1.8.0
 
-.PHONY: venv demo check docs test long lint lowest triton bench fuzz attack zoo clean
+.PHONY: venv demo check docs test long coverage lint lowest triton bench fuzz attack zoo clean
 
 venv: $(VENV)/.made-$(RUNTIME)
 
@@ -77,6 +77,11 @@ FAST := $(filter-out $(addprefix tests/,data/test_shared_vocabularies.py data/te
 	$(wildcard $(addsuffix /test_*.py,$(addprefix tests/,data models principal source tables)))) \
 	tests/cli/test_flags.py tests/cli/test_help.py \
 	$(addprefix tests/test_,docs.py files.py house.py install.py metrics.py project.py spec.py)
+
+# What of the package all tests reach, by room, into benchmarks/results.
+coverage: venv triton
+	$(BIN)/python -m pip install --quiet 'coverage>=7.10'
+	$(BIN)/python tests/reached.py -- -n 2 -m "not long"
 
 # Thousands of spoilt bundles and runs through every command, and processes that are killed: hours.
 attack: venv

@@ -34,8 +34,14 @@ typedef uint32_t amtl_any_sums __attribute__((vector_size(4 * AMTL_WIDE), aligne
 
 /* What is left of a row from `k` on, in a line of zeros. */
 AMTL_INLINE void amtl_copy_rest(float *line, const float *x, int64_t k, int64_t inputs) {
+#if defined(__x86_64__) && AMTL_WIDE == 16
+  AMTL_UNROLLED(2)
+  for (int64_t i = 0; i < AMTL_QUANTIZED_LINE; i += AMTL_WIDE)
+    _mm512_storeu_ps(line + i, _mm512_maskz_loadu_ps(amtl_there(inputs - k - i), x + k + i));
+#else
   memset(line, 0, AMTL_QUANTIZED_LINE * sizeof *line);
   memcpy(line, x + k, (size_t)(inputs - k) * sizeof *line);
+#endif
 }
 
 /* most = x > most ? x : most, which leaves `most` where either is NaN. */

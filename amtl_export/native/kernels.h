@@ -95,11 +95,11 @@ AMTL_INLINE enum amtl_fault amtl_sum_rows(const amtl_table *shared, int64_t leng
                                           float *squares, enum amtl_value value, enum amtl_offset offset) {
   const amtl_table table = *shared, *const t = &table;
   const size_t bytes = (size_t)t->dim * sizeof(float);
-  float sums[AMTL_MASKED] = {0.0f}, of_squares[AMTL_MASKED] = {0.0f};
-  const int narrow = t->dim <= AMTL_MASKED; /* summed here, then written */
-  if (!narrow || length == 0) memset(out + begin * t->dim, 0, (size_t)(end - begin) * bytes);
-  if (squares != NULL && narrow) squares = of_squares;
-  if (squares != NULL && !narrow) memset(squares, 0, bytes);
+  float sums[AMTL_SHORT] = {0.0f}, of_squares[AMTL_SHORT] = {0.0f};
+  const int is_short = t->dim <= AMTL_SHORT; /* summed here, then written */
+  if (!is_short || length == 0) memset(out + begin * t->dim, 0, (size_t)(end - begin) * bytes);
+  if (squares != NULL && is_short) squares = of_squares;
+  if (squares != NULL && !is_short) memset(squares, 0, bytes);
   amtl_lookups all;
   enum amtl_fault fault = amtl_find_first(t, &all, begin * length, end * length, value, offset);
   float *to = out + begin * t->dim;
@@ -108,11 +108,11 @@ AMTL_INLINE enum amtl_fault amtl_sum_rows(const amtl_table *shared, int64_t leng
     const int64_t many = all.many_ready;
     fault = amtl_find_next(t, &all, value, offset);
     for (int64_t i = 0; i < many; i++) {
-      float *const total = narrow ? sums : to;
+      float *const total = is_short ? sums : to;
       amtl_add_row(total, squares, t, now[i].s, now[i].scale, value);
       if (--left > 0) continue;
       if (squares != NULL) amtl_finish_pairs(total, squares, t->dim);
-      if (narrow) memcpy(to, sums, bytes), memset(sums, 0, sizeof sums);
+      if (is_short) memcpy(to, sums, bytes), memset(sums, 0, sizeof sums);
       left = length, to += t->dim;
     }
   }

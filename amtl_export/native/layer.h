@@ -139,68 +139,15 @@ AMTL_INLINE void amtl_share_rows(const amtl_block *b, amtl_distinct *d, amtl_fie
 }
 
 #ifdef AMTL_HAS_VNNI
-enum { AMTL_SUMMED = 16 }; /* quantized values that are added up at a time: zeros fill a row up to as many */
-typedef int8_t amtl_sixteen __attribute__((vector_size(AMTL_SUMMED), aligned(1), may_alias));
-typedef int64_t amtl_eight __attribute__((aligned(1), may_alias));
-typedef int32_t amtl_four __attribute__((aligned(1), may_alias));
-
-/* A row of int8. Nothing is read past it. */
-AMTL_INLINE void amtl_copy_bytes(amtl_quantized *restrict out, const int8_t *in, int64_t n) {
-  int64_t i = 0;
-  if (n >= AMTL_SUMMED) {
-    for (; i + AMTL_SUMMED < n; i += AMTL_SUMMED) *(amtl_sixteen *)(out + i) = *(const amtl_sixteen *)(in + i);
-    *(amtl_sixteen *)(out + n - AMTL_SUMMED) = *(const amtl_sixteen *)(in + n - AMTL_SUMMED);
-  } else if (n >= 8) {
-    *(amtl_eight *)out = *(const amtl_eight *)in, *(amtl_eight *)(out + n - 8) = *(const amtl_eight *)(in + n - 8);
-  } else if (n >= 4) {
-    *(amtl_four *)out = *(const amtl_four *)in, *(amtl_four *)(out + n - 4) = *(const amtl_four *)(in + n - 4);
-  } else {
-    for (; i < n; i++) out[i] = in[i];
-  }
-}
-
-/* Sixteen numbers of eight bytes of int4. */
-AMTL_INLINE void amtl_unpack_eight(amtl_quantized *out, int64_t eight) {
-  const __m128i pairs = _mm_cvtsi64_si128(eight), half = _mm_set1_epi8(15), low = _mm_and_si128(pairs, half),
-                high = _mm_and_si128(_mm_srli_epi16(pairs, 4), half);
-  *(amtl_sixteen *)out = (amtl_sixteen)_mm_sub_epi8(_mm_unpacklo_epi8(low, high), _mm_set1_epi8(8));
-}
-
-/* A row of int4 of `numbers`, and zeros up to sixteen. Nothing is read past it. */
-AMTL_INLINE void amtl_unpack_bytes(amtl_quantized *restrict out, const uint8_t *in, int64_t numbers) {
-  const uint64_t zeros = 0x8888888888888888u;
-  const int64_t n = (numbers + 1) / 2;
-  int64_t i = 0;
-  if (n >= 8) {
-    for (; i + 8 < n; i += 8) amtl_unpack_eight(out + 2 * i, *(const amtl_eight *)(in + i));
-    amtl_unpack_eight(out + 2 * (n - 8), *(const amtl_eight *)(in + n - 8));
-  } else if (n >= 4) { /* the bytes in the middle are the same in both */
-    const uint64_t first = (uint32_t)*(const amtl_four *)in, last = (uint32_t)*(const amtl_four *)(in + n - 4);
-    amtl_unpack_eight(out, (int64_t)(first | last << 8 * (n - 4) | zeros << 8 * n));
-  } else {
-    for (; i < n; i++) out[2 * i] = (int8_t)((in[i] & 15) - 8), out[2 * i + 1] = (int8_t)((in[i] >> 4) - 8);
-  }
-  if (numbers % 2) out[numbers] = 0;
-}
-
-/* Quantized values, then zeros up to k; where the dot product of bytes begins. */
+/* Quantized values, then zeros up to k; where the dot product of bytes begins. Past k the next row comes over the zeros. */
 AMTL_INLINE int32_t amtl_pack_quantized(amtl_quantized *restrict out, const amtl_table *t, amtl_span s, int64_t k,
                                         enum amtl_value value) {
-  if (value == AMTL_INT8 && k <= AMTL_MASKED) { /* the next row is packed over the zeros */
-    const __mmask64 there = s.n == 0 ? 0 : ~(__mmask64)0 >> (AMTL_MASKED - s.n);
-    const __m512i row = _mm512_maskz_loadu_epi8(there, (const int8_t *)t->values + s.first);
-    _mm512_storeu_si512(out, row);
-    return -128 * _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), row));
-  }
-  int64_t i = 0;
-  for (; i < k; i += AMTL_SUMMED) *(amtl_sixteen *)(out + i) = (amtl_sixteen){0};
-  if (value == AMTL_INT4)
-    amtl_unpack_bytes(out, (const uint8_t *)t->values + s.first / 2, s.n);
-  else
-    amtl_copy_bytes(out, (const int8_t *)t->values + s.first, s.n);
   __m128i sum = _mm_setzero_si128();
-  for (i = 0; i < k; i += AMTL_SUMMED)
-    sum = _mm_dpbusd_epi32(sum, _mm_set1_epi8(1), (__m128i)*(const amtl_sixteen *)(out + i));
+  for (int64_t i = 0; i < k; i += AMTL_PANEL) {
+    const __m128i numbers = amtl_sixteen_there(t, s, i, value);
+    _mm_storeu_si128((__m128i_u *)(out + i), numbers);
+    sum = _mm_dpbusd_epi32(sum, _mm_set1_epi8(1), numbers);
+  }
   sum = _mm_add_epi32(sum, _mm_unpackhi_epi64(sum, sum));
   return -128 * (_mm_cvtsi128_si32(sum) + _mm_extract_epi32(sum, 1));
 }

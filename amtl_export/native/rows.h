@@ -26,10 +26,10 @@ typedef uint16_t amtl_lane_halves __attribute__((vector_size(2 * AMTL_LANE), ali
 typedef int8_t amtl_lane_bytes __attribute__((vector_size(AMTL_LANE), aligned(1), may_alias));
 typedef int16_t amtl_lane_shorts __attribute__((vector_size(2 * AMTL_LANE)));
 
-/* AVX-512 reads rows of so many numbers at most sixteen at a time, as often as a full row is: without a branch on a row's
- * own length, which no processor could foretell. Sums of as many are whole vectors meanwhile.
+/* AVX-512 reads a quantized row of so many numbers at most at once, without a branch on its length, which no processor
+ * could foretell. Sums of as many are a whole vector meanwhile.
  */
-enum { AMTL_MASKED = 64 };
+enum { AMTL_SHORT = 16 };
 
 /* Into the first-level cache, or the second: that one waits for more lines at a time. */
 enum amtl_cache { AMTL_FIRST_LEVEL, AMTL_SECOND_LEVEL };
@@ -98,38 +98,31 @@ AMTL_INLINE __mmask16 amtl_there(int64_t left) {
   return (__mmask16)((1u << (left < 0 ? 0 : left > 16 ? 16 : left)) - 1);
 }
 
-/* Sixteen numbers of a row from number `i` on, which is a multiple of 16. Of those that are not there nothing is read. */
-AMTL_INLINE __m512 amtl_load_there(const amtl_table *t, amtl_span s, int64_t i, enum amtl_value type) {
+/* Sixteen quantized numbers of a row from number `i` on, a multiple of 16; zeros where it has fewer. Of what is not there
+ * nothing is read, but its line may be waited for: with numbers of one byte that is seldom another one than the row's.
+ */
+AMTL_INLINE __m128i amtl_sixteen_there(const amtl_table *t, amtl_span s, int64_t i, enum amtl_value type) {
+  const int64_t at = s.first + (i < s.n ? i : 0);
   const __mmask16 there = amtl_there(s.n - i);
-  const int64_t at = s.first + i;
-  if (type == AMTL_FLOAT32) return _mm512_maskz_loadu_ps(there, (const float *)t->values + at);
-  if (type == AMTL_FLOAT16)
-    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(there, (const uint16_t *)t->values + at));
-  if (type == AMTL_INT8)
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(there, (const int8_t *)t->values + at)));
+  if (type == AMTL_INT8) return _mm_maskz_loadu_epi8(there, (const int8_t *)t->values + at);
   const __m128i half = _mm_set1_epi8(15),
                 pairs = _mm_maskz_loadu_epi8(amtl_there((s.n - i + 1) / 2) & 255, (const uint8_t *)t->values + at / 2),
                 numbers = _mm_unpacklo_epi8(_mm_and_si128(pairs, half), _mm_and_si128(_mm_srli_epi16(pairs, 4), half));
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_sub_epi8(numbers, _mm_set1_epi8(8))));
+  return _mm_maskz_sub_epi8(there, numbers, _mm_set1_epi8(8));
 }
 
-AMTL_INLINE void amtl_write_masked(float *restrict out, const amtl_table *t, amtl_span s, float scale, int64_t width,
-                                   enum amtl_value type) {
-  for (int64_t i = 0; i < width; i += 16) {
-    const __m512 x = _mm512_maskz_mul_ps(amtl_there(s.n - i), amtl_load_there(t, s, i, type), _mm512_set1_ps(scale));
-    _mm512_mask_storeu_ps(out + i, amtl_there(width - i), x);
-  }
+/* Times a scale; +0 where the row has fewer. */
+AMTL_INLINE __m512 amtl_scaled_there(const amtl_table *t, amtl_span s, int64_t i, float scale, enum amtl_value type) {
+  const __m512 numbers = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(amtl_sixteen_there(t, s, i, type)));
+  return _mm512_maskz_mul_ps(amtl_there(s.n - i), numbers, _mm512_set1_ps(scale));
 }
 
-/* `out` and `squares` have AMTL_MASKED numbers. */
-AMTL_INLINE void amtl_add_masked(float *restrict out, float *restrict squares, const amtl_table *t, amtl_span s,
-                                 float scale, enum amtl_value type) {
-  for (int64_t i = 0; i < t->dim; i += 16) {
-    const __m512 x = _mm512_maskz_mul_ps(amtl_there(s.n - i), amtl_load_there(t, s, i, type), _mm512_set1_ps(scale));
-    _mm512_storeu_ps(out + i, _mm512_add_ps(_mm512_loadu_ps(out + i), x));
-    if (squares != NULL)
-      _mm512_storeu_ps(squares + i, _mm512_add_ps(_mm512_loadu_ps(squares + i), _mm512_mul_ps(x, x)));
-  }
+/* `out` and `squares` have AMTL_SHORT numbers. */
+AMTL_INLINE void amtl_add_short(float *restrict out, float *restrict squares, const amtl_table *t, amtl_span s, float scale,
+                                enum amtl_value type) {
+  const __m512 x = amtl_scaled_there(t, s, 0, scale, type);
+  _mm512_storeu_ps(out, _mm512_add_ps(_mm512_loadu_ps(out), x));
+  if (squares != NULL) _mm512_storeu_ps(squares, _mm512_add_ps(_mm512_loadu_ps(squares), _mm512_mul_ps(x, x)));
 }
 #endif
 
@@ -141,8 +134,8 @@ AMTL_INLINE void amtl_add_masked(float *restrict out, float *restrict squares, c
 AMTL_INLINE void amtl_write_row(float *restrict out, const amtl_table *t, amtl_span s, float scale, int64_t width,
                                 enum amtl_value type) {
 #if defined(__x86_64__) && AMTL_WIDE == 16
-  if (width <= AMTL_MASKED) {
-    amtl_write_masked(out, t, s, scale, width, type);
+  if ((type == AMTL_INT8 || type == AMTL_INT4) && width <= AMTL_SHORT) {
+    _mm512_mask_storeu_ps(out, amtl_there(width), amtl_scaled_there(t, s, 0, scale, type));
     return;
   }
 #endif
@@ -170,13 +163,13 @@ AMTL_INLINE void amtl_write_row(float *restrict out, const amtl_table *t, amtl_s
 }
 
 /* out += the row's numbers times its scale; and squares, if there are any, += the squares of these. Both have room for
- * AMTL_MASKED numbers where dim is not larger.
+ * AMTL_SHORT numbers where dim is not larger.
  */
 AMTL_INLINE void amtl_add_row(float *restrict out, float *restrict squares, const amtl_table *t, amtl_span s, float scale,
                               enum amtl_value type) {
 #if defined(__x86_64__) && AMTL_WIDE == 16
-  if (t->dim <= AMTL_MASKED) {
-    amtl_add_masked(out, squares, t, s, scale, type);
+  if ((type == AMTL_INT8 || type == AMTL_INT4) && t->dim <= AMTL_SHORT) {
+    amtl_add_short(out, squares, t, s, scale, type);
     return;
   }
 #endif

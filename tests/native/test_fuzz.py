@@ -49,12 +49,12 @@ def test_operators_refuse_what_contradicts_itself_and_answer_what_does_not(folde
     assert CC is not None
     program = build(CC, QUICK, (*OPERATORS, *KERNELS), folder / "operators", folder / "sanitized")
     for seed in (3, 4):  # of ONNX Runtime 1.32 and 1.16
-        found = counted(program, isa, 4000, seed)
-        assert (found["operators"], found["cases"]) == (56, 4000)
-        assert found["answered"] > 2000
-        assert found["refused"] > 1000
+        found = counted(program, isa, 2000, seed)
+        assert (found["operators"], found["cases"]) == (56, 2000)
+        assert found["answered"] > 1000
+        assert found["refused"] > 500
         assert len(found["words"]) > 40
-        assert found["words"]["attribute dim is #, allowed #"] > 200
+        assert found["words"]["attribute dim is #, allowed #"] > 100
 
 
 def test_operators_of_a_gpu(folder: Path) -> None:

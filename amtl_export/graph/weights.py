@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from amtl_export.errors import ValidationFailed
 from amtl_export.graph.facts import COLUMNS as COLUMNS_FACT
 from amtl_export.graph.facts import FOLD, FORM, TRANSPOSED, WEIGHT, fact
 from amtl_export.graph.linear_int8 import weight_columns, weight_panels, weight_scales, zero_offsets
@@ -27,6 +28,9 @@ from amtl_export.graph.segments import Segment, folded, pair_products
 
 COLUMNS, PANELS, SCALES, QUANTIZED, PAIRS = "columns", "panels", "scales", "quantized_", "pairs"
 INT8_COLUMNS, INT8_PANELS, INT8_SCALES, INT8_OFFSETS = "int8_columns", "int8_panels", "int8_scales", "int8_offsets"
+
+#: More than any layer has, and few enough to be counted out.
+_MOST_COLUMNS = 1 << 24
 
 #: Of a layer in int8.
 INT8_FORMS = frozenset({INT8_COLUMNS, INT8_PANELS, INT8_SCALES, INT8_OFFSETS})
@@ -73,13 +77,20 @@ class Part:
 
     @classmethod
     def described(cls, value: ir.Value) -> Part | None:
-        """What an initializer's metadata says that it is a part of; None if it is none, or a whole."""
+        """What an initializer's metadata says that it is a part of; None if it is none, or a whole.
+
+        Raises:
+            ValidationFailed: the metadata cannot be read.
+        """
         weight, ranges, form = (fact(value, key) for key in (WEIGHT, COLUMNS_FACT, FORM))
         if weight is None or ranges is None or form is None:
             return None
-        ends = [span.split(":") for span in ranges.split(",")]
-        columns = tuple(i for begin, end in ends for i in range(int(begin), int(end)))
-        fold = tuple(Segment.of(text) for text in (fact(value, FOLD) or "").split("\n") if text)
+        try:
+            columns = _read(ranges)
+            fold = tuple(Segment.of(text) for text in (fact(value, FOLD) or "").split("\n") if text)
+        except ValueError as error:
+            what = "what an initializer is a part of cannot be read"
+            raise ValidationFailed(what, where=str(value.name), found=error) from None
         return cls(weight, columns, form, fact(value, TRANSPOSED) is not None, fold)
 
     def of(self, whole: npt.NDArray[Any], bases: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -184,6 +195,15 @@ def multiplies_int8(graph: ir.Model) -> bool:
     """Whether a graph has layers that quantize what they multiply."""
     parts = map(Part.described, graph.graph.initializers.values())
     return any(part is not None and part.form == INT8_SCALES for part in parts)
+
+
+def _read(ranges: str) -> tuple[int, ...]:
+    """The other way round."""
+    ends = [span.split(":") for span in ranges.split(",")]
+    spans = [range(int(begin), int(end)) for begin, end in ends]
+    if sum(map(len, spans)) > _MOST_COLUMNS:
+        raise ValueError(f"{sum(map(len, spans))} columns")
+    return tuple(column for span in spans for column in span)
 
 
 def _written(columns: Sequence[int]) -> str:

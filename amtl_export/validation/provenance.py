@@ -100,7 +100,7 @@ def _weights(graph: ir.Graph, model: nn.Module, selectors: set[str]) -> tuple[li
         array, weight, part = _array(value), fact(value, WEIGHT), Part.described(value)
         if name in selectors or fact(value, TABLE) or fact(value, CONSTANT):
             continue
-        if part and part.unknown_bases(kept):
+        if part and not _fits(part, kept):
             changed.append(name)
         elif weight is not None and weight in kept:
             if weight in parameters:
@@ -126,11 +126,19 @@ def weights_explained(graph: ir.Graph, frozen: FrozenModel) -> set[str]:
     explained = set()
     for name, value in graph.initializers.items():
         weight, part = fact(value, WEIGHT), Part.described(value)
-        if weight in kept and not (part and part.unknown_bases(kept)):
+        if weight in kept and (part is None or _fits(part, kept)):
             assert weight is not None
             if _is_weight(_array(value), part, kept[weight], kept):
                 explained.add(name)
     return explained
+
+
+def _fits(part: Part, kept: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Whether a weight and bases of the model can have such a part: metadata may say anything."""
+    try:
+        return part.weight not in kept or part.of(kept[part.weight], kept).size > 0
+    except (KeyError, IndexError, ValueError):  # unknown bases, fields and columns, widths that do not add up
+        return False
 
 
 def _is_weight(

@@ -1,5 +1,6 @@
 """Layers in int8 that multiply coordinates: bases folded into the weight first, held against PyTorch to the bit."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.compression.compress import compress
+from amtl_export.errors import ValidationFailed
 from amtl_export.files import write_sums
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.graph.segments import Segment, folded, inverse, places
@@ -55,6 +57,11 @@ def example(rows: int) -> dict[str, Tensor]:
 def model() -> FrozenModel:
     torch.manual_seed(0)
     return compress(freeze(Ranker().eval(), example=example(64)), dim_budget=0.25)
+
+
+@pytest.fixture(scope="module")
+def folded_bundle(model: FrozenModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(model, tmp_path_factory.mktemp("folded") / "bundle", CONFIGS["native"]).path
 
 
 def exported(model: FrozenModel, folder: Path, config: ExportConfig) -> Bundle:
@@ -138,6 +145,41 @@ def test_a_number_that_is_changed_by_one_step_is_found(model: FrozenModel, tmp_p
     ir.save(ir.from_proto(proto), bundle.model, external_data="model.onnx.data", size_threshold_bytes=1024)
     write_sums(bundle.path)
     assert form in " ".join(validate(bundle.path, model).problems)
+
+
+#: What a bundle may say of a weight's part → its key.
+LIES = {
+    "x y z": "fold",
+    "": "fold",
+    "-5": "fold",
+    "47 item.frozen_table.bases 0": "fold",
+    "48 item.frozen_table.bases 7": "fold",
+    "a:b": "columns",
+    "0:1:2": "columns",
+    "0:9999999999999": "columns",
+    "0:900": "columns",
+    "quantized_x": "form",
+    "pairs": "form",
+}
+
+
+@pytest.mark.parametrize(("lie", "key"), LIES.items())
+def test_what_metadata_says_wrongly_is_a_problem_and_no_crash(
+    model: FrozenModel, folded_bundle: Path, tmp_path: Path, lie: str, key: str
+) -> None:
+    bundle = shutil.copytree(folded_bundle, tmp_path / "bundle")
+    proto = onnx.load(bundle / "model.onnx", load_external_data=False)
+    told = [own for value in proto.graph.value_info for own in value.metadata_props if own.key == f"amtl.{key}"]
+    assert told
+    for own in told:
+        own.value = lie
+    (bundle / "model.onnx").write_bytes(proto.SerializeToString())
+    write_sums(bundle)
+    try:
+        problems = validate(bundle, model).problems
+    except ValidationFailed as error:
+        problems = [str(error)]
+    assert problems
 
 
 def test_coordinates_come_back_from_rows() -> None:

@@ -64,7 +64,7 @@ def test_is_fused(
     ("config", "parts"),
     [
         (FUSED, ("panels/", "columns/")),
-        (ExportConfig("ragged", "int8", layer_dtype="int8"), ("quantized_12/", "columns/")),
+        (ExportConfig("ragged", "int8", first_layer="fused", layer_dtype="int8"), ("quantized_12/", "columns/")),
     ],
 )
 def test_a_weight_that_was_changed_is_found(
@@ -110,7 +110,7 @@ def test_a_module_of_ones_own(tmp_path: Path) -> None:
     model.eval()
     example = {"items": torch.randint(0, 300, (64, 2)), "user": torch.randint(0, 200, (64,))}
     configs = [ExportConfig("ragged", dtype, first_layer="fused") for dtype in VALUE_TYPES]
-    configs += [ExportConfig("ragged", dtype, layer_dtype="int8") for dtype in SCALED]
+    configs += [ExportConfig("ragged", dtype, first_layer="fused", layer_dtype="int8") for dtype in SCALED]
     for i, config in enumerate(configs):
         bundle = export(freeze(model, example=example, outputs=["logit"]), tmp_path / str(i), config)
         assert validate(bundle.path, model, example).problems == []

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
+from amtl_export.compression.cuts import feeds
 from amtl_export.compression.report import BasisKind, CompressReport, FieldOrder, Placement
 from amtl_export.compression.search import DEFAULT_DROP, BestCut, best_cut, smallest
 from amtl_export.compression.uncut import Note, RowGroup, Uncut
@@ -27,10 +28,7 @@ from amtl_export.source.call import ModuleCall
 from amtl_export.source.source import Batches, Labels, Source, labels_by_output
 from amtl_export.spec import Feed
 from amtl_export.stages import stage
-from amtl_export.tables.values import (
-    VALUE_TYPES,
-    ValueType,
-)
+from amtl_export.tables.values import VALUE_TYPES, ValueType, fake_quantized, quantize, value_types
 from amtl_export.training.run import Run
 
 
@@ -195,6 +193,7 @@ def _report(
         max_auc_drop=drop,
         dim_budget=dim_budget,
         max_abs_logit_diff_before_cut=best.moved,
+        answers_after_cut=_after_cut(work, best),
         placements=[
             Placement(
                 own.kind,
@@ -214,6 +213,27 @@ def _report(
             for name, after in best.point.outputs.items()
         },
     )
+
+
+def _after_cut(work: Uncut, best: BestCut) -> dict[str, float]:
+    """How far answers move by the cut, and by numbers as they are stored."""
+    stored = quantize(best.model, value_types(best.model, best.point.dtype))
+    cut = fake_quantized(best.model, stored)
+    before, after = [], []
+    for feed in feeds(work.original):
+        was, becomes = (model.answers(feed) for model in (work.plain, cut))
+        for name in cut.scores:
+            before.append(np.ravel(was[name]))
+            after.append(np.ravel(becomes[name]))
+    scores = np.concatenate(before)
+    apart = np.abs(np.concatenate(after) - scores)[np.isfinite(scores)]
+    scores = scores[np.isfinite(scores)]
+    return {
+        "examples": len(scores),
+        "max_abs_diff": float(apart.max(initial=0.0)),
+        "mean_abs_diff": float(apart.mean()) if len(apart) else 0.0,
+        "std": float(scores.std()) if len(scores) else 0.0,
+    }
 
 
 def _mean_dims(frozen: FrozenModel, group: RowGroup, whole: Dims) -> float:

@@ -79,7 +79,7 @@ class Cuts:
         """
         whole = whole_model(self.work.plain, self.coded)
         largest, most = 0.0, 0.0
-        for feed in islice(_feeds(self.work.original), 0, _COMPARED // 64):
+        for feed in islice(feeds(self.work.original), 0, _COMPARED // 64):
             answers = [model.answers(feed) for model in (self.work.plain, whole)]
             for before, after in ([one[name] for one in answers] for name in whole.scores):
                 finite = np.isfinite(before)
@@ -193,7 +193,7 @@ def table_bytes(model: FrozenModel, dtype: ValueType = "fp32") -> int:
     return total
 
 
-def _feeds(frozen: FrozenModel) -> Iterator[Feed]:
+def feeds(frozen: FrozenModel) -> Iterator[Feed]:
     """Requests to compare answers on: labelled examples, or the example."""
     if frozen.labelled is None:
         yield frozen.example

@@ -110,6 +110,8 @@ class CompressReport:
         max_auc_drop: that was allowed; None where dims were given.
         dim_budget: that was given; None where a drop was.
         max_abs_logit_diff_before_cut: how far answers moved by the change of bases alone.
+        answers_after_cut: how far they moved by the cut and by how numbers are stored: `examples`, `max_abs_diff`,
+            `mean_abs_diff`, and `std`, how far answers lie apart.
         placements: the ways to place the bases that were compared.
         curve: cuts that were tried.
     """
@@ -127,6 +129,7 @@ class CompressReport:
     max_auc_drop: float | None
     dim_budget: float | None
     max_abs_logit_diff_before_cut: float
+    answers_after_cut: dict[str, float]
     placements: list[Placement]
     curve: list[Point]
     outputs: dict[str, dict[str, float]] = field(default_factory=dict)

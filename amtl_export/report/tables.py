@@ -151,6 +151,7 @@ def compressed(report: Mapping[str, Any]) -> RenderableType:
         for name, own in report["fields"].items()
     ]
     before, after = report["auc_valid_before"], report["auc_valid_after"]
+    moved = report["answers_after_cut"]
     auc = "" if before is None else f"; valid AUC {before:.5f} → {after:.5f} ({after - before:+.1e})"
     auc += "".join(
         f"; {name} {own['auc_valid_before']:.5f} → {own['auc_valid_after']:.5f}"
@@ -160,7 +161,9 @@ def compressed(report: Mapping[str, Any]) -> RenderableType:
         f"tables: {size(report['bytes_before'])} → {size(report['bytes_after'])} "
         f"({report['bytes_after'] / report['bytes_before']:.3f}), mean dims {report['avg_dim_ratio']:.3f} D, "
         f"values {report['dtype']}{auc}",
-        f"before the cut, answers moved by {report['max_abs_logit_diff_before_cut']:.1e} at most",
+        f"{moved['examples']:,} answers, {moved['std']:.2g} apart (std): moved by "
+        f"{report['max_abs_logit_diff_before_cut']:.1e} at most before the cut, and by the cut by "
+        f"{moved['mean_abs_diff']:.2g} on average and {moved['max_abs_diff']:.2g} at most",
         *(f"left as it is: {name} ({reason})" for name, reason in report["left"].items()),
     ]
     parts: list[RenderableType] = [table("principal order", heads, rows)]

@@ -18,7 +18,8 @@ from amtl_export.training.run import Run
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 KEYS = {"fields", "avg_dim_ratio", "bytes_before", "bytes_after", "auc_valid_before", "auc_valid_after", "basis"} | {
-    "max_abs_logit_diff_before_cut"
+    "max_abs_logit_diff_before_cut",
+    "answers_after_cut",
 }
 
 

@@ -17,7 +17,7 @@ from amtl_export import attach
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.compression.coding import trial_model
 from amtl_export.compression.compress import compress
-from amtl_export.compression.cuts import Cuts, table_bytes
+from amtl_export.compression.cuts import Cuts, feeds, table_bytes
 from amtl_export.compression.search import DEFAULT_DROP
 from amtl_export.compression.uncut import Uncut
 from amtl_export.data.named.synthetic import usable_rank
@@ -102,8 +102,16 @@ def check_report(model: FrozenModel, original: FrozenModel) -> None:
     stored = table_bytes(model, report["dtype"])
     assert report["bytes_after"] == stored + placement["projection_bytes"] == point["bytes"]
     assert report["max_abs_logit_diff_before_cut"] <= 1e-4
+    read_back = fake_quantized(model, quantize(model, value_types(model, report["dtype"])))
+    answers = [(original.answers(feed), read_back.answers(feed)) for feed in feeds(original)]
+    pairs = [(was[name].ravel(), now[name].ravel()) for was, now in answers for name in model.scores]
+    was, now = (np.concatenate(own) for own in zip(*pairs, strict=True))
+    cut = report["answers_after_cut"]
+    assert cut["examples"] == len(was)
+    assert cut["max_abs_diff"] == pytest.approx(np.abs(now - was).max(), abs=1e-5)
+    assert cut["mean_abs_diff"] == pytest.approx(np.abs(now - was).mean(), abs=1e-5)
+    assert cut["std"] == pytest.approx(was.std(), abs=1e-5)
     if report["auc_valid_before"] is not None:
-        read_back = fake_quantized(model, quantize(model, value_types(model, report["dtype"])))
         for split_model, key in ((original, "auc_valid_before"), (read_back, "auc_valid_after")):
             aucs = torch_auc(split_model, "valid", trained=split_model is original)
             assert aucs == {split_model.score: pytest.approx(report[key], abs=1e-12)}

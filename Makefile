@@ -78,10 +78,10 @@ FAST := $(filter-out $(addprefix tests/,data/test_shared_vocabularies.py data/te
 	tests/cli/test_flags.py tests/cli/test_help.py \
 	$(addprefix tests/test_,docs.py files.py house.py install.py metrics.py project.py spec.py)
 
-# What of the package all tests reach, by room, into benchmarks/results.
-coverage: venv triton
+# What of the package the tests of make check reach, by room, into benchmarks/results; tests/reached.py takes any others.
+coverage: venv
 	$(BIN)/python -m pip install --quiet 'coverage>=7.10'
-	$(BIN)/python tests/reached.py -- -n 2 -m "not long"
+	$(BIN)/python tests/reached.py -- -n 2 -m "not network" $(FAST)
 
 # Thousands of spoilt bundles and runs through every command, and processes that are killed: hours.
 attack: venv

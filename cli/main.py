@@ -78,6 +78,7 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run a command line; the exit code."""
+    _called[:] = arguments[:1]
     try:
         result = cli.main(arguments, prog_name="amtl-export", standalone_mode=False)
     except click.ClickException as error:
@@ -114,6 +115,10 @@ def _report(error: Exception) -> int:
 #: Signals that asked for an end.
 _signals: list[int] = []
 
+#: The command that runs, and those that keep what they have done.
+_called: list[str] = []
+_GO_ON = ("train", "score", "experiment")
+
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     _signals.append(number)
@@ -125,5 +130,6 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _say_interrupted() -> int:
-    click.echo("interrupted", err=True)
+    how = "; the same command goes on from there" if _called and _called[0] in _GO_ON else ""
+    click.echo(f"interrupted{how}", err=True)
     return 130

@@ -35,8 +35,9 @@ def command(bundle: Path, source: str | None, out: Path, bench: tuple[Path, ...]
     """
     from rich.text import Text
 
-    from amtl_export.report.page import write_report
+    from amtl_export.report.page import check_page, write_report
 
+    check_page(out, common.overwrite)
     verdict = None
     if source is not None:  # what proves needs PyTorch, the page itself does not
         from amtl_export.validation.validate import validate

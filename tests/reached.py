@@ -1,4 +1,4 @@
-"""What of the package the tests reach: `make coverage`. Rooms by what they leave out, and the total, as a dated JSON.
+"""What of the package tests reach: `make coverage`. Rooms by what is left out, and the total, as a dated JSON.
 
 python tests/reached.py --out benchmarks/results [PYTEST'S ARGUMENTS]
 

@@ -204,9 +204,13 @@ def open_bundle(path: Path | str) -> Bundle:
     return Bundle(path, signature, Schema.from_values(read_json(path / "schema.json"), path / "schema.json"))
 
 
+#: A file of a folder that is no bundle → what it is.
+_OTHERS = {"history.jsonl": "a run", "frozen.safetensors": "a frozen model"}
+
+
 def _require(path: Path, *names: str) -> None:
     for name in names:
         if not (path / name).is_file():
-            raise InputError(
-                "the folder is not a complete bundle", where=path, found=f"no {name}", fix="export it again"
-            )
+            known = next((kind for file, kind in _OTHERS.items() if (path / file).is_file()), "")
+            fix = f"this is {known}: export it, and give what export wrote" if known else "export it again"
+            raise InputError("the folder is not a complete bundle", where=path, found=f"no {name}", fix=fix)

@@ -47,9 +47,7 @@ def write_report(
         EnvironmentLacks: no disk space or no permission.
     """
     out = Path(out)
-    if (out.exists() or out.is_symlink()) and not (overwrite and _is_ours(out)):
-        fix = "choose another file" if overwrite else "choose another file, or say overwrite=True"
-        raise InputError("the output file exists", where=out, fix=fix)
+    check_page(out, overwrite)
     stage("writing the page")
     opened = open_bundle(bundle)
     text = html.page(f"{Path(bundle).name}: what it is, and what is proven", _sections(opened, verdict, timings))
@@ -63,6 +61,17 @@ def write_report(
         finally:
             draft.unlink(missing_ok=True)
     return out
+
+
+def check_page(out: Path, overwrite: bool) -> None:
+    """Refuse a file that exists, unless `write_report` wrote it and `overwrite` was said.
+
+    Raises:
+        InputError: it must not be replaced.
+    """
+    if (out.exists() or out.is_symlink()) and not (overwrite and _is_ours(out)):
+        fix = "choose another file" if overwrite else "choose another file, or say overwrite=True"
+        raise InputError("the output file exists", where=out, fix=fix)
 
 
 def _is_ours(page: Path) -> bool:

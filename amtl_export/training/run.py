@@ -82,7 +82,8 @@ def load_run(path: Path | str) -> Run:
     """
     path = Path(path)
     if not path.is_dir():
-        raise InputError("no such run", where=path, fix="give a folder that train wrote")
+        fix = "give a folder that train wrote; of a module FILE.py:FUNCTION, whose function makes it"
+        raise InputError("no such run", where=path, fix=fix)
     if not (path / "config.json").is_file():
         raise InputError(
             "the folder is not a run", where=path, found="no config.json", fix="give a folder made by train"

@@ -393,6 +393,19 @@ def page_wider_than_the_row(p: Place) -> list[object]:
     return p.export("--layout", "paged", "--page-width", 99)
 
 
+@case(2, "complete bundle", "this is a frozen model: export it")
+def a_frozen_model_instead_of_a_bundle(p: Place) -> list[object]:
+    (p.path / "frozen").mkdir()
+    (p.path / "frozen" / "frozen.safetensors").touch()
+    return ["validate", p.path / "frozen", "--run", p.path / "nothing"]
+
+
+@case(2, "output file exists", "choose another file")
+def a_report_over_a_file_before_anything_is_proven(p: Place) -> list[object]:
+    (p.path / "page.html").touch()
+    return ["report", p.bundle, "--vs", p.path / "nothing", "--out", p.path / "page.html"]
+
+
 @case(2, "complete bundle", "no model.onnx.data")
 def bundle_without_weights(p: Place) -> list[object]:
     (p.bundle / "model.onnx.data").unlink()

@@ -24,7 +24,7 @@ from amtl_export.graph.passes.state_linear_layers import StateLinearLayers
 from amtl_export.graph.passes.state_shapes import StateShapes
 from amtl_export.graph.passes.sum_flat import SumFlat
 from amtl_export.graph.quantized_linear import Quantizable
-from amtl_export.graph.weights import SCALES, Part
+from amtl_export.graph.weights import SCALES, parts_of
 from amtl_export.tables.layout import LaidOut
 from amtl_export.tables.plan import FirstLayer, LayerDtype, TablePlan
 from amtl_export.tables.values import SCALED
@@ -94,7 +94,7 @@ def lower(
     run([*_steps(plans, wanted, shared, quantizing), Step(lowering)], model)
     if quantizing:
         asked = ("layer_dtype: int8", 'layer_dtype="fp32"')
-        fused = any(own and own.form == SCALES for own in map(Part.described, model.graph.initializers.values()))
+        fused = any(part.form == SCALES for part in parts_of(model.graph))
         run([Step(quantizing, None if fused else asked, "no layer gains by it")], model)
     return lowering.lookups
 

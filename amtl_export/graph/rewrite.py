@@ -65,7 +65,7 @@ def is_sum_over_values(node: ir.Node) -> bool:
     return given and constant_ints(node.inputs[1]) in ([1], [-2])
 
 
-def is_gone(total: ir.Node) -> bool:
+def drops_axis(total: ir.Node) -> bool:
     """Whether the axis that a node reduces is gone from what it gives."""
     keepdims = total.attributes.get("keepdims")
     return keepdims is not None and keepdims.as_int() == 0

@@ -193,12 +193,11 @@ def parts_of(graph: ir.Graph) -> list[Part]:
 
 def multiplies_int8(graph: ir.Model) -> bool:
     """Whether a graph has layers that quantize what they multiply."""
-    parts = map(Part.described, graph.graph.initializers.values())
-    return any(part is not None and part.form == INT8_SCALES for part in parts)
+    return any(part.form == INT8_SCALES for part in parts_of(graph.graph))
 
 
 def _read(ranges: str) -> tuple[int, ...]:
-    """The other way round."""
+    """`0:3,6:8` as 0, 1, 2, 6, 7."""
     ends = [span.split(":") for span in ranges.split(",")]
     spans = [range(int(begin), int(end)) for begin, end in ends]
     if sum(map(len, spans)) > _MOST_COLUMNS:
@@ -207,7 +206,7 @@ def _read(ranges: str) -> tuple[int, ...]:
 
 
 def _written(columns: Sequence[int]) -> str:
-    """0, 1, 2, 6, 7 as 0:3,6:8."""
+    """0, 1, 2, 6, 7 as `0:3,6:8`."""
     starts = [i for i, column in enumerate(columns) if i == 0 or column != columns[i - 1] + 1]
     ends = [*starts[1:], len(columns)]
     return ",".join(f"{columns[a]}:{columns[b - 1] + 1}" for a, b in zip(starts, ends, strict=True))

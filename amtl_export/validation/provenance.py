@@ -100,13 +100,12 @@ def _weights(graph: ir.Graph, model: nn.Module, selectors: set[str]) -> tuple[li
         array, weight, part = _array(value), fact(value, WEIGHT), Part.described(value)
         if name in selectors or fact(value, TABLE) or fact(value, CONSTANT):
             continue
-        if part and not _fits(part, kept):
-            changed.append(name)
-        elif weight is not None and weight in kept:
-            if weight in parameters:
+        if weight is not None and weight in kept:
+            expected = _expected(part, weight, kept)
+            if expected is not None and weight in parameters:
                 key = (weight, part.transposed, part.fold) if part else (weight, False, ())
                 columns.setdefault(key, set()).update(part.columns if part else range(_width(kept[weight])))
-            if not _is_weight(array, part, kept[weight], kept):
+            if expected is None or not _is_weight(array, part, expected):
                 changed.append(name)
         elif array.size > CONSTANT_SIZE:
             unexplained.append(name)
@@ -126,29 +125,30 @@ def weights_explained(graph: ir.Graph, frozen: FrozenModel) -> set[str]:
     explained = set()
     for name, value in graph.initializers.items():
         weight, part = fact(value, WEIGHT), Part.described(value)
-        if weight in kept and (part is None or _fits(part, kept)):
-            assert weight is not None
-            if _is_weight(_array(value), part, kept[weight], kept):
-                explained.add(name)
+        if weight is None or weight not in kept:
+            continue
+        expected = _expected(part, weight, kept)
+        if expected is not None and _is_weight(_array(value), part, expected):
+            explained.add(name)
     return explained
 
 
-def _fits(part: Part, kept: Mapping[str, npt.NDArray[Any]]) -> bool:
-    """Whether a weight and bases of the model can have such a part: metadata may say anything."""
+def _expected(part: Part | None, weight: str, kept: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any] | None:
+    """A weight, or a part of it; None where the model can have no such part: metadata may say anything."""
+    if part is None:
+        return kept[weight]
     try:
-        return part.weight not in kept or part.of(kept[part.weight], kept).size > 0
+        expected = part.of(kept[weight], kept)
     except (KeyError, IndexError, ValueError):  # unknown bases, fields and columns, widths that do not add up
-        return False
+        return None
+    return expected if expected.size else None
 
 
-def _is_weight(
-    array: npt.NDArray[Any], part: Part | None, whole: npt.NDArray[Any], bases: Mapping[str, npt.NDArray[Any]]
-) -> bool:
+def _is_weight(array: npt.NDArray[Any], part: Part | None, expected: npt.NDArray[Any]) -> bool:
     """Whether an initializer is a weight, or a part of it: bit for bit, or to a rounding with bases folded in.
 
     A layer in int8 is held against PyTorch's to the last bit, so its whole numbers are these and no others.
     """
-    expected = part.of(whole, bases) if part else whole
     if part is None or not part.fold or part.form in INT8_FORMS:
         return same_bits(array, expected)
     if array.shape != expected.shape or array.dtype != expected.dtype:

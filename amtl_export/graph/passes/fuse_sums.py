@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from amtl_export.graph.facts import table_of
 from amtl_export.graph.passes.base import GraphPass, custom_nodes, ensure_none, is_custom, require_unlowered
-from amtl_export.graph.rewrite import is_gone, is_sum_over_values, rank, replace_value, sole_user
+from amtl_export.graph.rewrite import drops_axis, is_sum_over_values, rank, replace_value, sole_user
 from amtl_export.native import DOMAIN
 
 
@@ -50,7 +50,7 @@ class FuseSums(GraphPass):
         total = sole_user(lookup.outputs[0])
         if not one_field or rank(lookup.inputs[1]) != 2 or total is None:
             return None
-        return total if is_sum_over_values(total) and is_gone(total) else None
+        return total if is_sum_over_values(total) and drops_axis(total) else None
 
 
 def _fuse(graph: ir.Graph, lookup: ir.Node, total: ir.Node) -> None:

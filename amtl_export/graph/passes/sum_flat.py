@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from amtl_export.graph.facts import CONSTANT
 from amtl_export.graph.passes.base import GraphPass, ensure_none
-from amtl_export.graph.rewrite import initializer, is_gone, is_sum_over_values, replace_value, sizes
+from amtl_export.graph.rewrite import drops_axis, initializer, is_sum_over_values, replace_value, sizes
 
 
 class SumFlat(GraphPass):
@@ -31,7 +31,7 @@ class SumFlat(GraphPass):
 
 def _is_thin(node: ir.Node) -> bool:
     value = node.inputs[0] if node.inputs else None
-    return is_sum_over_values(node) and is_gone(node) and value is not None and sizes(value)[2:] == (1,)
+    return is_sum_over_values(node) and drops_axis(node) and value is not None and sizes(value)[2:] == (1,)
 
 
 def _flatten(graph: ir.Graph, total: ir.Node) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import join
 from typing import Any
 
 import click
@@ -57,8 +58,10 @@ def command(
     from amtl_export.compression.compress import compress
     from amtl_export.files import check_source
     from amtl_export.freezing.folder import save_frozen
+    from amtl_export.report.compression import compressed
     from amtl_export.report.plots import check_plot, plot_curve
-    from amtl_export.report.tables import compressed
+    from amtl_export.report.tables import of_target
+    from amtl_export.tables.plan import PlanConfig, target_gives
 
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out' (or ask for '--dry-run').")
@@ -76,3 +79,8 @@ def command(
     if plot is not None:
         plot_curve(report, plot)
     common.result(report, lambda: compressed(report))
+    if out is not None and not dry_run:
+        portable, native = (of_target(target_gives(model, PlanConfig(), own)) for own in ("portable", "native"))
+        export = f"  {join(['amtl-export', 'export', str(out), '--out', 'BUNDLE'])}"
+        common.say("Next, export it:", export, f"    for any ONNX Runtime: {portable}")
+        common.say(f"{export} --target native", f"    where the native operators are registered: {native}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from shlex import join
 from typing import Any
@@ -83,8 +82,8 @@ def command(
     from amtl_export.bundle.export import ExportConfig, export
     from amtl_export.bundle.value_types import choose_dtype
     from amtl_export.freezing.frozen import freeze
-    from amtl_export.report.tables import bundle_report, plan_report
-    from amtl_export.tables.plan import other_target, plan
+    from amtl_export.report.tables import bundle_report, of_target, plan_report
+    from amtl_export.tables.plan import plan, target_gives
 
     if out is None and not dry_run:
         raise click.UsageError("Missing option '--out' (or ask for '--dry-run').")
@@ -97,22 +96,11 @@ def command(
         common.result({"plan": plans}, lambda: plan_report(plans))
         return
     bundle = export(frozen, out, config, overwrite=common.overwrite)
-    report, other = bundle.report(), other_target(frozen, config)
+    report = bundle.report()
+    other = target_gives(frozen, config, "portable" if config.target == "native" else "native")
     common.result(report | {"other_target": other}, lambda: bundle_report(report, str(out)))
     validate = ["amtl-export", "validate", str(out), "--run", source]
     package = ["amtl-export", "package", str(out), "--triton", "repository", "--name", "NAME"]
-    common.say(_other_line(other), "Next, prove it and package it:", f"  {join(validate)}", f"  {join(package)}")
-
-
-def _other_line(other: Mapping[str, Any]) -> str:
-    """For `export`: what the target that was not asked for would give."""
-    from amtl_export.report.tables import size
-
-    begins = f"--target {other['target']} would give"
-    if other["problem"]:
-        return f"{begins} nothing: {other['problem']}"
     needs = ", where the native operators are registered" if other["target"] == "native" else ", on any ONNX Runtime"
-    return (
-        f"{begins} layout {other['layout']}, {other['dtype']}, table {size(other['bytes_table'])} "
-        f"({other['bytes_ratio']:.2f}x), lookups expected at {other['relative_time']:.1f}x of dense{needs}"
-    )
+    would = f"--target {other['target']} would give {of_target(other)}{'' if other['problem'] else needs}"
+    common.say(would, "Next, prove it and package it:", f"  {join(validate)}", f"  {join(package)}")

@@ -21,9 +21,11 @@ class CompressedField(_Part):
     """A table that was rewritten.
 
     Attributes:
+        dim: D before it was cut.
         energy: share of what its rows matter to the model that the leading 1, 2, … numbers hold.
     """
 
+    dim: NonNegativeInt
     energy: list[float]
 
 

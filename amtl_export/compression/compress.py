@@ -84,7 +84,7 @@ def compress(
         raise InputError(
             "compress: an AUC drop needs labelled examples",
             found="none" if original.labelled is None else "no AUC: a score is NaN, or all labels are alike",
-            fix="Source(…, batches=…), compress(…, batches=…), or give dim_budget",
+            fix="Source(module, example, batches=[(inputs, labels), …]) in place of (module, example), or dim_budget=R",
         )
     dtypes: tuple[ValueType, ...] = (dtype,) if dtype != "auto" else VALUE_TYPES if drop is not None else ("fp32",)
     found = [best_cut(work, kind, dim_budget, drop, dtypes) for kind in work.kinds()]

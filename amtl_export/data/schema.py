@@ -327,7 +327,8 @@ class Schema(Strict):
             raise InputError(
                 "the data folder has no schema.toml",
                 where=path,
-                fix="write one: label, and a [[field]] with name and kind for each field (docs/schema.md)",
+                fix="write one: label, and a [[field]] with name and kind for each field; "
+                "https://github.com/amtl-export/amtl-export/blob/main/docs/schema.md has all keys",
             ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError("schema.toml is not TOML", where=path, found=error) from None

@@ -10,6 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from amtl_export.errors import InputError
+from amtl_export.freezing.reads import why_it_fails
+from amtl_export.source.binding import Binding
+from amtl_export.source.call import name_outputs
 from amtl_export.spec import Feed, TensorSpec
 
 #: Numbers of a buffer that may be a counter; larger ones are tables.
@@ -97,3 +101,23 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's parameters are."""
     return next((p.device for p in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
+
+
+def example_outputs(trained: nn.Module, binding: Binding, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of what a user's module gives for its example.
+
+    Args:
+        trained: the module.
+        binding: of the example.
+        wanted: as `name_outputs` takes them.
+
+    Raises:
+        InputError: the module fails, or gives something else.
+    """
+    tensors = [tensor.clone().to(device_of(trained)) for tensor in binding.example.values()]
+    try:
+        answer = binding.call(trained, tensors)
+    except Exception as error:  # whatever the user's forward raises
+        found = why_it_fails(error, trained, lambda: binding.call(trained, tensors))
+        raise InputError("the model fails on its example", where=type(trained).__name__, found=found) from error
+    return name_outputs(answer, wanted)

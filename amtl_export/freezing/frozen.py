@@ -28,7 +28,7 @@ from amtl_export.freezing.fields import (
     table_counts,
     table_field,
 )
-from amtl_export.freezing.flat import Flat, answers, buffers_kept, device_of, evaluating, state_kept
+from amtl_export.freezing.flat import Flat, answers, buffers_kept, evaluating, example_outputs, state_kept
 from amtl_export.freezing.labelled import BesideOf, RawRows, beside_rows, labelled_rows, raw_rows
 from amtl_export.freezing.reads import tables_read
 from amtl_export.freezing.swap import freeze_module, frozen_tables, tables_of, unwrapped
@@ -37,7 +37,7 @@ from amtl_export.models.attach import is_attached
 from amtl_export.models.config import ModelConfig
 from amtl_export.models.ctr import CtrModel
 from amtl_export.source.binding import DynamicShapes, bind, describe
-from amtl_export.source.call import ModuleCall, RunCall, name_outputs
+from amtl_export.source.call import ModuleCall, RunCall
 from amtl_export.source.source import Labelled, Source, absolute, build, is_factory
 from amtl_export.spec import Feed, TensorSpec
 from amtl_export.stages import stage
@@ -354,7 +354,7 @@ def of_module(source: Source, name: str, *, shared: bool = False) -> FrozenModel
     inputs = describe(binding, source.dynamic_shapes)
     frozen = freeze_module(trained, shared=shared)
     with evaluating(trained), state_kept(trained), buffers_kept(trained):
-        outputs = _output_names(trained, binding, source.outputs)
+        outputs = example_outputs(trained, binding, source.outputs)
     call = ModuleCall(binding)
     tables = tables_of(trained)
     flat = Flat(frozen, call)
@@ -389,12 +389,3 @@ def of_module(source: Source, name: str, *, shared: bool = False) -> FrozenModel
         read_whole=frozenset(whole),
         labelled=source.labelled(inputs, scores),
     )
-
-
-def _output_names(trained: nn.Module, binding: Any, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    tensors = [tensor.clone().to(device_of(trained)) for tensor in binding.example.values()]
-    try:
-        answer = binding.call(trained, tensors)
-    except Exception as error:  # whatever the user's forward raises
-        raise InputError("the model fails on its example", where=type(trained).__name__, found=error) from error
-    return name_outputs(answer, wanted)

@@ -1,11 +1,15 @@
-"""Which tables a model reads, seen by running it."""
+"""Which tables a model reads, and with which ids, seen by running it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, embedding_bag
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from amtl_export.freezing.table import FrozenEmbedding
@@ -40,3 +44,39 @@ def tables_read(tables: Mapping[str, FrozenEmbedding], run: Callable[[], Any]) -
     return {by_address[a] for a in reads.read if a in by_address}, {
         by_address[a] for a in reads.whole if a in by_address
     }
+
+
+class _Outside(TorchFunctionMode):
+    """Notes the first lookup of an id that its table does not have."""
+
+    def __init__(self, tables: Mapping[int, str]) -> None:
+        super().__init__()
+        self.tables = tables
+        self.found = ""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (embedding, embedding_bag) and not self.found:
+            given = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
+            self.found = self._said(given["input"], given["weight"])
+        return func(*args, **(kwargs or {}))
+
+    def _said(self, ids: Tensor, rows: Tensor) -> str:
+        outside = ids[(ids < 0) | (ids >= len(rows))]
+        if not len(outside):
+            return ""
+        name = self.tables.get(id(rows), "a table")
+        return f"{name} has {len(rows):,} rows, ids 0 to {len(rows) - 1}, and was given {int(outside[0])}"
+
+
+def why_it_fails(error: Exception, module: nn.Module, run: Callable[[], Any]) -> str:
+    """What a call's error says, and, where an id is outside its table, the table, its rows and the id.
+
+    Args:
+        error: of the call.
+        module: that failed.
+        run: the call, which is made again.
+    """
+    outside = _Outside({id(own): name.removesuffix(".weight") for name, own in module.named_parameters()})
+    with suppress(Exception), outside:
+        run()
+    return f"{type(error).__name__}: {error}" + (f"; {outside.found}" if outside.found else "")

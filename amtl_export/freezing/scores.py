@@ -12,6 +12,7 @@ import numpy.typing as npt
 from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.labelled import Beside
+from amtl_export.freezing.reads import why_it_fails
 from amtl_export.metrics import auc, gauc, logit_of, logloss
 from amtl_export.source.source import Labels
 from amtl_export.spec import Feed
@@ -131,7 +132,8 @@ def torch_answers(frozen: FrozenModel, split: str, *, trained: bool) -> dict[str
         try:
             return answer(feed)
         except Exception as error:  # whatever the user's forward raises
-            raise InputError("the model fails on a labelled batch", found=f"{type(error).__name__}: {error}") from error
+            found = why_it_fails(error, frozen.trained or frozen.module, lambda: answer(feed))
+            raise InputError("the model fails on a labelled batch", found=found) from error
 
     return gathered(((scored(feed), labels) for feed, labels in labelled(frozen, split)), frozen, split)
 

@@ -21,8 +21,8 @@ p.lead { font-size: 1.1rem; } .soft, figcaption, caption { color: var(--soft); }
 table { border-collapse: collapse; width: 100%; } caption { text-align: left; }
 th, td { text-align: left; padding: .2rem .6rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 0 1.5rem; }
-th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.scroll { overflow-x: auto; } figure { margin: 1rem 0; }
+th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; } td.number { white-space: nowrap; }
+td:first-child { overflow-wrap: anywhere; min-width: 8rem; } .scroll { overflow-x: auto; } figure { margin: 1rem 0; }
 .bars { display: grid; grid-template-columns: minmax(6rem, 14rem) 1fr auto; gap: .2rem .6rem; align-items: center; }
 .bars i { display: block; height: .9rem; background: var(--bar); } .bars i.other { background: var(--other); }
 svg { width: 100%; max-width: 40rem; height: auto; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }

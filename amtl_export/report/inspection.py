@@ -26,6 +26,7 @@ class FieldInspection:
 
     Attributes:
         vocab: V, reserved ids included.
+        dim: D; of a compressed table, before it was cut.
         avg_dim: mean dims, padding left out.
         params_dense: V·D.
         params_kept: sum of dims.
@@ -100,13 +101,14 @@ def _bundle(path: Path) -> Inspection:
 
     bundle = open_bundle(path)
     made, signature = bundle.made(), bundle.signature
+    cut = {} if made.compressed is None else made.compressed.fields
     fields = tuple(
         inspect_field(
             own.name,
             own.governed,
             bundle.counts(own.name),
             bundle.dims(own.name),
-            signature.tables[own.table].dim,
+            cut[own.name].dim if own.name in cut else signature.tables[own.table].dim,
             signature.tables[own.table].dtype,
             FIRST_VALUE if signature.source == "run" else 0,
         )
@@ -136,7 +138,7 @@ def _source(path: Path | str) -> Inspection:
             own.governed,
             frozen.field_counts(own),
             frozen.field_dims(own.name).numpy(),
-            frozen.tables[own.table].rows.shape[1],
+            frozen.dim(own.table),
             reserved=0 if frozen.data is None else FIRST_VALUE,
         )
         for own in frozen.fields

@@ -14,7 +14,8 @@ from amtl_export.errors import InputError, os_errors
 from amtl_export.files import read_json
 from amtl_export.graph.facts import TABLE, WEIGHT
 from amtl_export.report import html
-from amtl_export.report.inspection import FieldInspection, inspect
+from amtl_export.report.inspection import FieldInspection, Inspection, inspect
+from amtl_export.report.tables import size
 from amtl_export.stages import stage
 
 if TYPE_CHECKING:
@@ -81,21 +82,23 @@ def _is_ours(page: Path) -> bool:
 
 def _sections(bundle: Bundle, verdict: Verdict | None, timings: Sequence[Path | str]) -> Iterator[str]:
     made, inspected = bundle.made(), inspect(bundle.path)
-    origin = ", ".join(f"{key} {value}" for key, value in made.origin.items() if value is not None)
     part = bundle.signature.table_bytes / max(made.bytes_dense, 1)
     yield html.paragraph(
-        f"The tables take {_size(bundle.signature.table_bytes)}, {part:.2f} of the {_size(made.bytes_dense)} that "
-        "they would take dense.",
+        f"The tables take {size(bundle.signature.table_bytes)}, {part:.2f} of the {size(made.bytes_dense)} that they "
+        "would take dense.",
         "lead",
     )
     results = [(Path(file).name, _timed(file)) for file in timings]
     for line in _faster(results):
         yield html.paragraph(line, "lead")
-    yield html.paragraph(f"From {origin}. Layout {bundle.signature.layout}, values {bundle.signature.dtype}.", "soft")
+    yield html.paragraph(
+        f"From {_origin(bundle, made)}. Layout {bundle.signature.layout}, values {bundle.signature.dtype}.", "soft"
+    )
     yield html.section("Verdict", *_verdict(verdict))
-    yield html.section("Bytes by field", _bytes(inspected.fields, inspected.bytes_dense))
+    yield html.section("Bytes by field", _bytes(inspected))
     yield html.section("Spectrum", _spectrum(made.compressed))
-    yield html.section("Dims by frequency", *_dims(inspected.fields))
+    by_frequency = " by frequency" if any(own.group_dims for own in inspected.fields) else ""
+    yield html.section(f"Dims{by_frequency}", *_dims(inspected.fields))
     yield html.section("AUC against bytes", *_curve(made.compressed))
     for name, result in results:
         yield html.section(f"Latency: {name}", *_latency(result))
@@ -105,12 +108,11 @@ def _sections(bundle: Bundle, verdict: Verdict | None, timings: Sequence[Path | 
     yield html.section("Versions", _versions(bundle, made))
 
 
-def _size(count: float) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.2f} {unit}"
-        count /= 1000
-    raise AssertionError
+def _origin(bundle: Bundle, made: Made) -> str:
+    """Where the model comes from; a user's module was trained by no method of ours."""
+    module = bundle.signature.source == "module"
+    known = {"module": made.origin["run"], "class": made.origin["backbone"]} if module else made.origin
+    return ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
 
 
 def _verdict(verdict: Verdict | None) -> Iterator[str]:
@@ -148,10 +150,12 @@ def _of(part: int | None, whole: int | None) -> str:
     return "" if whole is None else f"{part or 0:,} of {whole:,}"
 
 
-def _bytes(fields: Sequence[FieldInspection], dense: int) -> str:
-    rows = [("all tables, dense", float(dense), _size(dense))]
-    rows += [(own.name, float(own.bytes_kept), _size(own.bytes_kept)) for own in _largest(fields, len(fields))]
-    return html.bars(rows, "bytes of the numbers that are kept, as stored", first_is_other=True)
+def _bytes(inspected: Inspection) -> str:
+    fields = inspected.fields
+    totals = [("all tables, dense", inspected.bytes_dense), ("all tables, as stored", inspected.bytes_table)]
+    parts = [(own.name, own.bytes_kept) for own in _largest(fields, len(fields))]
+    rows = [(name, float(count), size(count)) for name, count in (*totals, *parts)]
+    return html.bars(rows, "bytes; of a field, of the numbers that are kept of its rows", first_is_other=True)
 
 
 def _largest(fields: Sequence[FieldInspection], most: int) -> list[FieldInspection]:
@@ -190,14 +194,14 @@ def _dims(fields: Sequence[FieldInspection]) -> Iterator[str]:
 
 def _curve(compressed: Compressed | None) -> Iterator[str]:
     tried = [] if compressed is None else compressed.curve
-    places = [(own.bytes / 1000, own.auc_valid) for own in tried if own.auc_valid is not None]
+    places = [(own.bytes / 1024, own.auc_valid) for own in tried if own.auc_valid is not None]
     if len(places) < 2 or compressed is None or compressed.auc_valid_before is None:
         return
     chosen = next(
-        ((own.bytes / 1000, own.auc_valid) for own in tried if own.chosen and own.auc_valid is not None), None
+        ((own.bytes / 1024, own.auc_valid) for own in tried if own.chosen and own.auc_valid is not None), None
     )
-    before = f"{_size(compressed.bytes_before)} and {compressed.auc_valid_before:.5f} before, which is dashed"
-    x, y = html.Axis("KB of all tables, logarithmic", logarithmic=True), html.Axis("AUC, valid split")
+    before = f"{size(compressed.bytes_before)} and {compressed.auc_valid_before:.5f} before, which is dashed"
+    x, y = html.Axis("KiB of all tables, logarithmic", logarithmic=True), html.Axis("AUC, valid split")
     said = f"cuts that were tried; {before}; the ring is the one chosen"
     yield html.curve([place[:2] for place in places], x, y, said, chosen, compressed.auc_valid_before)
 

@@ -54,6 +54,16 @@ def bundle_report(report: Mapping[str, Any], path: str) -> RenderableType:
     )
 
 
+def of_target(gives: Mapping[str, Any]) -> str:
+    """For `export` and `compress`: what a target would give, in a line; `tables.plan.target_gives` finds it."""
+    if gives["problem"]:
+        return f"nothing: {gives['problem']}"
+    return (
+        f"layout {gives['layout']}, {gives['dtype']}, table {size(gives['bytes_table'])} "
+        f"({gives['bytes_ratio']:.2f}x), lookups expected at {gives['relative_time']:.1f}x of dense"
+    )
+
+
 def load_report(result: Mapping[str, Any]) -> RenderableType:
     """For `bench server`: every load, and the verdict."""
     rows = [
@@ -132,106 +142,28 @@ def plan_report(plans: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     return table("Plan; bytes, lookup time and products against dense fp32", columns, rows, left=4)
 
 
-def compressed(report: Mapping[str, Any]) -> RenderableType:
-    """For `compress`."""
-    heads = ("field", "rows", "D", "dims", "longest", "rank", "kept of 1, 4, 16 numbers", "basis", "metric", "bytes")
-    rows = [
-        (
-            name,
-            f"{own['rows']:,}",
-            own["dim"],
-            f"{own['avg_dim_before']:.1f} → {own['avg_dim']:.1f}",
-            own["longest"],
-            f"{own['effective_rank']:.1f}",
-            ", ".join(f"{own['energy'][min(k, own['dim']) - 1]:.3f}" for k in (1, 4, 16)),
-            own["basis"],
-            own["metric"],
-            f"{size(own['bytes_before'])} → {size(own['bytes_after'])}",
-        )
-        for name, own in report["fields"].items()
-    ]
-    before, after = report["auc_valid_before"], report["auc_valid_after"]
-    moved = report["answers_after_cut"]
-    auc = "" if before is None else f"; valid AUC {before:.5f} → {after:.5f} ({after - before:+.1e})"
-    auc += "".join(
-        f"; {name} {own['auc_valid_before']:.5f} → {own['auc_valid_after']:.5f}"
-        for name, own in list(report["outputs"].items())[1:]
-    )
-    lines = [
-        f"tables: {size(report['bytes_before'])} → {size(report['bytes_after'])} "
-        f"({report['bytes_after'] / report['bytes_before']:.3f}), mean dims {report['avg_dim_ratio']:.3f} D, "
-        f"values {report['dtype']}{auc}",
-        f"{moved['examples']:,} answers, {moved['std']:.2g} apart (std): moved by "
-        f"{report['max_abs_logit_diff_before_cut']:.1e} at most before the cut, and by the cut by "
-        f"{moved['mean_abs_diff']:.2g} on average and {moved['max_abs_diff']:.2g} at most",
-        *(f"left as it is: {name} ({reason})" for name, reason in report["left"].items()),
-    ]
-    parts: list[RenderableType] = [table("principal order", heads, rows)]
-    if len(report["placements"]) > 1:
-        parts.append(_placements(report["placements"]))
-    return Group(*parts, _curve(report["curve"]), *(Text(line) for line in lines))
-
-
-def _placements(placements: Sequence[Mapping[str, Any]]) -> Table:
-    heads = ("where the basis goes", "mean dims", "bytes", "of which projections", "multiply-adds", "valid AUC", "")
-    rows = [
-        (
-            own["kind"],
-            f"{own['avg_dim_ratio']:.3f} D, {own['dtype']}",
-            f"{own['bytes']:,}",
-            f"{own['projection_bytes']:,}",
-            f"{own['projection_multiply_adds']:,}",
-            _shown(own["auc_valid"], ".5f"),
-            "chosen" if own["chosen"] else "",
-        )
-        for own in placements
-    ]
-    return table("placements", heads, rows)
-
-
-def _curve(points: Sequence[Mapping[str, Any]]) -> Table:
-    rows = [
-        (
-            f"{own['bytes']:,}",
-            f"{own['avg_dim_ratio']:.3f} D",
-            own["dtype"],
-            _shown(own["auc_valid"], ".5f"),
-            "chosen" if own["chosen"] else "",
-        )
-        for own in points
-    ]
-    return table("cuts", ("bytes", "mean dims", "values", "valid AUC", ""), rows)
-
-
 def verdict(found: Verdict) -> RenderableType:
     """For `validate`."""
     weighted = ", weighted" if found.weighted else ""
     rows = [
-        ("rows bit-equal", f"{_shown(found.rows_bit_equal, ',')} of {_shown(found.rows_checked, ',')}"),
-        ("out-of-range ids", _shown(found.hostile_ids_checked, ",")),
+        ("rows bit-equal", f"{shown(found.rows_bit_equal, ',')} of {shown(found.rows_checked, ',')}"),
+        ("out-of-range ids", shown(found.hostile_ids_checked, ",")),
         *(
             [("raw rows, ids of training", f"{found.raw_rows_equal or 0:,} of {found.raw_rows_checked:,}")]
             if found.raw_rows_checked is not None
             else []
         ),
-        ("AUC PyTorch", _shown(found.auc_torch, ".6f")),
-        ("AUC ONNX Runtime", _shown(found.auc_onnx, ".6f")),
-        ("|ΔAUC|", _shown(found.abs_delta_auc, ".1e")),
-        *_within_groups(found),
-        *_other_outputs(found),
-        *_against_original(found),
-        ("logloss PyTorch / ONNX", f"{_shown(found.logloss_torch, '.6f')} / {_shown(found.logloss_onnx, '.6f')}"),
-        ("largest |Δlogit|", _shown(found.max_abs_logit_diff, ".1e")),
-        ("largest difference, relative", _shown(found.max_relative_diff, ".1e")),
-        ("rank flips", _shown(found.rank_flips, ",")),
-        ("a batch of none / of one", f"{_shown(found.batch_of_none)} / {_shown(found.batch_of_one)}"),
+        *_scores(found),
+        ("largest |Δlogit|", shown(found.max_abs_logit_diff, ".1e")),
+        ("largest difference, relative", shown(found.max_relative_diff, ".1e")),
+        ("a batch of none / of one", f"{shown(found.batch_of_none)} / {shown(found.batch_of_one)}"),
         ("examples alone as together", {None: "-", True: "yes", False: "no"}[found.examples_independent]),
         *((f"ids outside, {name}", how) for name, how in (found.out_of_range or {}).items()),
         (
             "selection nodes, initializers left",
-            f"{_shown(found.selector_nodes)}, {_shown(found.selector_initializers)}",
+            f"{shown(found.selector_nodes)}, {shown(found.selector_initializers)}",
         ),
-        ("table bytes against dense", _shown(found.bytes_ratio, ".3f")),
+        ("table bytes against dense", shown(found.bytes_ratio, ".3f")),
         ("nodes by provider", _counts(found.nodes_by_provider)),
     ]
     parts: list[RenderableType] = [
@@ -242,12 +174,28 @@ def verdict(found: Verdict) -> RenderableType:
     return Group(*parts)
 
 
+def _scores(found: Verdict) -> list[tuple[str, str]]:
+    """Of labelled examples, what the scores are worth; a note says where there are none."""
+    if found.auc_torch is None and found.auc_onnx is None:
+        return []
+    return [
+        ("AUC PyTorch", shown(found.auc_torch, ".6f")),
+        ("AUC ONNX Runtime", shown(found.auc_onnx, ".6f")),
+        ("|ΔAUC|", shown(found.abs_delta_auc, ".1e")),
+        *_within_groups(found),
+        *_other_outputs(found),
+        *_against_original(found),
+        ("logloss PyTorch / ONNX", f"{shown(found.logloss_torch, '.6f')} / {shown(found.logloss_onnx, '.6f')}"),
+        ("rank flips", shown(found.rank_flips, ",")),
+    ]
+
+
 def _other_outputs(found: Verdict) -> list[tuple[str, str]]:
     """Of several outputs that labels judge, those after the main one."""
     return [
         (
             f"AUC of {name}, PyTorch / ONNX",
-            f"{_shown(own.auc_torch, '.6f')} / {_shown(own.auc_onnx, '.6f')}",
+            f"{shown(own.auc_torch, '.6f')} / {shown(own.auc_onnx, '.6f')}",
         )
         for name, own in list(found.outputs.items())[1:]
     ]
@@ -257,10 +205,10 @@ def _within_groups(found: Verdict) -> list[tuple[str, str]]:
     """Of examples with groups, group AUC."""
     if found.gauc_groups is None:
         return []
-    pair = f"{_shown(found.gauc_torch, '.6f')} / {_shown(found.gauc_onnx, '.6f')}"
+    pair = f"{shown(found.gauc_torch, '.6f')} / {shown(found.gauc_onnx, '.6f')}"
     return [
         (f"GAUC PyTorch / ONNX, {found.gauc_groups:,} groups", pair),
-        ("|ΔGAUC|", _shown(found.abs_delta_gauc, ".1e")),
+        ("|ΔGAUC|", shown(found.abs_delta_gauc, ".1e")),
     ]
 
 
@@ -270,12 +218,13 @@ def _against_original(found: Verdict) -> list[tuple[str, str]]:
         return []
     allowed = "" if found.max_auc_drop is None else f" (allowed on the valid split: {-found.max_auc_drop:.1e})"
     return [
-        ("AUC before compressing", _shown(found.auc_original, ".6f")),
-        ("ΔAUC to that", f"{_shown(found.delta_auc_original, '+.1e')}{allowed}"),
+        ("AUC before compressing", shown(found.auc_original, ".6f")),
+        ("ΔAUC to that", f"{shown(found.delta_auc_original, '+.1e')}{allowed}"),
     ]
 
 
-def _shown(value: Any, form: str = "") -> str:
+def shown(value: Any, form: str = "") -> str:
+    """A value as `form` has it; a dash where there is none."""
     return "-" if value is None else format(value, form)
 
 

@@ -156,14 +156,13 @@ class TablePlan:
         return asdict(self)
 
 
-def other_target(frozen: FrozenModel, config: PlanConfig) -> dict[str, Any]:
-    """What the target that `config` does not name would give, all else left to the planner.
+def target_gives(frozen: FrozenModel, config: PlanConfig, target: Target) -> dict[str, Any]:
+    """What a target would give, all that `config` says of layouts left to the planner.
 
     Returns:
         JSON values: `target`; `problem`, in words where there is no such plan, else None; where there is one, `layout`,
         `dtype` and `relative_time` of the main table, `bytes_table` and `bytes_ratio` of all.
     """
-    target: Target = "portable" if config.target == "native" else "native"
     found: dict[str, Any] = {"target": target, "problem": None}
     try:
         plans = plan(frozen, replace(config, target=target, layout="auto", page_width=None, first_layer="auto"))

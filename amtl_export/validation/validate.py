@@ -366,3 +366,5 @@ class _Check:
     def _say_unscored(self) -> None:
         if self.frozen.compressed is not None and self.frozen.compressed.original is None:
             self.verdict.notes.append("no AUC: the model that was compressed is not where it was")
+        else:
+            self.verdict.notes.append("no AUC: the model comes without labelled examples")

@@ -326,7 +326,10 @@ def test_what_cannot_be_copied_is_said() -> None:
 
 
 def test_a_forward_that_fails_on_the_example() -> None:
-    with pytest.raises(InputError, match=r"(?s)fails on its example.*Items.*index out of range"):
+    said = (
+        rf"(?s)fails on its example.*Items.*index out of range.*items has {V:,} rows, ids 0 to {V - 1}, and was given "
+    )
+    with pytest.raises(InputError, match=said):
         freeze(Items().eval(), example=ids(5) + V)
 
 

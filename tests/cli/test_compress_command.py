@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.cli import main
+from amtl_export.report.tables import size
 from amtl_export.training.run import Run
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -67,6 +69,18 @@ def test_from_a_run_to_a_verdict(amtl: Command, run: Run, tmp_path: Path) -> Non
     other = amtl("validate", bundle, "--run", run.path)
     assert other.returncode == 3, other.stdout + other.stderr
     assert "compressed" in " ".join((other.stdout + other.stderr).split())
+
+
+def test_it_ends_with_what_each_target_would_give(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main.run(["compress", str(run.path), "--out", "small", "--dim-budget", "0.3"]) == 0
+    said = capsys.readouterr().out.splitlines()[-5:]
+    assert said[1::2] == [f"  amtl-export export small --out BUNDLE{more}" for more in ("", " --target native")]
+    for target, line in (("portable", said[2]), ("native", said[4])):
+        made = export("small", target, ExportConfig(target=target)).report()
+        assert f"layout {made['layout']}, {made['dtype']}, table {size(made['bytes_table'])} (" in line
 
 
 def test_a_dry_run_writes_nothing(amtl: Command, run: Run, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import pytest
 from rich.console import Console
 
 from amtl_export.bundle.bundle import Bundle
+from amtl_export.bundle.export import export
+from amtl_export.compression.compress import compress
 from amtl_export.data.vocabulary import FIRST_VALUE
 from amtl_export.doctor import Check, examine
 from amtl_export.freezing.folder import save_frozen
@@ -33,6 +35,17 @@ def test_run_frozen_and_bundle_tell_the_same(
     assert found[0].fields == found[1].fields == found[2].fields
     assert found[2].bytes_table == paged_bundle.signature.table_bytes
     assert found[2].ops["Gemm"] == 3
+
+
+def test_a_compressed_model_tells_the_dim_that_it_had(frozen: FrozenModel, tmp_path: Path) -> None:
+    small = compress(frozen, dim_budget=0.1, all_fields=True)
+    assert small.table.rows.shape[1] < 12
+    save_frozen(small, tmp_path / "frozen")
+    bundle = export(small, tmp_path / "bundle")
+    for path in (tmp_path / "frozen", bundle.path):
+        found = inspect(path)
+        assert [own.dim for own in found.fields] == [12] * len(found.fields)
+        assert sum(own.bytes_dense for own in found.fields) == 4 * 12 * sum(own.vocab for own in found.fields)
 
 
 def test_numbers_add_up(run: Run) -> None:

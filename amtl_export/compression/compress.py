@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from amtl_export.compression.cuts import feeds
+from amtl_export.compression.cuts import scores_apart
 from amtl_export.compression.report import BasisKind, CompressReport, FieldOrder, Placement
 from amtl_export.compression.search import DEFAULT_DROP, BestCut, best_cut, smallest
 from amtl_export.compression.uncut import Note, RowGroup, Uncut
@@ -217,17 +217,8 @@ def _report(
 
 def _after_cut(work: Uncut, best: BestCut) -> dict[str, float]:
     """How far answers move by the cut, and by numbers as they are stored."""
-    stored = quantize(best.model, value_types(best.model, best.point.dtype))
-    cut = fake_quantized(best.model, stored)
-    before, after = [], []
-    for feed in feeds(work.original):
-        was, becomes = (model.answers(feed) for model in (work.plain, cut))
-        for name in cut.scores:
-            before.append(np.ravel(was[name]))
-            after.append(np.ravel(becomes[name]))
-    scores = np.concatenate(before)
-    apart = np.abs(np.concatenate(after) - scores)[np.isfinite(scores)]
-    scores = scores[np.isfinite(scores)]
+    cut = fake_quantized(best.model, quantize(best.model, value_types(best.model, best.point.dtype)))
+    scores, apart = scores_apart(work.plain, cut, work.original)
     return {
         "examples": len(scores),
         "max_abs_diff": float(apart.max(initial=0.0)),

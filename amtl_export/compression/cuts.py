@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from amtl_export.compression.coding import cut_model, trial_model, whole_model
 from amtl_export.compression.metric import Rows
@@ -35,6 +36,10 @@ _NARROWING = 0.12
 
 #: With a budget and labelled examples, tables are as narrow as costs at most so much AUC.
 _NARROWING_DROP = 4e-5
+
+
+#: float `[examples · scores]`.
+Scores = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,8 @@ class Cuts:
         Raises:
             ValidationFailed: further than by roundings.
         """
-        whole = whole_model(self.work.plain, self.coded)
-        largest, most = 0.0, 0.0
-        for feed in islice(feeds(self.work.original), 0, _COMPARED // 64):
-            answers = [model.answers(feed) for model in (self.work.plain, whole)]
-            for before, after in ([one[name] for one in answers] for name in whole.scores):
-                finite = np.isfinite(before)
-                largest = max(largest, float(np.abs(np.asarray(before - after)[finite]).max(initial=0.0)))
-                most = max(most, float(np.abs(before[finite]).max(initial=0.0)))
+        scores, apart = scores_apart(self.work.plain, whole_model(self.work.plain, self.coded), self.work.original)
+        largest, most = float(apart.max(initial=0.0)), float(np.abs(scores).max(initial=0.0))
         if not largest <= _ROUNDING * max(most, 1.0):
             raise ValidationFailed(
                 "compress: another basis alone changes the answers",
@@ -191,6 +190,20 @@ def table_bytes(model: FrozenModel, dtype: ValueType = "fp32") -> int:
         dense = dense_bytes(V, D, own)
         total += dense if D < NARROW else min(ragged_bytes(table.dims.numpy(), D, own), dense)
     return total
+
+
+def scores_apart(first: FrozenModel, second: FrozenModel, examples: FrozenModel) -> tuple[Scores, Scores]:
+    """The finite scores of one model, and how far another's lie from each.
+
+    Args:
+        first: the one.
+        second: the other.
+        examples: whose labelled examples are answered, or else whose example.
+    """
+    pairs = [(first.answers(feed), second.answers(feed)) for feed in feeds(examples)]
+    one, other = (np.concatenate([np.ravel(pair[k][n]) for pair in pairs for n in first.scores]) for k in (0, 1))
+    finite = np.isfinite(one)
+    return one[finite], np.abs(other[finite] - one[finite])
 
 
 def feeds(frozen: FrozenModel) -> Iterator[Feed]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+#: Integers `[V]`, 0..D.
 Dims = npt.NDArray[np.integer[Any]]
 
 #: Numbers that are worked on at a time: they stay in a processor's cache.

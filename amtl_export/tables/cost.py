@@ -16,11 +16,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from amtl_export.principal.dims import Dims
 from amtl_export.tables.arrange import block_bits
 from amtl_export.tables.values import SCALED, ValueType
 
@@ -30,9 +31,7 @@ ITEM_BYTES: dict[ValueType, float] = {"fp32": 4, "fp16": 2, "int8": 1, "int4": 0
 #: Blocks of a table, at most. Bytes hardly fall from there on; each block is one more Gather.
 MOST_BLOCKS = 4
 
-#: Integers `[V]`, 0..D.
-Dims = npt.NDArray[np.integer[Any]]
-
+#: Rows that are looked at at a time.
 _CHUNK = 1 << 20
 
 #: Ragged: benchmarks/results, lookup.

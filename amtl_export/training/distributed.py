@@ -57,7 +57,11 @@ class Ranks:
 
     def part(self, count: int) -> slice:
         """This process's neighbouring rows of `count`; all parts together are all rows, and one may be empty."""
-        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+        return slice(*self.edges(count)[self.rank : self.rank + 2])
+
+    def edges(self, count: int) -> list[int]:
+        """First row of each process's part of `count`, and `count`."""
+        return [count * rank // self.size for rank in range(self.size + 1)]
 
     def wait(self) -> None:
         """Until all processes are here."""

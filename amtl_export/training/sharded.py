@@ -104,7 +104,7 @@ class RowExchange:
 
         self._weight = weight
         self._keys = [f"rows_{rank}" for rank in range(ranks.size)]
-        self._edges = torch.tensor([count * rank // ranks.size for rank in range(ranks.size + 1)])
+        self._edges = torch.tensor(ranks.edges(count))
         self._ask = KJTAllToAll(group, [1] * ranks.size)
         self._answer = SequenceEmbeddingsAllToAll(group, [1] * ranks.size)
 

@@ -15,6 +15,7 @@ import pytest
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.cli import main
 from amtl_export.report.tables import size
+from amtl_export.tables.plan import Target
 from amtl_export.training.run import Run
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -78,7 +79,8 @@ def test_it_ends_with_what_each_target_would_give(
     assert main.run(["compress", str(run.path), "--out", "small", "--dim-budget", "0.3"]) == 0
     said = capsys.readouterr().out.splitlines()[-5:]
     assert said[1::2] == [f"  amtl-export export small --out BUNDLE{more}" for more in ("", " --target native")]
-    for target, line in (("portable", said[2]), ("native", said[4])):
+    lines: dict[Target, str] = {"portable": said[2], "native": said[4]}
+    for target, line in lines.items():
         made = export("small", target, ExportConfig(target=target)).report()
         assert f"layout {made['layout']}, {made['dtype']}, table {size(made['bytes_table'])} (" in line
 

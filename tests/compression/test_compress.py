@@ -1,4 +1,4 @@
-"""Compressing runs and users' modules: what is reported is so, and what cannot be done is said."""
+"""Compressing runs: what is reported is so, and what cannot be done is said."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from reports import check_report, report_of
 
-from amtl_export import attach
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.compression.coding import trial_model
 from amtl_export.compression.compress import compress
-from amtl_export.compression.cuts import Cuts, feeds, table_bytes
+from amtl_export.compression.cuts import Cuts
 from amtl_export.compression.search import DEFAULT_DROP
 from amtl_export.compression.uncut import Uncut
 from amtl_export.data.named.synthetic import usable_rank
@@ -25,15 +24,10 @@ from amtl_export.errors import InputError
 from amtl_export.freezing.folder import load_frozen, save_frozen
 from amtl_export.freezing.folding import fold
 from amtl_export.freezing.frozen import FrozenModel, freeze
-from amtl_export.freezing.scores import torch_auc
-from amtl_export.source.source import Source
-from amtl_export.tables.values import fake_quantized, quantize, value_types
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.loop import train
 from amtl_export.training.run import Run
 from amtl_export.validation.validate import validate
-
-V, D = 30, 8
 
 #: Each backbone and each method once; where the bases go in such a model.
 PAIRS = {
@@ -63,11 +57,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_train: Callable[..., 
     return make
 
 
-def report_of(model: FrozenModel) -> dict[str, Any]:
-    assert model.compressed is not None
-    return model.compressed.report
-
-
 def same_model(a: FrozenModel, b: FrozenModel) -> None:
     """Two models with the same bits."""
     one, two = (model.module.model.state_dict() for model in (a, b))
@@ -76,45 +65,6 @@ def same_model(a: FrozenModel, b: FrozenModel) -> None:
     assert {path: table.basis_of for path, table in a.coded.items()} == {p: t.basis_of for p, t in b.coded.items()}
     for name, values in a.answers(a.example).items():
         np.testing.assert_array_equal(b.answers(a.example)[name], values)
-
-
-def check_report(model: FrozenModel, original: FrozenModel) -> None:
-    """Every number of the report, counted again in the model."""
-    report = report_of(model)
-    dims = {name: model.field_dims(name).numpy() for name in report["fields"]}
-    whole = 0
-    for name, own in report["fields"].items():
-        kept = dims[name][dims[name] > 0]
-        assert own["avg_dim"] == pytest.approx(kept.mean())
-        assert (own["longest"], own["rows"]) == (kept.max(), len(dims[name]))
-        assert own["bytes_after"] == 4 * kept.sum()
-        assert own["bytes_before"] == 4 * own["dim"] * own["rows"]
-        assert len(own["energy"]) == own["dim"]
-        assert (np.diff(own["energy"]) >= -1e-12).all()
-        assert own["energy"][-1] == pytest.approx(1)
-        assert 0 <= own["effective_rank"] <= own["dim"] + 1e-9
-        assert report["basis"][name] == own["basis"]
-        whole += own["dim"] * len(kept)
-    assert report["avg_dim_ratio"] == pytest.approx(sum(int(own.sum()) for own in dims.values()) / whole)
-    assert report["bytes_before"] == original.dense_bytes
-    (placement,) = (own for own in report["placements"] if own["chosen"])
-    (point,) = (own for own in report["curve"] if own["chosen"])
-    stored = table_bytes(model, report["dtype"])
-    assert report["bytes_after"] == stored + placement["projection_bytes"] == point["bytes"]
-    assert report["max_abs_logit_diff_before_cut"] <= 1e-4
-    read_back = fake_quantized(model, quantize(model, value_types(model, report["dtype"])))
-    answers = [(original.answers(feed), read_back.answers(feed)) for feed in feeds(original)]
-    pairs = [(was[name].ravel(), now[name].ravel()) for was, now in answers for name in model.scores]
-    was, now = (np.concatenate(own) for own in zip(*pairs, strict=True))
-    cut = report["answers_after_cut"]
-    assert cut["examples"] == len(was)
-    assert cut["max_abs_diff"] == pytest.approx(np.abs(now - was).max(), abs=1e-5)
-    assert cut["mean_abs_diff"] == pytest.approx(np.abs(now - was).mean(), abs=1e-5)
-    assert cut["std"] == pytest.approx(was.std(), abs=1e-5)
-    if report["auc_valid_before"] is not None:
-        for split_model, key in ((original, "auc_valid_before"), (read_back, "auc_valid_after")):
-            aucs = torch_auc(split_model, "valid", trained=split_model is original)
-            assert aucs == {split_model.score: pytest.approx(report[key], abs=1e-12)}
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -199,68 +149,6 @@ def test_files_that_were_spoiled(trained: Callable[[str], Run], tmp_path: Path) 
             load_frozen(tmp_path / "small")
 
 
-class Pair(nn.Module):
-    """Two tables and a layer."""
-
-    def __init__(self, dim: int = D) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.user, self.item = nn.Embedding(V, dim), nn.Embedding(V, dim, padding_idx=0)
-        self.hidden, self.out = nn.Linear(2 * dim, 6), nn.Linear(6, 1)
-
-    def forward(self, user: Tensor, item: Tensor) -> Tensor:
-        hidden = torch.relu(self.hidden(torch.cat([self.user(user), self.item(item)], dim=1)))
-        score: Tensor = self.out(hidden).squeeze(1)
-        return score
-
-
-def requests(rows: int = 40, seed: int = 0) -> dict[str, Tensor]:
-    drawn = torch.Generator().manual_seed(seed)
-    return {name: torch.randint(0, V, (rows,), generator=drawn) for name in ("user", "item")}
-
-
-def clicks(module: nn.Module, batches: int = 4) -> list[tuple[dict[str, Tensor], Tensor]]:
-    """Requests, and labels that the module's own scores make likely."""
-    made = [requests(seed=seed) for seed in range(1, batches + 1)]
-    with torch.no_grad():
-        return [(inputs, (module.eval()(**inputs) + 0.1 * torch.randn(40) > 0).long()) for inputs in made]
-
-
-def test_without_labels_the_layers_say_what_matters() -> None:
-    module = Pair().eval()
-    with torch.no_grad():
-        module.hidden.weight[:, 2:D] = 0  # the layer does not read these numbers of a user
-    model = compress(freeze(module, example=requests()), dim_budget=0.5)
-    report = report_of(model)
-    assert {own["metric"] for own in report["fields"].values()} == {"weights"}
-    assert report["fields"]["user"]["energy"][1] > 0.99
-    assert report["fields"]["item"]["energy"][1] < 0.9
-    assert report["fields"]["user"]["avg_dim"] < 3 < report["fields"]["item"]["avg_dim"]
-    assert (report["requests"], report["auc_valid_before"], report["auc_valid_after"]) == (0, None, None)
-    with pytest.raises(InputError, match=r"(?s)needs labelled examples.*batches=.*dim_budget"):
-        compress(freeze(module, example=requests()), max_auc_drop=0.01)
-    with pytest.raises(InputError, match="needs labelled examples"):
-        compress(freeze(module, example=requests()))
-
-
-def test_batches_that_are_given() -> None:
-    module = Pair()
-    frozen = freeze(module.eval(), example=requests())
-    given = clicks(module)
-    expected = report_of(compress(frozen, dim_budget=0.4, batches=given))
-    assert expected["requests"] == 160
-    assert expected["auc_valid_before"] > 0.9
-    assert report_of(compress(frozen, dim_budget=0.4, batches=iter(given))) == expected
-    unlabelled = report_of(compress(frozen, dim_budget=0.4, batches=[(inputs, None) for inputs, _ in given]))
-    assert (unlabelled["requests"], unlabelled["auc_valid_before"]) == (160, None)
-    energies = [{name: own["energy"] for name, own in r["fields"].items()} for r in (unlabelled, expected)]
-    assert energies[0] == energies[1]
-    with pytest.raises(InputError, match="labels are alike"):
-        compress(frozen, max_auc_drop=0.1, batches=[(inputs, None) for inputs, _ in given])
-    with pytest.raises(InputError, match=r"(?s)some batches have labels.*batch 1"):
-        compress(frozen, dim_budget=0.4, batches=[given[0], (given[1][0], None)])
-
-
 def test_requests_of_a_run_that_are_given(trained: Callable[[str], Run]) -> None:
     run = trained("dnn-amtl")
     frozen = freeze(run)
@@ -274,123 +162,6 @@ def test_requests_of_a_run_that_are_given(trained: Callable[[str], Run]) -> None
     }
     every = report_of(compress(frozen, dim_budget=0.3, all_fields=True))
     assert set(every["fields"]) == set(report["fields"]) | {"segment", "tags"}
-
-
-def test_frozen_by_attach(tmp_path: Path) -> None:
-    module = Pair()
-    attach(module, {name: torch.bincount(requests(500)[name], minlength=V) for name in ("user", "item")})
-    frozen = freeze(module.eval(), example=requests())
-    model = compress(frozen, dim_budget=0.4, batches=clicks(module))
-    check_report(model, replace_labels(frozen, model))
-    for name in ("user", "item"):
-        assert report_of(model)["fields"][name]["avg_dim_before"] <= D
-    bundle = export(model, tmp_path / "bundle")
-    assert validate(bundle.path, model).problems == []
-
-
-def replace_labels(frozen: FrozenModel, like: FrozenModel) -> FrozenModel:
-    """The model with another's labelled examples."""
-    return FrozenModel(**{**vars(frozen), "labelled": like.labelled})
-
-
-@pytest.mark.parametrize(
-    ("limits", "says"),
-    [
-        ({"dim_budget": 0.5, "max_auc_drop": 0.1}, "give one of them"),
-        ({"dim_budget": 0.0}, "dim_budget"),
-        ({"dim_budget": 1.5}, "dim_budget"),
-        ({"dim_budget": float("nan")}, "dim_budget"),
-        ({"max_auc_drop": -0.1}, "max_auc_drop"),
-        ({"max_auc_drop": float("nan")}, "max_auc_drop"),
-        ({"dim_budget": 0.1}, "one dim for each of 59 rows is more than 47 numbers"),
-    ],
-)
-def test_limits_that_cannot_be(limits: dict[str, float], says: str) -> None:
-    module = Pair()
-    with torch.no_grad():
-        module.item.weight[0] = 0
-    with pytest.raises(InputError, match=says):
-        compress(freeze(module.eval(), example=requests()), **limits)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_row_that_is_no_number(value: float) -> None:
-    module = Pair()
-    given = clicks(module)
-    with torch.no_grad():
-        module.user.weight[7, 3] = value
-    report = report_of(compress(freeze(module, example=requests()), dim_budget=0.5, batches=given))
-    assert set(report["fields"]) == {"item"}
-    assert report["left"] == {"user": "row 7 holds NaN or infinity"}
-    with torch.no_grad():
-        module.item.weight[2] = value
-    with pytest.raises(InputError, match=r"(?s)no table can be cut.*row 2.*"):
-        compress(freeze(module, example=requests()), dim_budget=0.5, batches=given)
-
-
-def test_scores_that_are_no_number() -> None:
-    class Logs(Pair):
-        def forward(self, user: Tensor, item: Tensor) -> Tensor:
-            return torch.log(super().forward(user, item))
-
-    given = [(inputs, torch.arange(40) % 2) for inputs in (requests(seed=1), requests(seed=2))]
-    frozen = freeze(Logs().eval(), example=requests())
-    assert report_of(compress(frozen, dim_budget=0.5, batches=given))["auc_valid_before"] is None
-    with pytest.raises(InputError, match="a score is NaN"):
-        compress(frozen, max_auc_drop=0.5, batches=given)
-
-
-def test_a_score_that_is_constant() -> None:
-    module = Pair()
-    given = clicks(module)
-    with torch.no_grad():
-        module.out.weight.zero_()
-    report = report_of(compress(freeze(module, example=requests()), max_auc_drop=0.0, batches=given))
-    assert (report["auc_valid_before"], report["auc_valid_after"]) == (0.5, 0.5)
-    assert report["avg_dim_ratio"] == pytest.approx(1 / D)
-
-
-def test_small_tables(tmp_path: Path) -> None:
-    module = Pair(dim=4)
-    module.user = nn.Embedding(1, 4)  # one row
-    with torch.no_grad():
-        module.item.weight[1:] = module.item.weight[1]  # all rows alike
-        module.item.weight[0] = 0
-    example = {"user": torch.zeros(6, dtype=torch.int64), "item": torch.tensor([0, 1, 2, 3, 4, 5])}
-    model = compress(freeze(module.eval(), example=example), dim_budget=0.3)
-    report = report_of(model)
-    assert [own["avg_dim"] for own in report["fields"].values()] == [1, 1]
-    found, expected = model.answers(model.example)["output"], module(**example).detach().numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-5)  # one direction each: nothing is lost
-    bundle = export(model, tmp_path / "bundle", ExportConfig("ragged"))
-    assert validate(bundle.path, model).problems == []
-
-
-def test_all_ids_are_padding() -> None:
-    module = Pair()
-    with torch.no_grad():
-        module.item.weight[0] = 0
-    example = {"user": torch.arange(6), "item": torch.zeros(6, dtype=torch.int64)}
-    given = [(example, torch.arange(6) % 2)]
-    report = report_of(compress(freeze(module.eval(), example=example), dim_budget=0.5, batches=given))
-    assert report["fields"]["user"]["metric"] == "gradients"
-    assert report["fields"]["item"]["metric"] in ("weights", "none")
-    assert report["fields"]["item"]["avg_dim"] >= 1
-
-
-def test_what_a_model_collects_is_not_in_the_way() -> None:
-    class Collects(Pair):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rows: dict[str, Tensor] = {}
-
-        def forward(self, user: Tensor, item: Tensor) -> Tensor:
-            self.rows["user"] = self.user(user)
-            return super().forward(user, item)
-
-    module = Collects()
-    frozen = freeze(module.eval(), example=requests())
-    assert report_of(compress(frozen, dim_budget=0.5, batches=clicks(module)))["requests"] == 160
 
 
 FACTORY = """
@@ -519,28 +290,3 @@ def test_a_field_that_is_left_as_it_is_keeps_its_rows_in_a_shared_basis(
     expected = work.original.answers(feed)["logit"]
     for model in (cuts.model(whole), trial_model(work.plain, cuts.coded, whole)):
         np.testing.assert_allclose(model.answers(feed)["logit"], expected, atol=1e-5)
-
-
-class Wide(nn.Module):
-    """Two tables, one of more dims than a byte counts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Embedding(40, 300), nn.Embedding(30, 16)
-        self.out = nn.Linear(316, 1)
-
-    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        logit: torch.Tensor = self.out(torch.cat([self.a(a), self.b(b)], 1))[:, 0]
-        return logit
-
-
-def test_tables_of_several_widths() -> None:
-    torch.manual_seed(0)
-    inputs = {"a": torch.randint(0, 40, (256,)), "b": torch.randint(0, 30, (256,))}
-    source = Source(Wide().eval(), inputs, batches=[(inputs, (torch.arange(256) % 2).float())])
-    small = compress(source, dim_budget=0.95, curve=False)
-    assert sum(int(table.dims.sum()) for table in small.tables.values()) <= 0.95 * (40 * 300 + 30 * 16)
-    exact = compress(source, dim_budget=1.0, curve=False)
-    expected = freeze(source).answers(exact.example)
-    for name, values in expected.items():
-        np.testing.assert_allclose(exact.answers(exact.example)[name], values, atol=1e-4)

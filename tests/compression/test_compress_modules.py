@@ -1,0 +1,225 @@
+"""Compressing users' modules, and batches, labels and rows that are odd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reports import check_report, report_of
+from torch import Tensor, nn
+
+from amtl_export import attach
+from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.compression.compress import compress
+from amtl_export.errors import InputError
+from amtl_export.freezing.frozen import FrozenModel, freeze
+from amtl_export.source.source import Source
+from amtl_export.validation.validate import validate
+
+V, D = 30, 8
+
+
+class Pair(nn.Module):
+    """Two tables and a layer."""
+
+    def __init__(self, dim: int = D) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.user, self.item = nn.Embedding(V, dim), nn.Embedding(V, dim, padding_idx=0)
+        self.hidden, self.out = nn.Linear(2 * dim, 6), nn.Linear(6, 1)
+
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        hidden = torch.relu(self.hidden(torch.cat([self.user(user), self.item(item)], dim=1)))
+        score: Tensor = self.out(hidden).squeeze(1)
+        return score
+
+
+def requests(rows: int = 40, seed: int = 0) -> dict[str, Tensor]:
+    drawn = torch.Generator().manual_seed(seed)
+    return {name: torch.randint(0, V, (rows,), generator=drawn) for name in ("user", "item")}
+
+
+def clicks(module: nn.Module, batches: int = 4) -> list[tuple[dict[str, Tensor], Tensor]]:
+    """Requests, and labels that the module's own scores make likely."""
+    made = [requests(seed=seed) for seed in range(1, batches + 1)]
+    with torch.no_grad():
+        return [(inputs, (module.eval()(**inputs) + 0.1 * torch.randn(40) > 0).long()) for inputs in made]
+
+
+def test_without_labels_the_layers_say_what_matters() -> None:
+    module = Pair().eval()
+    with torch.no_grad():
+        module.hidden.weight[:, 2:D] = 0  # the layer does not read these numbers of a user
+    model = compress(freeze(module, example=requests()), dim_budget=0.5)
+    report = report_of(model)
+    assert {own["metric"] for own in report["fields"].values()} == {"weights"}
+    assert report["fields"]["user"]["energy"][1] > 0.99
+    assert report["fields"]["item"]["energy"][1] < 0.9
+    assert report["fields"]["user"]["avg_dim"] < 3 < report["fields"]["item"]["avg_dim"]
+    assert (report["requests"], report["auc_valid_before"], report["auc_valid_after"]) == (0, None, None)
+    with pytest.raises(InputError, match=r"(?s)needs labelled examples.*batches=.*dim_budget"):
+        compress(freeze(module, example=requests()), max_auc_drop=0.01)
+    with pytest.raises(InputError, match="needs labelled examples"):
+        compress(freeze(module, example=requests()))
+
+
+def test_batches_that_are_given() -> None:
+    module = Pair()
+    frozen = freeze(module.eval(), example=requests())
+    given = clicks(module)
+    expected = report_of(compress(frozen, dim_budget=0.4, batches=given))
+    assert expected["requests"] == 160
+    assert expected["auc_valid_before"] > 0.9
+    assert report_of(compress(frozen, dim_budget=0.4, batches=iter(given))) == expected
+    unlabelled = report_of(compress(frozen, dim_budget=0.4, batches=[(inputs, None) for inputs, _ in given]))
+    assert (unlabelled["requests"], unlabelled["auc_valid_before"]) == (160, None)
+    energies = [{name: own["energy"] for name, own in r["fields"].items()} for r in (unlabelled, expected)]
+    assert energies[0] == energies[1]
+    with pytest.raises(InputError, match="labels are alike"):
+        compress(frozen, max_auc_drop=0.1, batches=[(inputs, None) for inputs, _ in given])
+    with pytest.raises(InputError, match=r"(?s)some batches have labels.*batch 1"):
+        compress(frozen, dim_budget=0.4, batches=[given[0], (given[1][0], None)])
+
+
+def replace_labels(frozen: FrozenModel, like: FrozenModel) -> FrozenModel:
+    """The model with another's labelled examples."""
+    return FrozenModel(**{**vars(frozen), "labelled": like.labelled})
+
+
+def test_frozen_by_attach(tmp_path: Path) -> None:
+    module = Pair()
+    attach(module, {name: torch.bincount(requests(500)[name], minlength=V) for name in ("user", "item")})
+    frozen = freeze(module.eval(), example=requests())
+    model = compress(frozen, dim_budget=0.4, batches=clicks(module))
+    check_report(model, replace_labels(frozen, model))
+    for name in ("user", "item"):
+        assert report_of(model)["fields"][name]["avg_dim_before"] <= D
+    bundle = export(model, tmp_path / "bundle")
+    assert validate(bundle.path, model).problems == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({"dim_budget": 0.5, "max_auc_drop": 0.1}, "give one of them"),
+        ({"dim_budget": 0.0}, "dim_budget"),
+        ({"dim_budget": 1.5}, "dim_budget"),
+        ({"dim_budget": float("nan")}, "dim_budget"),
+        ({"max_auc_drop": -0.1}, "max_auc_drop"),
+        ({"max_auc_drop": float("nan")}, "max_auc_drop"),
+        ({"dim_budget": 0.1}, "one dim for each of 59 rows is more than 47 numbers"),
+    ],
+)
+def test_limits_that_cannot_be(limits: dict[str, float], says: str) -> None:
+    module = Pair()
+    with torch.no_grad():
+        module.item.weight[0] = 0
+    with pytest.raises(InputError, match=says):
+        compress(freeze(module.eval(), example=requests()), **limits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_row_that_is_no_number(value: float) -> None:
+    module = Pair()
+    given = clicks(module)
+    with torch.no_grad():
+        module.user.weight[7, 3] = value
+    report = report_of(compress(freeze(module, example=requests()), dim_budget=0.5, batches=given))
+    assert set(report["fields"]) == {"item"}
+    assert report["left"] == {"user": "row 7 holds NaN or infinity"}
+    with torch.no_grad():
+        module.item.weight[2] = value
+    with pytest.raises(InputError, match=r"(?s)no table can be cut.*row 2.*"):
+        compress(freeze(module, example=requests()), dim_budget=0.5, batches=given)
+
+
+def test_scores_that_are_no_number() -> None:
+    class Logs(Pair):
+        def forward(self, user: Tensor, item: Tensor) -> Tensor:
+            return torch.log(super().forward(user, item))
+
+    given = [(inputs, torch.arange(40) % 2) for inputs in (requests(seed=1), requests(seed=2))]
+    frozen = freeze(Logs().eval(), example=requests())
+    assert report_of(compress(frozen, dim_budget=0.5, batches=given))["auc_valid_before"] is None
+    with pytest.raises(InputError, match="a score is NaN"):
+        compress(frozen, max_auc_drop=0.5, batches=given)
+
+
+def test_a_score_that_is_constant() -> None:
+    module = Pair()
+    given = clicks(module)
+    with torch.no_grad():
+        module.out.weight.zero_()
+    report = report_of(compress(freeze(module, example=requests()), max_auc_drop=0.0, batches=given))
+    assert (report["auc_valid_before"], report["auc_valid_after"]) == (0.5, 0.5)
+    assert report["avg_dim_ratio"] == pytest.approx(1 / D)
+
+
+def test_small_tables(tmp_path: Path) -> None:
+    module = Pair(dim=4)
+    module.user = nn.Embedding(1, 4)  # one row
+    with torch.no_grad():
+        module.item.weight[1:] = module.item.weight[1]  # all rows alike
+        module.item.weight[0] = 0
+    example = {"user": torch.zeros(6, dtype=torch.int64), "item": torch.tensor([0, 1, 2, 3, 4, 5])}
+    model = compress(freeze(module.eval(), example=example), dim_budget=0.3)
+    report = report_of(model)
+    assert [own["avg_dim"] for own in report["fields"].values()] == [1, 1]
+    found, expected = model.answers(model.example)["output"], module(**example).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)  # one direction each: nothing is lost
+    bundle = export(model, tmp_path / "bundle", ExportConfig("ragged"))
+    assert validate(bundle.path, model).problems == []
+
+
+def test_all_ids_are_padding() -> None:
+    module = Pair()
+    with torch.no_grad():
+        module.item.weight[0] = 0
+    example = {"user": torch.arange(6), "item": torch.zeros(6, dtype=torch.int64)}
+    given = [(example, torch.arange(6) % 2)]
+    report = report_of(compress(freeze(module.eval(), example=example), dim_budget=0.5, batches=given))
+    assert report["fields"]["user"]["metric"] == "gradients"
+    assert report["fields"]["item"]["metric"] in ("weights", "none")
+    assert report["fields"]["item"]["avg_dim"] >= 1
+
+
+def test_what_a_model_collects_is_not_in_the_way() -> None:
+    class Collects(Pair):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows: dict[str, Tensor] = {}
+
+        def forward(self, user: Tensor, item: Tensor) -> Tensor:
+            self.rows["user"] = self.user(user)
+            return super().forward(user, item)
+
+    module = Collects()
+    frozen = freeze(module.eval(), example=requests())
+    assert report_of(compress(frozen, dim_budget=0.5, batches=clicks(module)))["requests"] == 160
+
+
+class Wide(nn.Module):
+    """Two tables, one of more dims than a byte counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Embedding(40, 300), nn.Embedding(30, 16)
+        self.out = nn.Linear(316, 1)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        logit: torch.Tensor = self.out(torch.cat([self.a(a), self.b(b)], 1))[:, 0]
+        return logit
+
+
+def test_tables_of_several_widths() -> None:
+    torch.manual_seed(0)
+    inputs = {"a": torch.randint(0, 40, (256,)), "b": torch.randint(0, 30, (256,))}
+    source = Source(Wide().eval(), inputs, batches=[(inputs, (torch.arange(256) % 2).float())])
+    small = compress(source, dim_budget=0.95, curve=False)
+    assert sum(int(table.dims.sum()) for table in small.tables.values()) <= 0.95 * (40 * 300 + 30 * 16)
+    exact = compress(source, dim_budget=1.0, curve=False)
+    expected = freeze(source).answers(exact.example)
+    for name, values in expected.items():
+        np.testing.assert_allclose(exact.answers(exact.example)[name], values, atol=1e-4)

@@ -12,13 +12,14 @@ from amtl_export.training.run import Run
 
 
 def test_the_commands(
-    bundle: Bundle, run: Run, fbe_run: Run, tmp_path: Path, amtl: Callable[..., subprocess.CompletedProcess[str]]
+    paged_bundle: Bundle, run: Run, fbe_run: Run, tmp_path: Path, amtl: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    done = amtl("report", bundle.path, "--vs", run.path, "--out", tmp_path / "page.html", "--json", "-")
+    bundle = paged_bundle.path
+    done = amtl("report", bundle, "--vs", run.path, "--out", tmp_path / "page.html", "--json", "-")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"path": str(tmp_path / "page.html"), "verdict": "pass"}
-    done = amtl("report", bundle.path, "--vs", fbe_run.path, "--out", tmp_path / "wrong.html")
+    done = amtl("report", bundle, "--vs", fbe_run.path, "--out", tmp_path / "wrong.html")
     assert done.returncode == 3
     assert (tmp_path / "wrong.html").is_file()
-    done = amtl("compare", bundle.path, bundle.path, "--json", "-")
+    done = amtl("compare", bundle, bundle, "--json", "-")
     assert json.loads(done.stdout)["differing"] == []

@@ -12,11 +12,8 @@ like all others.
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,8 +23,6 @@ import onnx_ir as ir
 import onnxscript
 import torch
 from onnxscript import opset20 as op
-from onnxscript import rewriter
-from onnxscript.rewriter.rules.common import _no_op as no_op
 from torch import Tensor, nn
 
 from amtl_export.errors import InputError
@@ -37,6 +32,7 @@ from amtl_export.freezing.swap import frozen_tables
 from amtl_export.graph.exporting import exported
 from amtl_export.graph.facts import CLASSES, NAMESPACE, SCOPES, TABLE, WEIGHT, listed, scopes_of
 from amtl_export.graph.inputs import as_request
+from amtl_export.graph.onnx_exporter import exporter
 from amtl_export.graph.versions import IR_VERSION, OPSET
 from amtl_export.graph.weights import Part
 from amtl_export.interruptions import interruptions_held
@@ -94,7 +90,7 @@ def trace(frozen: FrozenModel, inputs: Sequence[TensorSpec] | None = None) -> ir
     example = as_request(frozen.example, taken)
     tensors = tuple(torch.from_numpy(example[spec.name].copy()) for spec in taken)
     where = str(frozen.origin.get("backbone"))
-    with interruptions_held(), _quiet(), _exact_rules():
+    with interruptions_held(), exporter():
         found = exported(module.eval(), tensors, taken, where)
         model = _converted(found.program, len(taken), len(frozen.outputs), where)
     model.meta[LIMITS] = found.limits
@@ -277,37 +273,6 @@ def _root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's talk about absent torchvision and shared axis names; errors still come through."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _exact_rules() -> Iterator[None]:
-    """Keep the exporter from dropping `x + 1e-9` and `x * 1.000001`.
-
-    Its rules take a number within 1e-8 of 0 for 0, and one within 1e-5 of 1 for 1: a norm of zeros would be divided by
-    zero.
-    """
-    rules = rewriter._DEFAULT_REWRITE_RULES
-    inexact = {id(rule) for rule in no_op.rules.rules}
-    rewriter._DEFAULT_REWRITE_RULES = tuple(rule for rule in rules if id(rule) not in inexact)
-    try:
-        assert len(rewriter._DEFAULT_REWRITE_RULES) == len(rules) - len(inexact)
-        yield
-    finally:
-        rewriter._DEFAULT_REWRITE_RULES = rules
 
 
 def _translations() -> dict[Any, Any]:

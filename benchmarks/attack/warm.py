@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import importlib
 import multiprocessing.connection as pipes
@@ -16,9 +15,10 @@ from pathlib import Path
 import torch
 import tqdm  # type: ignore[import-untyped]  # it has no types
 from torch import nn
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 import amtl_export.runtime.apart as apart_module
+from amtl_export.graph.onnx_exporter import exporter
+from amtl_export.graph.versions import OPSET
 
 #: What commands import.
 _IMPORTED = (
@@ -45,11 +45,9 @@ def warm() -> None:
     for name in ("onnxruntime", "matplotlib.backends.backend_agg", "matplotlib.figure", "rich.markdown"):
         importlib.import_module(name)
     tqdm.tqdm.monitor_interval = 0  # torch's bars, whose thread none could fork with
-    # A third of each export otherwise. A fork has its own copy.
-    known = functools.cache(ONNXRegistry.from_torchlib)
-    setattr(ONNXRegistry, "from_torchlib", staticmethod(known))  # noqa: B010 - to mypy it is no variable
     layer = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 1)).eval()
-    torch.onnx.export(layer, (torch.zeros(2, dtype=torch.int64),), dynamo=True, verbose=False)
+    with exporter():  # whose table of operators forks have then
+        torch.onnx.export(layer, (torch.zeros(2, dtype=torch.int64),), opset_version=OPSET, dynamo=True, verbose=False)
     if threading.active_count() > 1:
         raise RuntimeError(f"threads are left: {threading.enumerate()}")
     gc.collect()

@@ -1,0 +1,84 @@
+"""PyTorch's ONNX exporter as it is used here: quiet, exact, and its table of operators made once."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from onnxscript import rewriter
+from onnxscript.function_libs.torch_lib import ops, registration  # noqa: F401 - ops registers what the exporter knows
+from onnxscript.rewriter.rules.common import _no_op as no_op
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+#: What tables were made of → the table.
+_TABLES: dict[Hashable, ONNXRegistry] = {}
+
+
+@contextmanager
+def exporter() -> Iterator[None]:
+    """`torch.onnx.export` inside the block is as this module says; one block at a time."""
+    with _quiet(), _exact_rules(), _one_table():
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's talk about absent torchvision and shared axis names; errors still come through."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _exact_rules() -> Iterator[None]:
+    """Keep the exporter from dropping `x + 1e-9` and `x * 1.000001`.
+
+    Its rules take a number within 1e-8 of 0 for 0, and one within 1e-5 of 1 for 1: a norm of zeros would be divided by
+    zero.
+    """
+    rules = rewriter._DEFAULT_REWRITE_RULES
+    inexact = {id(rule) for rule in no_op.rules.rules}
+    rewriter._DEFAULT_REWRITE_RULES = tuple(rule for rule in rules if id(rule) not in inexact)
+    try:
+        assert len(rewriter._DEFAULT_REWRITE_RULES) == len(rules) - len(inexact)
+        yield
+    finally:
+        rewriter._DEFAULT_REWRITE_RULES = rules
+
+
+@contextmanager
+def _one_table() -> Iterator[None]:
+    """Keep the table of operators from one export to the next, each export with a copy of its own.
+
+    The exporter reads the sources of all its operators anew for each model: a third of the time of a small one.
+    """
+    own = vars(ONNXRegistry)["from_torchlib"]
+
+    def known(cls: type[ONNXRegistry], *args: Any, **kwargs: Any) -> ONNXRegistry:
+        key = (args, tuple(sorted(kwargs.items())), _registered())
+        if key not in _TABLES:
+            _TABLES[key] = own.__func__(cls, *args, **kwargs)
+        table = copy.copy(_TABLES[key])
+        table.functions = {target: list(functions) for target, functions in table.functions.items()}
+        return table
+
+    setattr(ONNXRegistry, "from_torchlib", classmethod(known))  # noqa: B010 - to mypy it is no variable
+    try:
+        yield
+    finally:
+        setattr(ONNXRegistry, "from_torchlib", own)  # noqa: B010
+
+
+def _registered() -> int:
+    """How many functions operators have now: whoever registers one more gets a new table."""
+    return sum(len(own.overloads) + len(own.complex) for _, own in registration.default_registry.items())

@@ -1,0 +1,60 @@
+"""PyTorch's exporter as it is used here."""
+
+from collections.abc import Callable
+from typing import Any
+
+import onnxscript
+import torch
+from onnxscript.function_libs.torch_lib import registration
+from torch import Tensor, nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+from amtl_export.graph.onnx_exporter import exporter
+from amtl_export.graph.versions import OPSET
+
+op = onnxscript.values.Opset("", OPSET)
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        return torch.sinh(x)
+
+
+def operators(translate: dict[Any, Callable[..., Any]]) -> list[str]:
+    """Of the graph that is exported with some translations."""
+    made = torch.onnx.export(
+        Doubled(), (torch.ones(2),), opset_version=OPSET, dynamo=True, verbose=False, custom_translation_table=translate
+    )
+    assert made is not None
+    return [node.op_type for node in made.model.graph]
+
+
+def test_a_table_is_made_once_and_each_export_has_its_own() -> None:
+    with exporter():
+        first, second = (ONNXRegistry.from_torchlib(opset_version=OPSET) for _ in range(2))
+    assert first.functions == second.functions
+    assert first.opset_version == second.opset_version == OPSET
+    for target, functions in first.functions.items():
+        assert functions is not second.functions[target]
+        assert all(a is b for a, b in zip(functions, second.functions[target], strict=True))
+    assert ONNXRegistry.from_torchlib(opset_version=OPSET).functions.keys() == first.functions.keys()
+
+
+def test_what_one_export_translates_is_not_in_the_next() -> None:
+    with exporter():
+        before = operators({})
+        assert operators({torch.ops.aten.sinh.default: lambda x: op.Add(x, x)}) == ["Add"]
+        assert operators({}) == before == ["Sinh"]
+
+
+def test_an_operator_that_was_registered_meanwhile_is_known() -> None:
+    with exporter():
+        ONNXRegistry.from_torchlib(opset_version=OPSET)
+        functions = registration.default_registry["aten::sinh"]
+        functions.overloads.append(functions.overloads[0])
+        try:
+            more = ONNXRegistry.from_torchlib(opset_version=OPSET)
+        finally:
+            functions.overloads.pop()
+        less = ONNXRegistry.from_torchlib(opset_version=OPSET)
+    assert len(more.functions["aten::sinh"]) == len(less.functions["aten::sinh"]) + 1

@@ -61,20 +61,17 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """Texts in rows; numbers stand to the right, and the head of a column of them."""
+    """Texts in rows; a column of numbers alone stands to the right."""
     rows = list(rows)
-    lines = [f"<tr>{''.join(_cell(text) for text in row)}</tr>" for row in rows]
-    if not lines:
+    if not rows:
         return ""
     numbers = [all(_is_number(text) for text in own if text) for own in zip(*rows, strict=True)]
     kinds = [' class="number"' if number else "" for number in numbers]
     head = "".join(f'<th scope="col"{kind}>{escape(text)}</th>' for text, kind in zip(heads, kinds, strict=True))
+    lines = ["".join(f"<td{kind}>{escape(text)}</td>" for text, kind in zip(row, kinds, strict=True)) for row in rows]
     said = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{said}<tr>{head}</tr>{"".join(lines)}</table></div>'
-
-
-def _cell(text: str) -> str:
-    return f'<td class="number">{escape(text)}</td>' if _is_number(text) else f"<td>{escape(text)}</td>"
+    body = "".join(f"<tr>{line}</tr>" for line in (head, *lines))
+    return f'<div class="scroll"><table>{said}{body}</table></div>'
 
 
 def _is_number(text: str) -> bool:

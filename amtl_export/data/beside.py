@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from amtl_export.data.normalise import Normalisation, normalised
-from amtl_export.data.refusal import refuse_first
+from amtl_export.data.refusal import refuse_first, refuse_type
 from amtl_export.data.schema import Schema
 
 GROUP = "__group"
@@ -31,7 +31,9 @@ def beside(kept: pl.DataFrame, fields: list[pl.Series], schema: Schema) -> list[
     columns = []
     if schema.group is not None:
         typed = {series.name: series for series in fields}
-        columns.append(_group(typed.get(schema.group, kept[schema.group_column or ""])))
+        values = typed.get(schema.group, kept[schema.group_column or ""])
+        refuse_type(values, "group")
+        columns.append(_group(values))
     if schema.weight_column is not None:
         columns.append(_weight(kept, schema.weight_column))
     return columns

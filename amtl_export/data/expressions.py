@@ -42,7 +42,17 @@ class Expressions:
         Raises:
             InputError: it cannot be computed on these columns, or a value of them cannot be read.
         """
-        return raw if self._schema.filter is None else raw.filter(self._computed(raw, self._schema.filter, "filter"))
+        text = self._schema.filter
+        if text is None:
+            return raw
+        found = self._computed(raw, text, "filter")
+        if found.dtype != pl.Boolean:
+            number = found.cast(pl.Float64)
+            bad = (number.is_nan() | ~number.is_in([0.0, 1.0])).fill_null(False)
+            column = pl.sql_expr(text).meta.root_names()[0]
+            refuse_first(raw, bad, column, f"filter {text!r}", "0 or 1, or true or false, in every row")
+            found = number == 1
+        return raw.filter(found)
 
     def labels(self, raw: pl.DataFrame) -> list[pl.Series]:
         """A column for each label, UInt8, 0 or 1.

@@ -47,7 +47,7 @@ class FieldSchema(Strict):
         boundaries: of a categorical field of numbers, whose values are how many of these a number has reached.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$", max_length=200)]
     kind: Kind
     column: str | None = None
     of: str | None = None

@@ -35,6 +35,8 @@ class FileFormat(Strict):
     @model_validator(mode="after")
     def _named_columns(self) -> Self:
         _check_columns(self.columns, self.header)
+        if self.columns and self.header:
+            raise ValueError("columns = [...] is for files without a header: say header = false, or drop it")
         return self
 
 

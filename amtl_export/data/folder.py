@@ -133,6 +133,8 @@ def _walk(folder: Path, top: Path, partitions: bool = False) -> Iterable[str]:
             yield path.relative_to(top).as_posix()
         elif entry.is_dir(follow_symlinks=partitions) and (not partitions or _key(entry.name)):
             yield from _walk(path, top, partitions)
+        elif not entry.is_dir():  # a link to nowhere, a pipe: named like data, it is refused where it is opened
+            yield path.relative_to(top).as_posix()
 
 
 def _is_named(name: str, pattern: str) -> bool:

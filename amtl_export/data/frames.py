@@ -65,9 +65,13 @@ def polars_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except pl.exceptions.PolarsError as error:
+        found = str(error).strip().splitlines()[0]
+        encoding = "utf-8" in found.lower()
         raise InputError(
             "the file cannot be parsed",
             where=file,
-            found=str(error).strip().splitlines()[0],
-            fix="is it cut off, or are [files] format, separator and quote in schema.toml right?",
+            found=found,
+            fix='[files] encoding = "latin-1" in schema.toml, or store the file as UTF-8'
+            if encoding
+            else "is it cut off, or are [files] format, separator and quote in schema.toml right?",
         ) from error

@@ -130,7 +130,7 @@ class Joins:
         def refuse(bad: pl.Series, allowed: str) -> None:
             refuse_first(frame, bad.fill_null(False), column, asker, allowed)
 
-        kind = "int64" if values.dtype.is_float() else "string"
+        kind = "int64" if values.dtype.is_float() or values.dtype.is_decimal() else "string"
         spec = Normalisation(field=column, column=column, type=kind, missing=self._missing)
         return normalised(values, spec, refuse).cast(pl.String).alias(_KEY)
 

@@ -23,11 +23,11 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import polars as pl
-from pydantic import PlainValidator
+from pydantic import PlainValidator, model_validator
 
 from amtl_export.data.strict import Strict
 from amtl_export.data.times import Part, Unit, part_of_epochs, part_of_texts, part_of_times
@@ -94,6 +94,17 @@ class Normalisation(Strict):
     part: Part | None = None
     unit: Unit | None = None
     buckets: int | None = None
+
+    @model_validator(mode="after")
+    def _values_are_of_its_type(self) -> Self:
+        for key, value in (("default", self.default), ("unknown", self.unknown)):
+            if value is None:
+                continue
+            whole = isinstance(value, int) and -(2**63) <= value < 2**63
+            number = whole or (isinstance(value, float) and abs(value) <= LARGEST)
+            if not {"string": isinstance(value, str), "int64": whole, "float32": number}[self.value_type]:
+                raise ValueError(f"field {self.field}: {key} = {value!r} is no {self.value_type}")
+        return self
 
     @property
     def derived(self) -> bool:

@@ -31,7 +31,8 @@ def read_parquet(file: Path, columns: set[str], types: dict[str, pl.DataType]) -
 
 
 def column_types(files: Iterable[Path], columns: set[str]) -> dict[str, pl.DataType]:
-    """Column → its type in all of the files; a column of nothing but nulls has that of the others.
+    """Column → its type in all of the files; a column of nothing but nulls, or lists of none, has that
+    of the others.
 
     Raises:
         InputError: a file cannot be parsed, a type cannot be used, or two files differ.
@@ -44,9 +45,10 @@ def column_types(files: Iterable[Path], columns: set[str]) -> dict[str, pl.DataT
             own = _plain(stored[name])
             _refuse_unusable(stored[name], name, file)
             known, as_stored, first = found.setdefault(name, (own, stored[name], file))
-            if known == pl.Null:
-                found[name] = (own, stored[name], file)
-            elif own not in (known, pl.Null):
+            both = _of_both(known, own)
+            if both is not None:
+                found[name] = (both, as_stored, first) if both == known else (both, stored[name], file)
+            else:
                 raise InputError(
                     f"two files have column {name!r} with different types",
                     where=file,
@@ -55,6 +57,18 @@ def column_types(files: Iterable[Path], columns: set[str]) -> dict[str, pl.DataT
                     fix="write all files with one type",
                 )
     return {name: kept for name, (kept, _, _) in found.items()}
+
+
+def _of_both(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
+    """The type of two files' columns, where nothing but nulls, or lists of none, fits any; None if they differ."""
+    if one == other or other == pl.Null:
+        return one
+    if one == pl.Null:
+        return other
+    if isinstance(one, pl.List) and isinstance(other, pl.List):
+        inner = _of_both(one.inner, other.inner)  # type: ignore[arg-type]  # instances, of schemas that were read
+        return None if inner is None else pl.List(inner)
+    return None
 
 
 def _plain(dtype: pl.DataType) -> pl.DataType:

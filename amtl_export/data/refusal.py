@@ -28,3 +28,19 @@ def refuse_first(raw: pl.DataFrame, bad: pl.Series, column: str, asker: str, all
         allowed=allowed,
         fix=fix,
     )
+
+
+def refuse_type(column: pl.Series, asker: str) -> None:
+    """Refuse a column whose rows are no single values: lists, bytes, spans of time.
+
+    Raises:
+        InputError: it is one.
+    """
+    if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Duration, pl.Object):
+        raise InputError(
+            f"{asker}: a column of such a type cannot be used",
+            where=f"column {column.name!r}",
+            found=column.dtype,
+            allowed="texts, numbers, truth values, dates and times",
+            fix="another column in schema.toml, or store it as text",
+        )

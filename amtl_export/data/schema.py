@@ -9,7 +9,6 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import polars as pl
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -26,6 +25,7 @@ from amtl_export.data.file_format import FileFormat, JoinSchema
 from amtl_export.data.normalise import normalisations
 from amtl_export.data.output_names import output_names
 from amtl_export.data.schema_problems import lines, nearest, tidied
+from amtl_export.data.sql import columns_of
 from amtl_export.data.strict import Strict
 from amtl_export.errors import InputError
 
@@ -198,9 +198,11 @@ class Schema(Strict):
         if not self.categorical and not self.multi_valued:
             raise ValueError("at least one categorical or multi-valued field is needed")
         for text in self.labels.values():
-            _columns_of(text, "label")
+            columns_of(text, "label")
         if self.filter is not None:
-            _columns_of(self.filter, "filter")
+            columns_of(self.filter, "filter")
+        if own := sorted(name for name in {*names, *self.columns(), *(j.key for j in self.joins)} if _is_taken(name)):
+            raise ValueError(f"names of columns that this tool keeps for itself, rename them: {', '.join(own)}")
         if taken := sorted(set(names) & set(output_names(self.label_names))):
             raise ValueError(f"a field is called as an output of the exported graph: {', '.join(taken)}")
         for name, what in ((self.group, "group"), (self.weight, "weight")):
@@ -287,8 +289,8 @@ class Schema(Strict):
     def columns(self) -> set[str]:
         """Every column that is needed, the data's own or joined; not the keys of joins."""
         needed = {field.source_column for field in self.fields}
-        needed |= {column for text in self.labels.values() for column in _columns_of(text, "label")}
-        needed |= set(_columns_of(self.filter, "filter")) if self.filter else set()
+        needed |= {column for text in self.labels.values() for column in columns_of(text, "label")}
+        needed |= set(columns_of(self.filter, "filter")) if self.filter else set()
         if isinstance(self.split, TimeSplit | ColumnSplit):
             needed.add(self.split.column)
         return needed | {column for column in (self.group_column, self.weight_column) if column is not None}
@@ -335,11 +337,9 @@ class Schema(Strict):
         return cls.from_values(values, path)
 
 
-def _columns_of(expression: str, what: str) -> list[str]:
-    try:
-        return pl.sql_expr(expression).meta.root_names()
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{what} is not a column or SQL expression: {expression!r} ({error})") from None
+def _is_taken(column: str) -> bool:
+    """Whether frames have columns of such a name beside the data's own, or Polars takes it for a pattern."""
+    return column.startswith("__") or (column.startswith("^") and column.endswith("$"))
 
 
 def _keys(path: tuple[str, ...], table: Mapping[str, Any]) -> Mapping[str, bool] | None:

@@ -9,7 +9,7 @@ import polars as pl
 
 from amtl_export.data.folder import split_of_file
 from amtl_export.data.frames import FILE
-from amtl_export.data.refusal import refuse_first
+from amtl_export.data.refusal import refuse_first, refuse_type
 from amtl_export.data.schema import (
     SPLITS,
     ColumnSplit,
@@ -57,6 +57,7 @@ def split_of_rows(kept: pl.DataFrame, schema: Schema, rng: np.random.Generator) 
 
 def _by_column(kept: pl.DataFrame, rule: ColumnSplit) -> pl.Series:
     column = kept[rule.column]
+    refuse_type(column, "column split")
     if column.dtype.is_float():  # whole numbers that are stored as floats
         whole = column.cast(pl.Int64, strict=False)
         column = whole.cast(pl.String).zip_with((whole == column).fill_null(False), column.cast(pl.String))

@@ -78,6 +78,6 @@ def raw_rows(run: Run) -> tuple[pl.DataFrame, Rows] | None:
     if kept is None:
         return None
     rows, places = run.rows("test"), kept[1]
-    if places.dtype.kind not in "iu" or (len(places) and not 0 <= places.min() <= places.max() < len(rows)):
+    if not len(places) or places.dtype.kind not in "iu" or not 0 <= places.min() <= places.max() < len(rows):
         raise InputError("the raw rows that a run keeps are of another split", where=file)
     return kept[0], rows.take(places)

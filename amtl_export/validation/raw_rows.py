@@ -350,7 +350,7 @@ def _filled(values: list[Any], nothing: Any, dtype: Any, *, many: bool) -> npt.N
     if not many:
         return np.array([nothing if value is None else value for value in values], dtype=dtype).reshape(-1, 1)
     rows = [[nothing if value is None else value for value in row or ()] for row in values]
-    width = max(1, *map(len, rows))
+    width = max([1, *map(len, rows)])
     return np.array([[*row, *[nothing] * (width - len(row))] for row in rows], dtype=dtype).reshape(-1, width)
 
 

@@ -99,3 +99,46 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path, head: str, says: str) 
     with pytest.raises(InputError) as caught:
         labels(texts(tmp_path, head, "a,x,1", "b,y,two"))
     assert re.search(says, str(caught.value).replace("\n", " ")), caught.value
+
+
+@pytest.mark.parametrize(
+    ("head", "says"),
+    [
+        ('label = "w >= MAX(w)"', r"label takes several rows together \(Agg\)"),
+        ('label = "w > AVG(w)"', "several rows together"),
+        ('label = "v"\nfilter = "w > QUANTILE_DISC(w, 0.5)"', r"filter takes several rows together \(Quantile\)"),
+        ('label = "v"\nfilter = "ROW_NUMBER() OVER (ORDER BY w) > 2"', "several rows together"),
+        ('label = "SUM(v) OVER (PARTITION BY u) > 3"', "several rows together"),
+        ('label = "LAG(w) OVER (ORDER BY w) > 1"', "several rows together"),
+        ('label = "COUNT(*) > 3"', "names no column"),
+        ('label = "1 = 1"', "names no column"),
+        ('label = "v"\nfilter = "1"', "names no column"),
+        ('label = "v rate"', "gives column 'v' another name.*double quotes"),
+        ('label = "v AS w"', "another name"),
+        ('label = "order"', "not a column or SQL expression.*double quotes"),
+        ('label = "__row > 1"', "keeps for itself.*__row"),
+        ('label = "v"\n[[field]]\nname = "f"\ncolumn = "__file"\nkind = "categorical"', "keeps for itself.*__file"),
+        ('label = "v"\n[[field]]\nname = "__split"\nkind = "categorical"', "keeps for itself.*__split"),
+        ('label = "v"\n[[field]]\nname = "f"\ncolumn = "^u.*$"\nkind = "categorical"', "keeps for itself"),
+    ],
+)
+def test_what_is_no_expression_of_a_row_is_refused(tmp_path: Path, head: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        labels(texts(tmp_path, head, "a,1,1", "b,0,2"))
+
+
+@pytest.mark.parametrize("name", ["click rate", "order", "a.b", "Len", "Agg"])
+def test_a_column_of_any_name_in_double_quotes(tmp_path: Path, name: str) -> None:
+    folder = place(tmp_path, SCHEMA.format(f"label = '\"{name}\"'"), **{"a.csv": f'u,click,"{name}"\na,1,0\nb,0,1\n'})
+    assert labels(folder) == [0, 1]
+
+
+@pytest.mark.parametrize("column", ["1,0,,1", "1.0,0.0,,1", "true,false,,true"])
+def test_a_filter_may_be_a_column_of_0_and_1(tmp_path: Path, column: str) -> None:
+    lines = [f"{'abcd'[n]},{n % 2},{ok}" for n, ok in enumerate(column.split(","))]
+    assert labels(texts(tmp_path, 'label = "v"\nfilter = "w"', *lines)) == [0, 1]
+
+
+def test_a_filter_of_other_numbers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"(?s)filter 'w': a value cannot be used.*row 2.*found: '2'"):
+        labels(texts(tmp_path, 'label = "v"\nfilter = "w"', "a,1,1", "b,0,2"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 from pathlib import Path
 
@@ -192,3 +193,29 @@ def test_a_known_name_is_the_named_source(tmp_path: Path, monkeypatch: pytest.Mo
 )
 def test_patterns(name: str, pattern: str, fits: bool) -> None:
     assert matches(name, pattern) is fits
+
+
+def test_a_data_file_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    folder = place(tmp_path, **{"a.csv": "u,y\na,1\n"})
+    (folder / "notes").symlink_to("nowhere")
+    assert rows(folder)["u"].to_list() == ["a"]
+    (folder / "b.csv").symlink_to("nowhere.csv")
+    with pytest.raises(InputError, match=r"no such file\n.*b\.csv"):
+        rows(folder)
+    (folder / "b.csv").unlink()
+    os.mkfifo(folder / "b.csv")
+    with pytest.raises(InputError, match=r"no such file\n.*b\.csv"):
+        rows(folder)
+
+
+def test_columns_beside_a_header_are_refused(tmp_path: Path) -> None:
+    folder = place(tmp_path, with_files('columns = ["y", "u"]'), **{"a.csv": "u,y\na,1\n"})
+    with pytest.raises(InputError, match="header = false"):
+        rows(folder)
+
+
+def test_what_is_no_utf8_says_which_key_reads_it(tmp_path: Path) -> None:
+    folder = place(tmp_path)
+    write(folder / "a.csv", "u,y\ncafé,1\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r'(?s)a\.csv.*encoding = "latin-1"'):
+        rows(folder)

@@ -50,11 +50,15 @@ def test_rows_get_what_their_key_has_in_their_order(tmp_path: Path) -> None:
     assert join == {"file": "items.csv", "key": "item", "unmatched": 2}
 
 
-@pytest.mark.parametrize("key", [pl.Int64, pl.Int32, pl.Float64, pl.String, pl.Categorical])
-def test_whole_numbers_and_texts_are_one_key(tmp_path: Path, key: type[pl.DataType]) -> None:
+@pytest.mark.parametrize("key", [pl.Int64, pl.Int32, pl.Float64, pl.Decimal(10, 2), pl.String, pl.Categorical])
+def test_whole_numbers_and_texts_are_one_key(tmp_path: Path, key: type[pl.DataType] | pl.DataType) -> None:
     own = pl.Series("item", ["1", "2", None, "7"])
     own = own.cast(key) if key in (pl.String, pl.Categorical) else own.cast(pl.Int64).cast(key)
-    fields = FIELDS if key != pl.Float64 else FIELDS.replace('name = "item"', 'name = "item"\ntype = "int64"')
+    fields = (
+        FIELDS
+        if key not in (pl.Float64, pl.Decimal)
+        else FIELDS.replace('name = "item"', 'name = "item"\ntype = "int64"')
+    )
     folder = place(tmp_path, schema(fields=fields), **{"items.csv": "item,brand\n 2,b\n1,a\n"})
     write(folder / "a.parquet", pl.DataFrame([own, pl.Series("y", [1, 0, 1, 0])]))
     assert rows(folder)["brand"].to_list() == ["a", "b", None, None]

@@ -176,6 +176,24 @@ def test_what_is_refused(values: list[Any], kind: Any) -> None:
         normalised(series, spec, refuse)
 
 
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("string", -1),
+        ("string", 2.0),
+        ("int64", "a"),
+        ("int64", 1.5),
+        ("int64", 2**63),
+        ("float32", "1"),
+        ("float32", 1e39),
+    ],
+)
+@pytest.mark.parametrize("key", ["default", "unknown"])
+def test_a_value_that_is_none_of_the_field(kind: Any, value: Any, key: str) -> None:
+    with pytest.raises(ValueError, match=f"field f: {key} = .* is no {kind}"):
+        Normalisation.model_validate({"field": "f", "column": "f", "type": kind, key: value})
+
+
 def test_dictionaries_and_arrays() -> None:
     spec = Normalisation(field="f", column="c", type="string", missing=("-1",))
     assert normalised(pl.Series(["a", "-1", None], dtype=pl.Categorical), spec, refuse).to_list() == ["a", None, None]

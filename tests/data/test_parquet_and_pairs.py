@@ -53,6 +53,17 @@ def test_other_types_stay(tmp_path: Path, values: pl.Series) -> None:
     assert rows(folder)["u"].equals(values, check_dtypes=True)
 
 
+def test_lists_of_nothing_fit_any_list(tmp_path: Path) -> None:
+    folder = place(tmp_path)
+    write(folder / "a.parquet", pl.DataFrame({"u": [[], None], "y": [1, 0]}, schema={"u": pl.List(pl.Null), "y": int}))
+    write(folder / "b.parquet", pl.DataFrame({"u": [["a"]], "y": [1]}))
+    write(folder / "c.parquet", pl.DataFrame({"u": [None], "y": [1]}))
+    assert rows(folder)["u"].to_list() == [[], None, ["a"], None]
+    write(folder / "d.parquet", pl.DataFrame({"u": [[1]], "y": [1]}))
+    with pytest.raises(InputError, match="different types"):
+        rows(folder)
+
+
 def test_files_that_differ(tmp_path: Path) -> None:
     folder = place(tmp_path)
     write(folder / "a.parquet", pl.DataFrame({"u": ["a"], "y": [1], "x": [1]}))

@@ -153,6 +153,15 @@ def test_a_column_of_any_type(tmp_path: Path, values: list[Any] | pl.Series, nam
     assert [index for _, index in splits(folder)] == list(range(len(values)))
 
 
+@pytest.mark.parametrize("values", [[["a"], ["b"]], [timedelta(1), timedelta(2)], [{"a": 1}, {"a": 2}]], ids=str)
+@pytest.mark.parametrize("asks", ['[split]\nrule = "column"\ncolumn = "t"\n', 'group = "t"\n'])
+def test_a_column_whose_rows_are_no_single_values(tmp_path: Path, values: list[Any], asks: str) -> None:
+    folder = place(tmp_path, f'label = "y"\n{asks}[[field]]\nname = "u"\nkind = "categorical"\n')
+    write(folder / "a.parquet", pl.DataFrame({"u": ["a", "b"], "y": [1, 0], "t": values}))
+    with pytest.raises(InputError, match="column 't'"):
+        splits(folder)
+
+
 def test_a_column_with_one_value_for_two(tmp_path: Path) -> None:
     folder = place(tmp_path, schema('rule = "column"\ncolumn = "t"\ntrain = "a"\nvalid = "a"'))
     with pytest.raises(InputError, match="three different values"):

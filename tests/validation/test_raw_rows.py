@@ -172,6 +172,15 @@ def test_damaged_raw_rows_are_an_error(run_copy: Path, tmp_path: Path) -> None:
     assert any("raw.parquet" in problem for problem in validate(bundle.path, run_copy).problems)
 
 
+def test_raw_rows_that_are_none_are_an_error(run_copy: Path) -> None:
+    file = run_copy / "data" / "raw.parquet"
+    pl.read_parquet(file).clear().write_parquet(file)
+    raw = freeze(run_copy).raw
+    assert raw is not None
+    with pytest.raises(InputError, match=r"raw\.parquet"):
+        raw()
+
+
 def test_rows_that_training_encoded_otherwise_are_told(frozen: FrozenModel, bundle: Bundle) -> None:
     assert frozen.raw is not None
     kept = frozen.raw()

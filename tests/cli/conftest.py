@@ -1,4 +1,4 @@
-"""The command as users run it: a process of its own."""
+"""The command as users run it, in a process of its own, and in this one, which has begun already."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from amtl_export.cli import main
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -30,5 +32,18 @@ def amtl() -> Command:
             **kwargs,  # type: ignore[call-overload]
         )
         return done
+
+    return call
+
+
+@pytest.fixture
+def amtl_here(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run `amtl-export …` in this process: a new one takes seconds to load PyTorch."""
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        words = [str(argument) for argument in arguments]
+        capsys.readouterr()
+        code = main.run(words)
+        return subprocess.CompletedProcess(words, code, *capsys.readouterr())
 
     return call

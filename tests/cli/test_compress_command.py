@@ -45,9 +45,9 @@ def names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_from_a_run_to_a_verdict(amtl: Command, run: Run, tmp_path: Path) -> None:
+def test_from_a_run_to_a_verdict(amtl_here: Command, run: Run, tmp_path: Path) -> None:
     small, plot = tmp_path / "small", tmp_path / "curve.png"
-    done = amtl("compress", run.path, "--out", small, "--dim-budget", 0.3, "--json", "-", "--plot", plot)
+    done = amtl_here("compress", run.path, "--out", small, "--dim-budget", 0.3, "--json", "-", "--plot", plot)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert set(report) >= KEYS
@@ -61,13 +61,13 @@ def test_from_a_run_to_a_verdict(amtl: Command, run: Run, tmp_path: Path) -> Non
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert json.loads((small / "compressed.json").read_text())["report"] == report
     bundle = tmp_path / "bundle"
-    assert amtl("export", small, "--out", bundle, "--target", "portable", "-q").returncode == 0
-    judged = amtl("validate", bundle, "--run", small, "--json", "-")
+    assert amtl_here("export", small, "--out", bundle, "--target", "portable", "-q").returncode == 0
+    judged = amtl_here("validate", bundle, "--run", small, "--json", "-")
     assert judged.returncode == 0, judged.stderr
     verdict = json.loads(judged.stdout)
     assert verdict["verdict"] == "pass"
     assert verdict["delta_auc_original"] == pytest.approx(verdict["auc_onnx"] - verdict["auc_original"])
-    other = amtl("validate", bundle, "--run", run.path)
+    other = amtl_here("validate", bundle, "--run", run.path)
     assert other.returncode == 3, other.stdout + other.stderr
     assert "compressed" in " ".join((other.stdout + other.stderr).split())
 

@@ -493,7 +493,7 @@ def listing(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input(name: str, place: Place, amtl: Command) -> None:
+def test_bad_input(name: str, place: Place, amtl_here: Command) -> None:
     if name in CUDA:
         import onnxruntime
 
@@ -502,7 +502,7 @@ def test_bad_input(name: str, place: Place, amtl: Command) -> None:
     spoil, code, says = CASES[name]
     arguments = spoil(place)
     before = listing(place.path)
-    done = amtl(*arguments)
+    done = amtl_here(*arguments)
     shown = done.stdout + done.stderr
     assert done.returncode == code, shown
     assert "Traceback" not in shown

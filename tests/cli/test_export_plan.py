@@ -14,11 +14,11 @@ Call = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def command(amtl: Command) -> Call:
+def command(amtl_here: Command) -> Call:
     """Exit code, and what was said on either stream."""
 
     def call(*words: object) -> tuple[int, str]:
-        done = amtl(*words)
+        done = amtl_here(*words)
         return done.returncode, done.stdout or done.stderr
 
     return call

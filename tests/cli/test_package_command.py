@@ -11,12 +11,12 @@ from amtl_export.bundle.bundle import Bundle
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_versions_one_after_the_other(amtl: Command, paged_bundle: Bundle, tmp_path: Path) -> None:
+def test_versions_one_after_the_other(amtl_here: Command, paged_bundle: Bundle, tmp_path: Path) -> None:
     words = ("package", paged_bundle.path, "--triton", tmp_path / "models", "--name", "ctr")
-    shown = amtl(*words, "--backend", "python").stdout
+    shown = amtl_here(*words, "--backend", "python").stdout
     assert "version 1 of ctr, backend python" in shown
     assert f"tritonserver --model-repository={tmp_path / 'models'}" in shown.replace("\n", "")
-    made = json.loads(amtl(*words, "--backend", "python", "--json", "-").stdout)
+    made = json.loads(amtl_here(*words, "--backend", "python", "--json", "-").stdout)
     assert made == {
         "model": str(tmp_path / "models" / "ctr"),
         "version": 2,
@@ -24,30 +24,30 @@ def test_versions_one_after_the_other(amtl: Command, paged_bundle: Bundle, tmp_p
     }
 
 
-def test_what_is_refused(amtl: Command, paged_bundle: Bundle, tmp_path: Path) -> None:
+def test_what_is_refused(amtl_here: Command, paged_bundle: Bundle, tmp_path: Path) -> None:
     words = ("package", paged_bundle.path, "--triton", tmp_path / "models", "--name", "ctr")
-    refused = amtl(*words, "--overwrite")
+    refused = amtl_here(*words, "--overwrite")
     assert refused.returncode == 2
     assert "No version is ever replaced" in refused.stderr
     assert not (tmp_path / "models").exists()
-    assert amtl(*words).returncode == 0
-    other = amtl(*words, "--threads", 2)
+    assert amtl_here(*words).returncode == 0
+    other = amtl_here(*words, "--threads", 2)
     assert other.returncode == 2
     assert "configured otherwise" in other.stderr
-    missing = amtl("package", tmp_path / "nobody", "--triton", tmp_path / "models", "--name", "ctr")
+    missing = amtl_here("package", tmp_path / "nobody", "--triton", tmp_path / "models", "--name", "ctr")
     assert missing.returncode == 2
     assert "Traceback" not in missing.stderr
     assert sorted(p.name for p in (tmp_path / "models" / "ctr").iterdir() if p.name.isdecimal()) == ["1"]
 
 
-def test_values_instead_of_ids(amtl: Command, paged_bundle: Bundle, tmp_path: Path) -> None:
+def test_values_instead_of_ids(amtl_here: Command, paged_bundle: Bundle, tmp_path: Path) -> None:
     words = ("package", paged_bundle.path, "--triton", tmp_path / "models", "--backend", "python", "--raw-features")
-    assert amtl(*words, "--name", "graph").returncode == 0
-    assert amtl(*words, "--name", "many", "--graph-keys", 10).returncode == 0
+    assert amtl_here(*words, "--name", "graph").returncode == 0
+    assert amtl_here(*words, "--name", "many", "--graph-keys", 10).returncode == 0
     made = sorted(p.name for p in (tmp_path / "models").iterdir())
     assert made == ["graph", "many", "many_encoder", "many_scorer"]
     (tmp_path / "models" / "many_scorer" / "config.json").write_text("{}")
-    refused = amtl(*words, "--name", "many", "--graph-keys", 10)
+    refused = amtl_here(*words, "--name", "many", "--graph-keys", 10)
     assert refused.returncode == 2
     assert "many_scorer" in refused.stderr
     assert not (tmp_path / "models" / "many" / "2").exists()

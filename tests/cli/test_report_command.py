@@ -10,16 +10,22 @@ from pathlib import Path
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.training.run import Run
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
 
 def test_the_commands(
-    paged_bundle: Bundle, run: Run, fbe_run: Run, tmp_path: Path, amtl: Callable[..., subprocess.CompletedProcess[str]]
+    paged_bundle: Bundle,
+    run: Run,
+    fbe_run: Run,
+    tmp_path: Path,
+    amtl_here: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     bundle = paged_bundle.path
-    done = amtl("report", bundle, "--vs", run.path, "--out", tmp_path / "page.html", "--json", "-")
+    done = amtl_here("report", bundle, "--vs", run.path, "--out", tmp_path / "page.html", "--json", "-")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"path": str(tmp_path / "page.html"), "verdict": "pass"}
-    done = amtl("report", bundle, "--vs", fbe_run.path, "--out", tmp_path / "wrong.html")
+    done = amtl_here("report", bundle, "--vs", fbe_run.path, "--out", tmp_path / "wrong.html")
     assert done.returncode == 3
     assert (tmp_path / "wrong.html").is_file()
-    done = amtl("compare", bundle, bundle, "--json", "-")
+    done = amtl_here("compare", bundle, bundle, "--json", "-")
     assert json.loads(done.stdout)["differing"] == []

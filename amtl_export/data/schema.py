@@ -202,7 +202,7 @@ class Schema(Strict):
         if self.filter is not None:
             columns_of(self.filter, "filter")
         if own := sorted(name for name in {*names, *self.columns(), *(j.key for j in self.joins)} if _is_taken(name)):
-            raise ValueError(f"names of columns that this tool keeps for itself, rename them: {', '.join(own)}")
+            raise ValueError(f"a column called __… or ^…$ cannot be read, rename it in the data: {', '.join(own)}")
         if taken := sorted(set(names) & set(output_names(self.label_names))):
             raise ValueError(f"a field is called as an output of the exported graph: {', '.join(taken)}")
         for name, what in ((self.group, "group"), (self.weight, "weight")):

@@ -116,10 +116,10 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path, head: str, says: str) 
         ('label = "v rate"', "gives column 'v' another name.*double quotes"),
         ('label = "v AS w"', "another name"),
         ('label = "order"', "not a column or SQL expression.*double quotes"),
-        ('label = "__row > 1"', "keeps for itself.*__row"),
-        ('label = "v"\n[[field]]\nname = "f"\ncolumn = "__file"\nkind = "categorical"', "keeps for itself.*__file"),
-        ('label = "v"\n[[field]]\nname = "__split"\nkind = "categorical"', "keeps for itself.*__split"),
-        ('label = "v"\n[[field]]\nname = "f"\ncolumn = "^u.*$"\nkind = "categorical"', "keeps for itself"),
+        ('label = "__row > 1"', "cannot be read.*__row"),
+        ('label = "v"\n[[field]]\nname = "f"\ncolumn = "__file"\nkind = "categorical"', "cannot be read.*__file"),
+        ('label = "v"\n[[field]]\nname = "__split"\nkind = "categorical"', "cannot be read.*__split"),
+        ('label = "v"\n[[field]]\nname = "f"\ncolumn = "^u.*$"\nkind = "categorical"', "cannot be read"),
     ],
 )
 def test_what_is_no_expression_of_a_row_is_refused(tmp_path: Path, head: str, says: str) -> None:

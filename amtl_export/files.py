@@ -106,14 +106,19 @@ def check_regular(folder: Path) -> None:
 
 def is_ours(folder: Path) -> bool:
     """Whether this tool made `folder` (a run, a frozen model or a bundle)."""
+    return bool(_marked(folder))
+
+
+def _marked(folder: Path) -> dict[str, Any]:
+    """What the file says that marks a folder as ours; nothing if it is not."""
     for name in ("config.json", "signature.json"):
         try:
             values = json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(values, dict) and isinstance(mark := values.get("producer"), dict):
-            return mark.get("tool") == TOOL
-    return False
+            return values if mark.get("tool") == TOOL else {}
+    return {}
 
 
 def real(path: Path | str) -> Path:
@@ -127,10 +132,37 @@ def check_source(source: str, out: Path, overwrite: bool) -> None:
     Raises:
         InputError: the two are one, or lie in each other; or `check_target`'s reasons.
     """
+    refuse_overlap(source, out)
+    check_target(out, overwrite)
+
+
+def refuse_overlap(source: Path | str, out: Path) -> None:
+    """Refuse an output folder that holds the folder that is read, or lies in it.
+
+    Raises:
+        InputError: it does.
+    """
     place, target = real(source), real(out)
     if Path(source).is_dir() and (place.is_relative_to(target) or target.is_relative_to(place)):
         raise InputError("the output folder holds what is read, or lies in it", where=out, fix="choose another folder")
-    check_target(out, overwrite)
+
+
+def refuse_inside(path: Path) -> None:
+    """Refuse an output path that lies in a folder that this tool made: its checksums would not hold any more.
+
+    The folder of experiments, in which runs of others may lie, has none.
+
+    Raises:
+        InputError: it lies in one, its links followed or not.
+    """
+    for folder in {*real(path).parents, real(path.parent), *real(path.parent).parents}:
+        if (marked := _marked(folder)) and marked.get("kind") != "experiments":
+            raise InputError(
+                "the output lies in a folder that this tool made",
+                where=path,
+                found=folder,
+                fix="choose a path outside of it",
+            )
 
 
 def check_target(path: Path, overwrite: bool) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from amtl_export.cli.errors import speaking_in_flags
+from amtl_export.cli.outputs import check_outputs
 from amtl_export.cli.working import Working, working
 from amtl_export.data.schema_problems import nearest
 
@@ -101,6 +102,7 @@ def common(command: F) -> F:
     @wraps(command)
     def with_common(*args: Any, json_path: str | None, quiet: bool, seed: int, overwrite: bool, **kwargs: Any) -> Any:
         with speaking_in_flags(), working(quiet) as shown:
+            check_outputs(kwargs | {"json": json_path})
             return command(*args, common=Common(json_path, quiet, seed, overwrite, shown), **kwargs)
 
     return with_common  # type: ignore[return-value]  # `common` is filled in, the rest stays

@@ -22,6 +22,7 @@ from amtl_export.files import (
     read_json,
     read_object,
     real,
+    refuse_inside,
     write_json,
 )
 from amtl_export.freezing.compressed import Compressed
@@ -83,8 +84,9 @@ def refuse_sources(frozen: FrozenModel, out: Path) -> None:
     """Refuse to write a folder over the one that the model was read from, or was compressed from.
 
     Raises:
-        InputError: `out` is such a folder, or holds one.
+        InputError: `out` is such a folder, or holds one, or lies in a folder that this tool made.
     """
+    refuse_inside(out)
     model: FrozenModel | None = frozen
     while model is not None:
         source = model.source

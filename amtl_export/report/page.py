@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.made import Compressed, Made
 from amtl_export.errors import InputError, os_errors
-from amtl_export.files import read_json
+from amtl_export.files import read_json, refuse_inside
 from amtl_export.graph.facts import TABLE, WEIGHT
 from amtl_export.report import html
 from amtl_export.report.inspection import FieldInspection, Inspection, inspect
@@ -68,8 +68,9 @@ def check_page(out: Path, overwrite: bool) -> None:
     """Refuse a file that exists, unless `write_report` wrote it and `overwrite` was said.
 
     Raises:
-        InputError: it must not be replaced.
+        InputError: it must not be replaced, or lies in a folder that this tool made.
     """
+    refuse_inside(out)
     if (out.exists() or out.is_symlink()) and not (overwrite and _is_ours(out)):
         fix = "choose another file" if overwrite else "choose another file, or say overwrite=True"
         raise InputError("the output file exists", where=out, fix=fix)

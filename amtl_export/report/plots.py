@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amtl_export.errors import EnvironmentLacks, InputError, os_errors
+from amtl_export.files import refuse_inside
 from amtl_export.report.inspection import Inspection
 
 
@@ -40,9 +41,10 @@ def check_plot(path: Path) -> None:
 
     Raises:
         EnvironmentLacks: matplotlib is missing.
-        InputError: the file is not a .png, or its folder is not there.
+        InputError: the file is not a .png, its folder is not there, or this tool made it.
     """
     _check_name(path)
+    refuse_inside(path)
     if not path.absolute().parent.is_dir():
         raise InputError("the plot's folder is not there", where=path.parent, fix="make it first")
     new_figure(1)

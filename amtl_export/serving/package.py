@@ -14,7 +14,7 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.raw import key_count, raw_fields
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.errors import InputError, os_errors
-from amtl_export.files import checksum_mismatches, real
+from amtl_export.files import checksum_mismatches, real, refuse_inside, refuse_overlap
 from amtl_export.locks import locked
 from amtl_export.runtime.predictor import Predictor, load
 from amtl_export.serving.ensemble import Ensemble
@@ -70,7 +70,8 @@ def package(bundle: Path | str, repository: Path | str, name: str, config: Packa
         config: how servers run it.
 
     Raises:
-        InputError: the bundle is spoilt; the name cannot be a folder's; the model that is there takes other inputs, was
+        InputError: the bundle is spoilt; the repository holds it, or lies in it or in another folder of this tool; the
+            name cannot be a folder's; the model that is there takes other inputs, was
             packaged with other settings, or was not made by this tool; another process is packaging it.
         ValidationFailed: the bundle does not answer its sample as it did when it was exported.
         EnvironmentLacks: tritonclient or the native library is missing; no disk space; no permission.
@@ -79,6 +80,8 @@ def package(bundle: Path | str, repository: Path | str, name: str, config: Packa
     config = config or PackageConfig()
     if not _NAME.fullmatch(name):
         raise InputError("a model cannot have this name", found=repr(name), allowed="letters, digits, _ . -")
+    refuse_overlap(bundle, repository)
+    refuse_inside(repository / name)
     source = _with_vocabularies(bundle)
     stage("taking checksums")
     if wrong := checksum_mismatches(bundle):

@@ -30,6 +30,7 @@ from amtl_export.files import (
     producer,
     publish,
     read_json,
+    refuse_inside,
     whole_file,
     write_json,
 )
@@ -105,6 +106,7 @@ def _lead(
     """What the first process does, or the only one."""
     if config.warm_start:
         check_source(str(config.warm_start), out, overwrite)
+    refuse_inside(out)
     check_target(out, overwrite)
     work = partial_folder(out)
     with locked(out):

@@ -1,0 +1,52 @@
+"""Where a command writes, looked at before it works: beside what it reads, and each result to a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+#: Options that name what is written, and those that name what is read though they are no paths.
+_WRITTEN = ("json", "out", "plot")
+_READ = ("data", "source")
+
+
+def check_outputs(given: Mapping[str, Any]) -> None:
+    """Refuse outputs that would spoil a folder of ours, each other, or what the command reads.
+
+    Args:
+        given: the command's parameters; `json` is where the result goes.
+
+    Raises:
+        InputError: an output lies in a folder that this tool made, or two paths are one.
+    """
+    from amtl_export.errors import InputError
+    from amtl_export.files import real, refuse_inside
+
+    seen = {real(path): name for name, path in _read(given)}
+    for name in _WRITTEN:
+        if not given.get(name) or str(given[name]) == "-":
+            continue
+        path = Path(given[name])
+        refuse_inside(path)
+        if (other := seen.get(real(path))) and (other in _WRITTEN or name != "out"):
+            raise InputError(
+                "two paths of the command are one",
+                where=path,
+                found=f"--{name} and {other if other not in _WRITTEN else f'--{other}'}",
+                fix="choose another file",
+            )
+        seen[real(path)] = name
+
+
+def _read(given: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """Parameter and path of all that is read; `my_model.py:build` is read from its file."""
+    for name, value in given.items():
+        if name in _WRITTEN:
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, Path):
+                yield name, one
+            elif isinstance(one, str) and name in _READ:
+                yield name, Path(one)
+                yield name, Path(one.rpartition(":")[0])

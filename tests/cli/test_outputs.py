@@ -1,0 +1,76 @@
+"""Where commands write: never into what they read, and each result to a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from amtl_export.cli.main import run as called
+from amtl_export.files import checksum_mismatches
+
+Words = Callable[[Path], list[object]]
+
+INSIDE: dict[str, Words] = {
+    "json": lambda p: ["compare", p, p, "--json", p / "found.json"],
+    "json of another command": lambda p: ["validate", p, "--run", "nobody", "--json", p / "samples" / "verdict.json"],
+    "page": lambda p: ["report", p, "--out", p / "page.html"],
+    "plot": lambda p: ["inspect", p, "--plot", p / "dims.png"],
+    "scores": lambda p: ["score", p, "--data", p, "--out", p / "scores.parquet"],
+    "repository": lambda p: ["package", p, "--triton", p / "models", "--name", "ctr"],
+    "the bundle as repository": lambda p: ["package", p, "--triton", p, "--name", "ctr"],
+    "a link": lambda p: ["compare", p, p, "--json", p.parent / "link" / "found.json"],
+    "a run": lambda p: ["train", "--data", "synthetic", "--out", p / "run"],
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_nothing_is_written_into_a_folder_of_ours(
+    name: str, bundle_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle_copy.parent / "link").symlink_to(bundle_copy)
+    assert called([str(word) for word in INSIDE[name](bundle_copy)]) == 2
+    said = capsys.readouterr().err
+    assert "a folder that this tool made" in said or "holds what is read, or lies in it" in said
+    assert checksum_mismatches(bundle_copy) == []
+
+
+def test_a_run_stays_as_it_is(run_copy: Path) -> None:
+    before = (run_copy / "config.json").read_bytes()
+    assert called(["inspect", str(run_copy), "--json", str(run_copy / "config.json")]) == 2
+    assert (run_copy / "config.json").read_bytes() == before
+
+
+def test_a_repository_that_holds_the_bundle(bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(["package", str(bundle_copy), "--triton", str(bundle_copy.parent), "--name", "ctr"]) == 2
+    assert "holds what is read" in capsys.readouterr().err
+    assert [path.name for path in bundle_copy.parent.iterdir()] == [bundle_copy.name]
+
+
+def test_beside_a_run_in_the_folder_of_experiments(bundle_copy: Path) -> None:
+    """It is ours, and has no checksums; runs of others may stand in it."""
+    (bundle_copy.parent / "config.json").write_text('{"producer": {"tool": "amtl-export"}, "kind": "experiments"}')
+    out = bundle_copy.parent / "found.json"
+    assert called(["compare", str(bundle_copy), str(bundle_copy), "--json", str(out), "-q"]) == 0
+    assert out.is_file()
+
+
+SAME: dict[str, Words] = {
+    "scores": lambda p: ["score", p / "bundle", "--data", p, "--out", p / "s", "--json", p / "." / "s"],
+    "page": lambda p: ["report", p / "bundle", "--out", p / "link", "--json", p / "s"],
+    "plot": lambda p: ["inspect", p / "bundle", "--plot", p / "s", "--json", p / "s"],
+    "data": lambda p: ["score", p / "bundle", "--data", p / "s", "--out", p / "o", "--json", p / "s"],
+    "timings": lambda p: ["report", p / "bundle", "--out", p / "o", "--bench", p / "s", "--json", p / "s"],
+    "module": lambda p: ["inspect", f"{p / 's'}:build", "--json", p / "s"],
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_two_paths_that_are_one(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s").write_text("as it was")
+    (tmp_path / "link").symlink_to(tmp_path / "s")
+    assert called([str(word) for word in SAME[name](tmp_path)]) == 2
+    assert "two paths of the command are one" in capsys.readouterr().err
+    assert (tmp_path / "s").read_text() == "as it was"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "s"]

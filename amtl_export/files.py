@@ -261,7 +261,7 @@ def publish(draft: Path, path: Path, *, overwrite: bool = False) -> None:
     """
     for file in draft.rglob("*"):
         if file.is_file():
-            _sync(file)
+            sync(file)
     draft.chmod(0o755)
     check_target(path, overwrite)
     with interruptions_held():
@@ -290,7 +290,8 @@ def _rename(draft: Path, path: Path) -> None:
         raise
 
 
-def _sync(file: Path) -> None:
+def sync(file: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)

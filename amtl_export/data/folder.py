@@ -48,16 +48,23 @@ class DataFile:
     keys: dict[str, str | None]
 
 
-def data_files(place: Path, schema: Schema) -> list[DataFile]:
+def data_files(place: Path, schema: Schema, *, by_split: bool = True) -> list[DataFile]:
     """The files of a folder in name order, under `rule = "files"` by split first; or the one file that `place` is.
 
+    Args:
+        place: the folder, or the file.
+        schema: says which files are data.
+        by_split: False asks no file to belong to a split, and keeps to the order of names.
+
     Raises:
-        InputError: there is none, they are of two formats, or a file belongs to no split or to two.
+        InputError: there is no such place or no file, they are of two formats, or one belongs to no split or to two.
     """
+    if not place.exists():
+        raise InputError("no such file or folder", where=place)
     folder = place if place.is_dir() else place.parent
     names = [place.name] if place.is_file() else _names(folder, schema)
     rule = schema.split
-    if isinstance(rule, FilesSplit):
+    if by_split and isinstance(rule, FilesSplit):
         names.sort(key=lambda name: split_of_file(rule, name))
     found = [DataFile(folder / name, name, format_of(folder / name, schema.files), _keys(name)) for name in names]
     _refuse_two(folder, found)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from amtl_export.data.folder import DataFile, data_files
-from amtl_export.data.frames import FILE, ROW, Reading
+from amtl_export.data.frames import FILE, ROW, Reading, polars_errors
 from amtl_export.data.joins import Joins
 from amtl_export.data.pairs import read_libffm, read_libsvm
 from amtl_export.data.parquet_files import column_types, read_parquet
@@ -48,21 +48,29 @@ class Files:
         files: in the order in which they are read.
         schema: the meaning of the columns.
         joins: side files, in memory.
+        kept: columns that are read beside those of the schema.
     """
 
     files: tuple[DataFile, ...]
     schema: Schema
     joins: Joins
+    kept: tuple[str, ...] = ()
 
     @classmethod
-    def at(cls, place: Path, schema: Schema) -> Files:
+    def at(cls, place: Path, schema: Schema, kept: tuple[str, ...] = (), *, by_split: bool = True) -> Files:
         """The data files of a folder, or one file; the files that are joined are read at once.
+
+        Args:
+            place: the folder, or the file.
+            schema: the meaning of the columns.
+            kept: columns that are read beside those of the schema.
+            by_split: see `data_files`.
 
         Raises:
             InputError: there are no data files, or a side file cannot be used.
         """
-        files = tuple(data_files(place, schema))
-        return cls(files, schema, Joins(place if place.is_dir() else place.parent, schema))
+        files = tuple(data_files(place, schema, by_split=by_split))
+        return cls(files, schema, Joins(place if place.is_dir() else place.parent, schema), kept)
 
     def chunks(self) -> Iterator[pl.DataFrame]:
         """All rows.
@@ -86,18 +94,33 @@ class Files:
                 fix="correct the numbers of field_<n> in schema.toml",
             )
 
-    def of(self, file: DataFile, also: Collection[str] = ()) -> Iterator[pl.DataFrame]:
+    def of(self, file: DataFile) -> Iterator[pl.DataFrame]:
         """The rows of one of the files.
-
-        Args:
-            file: which.
-            also: columns that are read beside those of the schema.
 
         Raises:
             InputError: it cannot be read, or lacks a column.
         """
+        for chunk in stream(self._reading(file), file.path, file.name):
+            yield self.joins.joined(chunk)
+
+    def none_of(self, file: DataFile) -> pl.DataFrame:
+        """The columns of one of the files, without a row.
+
+        Raises:
+            InputError: it cannot be read, or lacks a column.
+        """
+        with polars_errors(file.path):
+            chunk = self._reading(file).frame.head(0).collect()
+        return self.joins.joined(chunk.with_columns(pl.lit(file.name).alias(FILE)))
+
+    @property
+    def _own(self) -> set[str]:
+        """The columns that the files must have themselves."""
+        return self.joins.own | (set(self.kept) - self.joins.given)
+
+    def _reading(self, file: DataFile) -> Reading:
         refuse_empty(file.path)
-        needed = self.joins.own | (set(also) - self.joins.given)
+        needed = self._own
         reading = _open(file, self.schema, needed, self.types)
         present = set(present_columns(reading, file.path))
         keys = [
@@ -106,16 +129,14 @@ class Files:
             if key in needed and key not in present
         ]
         self.joins.refuse_twice(present | set(file.keys), file.path)
-        _check_columns(present | set(file.keys), file.path, needed)
+        _check_columns(present | set(file.keys), file.path, self.joins.own, needed)
         own = [name for name in present if name.startswith("__") and name not in needed]
-        frame = reading.frame.with_columns(keys).select(*own, *sorted(needed))
-        for chunk in stream(reading._replace(frame=frame), file.path, file.name):
-            yield self.joins.joined(chunk)
+        return reading._replace(frame=reading.frame.with_columns(keys).select(*own, *sorted(needed)))
 
     @functools.cached_property
     def types(self) -> dict[str, pl.DataType]:
         """Of the columns of Parquet files, which have them alike."""
-        return column_types([file.path for file in self.files if file.format == "parquet"], self.joins.own)
+        return column_types([file.path for file in self.files if file.format == "parquet"], self._own)
 
 
 def folder_source(place: Path) -> Source:
@@ -139,15 +160,17 @@ def _open(file: DataFile, schema: Schema, needed: set[str], types: dict[str, pl.
     return read_text(file.path, schema.files.separator or SEPARATORS[file.format], schema.files)
 
 
-def _check_columns(present: set[str], file: Path, needed: set[str]) -> None:
-    lacking = sorted(needed - present)
-    if lacking:
+def _check_columns(present: set[str], file: Path, of_schema: set[str], needed: set[str]) -> None:
+    if lacking := sorted(of_schema - present) or sorted(needed - present):
+        named = lacking[0] in of_schema
         raise InputError(
-            "the data lacks columns that the schema names",
+            f"the data lacks columns that {'the schema names' if named else 'are to be kept'}",
             where=file,
             found=f"columns {sorted(name for name in present if not name.startswith('__'))}",
             allowed=f"also {lacking}",
-            fix="correct schema.toml, or [files] header, columns and separator",
+            fix="correct schema.toml, or [files] header, columns and separator"
+            if named
+            else "keep columns that every file has",
         )
     twice = sorted(name for name in needed if f"{name}_duplicated_0" in present)
     if twice:

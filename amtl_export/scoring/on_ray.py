@@ -31,7 +31,6 @@ class Order:
         outputs: of the bundle, that are asked for.
         files: of the data, with what is joined to them.
         sizes: file → bytes.
-        kept: columns that are written beside the scores.
         batch: rows of a call of the graph.
         threads: batches that a worker answers at a time.
         mark: see `cluster.shared`.
@@ -42,7 +41,6 @@ class Order:
     outputs: tuple[str, ...]
     files: Files
     sizes: Mapping[str, int]
-    kept: tuple[str, ...]
     batch: int
     threads: int
     mark: Path
@@ -88,7 +86,7 @@ def _open(order: Order) -> tuple[PartWriter, ThreadPoolExecutor]:
     if not sums.is_file() or sums.read_bytes() != order.sums:
         raise not_shared("the bundle", order.bundle)
     scorer = Scorer.open(open_bundle(order.bundle), order.outputs)
-    return PartWriter(scorer, order.files, order.kept, order.batch), ThreadPoolExecutor(order.threads)
+    return PartWriter(scorer, order.files, order.batch), ThreadPoolExecutor(order.threads)
 
 
 def on_ray(
@@ -131,7 +129,6 @@ def _order(writer: PartWriter, tasks: Sequence[Task], threads: int, mark: Path) 
         writer.scorer.outputs,
         writer.files,
         {task.file.name: task.file.path.stat().st_size for task in tasks},
-        writer.kept,
         writer.batch,
         threads,
         mark,

@@ -1,4 +1,4 @@
-"""The scores of one file: a folder of Parquet files, one a chunk, there whole or not at all."""
+"""The scores of one file: a folder of Parquet files, one a chunk, and a list of them; there whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from amtl_export.data.folder import DataFile
 from amtl_export.data.source import Files
+from amtl_export.errors import InputError
+from amtl_export.files import read_object, sha256, sync, write_json
 from amtl_export.runtime.cores import usable_cores
 from amtl_export.scoring.scorer import Scorer
 from amtl_export.stages import stage
+
+#: In a part: its chunks, their rows and checksums.
+_LIST = "chunks.json"
 
 
 class Task(NamedTuple):
@@ -42,13 +47,11 @@ class PartWriter:
     Attributes:
         scorer: reader and graph.
         files: of the data, with what is joined to them.
-        kept: columns that are written beside the scores.
         batch: rows of a call of the graph.
     """
 
     scorer: Scorer
     files: Files
-    kept: tuple[str, ...]
     batch: int
 
     def write(self, task: Task, pool: ThreadPoolExecutor) -> Scored:
@@ -59,23 +62,34 @@ class PartWriter:
             OSError: the part cannot be written.
         """
         begun = time.perf_counter()
-        rows = _rows(task.part) if task.part.is_dir() else self._fresh(task, pool)
-        return Scored(task.file.name, rows, time.perf_counter() - begun)
+        if not is_whole(task.part):
+            discard(task.part)
+            self._fresh(task, pool)
+        return Scored(task.file.name, _rows(task.part), time.perf_counter() - begun)
 
-    def _fresh(self, task: Task, pool: ThreadPoolExecutor) -> int:
-        draft, rows = Path(tempfile.mkdtemp(prefix=f"draft-{task.part.name}-", dir=task.part.parent)), 0
+    def _fresh(self, task: Task, pool: ThreadPoolExecutor) -> None:
+        draft = Path(tempfile.mkdtemp(prefix=f"draft-{task.part.name}-", dir=task.part.parent))
         try:
+            listed = {}
             for number, frame in enumerate(self._frames(task.file, pool)):
-                frame.write_parquet(draft / f"{number:06}.parquet")
-                rows += len(frame)
+                file = draft / f"{number:06}.parquet"
+                frame.write_parquet(file)
+                sync(file)
+                listed[file.name] = {"rows": len(frame), "sha256": sha256(file)}
+            write_json(draft / _LIST, listed)
+            sync(draft / _LIST)
             _publish(draft, task.part)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        return rows
 
     def _frames(self, file: DataFile, pool: ThreadPoolExecutor) -> Iterator[pl.DataFrame]:
-        for chunk in self.files.of(file, self.kept):
-            yield self.scorer.scored(chunk, self.kept, self.batch, pool)
+        """The scores, chunk by chunk; of a file without a row, one chunk of none."""
+        some = False
+        for chunk in self.files.of(file):
+            some = True
+            yield self.scorer.scored(chunk, self.files.kept, self.batch, pool)
+        if not some:
+            yield self.scorer.scored(self.files.none_of(file), self.files.kept, self.batch, pool)
 
 
 def here(writer: PartWriter, tasks: Sequence[Task], threads: int | None) -> Iterator[Scored]:
@@ -94,11 +108,40 @@ def here(writer: PartWriter, tasks: Sequence[Task], threads: int | None) -> Iter
 
 def chunks(part: Path) -> list[Path]:
     """The files of a part, in order."""
-    return sorted(part.iterdir())
+    return [part / name for name in sorted(_listed(part))]
+
+
+def is_whole(part: Path) -> bool:
+    """Whether a part holds the files that its list names, as they were written, and no others."""
+    listed = _listed(part)
+    return bool(listed) and (
+        {path.name for path in part.iterdir()} == {_LIST, *listed}
+        and all(
+            (part / name).is_file() and sha256(part / name) == chunk.get("sha256") for name, chunk in listed.items()
+        )
+    )
+
+
+def discard(part: Path) -> None:
+    """Remove a part, whatever is there."""
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part)
+    else:
+        part.unlink(missing_ok=True)
 
 
 def _rows(part: Path) -> int:
-    return int(pl.scan_parquet(chunks(part), glob=False).select(pl.len()).collect().item())
+    return sum(chunk["rows"] for chunk in _listed(part).values())
+
+
+def _listed(part: Path) -> dict[str, Any]:
+    """File of a part → its rows and checksum; nothing if there is no such list."""
+    try:
+        values = read_object(part / _LIST)
+    except InputError:
+        return {}
+    known = all(isinstance(own, dict) and isinstance(own.get("rows"), int) for own in values.values())
+    return values if known else {}
 
 
 def _publish(draft: Path, part: Path) -> None:

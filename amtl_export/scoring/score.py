@@ -15,13 +15,21 @@ from typing import Any
 import polars as pl
 
 from amtl_export.bundle.bundle import Bundle, open_bundle
-from amtl_export.data.folder import SUFFIXES
-from amtl_export.data.schema import RandomSplit, Schema
 from amtl_export.data.source import Files
 from amtl_export.errors import InputError, os_errors
-from amtl_export.files import TOOL, atomic_folder, producer, read_json, whole_file, write_json
+from amtl_export.files import (
+    TOOL,
+    atomic_folder,
+    producer,
+    read_json,
+    refuse_inside,
+    sync,
+    whole_file,
+    write_json,
+)
+from amtl_export.scoring.inputs import files_to_score, refuse_read
 from amtl_export.scoring.on_ray import on_ray
-from amtl_export.scoring.parts import PartWriter, Scored, Task, chunks, here
+from amtl_export.scoring.parts import PartWriter, Scored, Task, chunks, discard, here, is_whole
 from amtl_export.scoring.scorer import FILE_COLUMN, ROW_COLUMN, Scorer
 from amtl_export.stages import stage
 
@@ -100,7 +108,7 @@ def score(
 
     Args:
         bundle: of a run.
-        data: a file, or a folder of files, as `train` takes them, of the schema's format or of another one by suffix.
+        data: a file, or a folder of files as the schema's `[files]` names them, or, if there are none, by suffix.
         out: a Parquet file; appears when all rows are scored.
         config: what is written, and how many threads answer.
         overwrite: replace a file that `score` made, and discard unfinished work of other settings.
@@ -108,23 +116,25 @@ def score(
 
     Raises:
         InputError: not a bundle of a run, or one that takes fields once per request; a value or a column cannot be
-            used; `out` exists; unfinished work of other settings is in the way; workers that are not on Ray.
+            used; `out` exists, or is read; unfinished work of other settings is in the way; workers not on Ray.
         EnvironmentLacks: ONNX Runtime or the native library is missing; no disk space; no permission; Ray is missing or
             cannot be reached, a worker lacks something, or workers die again and again.
     """
     started, config, out = time.perf_counter(), config or ScoreConfig(), Path(out)
     opened = open_bundle(bundle)
     scorer = Scorer.open(opened, config.outputs)
-    files = Files.at(Path(data), _without_labels(opened.run_schema, Path(data)))
-    kept = _kept(config, scorer)
-    _check_target(out, overwrite)
+    _check_names(config, scorer)
+    files = files_to_score(Path(data), opened.run_schema, config.keep, note)
     work = out.absolute().with_name(out.name + ".partial")  # Polars knows "~"
+    refuse_read(out, work, Path(data), files)
+    refuse_inside(out)
+    _check_target(out, overwrite)
     with os_errors("writing scores", out):
         _claim(work, _plan(opened, files, config), overwrite)
         parts = [work / f"{number:06}" for number in range(len(files.files))]
-        resumed, scored = sum(part.is_dir() for part in parts), 0
-        tasks = [Task(*pair) for pair in zip(files.files, parts, strict=True) if not pair[1].is_dir()]
-        with closing(_finished(PartWriter(scorer, files, kept, config.batch), tasks, config)) as finished:
+        tasks = [Task(*pair) for pair in zip(files.files, parts, strict=True) if not is_whole(pair[1])]
+        scored = 0
+        with closing(_finished(PartWriter(scorer, files, config.batch), tasks, config)) as finished:
             for file in finished:
                 scored += file.rows
                 note(f"{file.name}: {file.rows:,} rows, {file.rows / file.seconds:,.0f} a second")
@@ -136,7 +146,7 @@ def score(
         _publish(whole, out, overwrite)
         shutil.rmtree(work)
     seconds = time.perf_counter() - started
-    return ScoreReport(str(out), rows, len(parts), resumed, scorer.outputs, seconds, scored / seconds)
+    return ScoreReport(str(out), rows, len(parts), len(parts) - len(tasks), scorer.outputs, seconds, scored / seconds)
 
 
 def _finished(writer: PartWriter, tasks: Sequence[Task], config: ScoreConfig) -> Generator[Scored]:
@@ -148,20 +158,13 @@ def _finished(writer: PartWriter, tasks: Sequence[Task], config: ScoreConfig) ->
         yield from on_ray(writer, tasks, config.threads, config.ray, config.workers)
 
 
-def _without_labels(schema: Schema, data: Path) -> Schema:
-    """What says which columns scores need: no label, filter, group, weight or split; the format by suffix."""
-    first = schema.fields[0].source_column.replace('"', '""')
-    names = [data.name] if data.is_file() else [path.name for path in data.glob("**/*") if path.is_file()]
-    known = any(suffix in SUFFIXES for name in names for suffix in Path(name.lower()).suffixes)
-    read = schema.files.model_copy(update={"format": None, "pattern": None}) if known else schema.files
-    unread = {"filter": None, "group": None, "weight": None, "split": RandomSplit(), "files": read}
-    return schema.model_copy(update={"label": f'"{first}"', **unread})
-
-
-def _kept(config: ScoreConfig, scorer: Scorer) -> tuple[str, ...]:
+def _check_names(config: ScoreConfig, scorer: Scorer) -> None:
+    """Refuse two columns of one name in the result."""
     if both := sorted({FILE_COLUMN, ROW_COLUMN, *scorer.outputs} & set(config.keep)):
         raise InputError("score: a column is called as one of the result is", found=", ".join(both), fix="leave it out")
-    return config.keep
+    named = (*config.keep, *config.outputs)
+    if twice := [name for name in dict.fromkeys(named) if named.count(name) > 1]:
+        raise InputError("score: a column is named twice", found=", ".join(twice), fix="name it once")
 
 
 def _plan(bundle: Bundle, files: Files, config: ScoreConfig) -> dict[str, Any]:
@@ -174,17 +177,18 @@ def _plan(bundle: Bundle, files: Files, config: ScoreConfig) -> dict[str, Any]:
         "files": listed,
         "outputs": list(config.outputs),
         "keep": list(config.keep),
+        "types": {name: str(kind) for name, kind in sorted(files.types.items()) if name in config.keep},
     }
 
 
 def _claim(work: Path, plan: dict[str, Any], overwrite: bool) -> None:
     """Make the working folder, or take over one of the same plan, less the parts of files that are others now."""
     if work.exists():
-        earlier = read_json(work / _PLAN) if (work / _PLAN).is_file() else None
+        earlier = _earlier(work / _PLAN)
         if earlier is not None and {**earlier, "files": None} == {**plan, "files": None}:
             for number, file in enumerate(earlier["files"]):
                 if plan["files"][number : number + 1] != [file]:
-                    shutil.rmtree(work / f"{number:06}", ignore_errors=True)
+                    discard(work / f"{number:06}")
             with whole_file(work / _PLAN) as draft:
                 write_json(draft, plan)
             return
@@ -201,6 +205,12 @@ def _claim(work: Path, plan: dict[str, Any], overwrite: bool) -> None:
         shutil.rmtree(work)
     with atomic_folder(work) as folder:  # it is never there without its plan
         write_json(folder / _PLAN, plan)
+
+
+def _earlier(file: Path) -> dict[str, Any] | None:
+    """The plan of unfinished work, if it is one."""
+    values = read_json(file) if file.is_file() else None
+    return values if isinstance(values, dict) and isinstance(values.get("files"), list) else None
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
@@ -222,8 +232,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
 
 def _publish(whole: Path, out: Path, overwrite: bool) -> None:
     """Move the finished file to its place, where nothing is, or one that may be replaced."""
-    with whole.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(whole)
     _check_target(out, overwrite)
     if out.exists():
         whole.replace(out)

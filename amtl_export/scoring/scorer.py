@@ -80,9 +80,8 @@ class Scorer:
         """
         values = dict(zip(self.specs, typed_fields(raw, self.specs.values()), strict=True))
         feed = encoded_values(values, self.bundle.inputs, self.fields)
-        batches = [
-            {name: array[start : start + batch] for name, array in feed.items()} for start in range(0, len(raw), batch)
-        ]
+        starts = range(0, max(len(raw), 1), batch)  # of no row, the columns
+        batches = [{name: array[start : start + batch] for name, array in feed.items()} for start in starts]
         answers = list(pool.map(lambda part: self.predictor.answer(part, self.outputs), batches))
         places = [raw[FILE].alias(FILE_COLUMN), raw[ROW].cast(pl.Int64).alias(ROW_COLUMN)]
         scores = [pl.concat([pl.Series(name, found[name]) for found in answers]) for name in self.outputs]

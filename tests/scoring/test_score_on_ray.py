@@ -224,7 +224,7 @@ def test_a_worker_of_another_machine_says_what_it_does_not_find(data: Path, bund
     tasks = [Task(file, tmp_path / "0") for file in files.files]
     with shared(tmp_path) as mark:
         check_shared(mark)
-        order = pickle.loads(pickle.dumps(_order(PartWriter(scorer, files, (), 10), tasks, 1, mark)))
+        order = pickle.loads(pickle.dumps(_order(PartWriter(scorer, files, 10), tasks, 1, mark)))
     with pytest.raises(EnvironmentLacks, match=r"(?s)does not find the output folder.*all machines"):
         check_shared(mark)
     writer, pool = _open(order)
@@ -241,7 +241,7 @@ def test_a_worker_of_another_machine_says_what_it_does_not_find(data: Path, bund
 def test_two_that_write_a_part_leave_it_once(data: Path, bundle: Path, tmp_path: Path) -> None:
     scorer = Scorer.open(open_bundle(bundle))
     files = Files.at(data, scorer.bundle.run_schema)
-    writer = PartWriter(scorer, files, (), 10)
+    writer = PartWriter(scorer, files, 10)
     task = Task(files.files[0], tmp_path / "0")
     slow = writer._fresh  # of a worker that was thought dead
     (first,) = here(writer, [task], 1)

@@ -13,12 +13,13 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from amtl_export import __version__
 from amtl_export.errors import InputError, os_errors
-from amtl_export.interruptions import interruptions_held
+from amtl_export.interruptions import interruptions_held, undone_at_exit
 from amtl_export.locks import locked
 
 TOOL = "amtl-export"
@@ -204,7 +205,8 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         try:
             with interruptions_held():
                 draft = Path(tempfile.mkdtemp(prefix=_of_process(path, os.getpid()), suffix=".part", dir=path.parent))
-            yield draft
+            with undone_at_exit(partial(shutil.rmtree, draft, ignore_errors=True)):
+                yield draft
             with locked(path):
                 publish(draft, path, overwrite=overwrite)
         except BaseException:

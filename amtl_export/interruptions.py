@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 #: What asks a process to end and may be answered by an exception.
 _ASKS = (signal.SIGINT, signal.SIGTERM)
+
+#: What removes unfinished folders and locks, if the process must end without an exception.
+_UNDO: list[Callable[[], object]] = []
+
+
+@contextmanager
+def undone_at_exit(undo: Callable[[], object]) -> Iterator[None]:
+    """Have something removed by `undo_all` as long as the block is not through; behind it, that is the caller's."""
+    _UNDO.append(undo)
+    try:
+        yield
+    finally:
+        _UNDO.remove(undo)
+
+
+def undo_all() -> None:
+    """Remove what the blocks that the process is in have begun, the last first: the process ends now."""
+    while _UNDO:
+        with suppress(OSError):
+            _UNDO.pop()()
 
 
 @contextmanager

@@ -8,10 +8,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from amtl_export.errors import InputError
-from amtl_export.interruptions import interruptions_held
+from amtl_export.interruptions import interruptions_held, undone_at_exit
 
 
 @contextmanager
@@ -36,7 +37,8 @@ def locked(path: Path) -> Iterator[None]:
         try:
             with interruptions_held():
                 held[file] = _lock(file, path)
-            yield
+            with undone_at_exit(partial(_free, file, new)):
+                yield
         finally:
             _free(file, new)
     finally:

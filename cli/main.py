@@ -124,6 +124,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     _signals.append(number)
     while frame is not None:
         if "importlib._bootstrap" in frame.f_code.co_filename:  # a library in C++ would abort, or swallow the exception
+            importlib.import_module("amtl_export.interruptions").undo_all()
             os._exit(_say_interrupted())
         frame = frame.f_back
     raise KeyboardInterrupt

@@ -15,6 +15,7 @@ from amtl_export.bundle.raw import key_count, raw_fields
 from amtl_export.bundle.samples import read_test_data
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import checksum_mismatches, real, refuse_inside, refuse_overlap
+from amtl_export.interruptions import undone_at_exit
 from amtl_export.locks import locked
 from amtl_export.runtime.predictor import Predictor, load
 from amtl_export.serving.ensemble import Ensemble
@@ -106,7 +107,9 @@ def _packaged(bundle: Path, source: Bundle | None, repository: Path, name: str, 
         from amtl_export.bundle.raw_bundle import write_encoder_bundle, write_raw_bundle
 
         repository.mkdir(parents=True, exist_ok=True)
-        scratch = Path(drafts.enter_context(tempfile.TemporaryDirectory(prefix=f".{name}.", dir=repository)))
+        folder = tempfile.TemporaryDirectory(prefix=f".{name}.", dir=repository)
+        drafts.enter_context(undone_at_exit(folder.cleanup))
+        scratch = Path(drafts.enter_context(folder))
         stage("making the encoder of raw values")
         if key_count(raw_fields(source)) <= config.graph_keys:
             write_raw_bundle(source, scratch)

@@ -62,15 +62,13 @@ class PartWriter:
             OSError: the part cannot be written.
         """
         begun = time.perf_counter()
-        if not is_whole(task.part):
-            discard(task.part)
-            self._fresh(task, pool)
-        return Scored(task.file.name, _rows(task.part), time.perf_counter() - begun)
+        rows = _rows(task.part) if task.part.is_dir() else self._fresh(task, pool)
+        return Scored(task.file.name, rows, time.perf_counter() - begun)
 
-    def _fresh(self, task: Task, pool: ThreadPoolExecutor) -> None:
+    def _fresh(self, task: Task, pool: ThreadPoolExecutor) -> int:
         draft = Path(tempfile.mkdtemp(prefix=f"draft-{task.part.name}-", dir=task.part.parent))
+        listed: dict[str, dict[str, Any]] = {}
         try:
-            listed = {}
             for number, frame in enumerate(self._frames(task.file, pool)):
                 file = draft / f"{number:06}.parquet"
                 frame.write_parquet(file)
@@ -81,6 +79,7 @@ class PartWriter:
             _publish(draft, task.part)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+        return sum(chunk["rows"] for chunk in listed.values())
 
     def _frames(self, file: DataFile, pool: ThreadPoolExecutor) -> Iterator[pl.DataFrame]:
         """The scores, chunk by chunk; of a file without a row, one chunk of none."""
@@ -107,8 +106,8 @@ def here(writer: PartWriter, tasks: Sequence[Task], threads: int | None) -> Iter
 
 
 def chunks(part: Path) -> list[Path]:
-    """The files of a part, in order."""
-    return [part / name for name in sorted(_listed(part))]
+    """The files of a part that is whole, in order."""
+    return [part / name for name in sorted(read_object(part / _LIST))]
 
 
 def is_whole(part: Path) -> bool:
@@ -131,7 +130,7 @@ def discard(part: Path) -> None:
 
 
 def _rows(part: Path) -> int:
-    return sum(chunk["rows"] for chunk in _listed(part).values())
+    return sum(chunk["rows"] for chunk in read_object(part / _LIST).values())
 
 
 def _listed(part: Path) -> dict[str, Any]:

@@ -133,6 +133,8 @@ def score(
         _claim(work, _plan(opened, files, config), overwrite)
         parts = [work / f"{number:06}" for number in range(len(files.files))]
         tasks = [Task(*pair) for pair in zip(files.files, parts, strict=True) if not is_whole(pair[1])]
+        for task in tasks:  # what is there is damaged
+            discard(task.part)
         scored = 0
         with closing(_finished(PartWriter(scorer, files, config.batch), tasks, config)) as finished:
             for file in finished:

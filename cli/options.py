@@ -77,7 +77,7 @@ class Common:
 
             with os_errors("writing the JSON result", self.json_path):
                 write_json(Path(self.json_path), values)
-        if not self.quiet and self.json_path != "-":
+        if not self.quiet and self.json_path != "-" and sys.stdout is not None:  # as >&- makes it
             from amtl_export.cli.terminal import Terminal
 
             # A terminal's own width where there is one; a width that cuts no table elsewhere.

@@ -25,7 +25,7 @@ def watch(common: Common) -> Iterator[TrainObserver]:
             common.working.stage(None)
         with heard_by(lambda _: None):
             yield Silent()
-    elif sys.stderr.isatty():
+    elif sys.stderr is not None and sys.stderr.isatty():
         columns = (TextColumn("{task.fields[what]}"), BarColumn(), TextColumn("{task.fields[state]}"))
         with Progress(*columns, TimeRemainingColumn(), console=Terminal(stderr=True), transient=True) as bar:
             shown = _Bar(bar)

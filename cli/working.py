@@ -101,7 +101,7 @@ class Working:
 @contextmanager
 def working(quiet: bool) -> Iterator[Working | None]:
     """What shows the stages of the command in the block; None if it is to be quiet."""
-    if quiet:
+    if quiet or sys.stderr is None:  # as 2>&- makes it
         yield None
         return
     from amtl_export.stages import heard_by

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,3 +75,11 @@ def test_two_paths_that_are_one(name: str, tmp_path: Path, capsys: pytest.Captur
     assert "two paths of the command are one" in capsys.readouterr().err
     assert (tmp_path / "s").read_text() == "as it was"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "s"]
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_output_is_quiet(closed: str, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `>&-` and `2>&-` leave it."""
+    monkeypatch.setattr(sys, closed, None)
+    assert called(["inspect", str(bundle_copy)]) == 0
+    assert called(["inspect", str(bundle_copy), "--json", "-"]) == 0

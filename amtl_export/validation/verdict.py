@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from amtl_export.errors import InputError
+
 #: Value type → what |AUC difference| is allowed to it.
 AUC_ATOL: dict[str, float] = {"fp32": 1e-6, "fp16": 1e-4, "int8": 1e-4, "int4": 1e-3}
 
@@ -27,6 +29,12 @@ class Tolerances:
 
     auc_atol: float | None = None
     logit_atol: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("auc_atol", "logit_atol"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"validate: {name}", found=value, allowed="a finite number, at least 0")
 
     def auc_for(self, dtype: str) -> float:
         """What is allowed for a value type: `AUC_ATOL`, unless it is given."""

@@ -107,6 +107,15 @@ def from_os_error(error: OSError, doing: str, path: Path | str | None = None) ->
     return InputError(f"could not finish {doing}", where=where, found=error.strerror or str(error))
 
 
+def memory_error(error: Exception) -> EnvironmentLacks | None:
+    """What an error means that is about too little memory; PyTorch's is a RuntimeError."""
+    refused = "can't allocate memory" in str(error) or "out of memory" in str(error)
+    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and refused):
+        return None
+    found = str(error).partition("\n")[0] or None
+    return EnvironmentLacks("not enough memory", found=found, fix="choose smaller sizes, or a machine with more memory")
+
+
 @contextmanager
 def os_errors(doing: str, path: Path | str | None = None) -> Iterator[None]:
     """Turn an OSError inside the block into an `AmtlError` that names the file and the fix."""

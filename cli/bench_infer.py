@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, SOURCE, Choice, Common, IntList, TextList, common
+from amtl_export.cli.options import FOLDER, SOURCE, THREADS, Choice, Common, IntList, TextList, common
 
 
 @click.command("infer")
@@ -22,7 +22,7 @@ from amtl_export.cli.options import FOLDER, SOURCE, Choice, Common, IntList, Tex
 )
 @click.option("--batch", type=IntList(), default="1,16,64,256,1024,4096", show_default=True, help="Rows of a request.")
 @click.option("--ids", type=TextList(), default="zipf,uniform,replay", show_default=True, help="How ids are drawn.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of both engines.")
+@click.option("--threads", type=THREADS, default=1, show_default=True, help="Of both engines.")
 @click.option(
     "--provider",
     type=Choice(["cpu", "cuda"]),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, SOURCE, Choice, Common, common
+from amtl_export.cli.options import FOLDER, SOURCE, THREADS, Choice, Common, common
 
 LEVEL_MISSED = 5
 
@@ -19,9 +19,7 @@ LEVEL_MISSED = 5
 @click.option("--qps", type=click.FloatRange(0, min_open=True), help="Requests a second that must hold it.")
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Rows of a request.")
 @click.option("--workers", type=click.IntRange(1), default=4, show_default=True, help="Clients that wait for answers.")
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of ONNX Runtime, in this process."
-)
+@click.option("--threads", type=THREADS, default=1, show_default=True, help="Of ONNX Runtime, in this process.")
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="Of each load."
 )

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from amtl_export.cli.data_options import data_options, model_options, train_config
-from amtl_export.cli.options import Choice, Common, TextList, common
+from amtl_export.cli.options import THREADS, Choice, Common, TextList, common
 
 
 @click.command("train")
@@ -21,7 +21,7 @@ from amtl_export.cli.options import Choice, Common, TextList, common
 )
 @model_options
 @click.option("--epochs", type=click.IntRange(min=1), default=3, show_default=True, help="Timed epochs of each method.")
-@click.option("--threads", type=click.IntRange(min=1), help="PyTorch's threads.")
+@click.option("--threads", type=THREADS, help="PyTorch's threads.")
 @click.option(
     "--device",
     type=Choice(["cpu", "cuda"]),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from amtl_export.cli.data_options import data_options, model_options, setting, train_config
-from amtl_export.cli.options import FOLDER, RAY, Choice, Common, RatioList, TextList, common
+from amtl_export.cli.options import FOLDER, RAY, THREADS, Choice, Common, RatioList, TextList, common
 
 #: What `experiments.run` knows.
 EXPERIMENTS = (
@@ -39,7 +39,7 @@ EXPERIMENTS = (
 @click.option("--ray", metavar="ADDRESS", help=f"Train on a Ray cluster, as many at a time as it has cores for: {RAY}")
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=THREADS,
     help="PyTorch's threads; --jobs share them, on Ray each training has so many.  [default: one a core; on Ray, one]",
 )
 @click.option(

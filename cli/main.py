@@ -97,13 +97,14 @@ def run(arguments: list[str]) -> int:
 
 
 def _report(error: Exception) -> int:
-    from amtl_export.errors import AmtlError, from_os_error, os_error_within
+    from amtl_export.errors import AmtlError, from_os_error, memory_error, os_error_within
     from amtl_export.extras import lacking
 
     if not isinstance(error, AmtlError) and (known := os_error_within(error)):
         error = from_os_error(known, "the command")
     if isinstance(error, ModuleNotFoundError):
         error = lacking(error) or error
+    error = memory_error(error) or error
     if isinstance(error, AmtlError):
         click.echo(f"error: {error}", err=True)
         return error.exit_code

@@ -29,6 +29,7 @@ else:  # before 8.4, click's types take no subscript
 F = TypeVar("F", bound=Callable[..., Any])
 
 FOLDER = click.Path(path_type=Path)
+THREADS, _SEED = click.IntRange(1, 4096), click.IntRange(0, 2**63 - 1)  # libraries do not survive more
 
 #: A trained model: a run's folder, a frozen one's, or `my_model.py:build`.
 SOURCE = click.STRING
@@ -97,7 +98,7 @@ def common(command: F) -> F:
 
     @click.option("--json", "json_path", metavar="PATH", help="Write the result as JSON; - is standard output.")
     @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and --json -.")
-    @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all that is drawn.")
+    @click.option("--seed", type=_SEED, default=0, show_default=True, help="Seed of all that is drawn.")
     @click.option("--overwrite", is_flag=True, help="Replace an output folder that this tool made.")
     @wraps(command)
     def with_common(*args: Any, json_path: str | None, quiet: bool, seed: int, overwrite: bool, **kwargs: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, Choice, Common, common
+from amtl_export.cli.options import FOLDER, THREADS, Choice, Common, common
 
 
 @click.command("package")
@@ -24,7 +24,7 @@ from amtl_export.cli.options import FOLDER, Choice, Common, common
 @click.option("--max-batch", type=click.IntRange(1), default=4096, show_default=True, help="Rows of one run at most.")
 @click.option("--queue-us", type=click.IntRange(0), default=0, show_default=True, help="How long to wait for more, µs.")
 @click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Answering at the same time.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each instance, for one run.")
+@click.option("--threads", type=THREADS, default=1, show_default=True, help="Of each instance, for one run.")
 @click.option("--raw-features", is_flag=True, help="The server takes values instead of ids, and encodes them.")
 @click.option(
     "--graph-keys",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from amtl_export.cli.options import FOLDER, RAY, Common, TextList, common
+from amtl_export.cli.options import FOLDER, RAY, THREADS, Common, TextList, common
 
 
 @click.command("score")
@@ -17,7 +17,7 @@ from amtl_export.cli.options import FOLDER, RAY, Common, TextList, common
 @click.option("--keep", type=TextList(), default=(), help="Columns of the data that are written beside the scores.")
 @click.option("--batch", type=click.IntRange(1), default=4096, show_default=True, help="Rows of a call of the graph.")
 @click.option(
-    "--threads", type=click.IntRange(1), help="Batches answered at a time.  [default: one a core; on Ray, one a worker]"
+    "--threads", type=THREADS, help="Batches answered at a time.  [default: one a core; on Ray, one a worker]"
 )
 @click.option("--ray", metavar="ADDRESS", help=f"Score on a Ray cluster, a file at a time of each worker: {RAY}")
 @click.option("--workers", type=click.IntRange(1), help="Processes on Ray.  [default: as the cluster has cores]")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from amtl_export.cli.data_options import data_options, model_options, setting, train_config
-from amtl_export.cli.options import FOLDER, Choice, Common, common
+from amtl_export.cli.options import FOLDER, THREADS, Choice, Common, common
 from amtl_export.models.config import METHOD_NAMES
 
 
@@ -26,7 +26,7 @@ from amtl_export.models.config import METHOD_NAMES
     "[default: principal, as-is after a method that selects dims]",
 )
 @setting("--select-on", Choice(["train", "valid"]), "Split whose batches the selection network learns from.")
-@click.option("--threads", type=click.IntRange(min=1), help="PyTorch's threads.  [default: one a core]")
+@click.option("--threads", type=THREADS, help="PyTorch's threads.  [default: one a core]")
 @click.option("--out", type=FOLDER, required=True, metavar="RUN", help="The run folder; appears when training is done.")
 @common
 def command(common: Common, out: Path, threads: int | None, **given: Any) -> None:

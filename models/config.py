@@ -29,6 +29,9 @@ ATTENDING = frozenset({"din"})
 #: Sizes of backbones that are repeated, and how large they may be.
 _MOST = {"cross_layers": 1000, "attention_layers": 1000, "attention_heads": 10_000, "attention_width": 100_000}
 
+#: Of hidden layers.
+WIDEST = 2**20
+
 #: Blocks of a field, of mde, at most.
 _MOST_BLOCKS = 10_000
 
@@ -118,8 +121,8 @@ class SelectionConfig:
                 raise ValueError(f"{name} must be positive, got {value}")
         if self.initial_ratio is not None and not 0 < self.initial_ratio <= 1:
             raise ValueError(f"initial_ratio must be above 0 and at most 1, got {self.initial_ratio}")
-        if any(width < 1 for width in self.hidden):
-            raise ValueError(f"hidden widths must be positive, got {list(self.hidden)}")
+        if any(not 1 <= width <= WIDEST for width in self.hidden):
+            raise ValueError(f"hidden widths must be positive, at most {WIDEST}, got {list(self.hidden)}")
         if self.norm not in ("zscore", "minmax"):
             raise ValueError(f"norm must be zscore or minmax, got {self.norm}")
 
@@ -207,8 +210,8 @@ class ModelConfig:
         for name, most in _MOST.items():
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be in 1..{most}, got {getattr(self, name)}")
-        if any(width < 1 for width in self.hidden):
-            raise ValueError(f"hidden widths must be positive, got {list(self.hidden)}")
+        if any(not 1 <= width <= WIDEST for width in self.hidden):
+            raise ValueError(f"hidden widths must be positive, at most {WIDEST}, got {list(self.hidden)}")
         for name, value in (("dropout", self.dropout), ("embedding_dropout", self.embedding_dropout)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")

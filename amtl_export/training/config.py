@@ -8,11 +8,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from amtl_export.errors import InputError
-from amtl_export.models.config import BACKBONE_NAMES, METHOD_NAMES, SELECTING, SelectionConfig
+from amtl_export.models.config import BACKBONE_NAMES, METHOD_NAMES, SELECTING, WIDEST, SelectionConfig
 from amtl_export.typed import typed
 
 #: Above this many numbers, V·D, the table's gradient is sparse unless said otherwise: 200,000 rows of 16.
 SPARSE_ABOVE = 3_200_000
+
+#: What PyTorch takes, or memory of any machine.
+_AT_MOST = {
+    "dim": 2**16,
+    "batch_size": 2**31 - 1,
+    "mde_blocks": 10_000,
+    "limit_rows": 2**63 - 1,
+    "seed": 2**63 - 1,
+}
 
 #: What steps on tables.
 TABLE_OPTIMIZERS = ("adam", "rowwise-adagrad")
@@ -98,6 +107,11 @@ class TrainConfig:
         self._one_of("table_optimizer", TABLE_OPTIMIZERS)
         for name in ("dim", "patience", "batch_size"):
             self._at_least(name, 1)
+        for name, most in _AT_MOST.items():
+            if (getattr(self, name) or 0) > most:
+                raise InputError(f"train: {name}", found=getattr(self, name), allowed=f"at most {most}")
+        if any(not 1 <= width <= WIDEST for width in self.hidden):
+            raise InputError("train: hidden", found=list(self.hidden), allowed=f"widths of 1 to {WIDEST}")
         self._at_least("epochs", 1 if self.warm_start is None else 0)
         if self.limit_rows is not None:
             self._at_least("limit_rows", 1)

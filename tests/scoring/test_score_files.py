@@ -196,16 +196,26 @@ def truncate(part: Path) -> None:
     file.write_bytes(file.read_bytes()[:-9])
 
 
+def empty(part: Path) -> None:
+    for path in part.iterdir():
+        path.unlink()
+
+
+def replace(part: Path) -> None:
+    shutil.rmtree(part)
+    part.touch()
+
+
 #: name → what becomes of a part
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "cut off": truncate,
     "another table": lambda part: pl.DataFrame({"b": [1]}).write_parquet(part / "000000.parquet"),
     "one file more": lambda part: (part / "more").touch(),
     "one file less": lambda part: (part / "000000.parquet").unlink(),
-    "nothing left": lambda part: [path.unlink() for path in part.iterdir()],
+    "nothing left": empty,
     "no list": lambda part: (part / "chunks.json").unlink(),
     "another list": lambda part: (part / "chunks.json").write_text('{"000000.parquet": 7}'),
-    "a file in its place": lambda part: (shutil.rmtree(part), part.touch()),
+    "a file in its place": replace,
 }
 
 

@@ -14,7 +14,7 @@ from amtl_export.bundle.made import Made
 from amtl_export.bundle.signature import Signature
 from amtl_export.data.normalise import Normalisation
 from amtl_export.data.schema import Schema
-from amtl_export.data.vocabulary import Vocabulary, read_parquet, read_vocabularies
+from amtl_export.data.vocabulary import Vocabulary, read_parquet, read_vocabularies, vocabulary_file
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import check_regular, read_json, read_object
 from amtl_export.runtime.external import check_external
@@ -102,7 +102,7 @@ class Bundle:
     def counts(self, field: str) -> npt.NDArray[np.int64] | None:
         """int64 `[V]`, training occurrences of every id of a field; None where they are not known."""
         own = next(own for own in self.signature.fields if own.name == field)
-        file = self.path / "vocab" / f"{field}.parquet"
+        file = self.path / vocabulary_file(field)
         if self.signature.source == "module" and "count" not in read_parquet(file).columns:
             return None
         return self._column(field, "count", own.size)
@@ -113,7 +113,7 @@ class Bundle:
         Raises:
             InputError: it has none, or others.
         """
-        file = self.path / "vocab" / f"{field}.parquet"
+        file = self.path / vocabulary_file(field)
         frame = read_parquet(file)
         dtype = frame.schema.get(name)
         if dtype is None or not dtype.is_integer() or frame[name].null_count() or len(frame) != size:

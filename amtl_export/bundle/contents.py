@@ -20,6 +20,7 @@ from amtl_export.bundle.check import Checked
 from amtl_export.compare import INT8_TOLERANCE, TOLERANCE
 from amtl_export.data.frame_parts import FrameParts
 from amtl_export.data.normalise import normalisations
+from amtl_export.data.vocabulary import vocabulary_file
 from amtl_export.files import producer, write_json
 from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.frozen import FrozenModel
@@ -140,7 +141,7 @@ def write_fields(frozen: FrozenModel, draft: Path) -> None:
     for name, values in field_settings(frozen).items():
         write_json(draft / name, values)
     for name, frame in field_frames(frozen):
-        frame.write(draft / "vocab" / f"{name}.parquet")
+        frame.write(draft / vocabulary_file(name))
 
 
 def field_settings(frozen: FrozenModel) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,9 @@ MISSING = 1
 FIRST_VALUE = 2
 
 ValueType = Literal["string", "int64"]
+
+#: Bytes of a file's name, of the 255 that file systems allow.
+_LONGEST = 250
 
 
 @dataclass(frozen=True)
@@ -206,16 +210,39 @@ def unreadable(path: Path) -> Iterator[None]:
         ) from None
 
 
+def vocabulary_file(field: str) -> str:
+    """Where a field's file is in the folder of a run or a bundle: `vocab/<field>.parquet`.
+
+    ASCII letters, digits, `_`, `-` and `.` stand for themselves, every other byte of UTF-8 and a leading dot as `%` and
+    two hexadecimal digits: no name of a field leads elsewhere.
+
+    Raises:
+        InputError: a name that is too long for a file.
+    """
+    name = quote(field, safe="", errors="surrogatepass").replace("~", "%7E")
+    name = f"%2E{name[1:]}" if name.startswith(".") else name
+    file = f"{name}.parquet"
+    if len(file) > _LONGEST:
+        raise InputError(
+            "the name of a field is too long for a file",
+            where=field if len(field) < 100 else f"{field[:100]}…",
+            found=f"{len(file)} bytes, {file[:20]}…",
+            allowed=f"{_LONGEST} bytes",
+            fix="give the field, or the module that holds its table, a shorter name",
+        )
+    return f"vocab/{file}"
+
+
 def write_vocabularies(folder: Path, vocabularies: dict[str, Vocabulary]) -> None:
-    """Write `vocab/<field>.parquet` for every field."""
+    """Write the file of every field, `vocabulary_file`."""
     (folder / "vocab").mkdir(exist_ok=True)
     for name, vocabulary in vocabularies.items():
-        vocabulary.write(folder / "vocab" / f"{name}.parquet")
+        vocabulary.write(folder / vocabulary_file(name))
 
 
 def read_vocabularies(folder: Path, fields: list[str]) -> dict[str, Vocabulary]:
-    """Read `vocab/<field>.parquet` for every field named."""
-    return {name: Vocabulary.read(folder / "vocab" / f"{name}.parquet", name) for name in fields}
+    """Read the file of every field named, `vocabulary_file`."""
+    return {name: Vocabulary.read(folder / vocabulary_file(name), name) for name in fields}
 
 
 def vocabulary_hash(vocabularies: dict[str, Vocabulary]) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from amtl_export.data.schema import Schema
-from amtl_export.data.vocabulary import Vocabulary, vocabulary_hash
+from amtl_export.data.vocabulary import Vocabulary, vocabulary_file, vocabulary_hash
 from amtl_export.errors import InputError
 from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.swap import Table
@@ -103,13 +103,24 @@ def _whole_numbers(values: Any, name: str, size: int) -> npt.NDArray[np.int64]:
 
 
 def table_field(path: str, trained: nn.Module, table: FrozenEmbedding, attached: bool) -> FieldRows:
-    """Of a user's table: the rows of one field."""
+    """Of a user's table: the rows of one field.
+
+    Raises:
+        InputError: the path is too long for the name of a file.
+    """
+    vocabulary_file(path)
     padding = getattr(trained.get_submodule(path), "padding_idx", None)
     return FieldRows(path, path, 0, len(table.dims), attached, padding if isinstance(padding, int) else None)
 
 
 def method_fields(tables: Mapping[str, FrozenEmbedding]) -> Iterator[FieldRows]:
-    """Fields of embedding methods in a user's module: numbered where a table has several."""
+    """Fields of embedding methods in a user's module: numbered where a table has several.
+
+    Raises:
+        InputError: a name is too long for that of a file.
+    """
     for path, table in tables.items():
         for i, (size, offset) in enumerate(zip(table.sizes, table.offsets, strict=True)):
-            yield FieldRows(f"{path}.{i}" if len(table.sizes) > 1 else path, path, offset, size, governed=True)
+            name = f"{path}.{i}" if len(table.sizes) > 1 else path
+            vocabulary_file(name)
+            yield FieldRows(name, path, offset, size, governed=True)

@@ -22,6 +22,7 @@ from amtl_export.bundle.export import DATA
 from amtl_export.bundle.samples import MESSAGES, MessageKind, message, read_test_data, readme, sample_feeds
 from amtl_export.compare import compare
 from amtl_export.data.frame_parts import FrameParts, StoredFrame
+from amtl_export.data.vocabulary import vocabulary_file
 from amtl_export.errors import AmtlError, InputError, ValidationFailed
 from amtl_export.files import SUMS, json_text, read_json
 from amtl_export.runtime.session import run
@@ -70,7 +71,7 @@ class SameFiles:
     def names(self) -> list[str]:
         """Files that export writes."""
         frozen = self.built.frozen
-        fields = [f"vocab/{own.name}.parquet" for own in frozen.fields if own.table in frozen.tables]
+        fields = [vocabulary_file(own.name) for own in frozen.fields if own.table in frozen.tables]
         inputs = [f"test_data_set_0/input_{number}.pb" for number in range(len(self.built.inputs))]
         outputs = [f"test_data_set_0/output_{number}.pb" for number in range(len(frozen.outputs))]
         schema = list(field_settings(frozen))
@@ -136,7 +137,7 @@ class SameFiles:
 
     def _vocabularies(self) -> Iterator[str]:
         for name, wanted in field_frames(self.built.frozen):
-            place = f"vocab/{name}.parquet"
+            place = vocabulary_file(name)
             found = StoredFrame(self.bundle.path / place)
             if found.schema != wanted.schema:
                 yield f"{place}, columns: found {_schema(found.schema)}, export writes {_schema(wanted.schema)}"

@@ -14,6 +14,7 @@ from amtl_export.data.vocabulary import (
     OOV,
     Vocabulary,
     read_vocabularies,
+    vocabulary_file,
     vocabulary_hash,
     write_vocabularies,
 )
@@ -109,3 +110,12 @@ def test_refuses_a_truncated_file(tmp_path: Path) -> None:
 
 def test_counts_are_int64() -> None:
     assert build(["a"]).counts.dtype == np.int64
+
+
+@given(st.text(max_size=9), st.text(max_size=9))
+def test_each_field_has_a_file_of_its_own(one: str, other: str) -> None:
+    file = vocabulary_file(one)
+    assert Path(file).parent == Path("vocab")
+    assert not Path(file).stem.startswith(".") or not one
+    assert (file == vocabulary_file(other)) == (one == other)
+    assert file.isascii()

@@ -47,6 +47,8 @@ class FrozenEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows `[*ids.shape, D]` of a table of one field."""
+        if ids.ndim == 0:  # the operator's ids have an axis: that of the fields
+            return self.forward(ids.reshape(1)).squeeze(0)
         rows: Tensor = lookup(self.rows, ids.long(), self.sizes, self.offsets)
         return rows if self.tap is None else self.tap(rows, ids, (0,))
 
@@ -130,6 +132,8 @@ class CodedEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows `[*ids.shape, D]` of a table of one field."""
+        if ids.ndim == 0:
+            return self.forward(ids.reshape(1)).squeeze(0)
         rows: Tensor = decode(self.coded(ids), self.bases, self.basis_of)
         return rows
 

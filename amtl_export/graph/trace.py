@@ -292,8 +292,12 @@ def _translations() -> dict[Any, Any]:
     def embedding(weight: Any, indices: Any, *_: Any, **__: Any) -> Any:
         if not isinstance(weight.shape[0], int) or weight.dtype != ir.DataType.FLOAT:
             return op.Gather(weight, indices, axis=0)
-        ids = op.Cast(indices, to=ir.DataType.INT64.value) if indices.dtype != ir.DataType.INT64 else indices
-        return custom.Lookup(weight, ids, sizes=[int(weight.shape[0])], offsets=[0])
+        ids: Any = op.Cast(indices, to=ir.DataType.INT64.value) if indices.dtype != ir.DataType.INT64 else indices
+        V = int(weight.shape[0])
+        if len(indices.shape) == 0:  # as FrozenEmbedding has it: ids have an axis
+            axis: Any = [0]
+            return op.Squeeze(custom.Lookup(weight, op.Unsqueeze(ids, axis), sizes=[V], offsets=[0]), axis)
+        return custom.Lookup(weight, ids, sizes=[V], offsets=[0])
 
     operators = torch.ops
     return {

@@ -18,7 +18,10 @@ _LOOKUP, _WHOLE = torch.ops.amtl.lookup.default, torch.ops.amtl.whole_table.defa
 
 
 class _Reads(TorchDispatchMode):
-    """Notes where in memory the rows of every lookup are, and of tables that are read whole."""
+    """Notes the identity of the rows of every lookup, and of tables that are read whole.
+
+    Not their address: several tables may lie in one memory.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's
@@ -27,7 +30,7 @@ class _Reads(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (_LOOKUP, _WHOLE):
-            (self.read if func is _LOOKUP else self.whole).add(args[0].data_ptr())
+            (self.read if func is _LOOKUP else self.whole).add(id(args[0]))
         return func(*args, **(kwargs or {}))
 
 
@@ -40,9 +43,8 @@ def tables_read(tables: Mapping[str, FrozenEmbedding], run: Callable[[], Any]) -
     """
     with _Reads() as reads:
         run()
-    by_address = {table.rows.data_ptr(): path for path, table in tables.items()}
-    return {by_address[a] for a in reads.read if a in by_address}, {
-        by_address[a] for a in reads.whole if a in by_address
+    return {path for path, table in tables.items() if id(table.rows) in reads.read}, {
+        path for path, table in tables.items() if id(table.rows) in reads.whole
     }
 
 

@@ -4,13 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amtl_export import compress, load
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.errors import InputError
-from amtl_export.freezing.frozen import freeze
+from amtl_export.freezing.frozen import freeze, of_module
+from amtl_export.freezing.swap import frozen_tables
+from amtl_export.models.attach import attach
+from amtl_export.models.config import SelectionConfig
+from amtl_export.source.source import Source
 from amtl_export.validation.validate import validate
 
 V, D = 30, 8
@@ -71,3 +78,56 @@ def test_a_name_that_is_too_long_for_a_file_is_refused() -> None:
     module = Items(nn.ModuleDict({"é" * 50: nn.Embedding(V, D)}), lambda self, x: self.out(self.items["é" * 50](x)))
     with pytest.raises(InputError, match=r"too long for a file\n  where: items\.é+\n  found: 314 bytes"):
         freeze(module, example=IDS)
+
+
+def ones_id(self: Any, x: Tensor) -> Tensor:
+    rows: Tensor = self.items(x) * self.items(x[0])
+    return rows
+
+
+@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize("config", [ExportConfig(), ExportConfig(layout="ragged", target="native")])
+@pytest.mark.parametrize(
+    "read",
+    [
+        ones_id,
+        lambda self, x: self.items(x) * self.items(torch.tensor(3)),
+        lambda self, x: self.items(x) * F.embedding(x[0], self.items.weight),
+        lambda self, x: self.items(x) * self.items.weight[x[0]],
+    ],
+)
+def test_one_id_without_an_axis(tmp_path: Path, read: Any, config: ExportConfig, attached: bool) -> None:
+    module = Items(answer=lambda self, x: self.out(read(self, x)))
+    if attached:
+        attach(module, {"items": torch.arange(V)}, SelectionConfig(initial_ratio=0.5))
+    bundle = export(freeze(module.eval(), example=IDS), tmp_path / "bundle", config)
+    assert validate(bundle.path, module).problems == []
+
+
+def test_one_id_without_an_axis_of_a_compressed_model(tmp_path: Path) -> None:
+    module = Items(answer=lambda self, x: self.out(ones_id(self, x)))
+    frozen = compress(freeze(module.eval(), example=IDS), dim_budget=0.5)
+    bundle = export(frozen, tmp_path / "bundle")
+    expected = frozen.answers(frozen.example)["output"]
+    np.testing.assert_allclose(load(bundle.path).predict(frozen.example)["output"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "read", "whole"),
+    [
+        (lambda self, x: self.out(self.items(x) * self.twin(x + 1)), ["items", "twin"], []),
+        (lambda self, x: self.out(self.items(x)), ["items"], []),
+        (lambda self, x: self.out(self.items(x)) + self.twin.weight.sum(), ["items", "twin"], ["twin"]),
+    ],
+)
+def test_tables_in_one_memory(tmp_path: Path, answer: Any, read: list[str], whole: list[str]) -> None:
+    module = Items(answer=answer)
+    weight: Any = module.items.weight
+    module.twin = nn.Embedding.from_pretrained(weight.detach())
+    source = Source(module.eval(), IDS)
+    frozen = of_module(source, "two", shared=True)
+    assert len({table.rows.data_ptr() for table in frozen_tables(frozen.module.model).values()}) == 1
+    assert sorted(frozen.tables) == read
+    assert sorted(frozen.read_whole) == whole
+    bundle = export(frozen, tmp_path / "bundle")
+    assert validate(bundle.path, source).problems == []

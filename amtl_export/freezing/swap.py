@@ -63,8 +63,14 @@ def unwrapped(module: nn.Module) -> nn.Module:
     while inner is not None:
         module = getattr(module, inner)
         inner = _INSIDE.get(type(module).__name__)
-    if isinstance(module, torch.jit.ScriptModule):
-        raise InputError("a TorchScript module cannot be frozen", found=type(module).__name__, fix="give the nn.Module")
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise InputError(
+                "a TorchScript module cannot be frozen",
+                where=name or None,
+                found=type(part).__name__,
+                fix="give the module as it was before torch.jit",
+            )
     for name, parameter in module.named_parameters():
         if type(parameter.data).__name__ == "DTensor" or type(parameter).__name__ == "DTensor":
             raise InputError(
@@ -165,10 +171,24 @@ def freeze_module(module: nn.Module, *, shared: bool = False) -> nn.Module:
         raise InputError(
             "the module cannot be copied", where=type(module).__name__, found=error, fix="remove what has no deepcopy"
         ) from error
+    _refuse_same_modules(module, made)
     for table in tables:
         for holder in table.holders:
             _swap(made.get_submodule(holder.path), holder.name, frozen[table.path])
     return made.eval().cpu().requires_grad_(False)
+
+
+def _refuse_same_modules(module: nn.Module, made: nn.Module) -> None:
+    """Refuse a copy that has modules of the original's, which freezing would change."""
+    own = {id(part): name for name, part in module.named_modules()}
+    for part in made.modules():
+        if id(part) in own:
+            raise InputError(
+                "the module cannot be copied",
+                where=own[id(part)] or type(module).__name__,
+                found=f"the __deepcopy__ of {type(part).__name__}, or of what holds it, gives the module itself",
+                fix="let __deepcopy__ give a copy",
+            )
 
 
 def _frozen(module: nn.Module, shared: bool) -> FrozenEmbedding:

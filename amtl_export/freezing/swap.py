@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from amtl_export.errors import InputError
@@ -130,8 +131,17 @@ def check_types(module: nn.Module) -> None:
     """Refuse what graphs of this tool do not compute in.
 
     Raises:
-        InputError: a parameter of another floating type than float32, or one without data.
+        InputError: a parameter of another floating type than float32, one without data, or a buffer of a type that
+            NumPy does not have.
     """
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            raise InputError("a lazy layer has no shape yet", where=name, fix="run the model once, then freeze it")
+    for name, buffer in module.named_buffers():
+        if buffer.dtype in _UNKNOWN:
+            raise InputError(
+                "a buffer is of a type that graphs do not hold", where=name, found=buffer.dtype, fix=_FLOAT
+            )
     for name, parameter in module.named_parameters():
         if parameter.is_meta:
             raise InputError("a parameter has no data (meta device)", where=name, fix="load the weights first")
@@ -141,8 +151,14 @@ def check_types(module: nn.Module) -> None:
                 where=name,
                 found=parameter.dtype,
                 allowed="torch.float32",
-                fix="module.float(); stored values can be fp16, int8 or int4: ExportConfig(dtype=…)",
+                fix=f"{_FLOAT}; stored values can be fp16, int8 or int4: ExportConfig(dtype=…)",
             )
+
+
+#: Types of a buffer that NumPy does not have.
+_UNKNOWN = {kind for name, kind in vars(torch).items() if name.startswith(("bfloat16", "float8", "float4"))}
+
+_FLOAT = "module.float()"
 
 
 @torch.no_grad()

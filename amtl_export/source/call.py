@@ -13,6 +13,7 @@ from amtl_export.errors import InputError
 from amtl_export.models.config import ModelConfig
 from amtl_export.source.binding import Binding
 from amtl_export.source.tree import Leaves, Path, names_of
+from amtl_export.spec import DATATYPES
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,25 @@ def name_outputs(answer: Any, wanted: Sequence[str] | None) -> tuple[str, ...]:
         wanted: names in order, one for each tensor; None takes a dict's or dataclass's keys, or numbers them.
 
     Raises:
-        InputError: another number of outputs, or one that is None was named.
+        InputError: another number of outputs, one that is None was named, or one of a type that graphs do not give.
     """
     leaves = outputs_of(answer)
     if not leaves:
         raise InputError("the model gives no tensor", found=type(answer).__name__)
+    names = _named(answer, leaves, wanted)
+    for name, (_, tensor) in zip(names, leaves, strict=True):
+        if str(tensor.dtype).removeprefix("torch.") not in DATATYPES:
+            raise InputError(
+                "an output is of a type that graphs do not give",
+                where=name,
+                found=tensor.dtype,
+                allowed=", ".join(kind for kind in DATATYPES if kind != "object"),
+                fix="give tensor.float()",
+            )
+    return names
+
+
+def _named(answer: Any, leaves: Leaves, wanted: Sequence[str] | None) -> tuple[str, ...]:
     if wanted is None:
         return _default_names([path for path, _ in leaves])
     parts = list(answer) if isinstance(answer, (list, tuple)) else []

@@ -293,10 +293,17 @@ def thawed(module: nn.Module) -> nn.Module:
             name = vars(type(part))["amtl_name"]
             table = part._modules.pop(_attribute(name))
             assert isinstance(table, FrozenEmbedding)
-            part.__class__ = type(part).__bases__[0]
+            part.__class__ = type(part).__bases__[-1]
             weight = weights.setdefault(id(table), nn.Parameter(table.rows, requires_grad=False))
             part._parameters[name] = weight
     return made.eval()
+
+
+class _Unannounced(nn.Module):
+    """First among the bases of a generated class: an `__init_subclass__` of the user's does not hear of it."""
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        pass
 
 
 @functools.cache
@@ -305,7 +312,10 @@ def _frozen_class(cls: Any, name: str) -> Any:
     forward: Callable[..., Any] | None = _FORWARD.get(cls.forward)
     if forward is not None:
         members["forward"] = forward
-    return type(f"Frozen{cls.__name__}", (cls,), members)
+    try:
+        return type(f"Frozen{cls.__name__}", (_Unannounced, cls), members)
+    except Exception as error:  # whatever a metaclass of the user's raises
+        raise InputError("a class has no subclass, which freezing needs", where=cls.__name__, found=error) from error
 
 
 def _embedding(self: Any, input: Tensor) -> Tensor:

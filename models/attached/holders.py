@@ -37,6 +37,9 @@ class Attached(nn.Module):
     #: Names of the parameters that are tables.
     table_names: ClassVar[tuple[str, ...]]
 
+    def __init_subclass__(cls, **_: Any) -> None:
+        """Stands before that of the plain class, which a generated class is no news for."""
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A generated class is found by what it was generated from."""
         function, args, *rest = cast(tuple[Any, ...], super().__reduce_ex__(max(protocol, 2)))
@@ -76,13 +79,20 @@ class AttachedTable(Attached):
 
 
 def attached_class(plain: type[nn.Module], names: tuple[str, ...]) -> type[Attached]:
-    """`Attached<Plain>`: the class of a holder, one for each class and the names of its tables."""
+    """`Attached<Plain>`: the class of a holder, one for each class and the names of its tables.
+
+    Raises:
+        ValueError: the class allows no subclass.
+    """
     if (plain, names) not in _CLASSES:
         members = _members(plain, names)
         base = AttachedTable if _is_table(plain, names) else Attached
-        _CLASSES[plain, names] = types.new_class(
-            f"Attached{plain.__name__}", (base, plain), exec_body=lambda namespace: namespace.update(members)
-        )
+        try:
+            _CLASSES[plain, names] = types.new_class(
+                f"Attached{plain.__name__}", (base, plain), exec_body=lambda namespace: namespace.update(members)
+            )
+        except Exception as error:  # whatever a metaclass of the user's raises
+            raise ValueError(f"{plain.__name__} has no subclass, which attaching needs: {error}") from error
     return _CLASSES[plain, names]
 
 

@@ -18,6 +18,7 @@ from amtl_export.models.attached.tables import (
     embeddings,
     holders,
     is_attached,
+    is_hidden,
     parameter_of,
     refuse_crowded,
     refuse_hidden,
@@ -39,6 +40,7 @@ __all__ = [
     "detach",
     "dim_penalty",
     "is_attached",
+    "is_hidden",
     "project_to_budget",
     "release",
     "selection_parameters",
@@ -75,7 +77,7 @@ def attach(
 
     Raises:
         ValueError: something cannot be attached exactly (an unknown name, counts that do not fit, `max_norm`, a bag of
-            mode max, a parametrized, sharded or non-float32 weight, attached already); the model is as it was.
+            mode max, a computed, sharded or non-float32 weight, attached already); the model is as it was.
     """
     refuse_wrappers(model)
     networks: dict[int, Selector] = {}
@@ -161,7 +163,7 @@ def _refuse(model: nn.Module, field: str, table: nn.Parameter) -> None:
     for name, module, parameter_name in holders(model, table):
         if isinstance(module, Attached) and parameter_name in module.table_names:
             raise ValueError(f"{field} is attached already; detach the model first")
-        refuse_table(name, module, table)
+        refuse_table(name, module, parameter_name, table)
 
 
 def _network(

@@ -107,7 +107,7 @@ def build(frozen: FrozenModel, config: ExportConfig) -> Built:
         raise InputError(
             "the model reads no embedding table that can be frozen",
             found=frozen.origin["backbone"],
-            fix="is it the right module? An nn.Embedding with max_norm, a parametrized weight or mode max is none",
+            fix="is it the right module? An nn.Embedding with max_norm, a computed weight or mode max is none",
         )
     inputs = graph_inputs(frozen.inputs, config.request_fields)
     stage("planning how rows lie")

@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 from amtl_export.errors import InputError
 from amtl_export.freezing.pooling import pool
 from amtl_export.freezing.table import CodedEmbedding, FrozenEmbedding
-from amtl_export.models.attach import is_attached, release
+from amtl_export.models.attach import is_attached, is_hidden, release
 from amtl_export.models.ordered import OrderedEmbedding
 from amtl_export.models.protocol import Freezable
 from amtl_export.scratch import scratch
@@ -87,11 +87,18 @@ _INSIDE = {"DataParallel": "module", "DistributedDataParallel": "module", "Optim
 def tables_of(module: nn.Module) -> list[Table]:
     """The tables of `nn.Embedding`s and `nn.EmbeddingBag`s, each weight once.
 
-    One with `max_norm`, a computed weight (a parametrization) or the mode `max` is none: it stays what it is.
+    One with `max_norm`, a computed weight (a parametrization, or an attribute of the class in front of the parameter)
+    or the mode `max` is none: it stays what it is.
     """
+    hidden = {
+        id(parameter)
+        for part in module.modules()
+        for name, parameter in part._parameters.items()
+        if not is_attached(part) and is_hidden(part, name)
+    }
     first: dict[int, str] = {}
     for path, part in module.named_modules():
-        if _is_table(part):
+        if _is_table(part) and id(_weight(part)) not in hidden:
             first.setdefault(id(_weight(part)), path)
     holders: dict[int, list[Holder]] = {key: [] for key in first}
     weights: dict[int, nn.Parameter] = {}

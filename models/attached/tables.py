@@ -69,17 +69,25 @@ def refuse_wrappers(model: nn.Module) -> None:
             raise ValueError(f"{where} is compiled already; attach, then compile")
 
 
-def refuse_table(name: str, module: nn.Module, table: nn.Parameter) -> None:
+def is_hidden(module: nn.Module, parameter: str) -> bool:
+    """Whether a module's class has an attribute, a property for instance, that is read in place of a parameter."""
+    return hasattr(type(module), parameter)
+
+
+def refuse_table(name: str, module: nn.Module, parameter: str, table: nn.Parameter) -> None:
     """Refuse what cannot be masked.
 
     Args:
-        name: dotted name of the embedding.
-        module: an `nn.Embedding` or `nn.EmbeddingBag`.
-        table: its weight.
+        name: dotted name of a module that holds the table.
+        module: the module.
+        parameter: what the table is called there.
+        table: the weight.
 
     Raises:
-        ValueError: dtype, `max_norm`, or mode max.
+        ValueError: dtype, `max_norm`, mode max, or a class that computes what it gives for the weight.
     """
+    if is_hidden(module, parameter):
+        raise ValueError(f"{name}: {type(module).__name__}.{parameter} computes the weight, and would be left out")
     if table.dtype != torch.float32:
         raise ValueError(f"{name}: the table's dtype is {table.dtype}; attach a float32 table, {name}.float()")
     if getattr(module, "max_norm", None) is not None:

@@ -30,7 +30,7 @@ from amtl_export.freezing.flat import Flat
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.swap import frozen_tables
 from amtl_export.graph.exporting import exported
-from amtl_export.graph.facts import CLASSES, NAMESPACE, SCOPES, TABLE, WEIGHT, listed, scopes_of
+from amtl_export.graph.facts import CLASSES, NAMESPACE, SCOPES, TABLE, WEIGHT, listed, module_of, scopes_of
 from amtl_export.graph.inputs import as_request
 from amtl_export.graph.onnx_exporter import exporter
 from amtl_export.graph.versions import IR_VERSION, OPSET
@@ -94,6 +94,7 @@ def trace(frozen: FrozenModel, inputs: Sequence[TensorSpec] | None = None) -> ir
         found = exported(module.eval(), tensors, taken, where)
         model = _converted(found.program, len(taken), len(frozen.outputs), where)
     model.meta[LIMITS] = found.limits
+    _check_types(model, where)
     _check_dimensions(model, taken)
     _name_dimensions(model, taken)
     _name(model, [spec.name for spec in taken], frozen.outputs)
@@ -126,6 +127,24 @@ def _converted(program: torch.export.ExportedProgram, inputs: int, outputs: int,
         ) from error
     assert converted is not None
     return converted.model
+
+
+def _check_types(model: ir.Model, where: str) -> None:
+    """Make sure that nothing is computed in bfloat16, which ONNX Runtime has few operators for; casts alone are fine.
+
+    Raises:
+        InputError: a node's result is of that type.
+    """
+    for node in model.graph:
+        computed = node.op_type not in ("Cast", "Constant")
+        if computed and any(value.dtype == ir.DataType.BFLOAT16 for value in node.outputs):
+            raise InputError(
+                "the model computes in bfloat16",
+                where=f"{module_of(node)}.".removeprefix(_MODEL).rstrip(".") or where,
+                found=node.op_type,
+                allowed="torch.float32",
+                fix="leave torch.autocast out of forward",
+            )
 
 
 def _check_dimensions(model: ir.Model, inputs: Sequence[TensorSpec]) -> None:

@@ -279,3 +279,13 @@ def test_an_output_of_a_type_that_graphs_do_not_give_is_refused(kind: torch.dtyp
     module = Items(answer=lambda self, x: {"score": self.out(self.items(x)), "other": self.items(x).to(kind)})
     with pytest.raises(InputError, match=rf"(?s)an output is of a type.*where: other.*{kind}.*float32"):
         freeze(module, example=IDS)
+
+
+def test_autocast_to_bfloat16_is_refused(tmp_path: Path) -> None:
+    def cast(self: Any, x: Tensor) -> Any:
+        with torch.autocast("cpu"):
+            return self.out(self.items(x)).float()
+
+    with pytest.raises(InputError, match=r"(?s)computes in bfloat16\n  where: Items\n  found: Gemm.*torch\.autocast"):
+        export(freeze(Items(answer=cast), example=IDS), tmp_path / "bundle")
+    proven(Items(answer=lambda self, x: self.out(self.items(x).bfloat16().float())), tmp_path / "rounded")

@@ -29,7 +29,9 @@ def dim_penalty(model: nn.Module, budget: float) -> Tensor:
     """
     tables = _budgeted(model, budget)
     rows = [len(table.table) for table in tables]
-    total = sum(n * selector_of(table, "weight").sampled_dims(SAMPLE) for n, table in zip(rows, tables, strict=True))
+    with _full_precision(tables):
+        samples = [selector_of(table, "weight").sampled_dims(SAMPLE) for table in tables]
+    total = sum(n * dims for n, dims in zip(rows, samples, strict=True))
     ratio = torch.as_tensor(total / sum(rows) / _mean_width(tables))
     networks = selectors(model)
     weight = float(_penalty_weight(networks[0]))
@@ -56,9 +58,15 @@ def project_to_budget(model: nn.Module, budget: float) -> None:
     tables = _budgeted(model, budget)
     networks = selectors(model)
     biases = [bias for network in networks for bias in network.last_biases()]
-    project(biases, lambda: _mean_dims(tables), budget * _mean_width(tables))
+    with _full_precision(tables):
+        project(biases, lambda: _mean_dims(tables), budget * _mean_width(tables))
     for network in networks:
         watch_of(network).restart(network.last_biases())
+
+
+def _full_precision(tables: list[AttachedTable]) -> torch.autocast:
+    """No autocast inside: dims are the same everywhere."""
+    return torch.autocast(tables[0].table.device.type, enabled=False)
 
 
 def _budgeted(model: nn.Module, budget: float) -> list[AttachedTable]:

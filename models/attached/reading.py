@@ -109,8 +109,13 @@ def bag_forward(
 
 
 def dims_of(module: nn.Module, name: str) -> Tensor:
-    """int64 `[V]`: k + 1 of every id of a holder's table."""
+    """int64 `[V]`: k + 1 of every id of a holder's table.
+
+    Raises:
+        ValueError: the table has another V than it was attached with.
+    """
     weight, selector = raw(module, name), selector_of(module, name)
+    _check_rows(selector, weight)
     with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
         return torch.cat([selector.dims(ids) for ids in _every(weight).split(_CHUNK)])
 
@@ -124,7 +129,13 @@ def _distinct(ids: Tensor, padding_idx: int | None) -> tuple[Tensor, Tensor, int
 
 
 def _mask(selector: Selector, ids: Tensor, weight: Tensor) -> Tensor:
-    """Masks of ids `[U]`, `[U, D]`; in full precision under autocast, so that dims are the same everywhere."""
+    """Masks of ids `[U]`, `[U, D]`; in full precision under autocast, so that dims are the same everywhere.
+
+    Raises:
+        ValueError: the table has another V than it was attached with.
+    """
+    if not _is_tracing():
+        _check_rows(selector, weight)
     with torch.autocast(weight.device.type, enabled=False):
         mask = selector.mask(ids)
     if not _is_tracing() and mask.requires_grad and isinstance(weight, nn.Parameter):
@@ -132,6 +143,16 @@ def _mask(selector: Selector, ids: Tensor, weight: Tensor) -> Tensor:
         watch.observe(weight, selector.last_biases())
         mask.register_hook(watch.note_gradient)
     return mask
+
+
+def _check_rows(selector: Selector, weight: Tensor) -> None:
+    """Refuse a table that was replaced by one of another V."""
+    if len(weight) != (counted := len(selector.features)):
+        name = watch_of(selector).where.removesuffix(".weight")
+        raise ValueError(
+            f"{name} has {len(weight)} rows and was attached with {counted} counts; "
+            "detach, and attach again with a count for each row"
+        )
 
 
 def _every(weight: Tensor) -> Tensor:

@@ -310,6 +310,28 @@ def test_an_error_within_the_selection_does_not_show_the_unmasked_weight() -> No
         _ = model.out.weight
 
 
+@pytest.mark.parametrize("rows", [V + 20, V - 20])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda item: item(torch.tensor([rows_of(item) - 1])),
+        lambda item: item.weight,
+        lambda item: table_of(item).frozen_dims(),
+    ],
+)
+def test_a_table_replaced_by_one_of_other_rows_is_named(rows: int, read: Callable[[Any], Any]) -> None:
+    model = attach(nn.ModuleDict({"item": nn.Embedding(V, D)}), {"item": falling()})
+    model.item.weight = nn.Parameter(torch.randn(rows, D))
+    with pytest.raises(ValueError, match=rf"item has {rows} rows and was attached with {V} counts; detach, and attach"):
+        read(model.item)
+    again = attach(detach(model), {"item": falling(rows)})
+    assert read(again.item).numel()
+
+
+def rows_of(item: Any) -> int:
+    return len(table_of(item).table)
+
+
 # PyTorch's own machinery
 
 
@@ -702,6 +724,19 @@ def test_a_penalty_grows_above_the_budget_and_falls_below() -> None:
     held = float(model.get_buffer("0.selector.penalty_weight"))
     dim_penalty(model.eval(), 0.9)
     assert float(model.get_buffer("0.selector.penalty_weight")) == held
+
+
+def test_a_budget_under_autocast_is_the_same() -> None:
+    torch.manual_seed(0)
+    model = attach(small(), {"0": falling()}, SelectionConfig(initial_ratio=0.8)).train()
+    twin = copy.deepcopy(model)
+    expected = [dim_penalty(model, 0.3) for _ in range(3)][-1]
+    project_to_budget(model, 0.3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [dim_penalty(twin, 0.3) for _ in range(3)][-1]
+        project_to_budget(twin, 0.3)
+    assert torch.equal(found, expected)
+    assert all(torch.equal(value, twin.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def test_budgets_that_cannot_be_kept_are_refused() -> None:

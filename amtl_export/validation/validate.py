@@ -107,7 +107,18 @@ def _frozen(bundle: Bundle, source: Any, inputs: Any) -> FrozenModel:
     try:
         return freeze(source, example=example, outputs=names, dynamic_shapes=shapes)
     except InputError:
+        pass
+    try:
         return freeze(source, example=example, outputs=names)  # of another shape: that is said by the check of inputs
+    except InputError as error:
+        if example is given or not any(len(spec.path) > 1 for spec in bundle.inputs):
+            raise
+        raise InputError(
+            "the module cannot be called with inputs by their names",
+            where=type(source).__name__,
+            found=error.found if error.found is not None else error.what,
+            fix="give `inputs` as forward takes them: a bundle does not keep the classes that hold its inputs",
+        ) from error
 
 
 def _by_path(bundle: Bundle, inputs: Any) -> Any:

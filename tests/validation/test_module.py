@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -338,3 +338,26 @@ def test_a_nested_example(tmp_path: Path) -> None:
     flat = {"history_0": np.arange(4), "history_1": np.arange(4), "age": np.zeros(4, np.float32)}
     for inputs in (None, again, flat):
         assert validate(bundle.path, module, inputs).problems == []
+
+
+class Pair(NamedTuple):
+    """Inputs in a class of one's own."""
+
+    item: Tensor
+    other: Tensor
+
+
+def test_inputs_of_a_class_must_be_given(tmp_path: Path) -> None:
+    class Pairs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.items = nn.Embedding(V, D)
+
+        def forward(self, pair: Pair) -> Any:
+            return (self.items(pair.item) * self.items(pair.other)).sum(-1)
+
+    module, pair = Pairs().eval(), Pair(torch.arange(6), torch.arange(6) + 1)
+    bundle = exported(module, tmp_path, example=(pair,))
+    assert validate(bundle.path, module, (pair,)).problems == []
+    with pytest.raises(InputError, match=r"(?s)by their names.*Pairs.*no attribute.*give `inputs`"):
+        validate(bundle.path, module)

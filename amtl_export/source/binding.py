@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,12 @@ from torch import Tensor, nn
 from amtl_export.errors import InputError
 from amtl_export.source.tree import Flat, Leaves, Path, Rebuild, flatten, names_of, written
 from amtl_export.spec import BATCH, Feed, TensorSpec
+
+#: Of a mapping that names no parameter and is no single argument either.
+_IN_ORDER = (
+    "the example names no parameter of forward, so its values are taken in order; "
+    "give ({…},) where forward takes one mapping"
+)
 
 #: Input → axis → name of the dynamic dimension, or as `torch.export` has it; see `describe`.
 DynamicShapes = Mapping[str, Any]
@@ -36,12 +43,14 @@ class Binding:
         paths: forward's parameter, then keys and positions, of every tensor.
         example: the tensors of the example, by name.
         names: of the tensors.
+        fix: what may be wrong with the example where a call fails; None if nothing is known.
     """
 
     arguments: Rebuild
     paths: tuple[Path, ...]
     names: tuple[str, ...]
     example: dict[str, Tensor]
+    fix: str | None = None
 
     def call(self, module: nn.Module, tensors: Sequence[Tensor]) -> Any:
         """What the module answers to the tensors."""
@@ -67,7 +76,7 @@ def bind(module: nn.Module, example: Any) -> Binding:
             value is not made of tensors.
     """
     signature = inspect.signature(module.forward)
-    arguments, keywords = _arguments(signature, example, type(module).__name__)
+    arguments, keywords, fix = _arguments(signature, example, type(module).__name__)
     leaves: Leaves = []
     named = _parameter_names(signature, len(arguments))
     positional = [flatten(value, (name,), leaves) for name, value in zip(named, arguments, strict=True)]
@@ -79,6 +88,8 @@ def bind(module: nn.Module, example: Any) -> Binding:
     for name, (path, tensor) in zip(names, leaves, strict=True):
         if tensor.dtype not in DTYPES:
             raise InputError("an input has a type that graphs do not take", where=written(path), found=tensor.dtype)
+        if not name:
+            raise InputError("an input has an empty name", where=written(path), fix="rename the keys of the example")
         if len(set(names)) != len(names):
             raise InputError("two inputs have the same name", found=name, fix="rename the keys of the example")
 
@@ -86,20 +97,25 @@ def bind(module: nn.Module, example: Any) -> Binding:
         return [part(tensors) for part in positional], {name: part(tensors) for name, part in by_name.items()}
 
     tensors = {name: tensor for name, (_, tensor) in zip(names, leaves, strict=True)}
-    return Binding(rebuild, paths, names, tensors)
+    return Binding(rebuild, paths, names, tensors, fix)
 
 
-def _arguments(signature: inspect.Signature, example: Any, where: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The example as args and kwargs of forward."""
+def _arguments(
+    signature: inspect.Signature, example: Any, where: str
+) -> tuple[tuple[Any, ...], dict[str, Any], str | None]:
+    """The example as args and kwargs of forward, and what may be wrong with it where a call fails."""
     kinds = inspect.Parameter
     parameters = list(signature.parameters.values())
     anything = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
-    by_name = {p.name for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)}
+    alone = [p.name for p in parameters if p.kind is kinds.POSITIONAL_ONLY]
+    by_name = {p.name for p in parameters if p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)}
     if not isinstance(example, Mapping):
-        return _checked(signature, example if isinstance(example, tuple) else (example,), {}, where)
+        return *_checked(signature, example if isinstance(example, tuple) else (example,), {}, where), None
     matching = [name for name in example if name in by_name]
     if len(matching) == len(example) or anything:
-        return _checked(signature, (), dict(example), where)
+        first = tuple(example[name] for name in itertools.takewhile(example.__contains__, alone))
+        rest = {name: value for name, value in example.items() if name not in alone[: len(first)]}
+        return *_checked(signature, first, rest, where), None
     if matching:
         raise InputError(
             "some names of the example are parameters of forward, and some are not",
@@ -108,20 +124,24 @@ def _arguments(signature: inspect.Signature, example: Any, where: str) -> tuple[
             allowed=", ".join(sorted(by_name)),
             fix="name the inputs as forward does",
         )
-    needed = [p for p in parameters if p.kind is kinds.POSITIONAL_OR_KEYWORD]
+    needed = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
     if len(needed) == 1 and len(example) > 1:  # forward(features) and what it looks up in them
-        return (dict(example),), {}
-    return _checked(signature, tuple(example.values()), {}, where)
+        return (dict(example),), {}, None
+    return *_checked(signature, tuple(example.values()), {}, where, _IN_ORDER), _IN_ORDER
 
 
 def _checked(
-    signature: inspect.Signature, arguments: tuple[Any, ...], keywords: dict[str, Any], where: str
+    signature: inspect.Signature,
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+    where: str,
+    fix: str | None = None,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     try:
         signature.bind(*arguments, **keywords)
     except TypeError as error:
         raise InputError(
-            "the example does not fit forward", where=where, found=error, allowed=f"forward{signature}"
+            "the example does not fit forward", where=where, found=error, allowed=f"forward{signature}", fix=fix
         ) from None
     return arguments, keywords
 

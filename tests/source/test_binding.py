@@ -67,6 +67,38 @@ def test_forward_of_one_mapping() -> None:
         assert torch.equal(called(forward, example)[1], B)
 
 
+def test_a_mapping_that_may_be_forwards_own_is_told_of() -> None:
+    def optional(batch: Any, mask: Tensor | None = None) -> Any:
+        return batch["user"]
+
+    for forward, example in ((lambda batch: batch, {"user": A}), (optional, {"user": A, "item": B})):
+        fix = bind(module(forward), example).fix
+        assert fix is not None
+        assert "give ({…},) where forward takes one mapping" in fix
+        assert bind(module(forward), (example,)).fix is None
+    with pytest.raises(InputError, match=r"(?s)too many.*one mapping"):
+        bind(module(optional), {"user": A, "item": B, "age": C})
+
+
+def test_positional_only_parameters_by_their_names() -> None:
+    def forward(ids: Tensor, tags: Tensor | None = None, /, age: Tensor | None = None, **more: Tensor) -> Any:
+        return ids, tags, age, more
+
+    ids, tags, age, more = called(forward, {"age": B, "tags": C, "ids": A, "more": B})
+    assert torch.equal(ids, A)
+    assert torch.equal(tags, C)
+    assert torch.equal(age, B)
+    assert list(more) == ["more"]
+    assert names(forward, {"age": B, "ids": A}) == ("ids", "age")
+    with pytest.raises(InputError, match="does not fit forward"):
+        bind(module(forward), {"tags": C})
+
+    def features(batch: dict[str, Tensor], /) -> Any:
+        return batch["user"]
+
+    assert names(features, {"user": A, "item": B}) == ("user", "item")
+
+
 def test_an_optional_argument_left_out() -> None:
     def forward(ids: Tensor, mask: Tensor | None = None, *, scale: float = 2.0) -> Any:
         return ids * scale if mask is None else mask
@@ -118,6 +150,7 @@ def test_nested_values() -> None:
         (plain, (A, B, C), r"does not fit forward(?s:.*)too many"),
         (plain, {"ids": A, "age": 3.0, "more": B}, r"some are not(?s:.*)more"),
         (plain, {"ids": 1, "age": 3.0}, "has no tensor"),
+        (lambda x: x, ({"": A},), r"an empty name(?s:.*)rename"),
         (plain, (A, torch.zeros(3, dtype=torch.complex64)), r"graphs do not take(?s:.*)age(?s:.*)complex64"),
         (plain, {"ids": A, "age": torch.zeros(3, dtype=torch.bfloat16)}, r"graphs do not take(?s:.*)bfloat16"),
         (lambda x: x, {"x": {"a": {"b_c": A}, "a_b": {"c": B}}}, "x"),

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amtl_export.errors import InputError
+from amtl_export.compare import TOLERANCE, compare
+from amtl_export.errors import InputError, ValidationFailed
+from amtl_export.freezing.kept import contents_kept, evaluating, state_kept
 from amtl_export.freezing.reads import why_it_fails
 from amtl_export.source.binding import Binding
-from amtl_export.source.call import name_outputs
+from amtl_export.source.call import name_outputs, outputs_of
 from amtl_export.spec import Feed, TensorSpec
-
-#: Numbers of a buffer that may be a counter; larger ones are tables.
-_SMALL = 1 << 16
 
 #: Calls a model with the tensors of its inputs, in order; a tensor for each output.
 Call = Callable[[nn.Module, Sequence[Tensor]], Sequence[Tensor]]
@@ -41,35 +39,8 @@ class Flat(nn.Module):
             return tuple(self.call(self.model, tensors))
 
 
-@contextmanager
-def state_kept(model: nn.Module) -> Iterator[None]:
-    """Attributes and buffers behind the block are the objects that they were before it."""
-    kept = [(part, dict(vars(part)), dict(part._buffers)) for part in model.modules()]
-    try:
-        yield
-    finally:
-        for part, attributes, buffers in kept:
-            vars(part).clear()
-            vars(part).update(attributes)
-            part._buffers.clear()
-            part._buffers.update(buffers)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside the block; each part's own mode again behind it."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
 def answers(flat: Flat, feed: Feed, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> Feed:
-    """What a model answers in PyTorch, in evaluation mode.
+    """What a model answers in PyTorch, in evaluation mode; it is as it was afterwards.
 
     Args:
         flat: the model.
@@ -80,22 +51,10 @@ def answers(flat: Flat, feed: Feed, inputs: Sequence[TensorSpec], outputs: Seque
     device = device_of(flat)
     # Copies: a model may change its inputs as it reads them.
     tensors = [torch.from_numpy(np.array(feed[spec.name])).to(device) for spec in inputs]
-    with evaluating(flat), buffers_kept(flat):
+    with evaluating(flat.model):
         given: Sequence[Any] = flat(*tensors)
-    return {name: tensor.detach().cpu().numpy() for name, tensor in zip(outputs, given, strict=True)}
-
-
-@contextmanager
-def buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Small buffers as they were behind the block, whatever was written into them."""
-    kept = [(own, own._version, own.clone()) for own in module.buffers() if own.numel() <= _SMALL]
-    try:
-        yield
-    finally:
-        for own, version, before in kept:
-            if own._version != version:
-                with torch.no_grad():
-                    own.copy_(before)
+        # Copies: an answer may lie in a buffer, which is put back.
+        return {name: np.array(tensor.detach().cpu().numpy()) for name, tensor in zip(outputs, given, strict=True)}
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -107,17 +66,56 @@ def example_outputs(trained: nn.Module, binding: Binding, wanted: Sequence[str] 
     """Names of what a user's module gives for its example.
 
     Args:
-        trained: the module.
+        trained: the module; it is as it was afterwards.
         binding: of the example.
         wanted: as `name_outputs` takes them.
 
     Raises:
-        InputError: the module fails, or gives something else.
+        InputError: the module fails, gives something else, or answers differently when it is asked again.
     """
+    with evaluating(trained):
+        before = torch.get_rng_state()
+        names, first = _answered(trained, binding, wanted)
+        drew = not torch.equal(before, torch.get_rng_state())
+        _refuse_another_answer(first, _answered(trained, binding, wanted)[1], type(trained).__name__, drew=drew)
+    return names
+
+
+def _answered(trained: nn.Module, binding: Binding, wanted: Sequence[str] | None) -> tuple[tuple[str, ...], Feed]:
+    """Names of what a module gives for its example, and copies of it."""
     tensors = [tensor.clone().to(device_of(trained)) for tensor in binding.example.values()]
+    with state_kept(trained), contents_kept(trained):
+        try:
+            answer = binding.call(trained, tensors)
+        except Exception as error:  # whatever the user's forward raises
+            found = why_it_fails(error, trained, lambda: binding.call(trained, tensors))
+            raise InputError(
+                "the model fails on its example", where=type(trained).__name__, found=found, fix=binding.fix
+            ) from error
+        names = name_outputs(answer, wanted)
+        if "" in names:
+            raise InputError("an output has an empty name", where=type(trained).__name__, fix="outputs=[…] names them")
+        values = [np.array(tensor.detach().cpu().numpy()) for _, tensor in outputs_of(answer)]
+    return names, dict(zip(names, values, strict=True))
+
+
+def _refuse_another_answer(first: Feed, second: Feed, where: str, *, drew: bool) -> None:
+    """Refuse a module that cannot be compared with anything.
+
+    Args:
+        first: what it answered to its example.
+        second: what it answered to the same.
+        where: its name.
+        drew: whether it drew random numbers.
+
+    Raises:
+        InputError: the answers differ by more than sums in another order do.
+    """
+    what = "the model answers differently twice" + drew * ": it draws random numbers in evaluation mode"
+    fix = "a dropout by its function needs training=self.training" if drew else "let forward depend on its inputs alone"
     try:
-        answer = binding.call(trained, tensors)
-    except Exception as error:  # whatever the user's forward raises
-        found = why_it_fails(error, trained, lambda: binding.call(trained, tensors))
-        raise InputError("the model fails on its example", where=type(trained).__name__, found=found) from error
-    return name_outputs(answer, wanted)
+        apart = [difference.output for difference in compare(first, second) if not difference.relative <= TOLERANCE]
+    except ValidationFailed as error:  # another shape
+        raise InputError(what, where=where, found=error.where, fix=fix) from None
+    if apart:
+        raise InputError(what, where=where, found=f"output {', '.join(apart)}", fix=fix)

@@ -19,6 +19,7 @@ from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.files import real
 from amtl_export.freezing.compressed import Compressed
+from amtl_export.freezing.copying import frozen_copy
 from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.fields import (
     RunData,
@@ -28,7 +29,7 @@ from amtl_export.freezing.fields import (
     table_counts,
     table_field,
 )
-from amtl_export.freezing.flat import Flat, answers, buffers_kept, evaluating, example_outputs, state_kept
+from amtl_export.freezing.flat import Flat, answers, example_outputs
 from amtl_export.freezing.labelled import BesideOf, RawRows, beside_rows, labelled_rows, raw_rows
 from amtl_export.freezing.reads import tables_read
 from amtl_export.freezing.swap import freeze_module, frozen_tables, tables_of, unwrapped
@@ -352,9 +353,8 @@ def of_module(source: Source, name: str, *, shared: bool = False) -> FrozenModel
     trained = unwrapped(source.module)
     binding = bind(trained, source.example)
     inputs = describe(binding, source.dynamic_shapes)
-    frozen = freeze_module(trained, shared=shared)
-    with evaluating(trained), state_kept(trained), buffers_kept(trained):
-        outputs = example_outputs(trained, binding, source.outputs)
+    frozen = frozen_copy(trained, shared=shared)
+    outputs = example_outputs(trained, binding, source.outputs)
     call = ModuleCall(binding)
     tables = tables_of(trained)
     flat = Flat(frozen, call)

@@ -333,6 +333,22 @@ def test_a_forward_that_fails_on_the_example() -> None:
         freeze(Items().eval(), example=ids(5) + V)
 
 
+def test_a_failing_forward_of_one_mapping_says_how_to_give_it() -> None:
+    def of_mapping(self: Any, batch: Any) -> Any:
+        return self.out(self.items(batch["item"]))
+
+    module = Items(of_mapping)
+    with pytest.raises(InputError, match=r"(?s)fails on its example.*one mapping"):
+        freeze(module, example={"ids": ids(5)})
+    assert freeze(module, example=({"item": ids(5)},)).outputs == ("output",)
+
+
+def test_an_output_without_a_name_is_refused() -> None:
+    for answer, wanted in ((lambda self, x: {"": self.out(self.items(x))}, None), (Items()._answer, [""])):
+        with pytest.raises(InputError, match="output has an empty name"):
+            freeze(Items(answer), example=ids(5), outputs=wanted)
+
+
 def test_outputs_by_their_names() -> None:
     def many(self: Any, x: Tensor) -> Any:
         rows = self.items(x)

@@ -19,7 +19,7 @@ from amtl_export.data.vocabulary import Vocabulary
 from amtl_export.errors import InputError
 from amtl_export.files import real
 from amtl_export.freezing.compressed import Compressed
-from amtl_export.freezing.copying import frozen_copy
+from amtl_export.freezing.copying import copy_reads_itself, frozen_copy
 from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.fields import (
     RunData,
@@ -360,7 +360,8 @@ def of_module(source: Source, name: str, *, shared: bool = False) -> FrozenModel
     flat = Flat(frozen, call)
     counts = table_counts(trained, tables, source.counts or {})
     attached = {table.path: is_attached(trained.get_submodule(table.path)) for table in tables}
-    looked_up, whole = tables_read(frozen_tables(frozen), lambda: answers(flat, binding.feed, inputs, outputs))
+    with copy_reads_itself(trained):
+        looked_up, whole = tables_read(frozen_tables(frozen), lambda: answers(flat, binding.feed, inputs, outputs))
     if both := sorted(set(outputs) & {spec.name for spec in inputs}):
         raise InputError("an output is called as an input is", found=", ".join(both), fix="outputs=[…] names them")
     if unknown := [name for name in source.scores or () if name not in outputs]:

@@ -9,12 +9,13 @@ from pathlib import Path
 import onnx_ir as ir
 
 from amtl_export.bundle.bundle import Bundle, open_bundle
-from amtl_export.bundle.check import Trial, check_valid, raise_problems
+from amtl_export.bundle.check import Checked, Trial, check_valid, raise_problems
 from amtl_export.bundle.contents import Built, count_ops, report_of, signature_of, write_fields
 from amtl_export.bundle.reference import reference_of
 from amtl_export.bundle.samples import readme, write_samples
-from amtl_export.errors import InputError
+from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import atomic_folder, producer, write_json, write_sums
+from amtl_export.freezing.changed import changed_since
 from amtl_export.freezing.folder import refuse_sources
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.graph.inputs import graph_inputs
@@ -62,7 +63,8 @@ def export(
         overwrite: replace an earlier bundle.
 
     Raises:
-        InputError: `out` exists or holds what is read, layout or request fields do not fit, the model cannot be traced.
+        InputError: `out` exists or holds what is read, layout or request fields do not fit, the model cannot be traced,
+            or its module changed after it was frozen.
         ValidationFailed: the written graph does not answer as PyTorch does.
         EnvironmentLacks: ONNX Runtime or the native library is missing; no disk space; no permission.
     """
@@ -80,8 +82,7 @@ def export(
         check_valid(draft / "model.onnx")
         reference = reference_of(frozen, built.stored, built.model)
         trial = Trial(draft / "model.onnx", reference, built.inputs, built.tolerance, limits=built.limits)
-        checked = trial.check(frozen.example, guarded=built.config.id_policy == "guard")
-        raise_problems(checked.problems)
+        checked = _passed(trial, frozen, guarded=built.config.id_policy == "guard")
         signature = signature_of(built, checked)
         stage("writing vocabularies and samples")
         write_json(draft / "signature.json", signature.model_dump(mode="json"))
@@ -92,6 +93,18 @@ def export(
         stage("taking checksums")
         write_sums(draft)
     return open_bundle(out)
+
+
+def _passed(trial: Trial, frozen: FrozenModel, *, guarded: bool) -> Checked:
+    """What was tried, all of it right."""
+    try:
+        checked = trial.check(frozen.example, guarded=guarded)
+        raise_problems(checked.problems)
+    except ValidationFailed as error:
+        if changed := changed_since(frozen):
+            raise InputError("the module changed after freeze", where=changed, fix="freeze it again") from error
+        raise
+    return checked
 
 
 def build(frozen: FrozenModel, config: ExportConfig) -> Built:

@@ -21,6 +21,7 @@ from amtl_export.compare import compare
 from amtl_export.data.schema import SplitName
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.files import checksum_mismatches
+from amtl_export.freezing.changed import changed_since
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.graph.inputs import as_request, one_request
 from amtl_export.native import library_path
@@ -90,7 +91,10 @@ def validate(
     )
     if isinstance(source, (str, Path)):
         check.verdict.run = str(source)
-    return check.run(inputs)
+    verdict = check.run(inputs)
+    if verdict.problems and isinstance(source, FrozenModel) and (changed := changed_since(source)):
+        verdict.problems.insert(0, f"the module changed after freeze, freeze it again: {changed}")
+    return verdict
 
 
 def _frozen(bundle: Bundle, source: Any, inputs: Any) -> FrozenModel:

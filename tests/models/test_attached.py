@@ -320,11 +320,11 @@ def test_an_error_within_the_selection_does_not_show_the_unmasked_weight() -> No
     ],
 )
 def test_a_table_replaced_by_one_of_other_rows_is_named(rows: int, read: Callable[[Any], Any]) -> None:
-    model = attach(nn.ModuleDict({"item": nn.Embedding(V, D)}), {"item": falling()})
+    model: Any = attach(nn.ModuleDict({"item": nn.Embedding(V, D)}), {"item": falling()})
     model.item.weight = nn.Parameter(torch.randn(rows, D))
     with pytest.raises(ValueError, match=rf"item has {rows} rows and was attached with {V} counts; detach, and attach"):
         read(model.item)
-    again = attach(detach(model), {"item": falling(rows)})
+    again: Any = attach(detach(model), {"item": falling(rows)})
     assert read(again.item).numel()
 
 

@@ -23,6 +23,8 @@ class _Reads(TorchDispatchMode):
     Not their address: several tables may lie in one memory.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's
         self.read: set[int] = set()

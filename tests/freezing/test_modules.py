@@ -318,6 +318,16 @@ def test_a_table_that_is_not_read_is_named(tmp_path: Path) -> None:
     assert stored(bundle) < 1000 * D * 4
 
 
+def test_a_branch_on_what_was_read(tmp_path: Path) -> None:
+    class Branches(Items):
+        def forward(self, x: Tensor) -> Any:
+            rows = self.items(x)
+            return torch.cond(rows.sum() > 0, lambda r: r * 2.0, lambda r: r - 1.0, (rows,)).sum(-1)
+
+    module = Branches().eval()
+    proven(same(module, ids(5)), module, tmp_path)
+
+
 def test_what_cannot_be_copied_is_said() -> None:
     module = Items()
     module.lock = threading.Lock()

@@ -36,7 +36,11 @@ from amtl_export.cli.options import FOLDER, SOURCE, THREADS, Choice, Common, Int
     help="On CUDA: where BUNDLE's tables are; cpu wants layout ragged.  [default: cuda]",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, help="Per case."
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="Per case, 20 runs at least; p99 is shown of 100 and more.",
 )
 @click.option("--plot", type=FOLDER, metavar="FILE.png", help="Latency over batch size.")
 @common

@@ -103,6 +103,14 @@ class Files:
         for chunk in stream(self._reading(file), file.path, file.name):
             yield self.joins.joined(chunk)
 
+    def check(self, file: DataFile) -> None:
+        """Look at the columns of one of the files.
+
+        Raises:
+            InputError: it cannot be read, or lacks one.
+        """
+        self._reading(file)
+
     def none_of(self, file: DataFile) -> pl.DataFrame:
         """The columns of one of the files, without a row.
 

@@ -110,9 +110,9 @@ def plot_inference(result: Mapping[str, Any], path: Path) -> None:
             timed = [c for c in cases if c["ids"] == distribution and c["subject"] == subject]
             batches, p50 = [c["batch"] for c in timed], [c["p50_us"] for c in timed]
             axes.plot(batches, p50, marker="o", label=subject)
-            axes.fill_between(batches, p50, [c["p99_us"] for c in timed], alpha=0.12)
+            axes.fill_between(batches, p50, [c["p95_us"] for c in timed], alpha=0.12)
         axes.set(
-            xscale="log", yscale="log", xlabel="batch", ylabel="µs: p50, shaded to p99", title=f"{distribution} ids"
+            xscale="log", yscale="log", xlabel="batch", ylabel="µs: p50, shaded to p95", title=f"{distribution} ids"
         )
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from amtl_export.report.inspection import FieldInspection, Inspection
     from amtl_export.validation.verdict import Verdict
 
+#: Fewer have no hundredth part.
+_RUNS_OF_P99 = 100
+
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -233,7 +236,7 @@ def _counts(values: Mapping[str, int] | None) -> str:
 
 
 def inference(result: Mapping[str, Any]) -> RenderableType:
-    """For `bench infer`: p50 with the ratio to ONNX dense, p99 and QPS."""
+    """For `bench infer`: p50 with the ratio to ONNX dense, p99 of as many runs as it takes, and QPS."""
     cases = result["cases"]
     base = {(c["batch"], c["ids"]): c["p50_us"] for c in cases if c["subject"] == "onnx-dense"}
     rows = []
@@ -241,6 +244,8 @@ def inference(result: Mapping[str, Any]) -> RenderableType:
         against = base.get((c["batch"], c["ids"]))
         ratio = f"{c['p50_us'] / against:.2f}" if against else "-"
         times = [f"{c[key]:,.1f}" for key in ("p50_us", "p95_us", "p99_us")]
+        if c["runs"] < _RUNS_OF_P99:
+            times[-1] = "-"
         tail = (f"{c['qps']:,.0f}", size(c["bytes"]), c["runs"])
         rows.append((c["subject"], c["ids"], c["batch"], times[0], ratio, *times[1:], *tail))
     columns = (

@@ -75,9 +75,17 @@ def test_is_shown_and_plotted(paged_bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_latency_is_plotted(tmp_path: Path) -> None:
-    case = {"ids": "zipf", "subject": "onnx-dense", "p50_us": 2.0, "p99_us": 3.0}
+    case = {"ids": "zipf", "subject": "onnx-dense", "p50_us": 2.0, "p95_us": 3.0}
     plot_inference({"cases": [case | {"batch": 1}, case | {"batch": 64}]}, tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("runs", "cell"), [(99, "-"), (100, "9.0")])
+def test_a_hundredth_part_needs_a_hundred_runs(runs: int, cell: str) -> None:
+    case = {"subject": "onnx-dense", "ids": "zipf", "batch": 1, "p50_us": 2.0, "p95_us": 3.0, "p99_us": 9.0, "qps": 1.0}
+    result = {"cases": [case | {"bytes": 8, "runs": runs}], "threads": 1, "provider": "cpu", "machine": {"cpu": "x"}}
+    *_, last = shown(tables.inference(result)).strip().splitlines()
+    assert last.split()[6] == cell
 
 
 def test_brackets_are_shown_as_they_are() -> None:

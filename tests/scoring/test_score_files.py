@@ -182,6 +182,7 @@ def test_kept_columns_of_two_types_are_refused_at_the_start(bundle: Path, lake: 
 def test_a_kept_column_that_is_missing_is_no_column_of_the_schema(bundle: Path, lake: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"lacks columns that are to be kept(?s:.)*also \['z'\]"):
         score(bundle, lake, tmp_path / "s.parquet", ScoreConfig(keep=("z",)))
+    assert not list(tmp_path.glob("*.partial"))
 
 
 @pytest.mark.parametrize("config", [ScoreConfig(keep=("k", "k")), ScoreConfig(outputs=("logit", "logit"))])

@@ -112,5 +112,5 @@ def address(tensor: Tensor) -> int:
         return 0
     try:
         return tensor.untyped_storage().data_ptr()
-    except RuntimeError:  # a subclass around other tensors
+    except (RuntimeError, ValueError):  # a subclass around other tensors, a lazy layer's without a shape
         return 0

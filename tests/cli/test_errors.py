@@ -525,7 +525,7 @@ def test_no_room_left(place: Place, amtl: Command, what: str, limit: int) -> Non
         "train": place.train("--hidden", "256,256"),
         "export": place.export(),
         "freeze": ["freeze", place.run, "--out", out],
-        "package": ["package", place.bundle, "--triton", place.path, "--name", "ctr"],
+        "package": ["package", place.bundle, "--triton", out, "--name", "ctr"],
     }[what]
     before = listing(place.path)
     done = amtl(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))

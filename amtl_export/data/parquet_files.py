@@ -39,6 +39,8 @@ def column_types(files: Iterable[Path], columns: set[str]) -> dict[str, pl.DataT
     """
     found: dict[str, tuple[pl.DataType, pl.DataType, Path]] = {}
     for file in files:
+        if not file.is_file():  # reading a pipe may never end
+            raise InputError("no such file", where=file)
         with polars_errors(file), os_errors("reading data", file):
             stored = pl.read_parquet_schema(file.absolute())
         for name in sorted(columns & set(stored)):

@@ -11,7 +11,7 @@ import polars as pl
 #: Parts of an expression that take several rows together: chunks of a file would each have their own answer.
 _SEVERAL_ROWS = {
     *("Agg", "Len", "Over", "Rolling", "Explode", "Sort", "SortBy", "Gather", "Filter", "Slice", "Selector"),
-    *("Quantile", "NullCount", "Shift", "ShiftAndFill", "Rank", "Random"),
+    *("Quantile", "NullCount", "Shift", "ShiftAndFill", "Rank", "Random", "Correlation", "Any", "All"),
 }
 
 _QUOTED = "a column whose name is no plain word goes in double quotes, '\"click rate\"'"
@@ -45,10 +45,13 @@ def columns_of(expression: str, what: str) -> list[str]:
 
 
 def _kinds(tree: Any) -> Iterator[str]:
-    """The kinds of nodes of Polars' own tree; names of columns and values are none."""
+    """The kinds of nodes of Polars' own tree, and what functions are called; names, values and options are none."""
     if isinstance(tree, dict):
         for kind, inner in tree.items():
-            if kind not in ("Column", "Literal"):
+            if kind == "Function":
+                yield from _function(inner["function"])
+                yield from _kinds(inner["input"])
+            elif kind not in ("Column", "Literal"):
                 yield kind
                 yield from _kinds(inner)
     elif isinstance(tree, list):
@@ -56,3 +59,9 @@ def _kinds(tree: Any) -> Iterator[str]:
             yield from _kinds(inner)
     elif isinstance(tree, str):
         yield tree
+
+
+def _function(called: Any) -> Iterator[str]:
+    """Its name: of a text or a list it takes one row's, whatever it is called."""
+    name = next(iter(called)) if isinstance(called, dict) else called
+    yield from _function(called[name]) if name == "Boolean" else (name,)

@@ -35,7 +35,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     the block write into weights and buffers is put back to the bit, and so is the state of the random numbers.
     """
     modes = [(part, part.training) for part in module.modules()]
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), contents_kept(module):
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), state_kept(module), contents_kept(module):
         try:
             module.eval()
             yield

@@ -132,7 +132,7 @@ def torch_answers(frozen: FrozenModel, split: str, *, trained: bool) -> dict[str
         try:
             return answer(feed)
         except Exception as error:  # whatever the user's forward raises
-            found = why_it_fails(error, frozen.trained or frozen.module, lambda: answer(feed))
+            found = why_it_fails(error, (frozen.trained or frozen.module).model, lambda: answer(feed))
             raise InputError("the model fails on a labelled batch", found=found) from error
 
     return gathered(((scored(feed), labels) for feed, labels in labelled(frozen, split)), frozen, split)

@@ -71,8 +71,8 @@ def package(bundle: Path | str, repository: Path | str, name: str, config: Packa
         config: how servers run it.
 
     Raises:
-        InputError: the bundle is spoilt; the repository holds it, or lies in it or in another folder of this tool; the
-            name cannot be a folder's; the model that is there takes other inputs, was
+        InputError: the bundle is spoilt; the model's folder would lie in it, or in another folder of this tool, or hold
+            it; the name cannot be a folder's; the model that is there takes other inputs, was
             packaged with other settings, or was not made by this tool; another process is packaging it.
         ValidationFailed: the bundle does not answer its sample as it did when it was exported.
         EnvironmentLacks: tritonclient or the native library is missing; no disk space; no permission.
@@ -81,7 +81,7 @@ def package(bundle: Path | str, repository: Path | str, name: str, config: Packa
     config = config or PackageConfig()
     if not _NAME.fullmatch(name):
         raise InputError("a model cannot have this name", found=repr(name), allowed="letters, digits, _ . -")
-    refuse_overlap(bundle, repository)
+    refuse_overlap(bundle, repository / name)
     refuse_inside(repository / name)
     source = _with_vocabularies(bundle)
     stage("taking checksums")

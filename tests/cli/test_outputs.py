@@ -44,9 +44,11 @@ def test_a_run_stays_as_it_is(run_copy: Path) -> None:
 
 
 def test_a_repository_that_holds_the_bundle(bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert called(["package", str(bundle_copy), "--triton", str(bundle_copy.parent), "--name", "ctr"]) == 2
+    words = ["package", str(bundle_copy), "--triton", str(bundle_copy.parent), "--name"]
+    assert called([*words, bundle_copy.name]) == 2
     assert "holds what is read" in capsys.readouterr().err
     assert [path.name for path in bundle_copy.parent.iterdir()] == [bundle_copy.name]
+    assert called([*words, "ctr", "-q"]) == 0
 
 
 def test_beside_a_run_in_the_folder_of_experiments(bundle_copy: Path) -> None:

@@ -15,6 +15,7 @@ from data_places import place
 from amtl_export.data.catalog import open_source
 from amtl_export.data.expressions import label_column
 from amtl_export.data.rows import read_rows
+from amtl_export.data.sql import columns_of
 from amtl_export.errors import InputError
 
 SCHEMA = '{}\n[[field]]\nname = "u"\nkind = "categorical"\nmin_count = 1\n'
@@ -43,6 +44,8 @@ def texts(tmp_path: Path, head: str, *lines: str) -> Path:
         ("label = \"w > 1 AND v = 'cart'\"", [0, 0, 1]),
         ('label = "v IS NULL OR w = 3"', [0, 0, 1]),
         ("label = \"u = 'a'\"", [1, 0, 1]),
+        ("label = \"SUBSTR(v, 1, 2) = 'bu'\"", [1, 0, 0]),
+        ("label = \"LEFT(v, 1) = 'b' OR RIGHT(v, 1) = 'w'\"", [1, 1, 0]),
         ('label = "w = 1"\nfilter = "v <> \'view\'"', [1, 0]),
     ],
 )
@@ -110,6 +113,9 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path, head: str, says: str) 
         ('label = "v"\nfilter = "ROW_NUMBER() OVER (ORDER BY w) > 2"', "several rows together"),
         ('label = "SUM(v) OVER (PARTITION BY u) > 3"', "several rows together"),
         ('label = "LAG(w) OVER (ORDER BY w) > 1"', "several rows together"),
+        ('label = "CORR(v, w) > 0"', "several rows together"),
+        ('label = "COVAR_POP(v, w) > 0"', r"several rows together \(Correlation\)"),
+        ('label = "COUNT(*) > w"', r"several rows together \(Len\)"),
         ('label = "COUNT(*) > 3"', "names no column"),
         ('label = "1 = 1"', "names no column"),
         ('label = "v"\nfilter = "1"', "names no column"),
@@ -142,3 +148,7 @@ def test_a_filter_may_be_a_column_of_0_and_1(tmp_path: Path, column: str) -> Non
 def test_a_filter_of_other_numbers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"(?s)filter 'w': a value cannot be used.*row 2.*found: '2'"):
         labels(texts(tmp_path, 'label = "v"\nfilter = "w"', "a,1,1", "b,0,2"))
+
+
+def test_names_of_values_are_no_kinds_of_nodes() -> None:
+    assert columns_of("CONCAT_WS('Len', u, v) = 'Agg'", "label") == ["u", "v"]

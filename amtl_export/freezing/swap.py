@@ -202,10 +202,10 @@ def freeze_module(module: nn.Module, *, shared: bool = False) -> nn.Module:
 
 
 def _refuse_same_modules(module: nn.Module, made: nn.Module) -> None:
-    """Refuse a copy that has modules of the original's, which freezing would change."""
+    """Refuse a copy that has modules of the original's, which freezing would change: those that hold something."""
     own = {id(part): name for name, part in module.named_modules()}
     for part in made.modules():
-        if id(part) in own:
+        if id(part) in own and (part._parameters or part._buffers or part._modules):
             raise InputError(
                 "the module cannot be copied",
                 where=own[id(part)] or type(module).__name__,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import polars as pl
@@ -30,9 +30,14 @@ def read_parquet(file: Path, columns: set[str], types: dict[str, pl.DataType]) -
     return Reading(frame.with_columns(casts).with_row_index(ROW))
 
 
-def column_types(files: Iterable[Path], columns: set[str]) -> dict[str, pl.DataType]:
+def column_types(files: Iterable[Path], columns: set[str], carried: Collection[str] = ()) -> dict[str, pl.DataType]:
     """Column → its type in all of the files; a column of nothing but nulls, or lists of none, has that
     of the others.
+
+    Args:
+        files: that are read.
+        columns: that are asked for.
+        carried: of these, those that no field reads: they may be of any type.
 
     Raises:
         InputError: a file cannot be parsed, a type cannot be used, or two files differ.
@@ -45,7 +50,8 @@ def column_types(files: Iterable[Path], columns: set[str]) -> dict[str, pl.DataT
             stored = pl.read_parquet_schema(file.absolute())
         for name in sorted(columns & set(stored)):
             own = _plain(stored[name])
-            _refuse_unusable(stored[name], name, file)
+            if name not in carried:
+                _refuse_unusable(stored[name], name, file)
             known, as_stored, first = found.setdefault(name, (own, stored[name], file))
             both = _of_both(known, own)
             if both is not None:

@@ -144,7 +144,8 @@ class Files:
     @functools.cached_property
     def types(self) -> dict[str, pl.DataType]:
         """Of the columns of Parquet files, which have them alike."""
-        return column_types([file.path for file in self.files if file.format == "parquet"], self._own)
+        files = [file.path for file in self.files if file.format == "parquet"]
+        return column_types(files, self._own, self._own - self.joins.own)
 
 
 def folder_source(place: Path) -> Source:

@@ -179,6 +179,16 @@ def test_kept_columns_of_two_types_are_refused_at_the_start(bundle: Path, lake: 
     assert pl.read_parquet(out)["k"].to_list() == [*range(200), *[None] * 100]
 
 
+def test_a_kept_column_may_be_of_a_type_that_no_field_has(bundle: Path, lake: Path, tmp_path: Path) -> None:
+    for file in lake.iterdir():
+        own = pl.read_parquet(file)
+        own.with_columns(b=pl.lit(b"x"), s=pl.struct(n="k")).write_parquet(file)
+    score(bundle, lake, tmp_path / "s.parquet", ScoreConfig(keep=("b", "s")))
+    found = pl.read_parquet(tmp_path / "s.parquet")
+    assert found["b"].to_list() == [b"x"] * len(found)
+    assert found.schema["s"] == pl.Struct({"n": pl.Int64})
+
+
 def test_a_kept_column_that_is_missing_is_no_column_of_the_schema(bundle: Path, lake: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"lacks columns that are to be kept(?s:.)*also \['z'\]"):
         score(bundle, lake, tmp_path / "s.parquet", ScoreConfig(keep=("z",)))

@@ -43,6 +43,9 @@ from amtl_export.validation.same_files import SameFiles, one_line
 from amtl_export.validation.same_model import another_model, other_vocabularies
 from amtl_export.validation.verdict import Tolerances, Verdict
 
+#: What is wrong where a module is not called as it takes its inputs.
+_OF_A_CALL = ("the example does not fit forward", "the model fails on its example")
+
 #: Differences that are listed of a graph.
 _MOST = 10
 
@@ -115,7 +118,8 @@ def _frozen(bundle: Bundle, source: Any, inputs: Any) -> FrozenModel:
     try:
         return freeze(source, example=example, outputs=names)  # of another shape: that is said by the check of inputs
     except InputError as error:
-        if example is given or not any(len(spec.path) > 1 for spec in bundle.inputs):
+        nested_inputs = example is not given and any(len(spec.path) > 1 for spec in bundle.inputs)
+        if not nested_inputs or error.what not in _OF_A_CALL:
             raise
         raise InputError(
             "the module cannot be called with inputs by their names",

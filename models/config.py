@@ -33,7 +33,7 @@ _MOST = {"cross_layers": 1000, "attention_layers": 1000, "attention_heads": 10_0
 WIDEST = 2**20
 
 #: Blocks of a field, of mde, at most.
-_MOST_BLOCKS = 10_000
+MOST_BLOCKS = 10_000
 
 #: Epochs in which T goes to `temperature_end`.
 ANNEALING_EPOCHS = 10
@@ -149,8 +149,8 @@ class MixedConfig:
     ratio: float | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.blocks <= _MOST_BLOCKS:
-            raise ValueError(f"blocks must be in 1..{_MOST_BLOCKS}, got {self.blocks}")
+        if not 1 <= self.blocks <= MOST_BLOCKS:
+            raise ValueError(f"blocks must be in 1..{MOST_BLOCKS}, got {self.blocks}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be within [0, 1], got {self.alpha}")
         if self.ratio is not None and not 0 < self.ratio <= 1:

@@ -26,6 +26,8 @@ SUFFIXES = {
     ".libffm": "libffm",
     ".ffm": "libffm",
 }
+#: What the error says of a folder without a file that fits.
+NOTHING_FITS = "no data files in the folder"
 _FOREIGN = {".bz2", ".xz", ".zip", ".lz4", ".7z"}
 _ABOUT = ("README", "LICENSE", "CHANGELOG")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
@@ -124,7 +126,7 @@ def _names(folder: Path, schema: Schema) -> list[str]:
     found = [name for name in found if name != "schema.toml" and real(folder / name) not in beside]
     if not found:
         raise InputError(
-            "no data files in the folder",
+            NOTHING_FITS,
             where=folder,
             found=_below(folder, suffixes),
             allowed=" ".join(patterns) or " ".join(sorted(suffixes)),

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from amtl_export.data.folder import SUFFIXES
+from amtl_export.data.folder import NOTHING_FITS, SUFFIXES
 from amtl_export.data.schema import FilesSplit, RandomSplit, Schema
 from amtl_export.data.source import Files
 from amtl_export.data.text_files import PACKED
 from amtl_export.errors import InputError
 from amtl_export.files import real
-
-_NOTHING_FITS = "no data files in the folder"
 
 
 def files_to_score(data: Path, schema: Schema, kept: tuple[str, ...], note: Callable[[str], None]) -> Files:
@@ -38,12 +36,12 @@ def files_to_score(data: Path, schema: Schema, kept: tuple[str, ...], note: Call
     try:
         return Files.at(data, wanted, kept, by_split=False)
     except InputError as error:
-        if error.what != _NOTHING_FITS:
+        if error.what != NOTHING_FITS:
             raise
         try:
             found = Files.at(data, by_suffix, kept, by_split=False)
         except InputError as other:
-            raise (error if other.what == _NOTHING_FITS else other) from None
+            raise (error if other.what == NOTHING_FITS else other) from None
     note(f"no file in {data} is one that the schema's [files] names: {len(found.files)} are read by their suffix")
     return found
 

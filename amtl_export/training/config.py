@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from amtl_export.errors import InputError
-from amtl_export.models.config import BACKBONE_NAMES, METHOD_NAMES, SELECTING, WIDEST, SelectionConfig
+from amtl_export.models.config import BACKBONE_NAMES, METHOD_NAMES, MOST_BLOCKS, SELECTING, WIDEST, SelectionConfig
 from amtl_export.typed import typed
 
 #: Above this many numbers, V·D, the table's gradient is sparse unless said otherwise: 200,000 rows of 16.
@@ -18,7 +18,7 @@ SPARSE_ABOVE = 3_200_000
 _AT_MOST = {
     "dim": 2**16,
     "batch_size": 2**31 - 1,
-    "mde_blocks": 10_000,
+    "mde_blocks": MOST_BLOCKS,
     "limit_rows": 2**63 - 1,
     "seed": 2**63 - 1,
 }

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from onnxscript import rewriter
 from onnxscript.function_libs.torch_lib import ops, registration  # noqa: F401 - ops registers what the exporter knows
 from onnxscript.rewriter.rules.common import _no_op as no_op
@@ -65,7 +66,7 @@ def _one_table() -> Iterator[None]:
     own = vars(ONNXRegistry)["from_torchlib"]
 
     def known(cls: type[ONNXRegistry], *args: Any, **kwargs: Any) -> ONNXRegistry:
-        key = (args, tuple(sorted(kwargs.items())), _registered())
+        key = (args, tuple(sorted(kwargs.items())), _registered(), _operators())
         if key not in _TABLES:
             _TABLES[key] = own.__func__(cls, *args, **kwargs)
         table = copy.copy(_TABLES[key])
@@ -82,3 +83,8 @@ def _one_table() -> Iterator[None]:
 def _registered() -> int:
     """How many functions operators have now: whoever registers one more gets a new table."""
     return sum(len(own.overloads) + len(own.complex) for _, own in registration.default_registry.items())
+
+
+def _operators() -> int:
+    """How many operators PyTorch has now: torchvision, torchao and others bring theirs when they are imported."""
+    return len(torch._C._dispatch_get_all_op_names())

@@ -40,6 +40,22 @@ def test_a_table_is_made_once_and_each_export_has_its_own() -> None:
     assert ONNXRegistry.from_torchlib(opset_version=OPSET).functions.keys() == first.functions.keys()
 
 
+def test_operators_that_a_library_brought_meanwhile_are_known() -> None:
+    name = "quantized_decomposed::choose_qparams.tensor_that_a_library_brings"
+    functions = registration.default_registry["aten::sinh"]
+    with exporter():
+        registration.default_registry._registry[name] = functions
+        try:
+            before = ONNXRegistry.from_torchlib(opset_version=OPSET)
+            library = torch.library.Library("quantized_decomposed", "FRAGMENT")
+            library.define("choose_qparams.tensor_that_a_library_brings(Tensor x) -> Tensor")
+            after = ONNXRegistry.from_torchlib(opset_version=OPSET)
+        finally:
+            del registration.default_registry._registry[name]
+    assert name not in before.functions
+    assert name in after.functions
+
+
 def test_what_one_export_translates_is_not_in_the_next() -> None:
     with exporter():
         before = operators({})

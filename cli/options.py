@@ -103,7 +103,7 @@ def common(command: F) -> F:
     @wraps(command)
     def with_common(*args: Any, json_path: str | None, quiet: bool, seed: int, overwrite: bool, **kwargs: Any) -> Any:
         with speaking_in_flags(), working(quiet) as shown:
-            check_outputs(kwargs | {"json": json_path})
+            check_outputs(click.get_current_context().command.name, kwargs | {"json": json_path})
             return command(*args, common=Common(json_path, quiet, seed, overwrite, shown), **kwargs)
 
     return with_common  # type: ignore[return-value]  # `common` is filled in, the rest stays

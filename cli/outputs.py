@@ -10,15 +10,19 @@ from typing import Any
 _WRITTEN = ("json", "out", "plot")
 _READ = ("data", "source")
 
+#: Commands whose output folder has no checksums; other results may lie in it.
+_OPEN = ("train", "experiment")
 
-def check_outputs(given: Mapping[str, Any]) -> None:
+
+def check_outputs(command: str | None, given: Mapping[str, Any]) -> None:
     """Refuse outputs that would spoil a folder of ours, each other, or what the command reads.
 
     Args:
+        command: its name.
         given: the command's parameters; `json` is where the result goes.
 
     Raises:
-        InputError: an output lies in a folder that this tool made, or two paths are one.
+        InputError: an output lies in a folder that this tool made or makes, or two paths are one.
     """
     from amtl_export.errors import InputError
     from amtl_export.files import real, refuse_inside
@@ -35,6 +39,13 @@ def check_outputs(given: Mapping[str, Any]) -> None:
                 where=path,
                 found=f"--{name} and {other if other not in _WRITTEN else f'--{other}'}",
                 fix="choose another file",
+            )
+        if name != "out" and given.get("out") and command not in _OPEN and real(given["out"]) in real(path).parents:
+            raise InputError(
+                "an output lies in the folder that the command makes",
+                where=path,
+                found=f"--out {given['out']}",
+                fix="choose a path outside of it",
             )
         seen[real(path)] = name
 

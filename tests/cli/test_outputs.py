@@ -85,3 +85,20 @@ def test_a_closed_output_is_quiet(closed: str, bundle_copy: Path, monkeypatch: p
     monkeypatch.setattr(sys, closed, None)
     assert called(["inspect", str(bundle_copy)]) == 0
     assert called(["inspect", str(bundle_copy), "--json", "-"]) == 0
+
+
+@pytest.mark.parametrize("words", ["export --json", "compress --plot", "freeze --json", "score --json --data s"])
+def test_a_result_in_the_folder_that_the_command_makes(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, option, *more = words.split()
+    out = tmp_path / "out"
+    assert called([command, str(tmp_path), "--out", str(out), *more, option, str(out / "samples" / "x")]) == 2
+    assert "lies in the folder that the command makes" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_has_no_checksums(tmp_path: Path) -> None:
+    small = ["--data", "synthetic", "--method", "fbe", "--hidden", "4", "--epochs", "1", "--batch-size", "4096", "-q"]
+    assert called(["train", *small, "--out", str(tmp_path / "run"), "--json", str(tmp_path / "run" / "m.json")]) == 0
+    assert (tmp_path / "run" / "m.json").is_file()

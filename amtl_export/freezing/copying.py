@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,20 +42,21 @@ class _Reached(TorchDispatchMode):
     """Notes the tables whose selection networks an operator reads.
 
     Args:
-        parameters: where in memory a parameter of one is → path of its table.
+        parameters: the bytes in memory of a parameter of one, and the path of its table.
     """
 
     supports_higher_order_operators = True
 
-    def __init__(self, parameters: dict[int, str]) -> None:
+    def __init__(self, parameters: Sequence[tuple[range, str]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's
         self.parameters = parameters
         self.tables: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value in tree_leaves((args, kwargs or {})):
-            if isinstance(value, Tensor) and (path := self.parameters.get(address(value))):
-                self.tables.add(path)
+            if isinstance(value, Tensor) and address(value):
+                start = value.data_ptr()  # of a view, within; whole memories may be one for all parameters
+                self.tables.update(path for own, path in self.parameters if start in own)
         return func(*args, **(kwargs or {}))
 
 
@@ -73,8 +74,14 @@ def copy_reads_itself(trained: nn.Module) -> Iterator[None]:
         InputError: one is read, behind the block.
     """
     tables = attached_tables(trained)
-    parameters = {address(p): path for path, own in tables.items() for p in selector_of(own, "weight").parameters()}
-    reached = _Reached(parameters)
+    reached = _Reached(
+        [
+            (range(own.data_ptr(), own.data_ptr() + own.nbytes), path)
+            for path, table in tables.items()
+            for own in selector_of(table, "weight").parameters()
+            if address(own)
+        ]
+    )
     with reached:
         yield
     if reached.tables:

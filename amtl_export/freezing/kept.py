@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,10 +34,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients inside the block; behind it the module is as it was.
 
     A module's own `eval` and `train` may merge weights and take them apart again, so both are called. What these and
-    the block write into weights and buffers is put back to the bit, and so is the state of the random numbers.
+    the block write into weights and buffers is put back to the bit, and so is the state of the random numbers that
+    PyTorch, NumPy and Python draw on the CPU.
     """
     modes = [(part, part.training) for part in module.modules()]
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), state_kept(module), contents_kept(module):
+    with draws_kept(), torch.no_grad(), state_kept(module), contents_kept(module):
         try:
             module.eval()
             yield
@@ -45,6 +48,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
                     part.train(training)
             for part, training in modes:
                 part.training = training
+
+
+@contextmanager
+def draws_kept() -> Iterator[None]:
+    """Random numbers behind the block are as if none had been drawn inside."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 @contextmanager
@@ -101,9 +116,20 @@ class _Writes(TorchDispatchMode):
 @functools.cache
 def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
     """Place and name of the arguments that an operator writes to."""
-    arguments = func._schema.arguments if hasattr(func, "_schema") else ()
-    written = [(place, own.name) for place, own in enumerate(arguments) if own.alias_info and own.alias_info.is_write]
-    return tuple(written)
+    if not hasattr(func, "_schema"):
+        return ()
+    return tuple(
+        (place, own.name)
+        for place, own in enumerate(func._schema.arguments)
+        if (own.alias_info and own.alias_info.is_write) or own.name in _RUNNING.get(func._schema.name, ())
+    )
+
+
+#: Running statistics, which these write in training mode, as forward may ask in evaluation mode; no schema says so.
+_RUNNING = {
+    f"aten::{name}": ("running_mean", "running_var")
+    for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+}
 
 
 def address(tensor: Tensor) -> int:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from amtl_export.errors import InputError
 from amtl_export.freezing.flat import Flat
 from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.kept import draws_kept
 from amtl_export.freezing.swap import frozen_tables
 from amtl_export.graph.exporting import exported
 from amtl_export.graph.facts import CLASSES, NAMESPACE, SCOPES, TABLE, WEIGHT, listed, module_of, scopes_of
@@ -90,7 +91,7 @@ def trace(frozen: FrozenModel, inputs: Sequence[TensorSpec] | None = None) -> ir
     example = as_request(frozen.example, taken)
     tensors = tuple(torch.from_numpy(example[spec.name].copy()) for spec in taken)
     where = str(frozen.origin.get("backbone"))
-    with interruptions_held(), exporter():
+    with interruptions_held(), exporter(), draws_kept():
         found = exported(module.eval(), tensors, taken, where)
         model = _converted(found.program, len(taken), len(frozen.outputs), where)
     model.meta[LIMITS] = found.limits
@@ -135,8 +136,8 @@ def _check_types(model: ir.Model, where: str) -> None:
     Raises:
         InputError: a node's result is of that type.
     """
-    for node in model.graph:
-        computed = node.op_type not in ("Cast", "Constant")
+    for node in model.graph.all_nodes():  # those of branches too
+        computed = node.op_type not in ("Cast", "Constant", "Identity")
         if computed and any(value.dtype == ir.DataType.BFLOAT16 for value in node.outputs):
             raise InputError(
                 "the model computes in bfloat16",

@@ -57,6 +57,18 @@ def test_one_that_is_found_in_the_module_is_not() -> None:
     assert set(frozen_of(module).tables) == {"emb", "bias"}
 
 
+def test_parameters_of_one_memory_are_told_apart() -> None:
+    module: Any = attach(Net(), {"emb": torch.arange(V), "bias": torch.arange(V)})
+    own = list(module.parameters())
+    whole = torch.cat([p.detach().flatten() for p in own])
+    for p, part in zip(own, whole.split([p.numel() for p in own]), strict=True):
+        p.data = part.view(p.shape)
+    assert set(frozen_of(module).tables) == {"emb"}
+    module.out.register_forward_hook(lambda _, x, output: output + module.emb(torch.arange(8))[:, :1])
+    with pytest.raises(InputError, match=r"(?s)reached past the copy.*where: emb\n"):
+        frozen_of(module)
+
+
 def test_a_table_replaced_after_it_was_attached_cannot_be_frozen() -> None:
     module: Any = attach(Net(), {"emb": torch.arange(V)})
     module.emb.weight = nn.Parameter(torch.randn(V + 20, D))

@@ -1,5 +1,6 @@
 """A user's module is as it was after every call of it: mode, weights, buffers, random numbers."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,17 @@ class Net(nn.Module):
 
 
 class Writing(Net):
-    """Writes into a weight, a large and a small buffer, and draws a number, at each call."""
+    """Writes into a weight, a large and a small buffer and running means, and draws numbers, at each call."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.more = nn.Embedding(V, D, max_norm=1.0)
+        self.more, self.norm = nn.Embedding(V, D, max_norm=1.0), nn.BatchNorm1d(D)
         self.register_buffer("log", torch.zeros(100_000))
         self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, ids: Tensor) -> Any:
-        torch.rand(1)
+        torch.rand(1), np.random.rand(), random.random()
+        F.batch_norm(self.emb(ids), self.norm.running_mean, self.norm.running_var, training=True)
         self.get_buffer("log").add_(1.0)
         self.get_buffer("calls").add_(1.0)
         return self.out(self.emb(ids) + self.more(ids)).squeeze(-1) + self.get_buffer("calls")
@@ -77,7 +79,8 @@ class Merging(nn.Embedding):
 
 def everything(module: nn.Module) -> tuple[Any, ...]:
     flags = [(part.training, getattr(part, "merged", None)) for part in module.modules()]
-    return flags, [value.tolist() for value in module.state_dict().values()], torch.get_rng_state().tolist()
+    drawn = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
+    return flags, [value.tolist() for value in module.state_dict().values()], drawn
 
 
 def test_weights_buffers_and_random_numbers_are_put_back(tmp_path: Path) -> None:
@@ -144,6 +147,10 @@ def drawing(self: Any, x: Tensor) -> Tensor:
     return F.dropout(x, 0.5)
 
 
+def drawing_python(self: Any, x: Tensor) -> Tensor:
+    return x * random.random() + np.random.rand()
+
+
 def counting(self: Any, x: Tensor) -> Tensor:
     self.seen.append(1)
     return x + len(self.seen)
@@ -153,6 +160,7 @@ def counting(self: Any, x: Tensor) -> Tensor:
     ("head", "says"),
     [
         (drawing, r"differently twice: it draws random(?s:.*)Head(?s:.*)output(?s:.*)training=self\.training"),
+        (drawing_python, r"differently twice"),
         (counting, r"differently twice\n(?s:.*)inputs alone"),
         (lambda _, x: x[: torch.randint(1, 8, ())], r"differently twice: it draws random"),
     ],

@@ -289,3 +289,10 @@ def test_autocast_to_bfloat16_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"(?s)computes in bfloat16\n  where: Items\n  found: Gemm.*torch\.autocast"):
         export(freeze(Items(answer=cast), example=IDS), tmp_path / "bundle")
     proven(Items(answer=lambda self, x: self.out(self.items(x).bfloat16().float())), tmp_path / "rounded")
+
+    def branch(self: Any, x: Tensor) -> Any:
+        rows = self.out(self.items(x))
+        return torch.cond(rows.sum() > 0, lambda y: (y.bfloat16() * 2).float(), lambda y: y * 1.0, (rows,))
+
+    with pytest.raises(InputError, match=r"(?s)computes in bfloat16\n.*found: Mul"):
+        export(freeze(Items(answer=branch), example=IDS), tmp_path / "branch")

@@ -26,8 +26,11 @@ class Check(Protocol):
             InputError: a row cannot be used.
         """
 
-    def finish(self) -> None:
+    def finish(self, parsed: bool = True) -> None:
         """The pass is at its end.
+
+        Args:
+            parsed: whether Polars could read the file.
 
         Raises:
             InputError: what is left cannot be used.
@@ -48,7 +51,7 @@ class Unchecked:
         """The rows as they are."""
         return chunk
 
-    def finish(self) -> None:
+    def finish(self, parsed: bool = True) -> None:
         """Nothing is left."""
 
 
@@ -66,6 +69,8 @@ def polars_errors(file: Path) -> Iterator[None]:
         yield
     except pl.exceptions.PolarsError as error:
         found = str(error).strip().splitlines()[0]
+        if isinstance(error, pl.exceptions.DuplicateError) and f"'{ROW}'" in found:
+            raise InputError("a column has a name that is taken", where=file, found=ROW, fix="rename it") from None
         encoding = "utf-8" in found.lower()
         raise InputError(
             "the file cannot be parsed",

@@ -62,6 +62,7 @@ class LineCheck:
         self._done = self._key in _WHOLE
         self._blocks = _blocks_of(text) if text is not None else _blocks(file)
         self._first, self._ended = True, False
+        self._stray: tuple[int, bytes] | None = None
         separator = re.escape(dialect.separator)
         quote = re.escape(dialect.quote)
         self._quoted = re.compile(
@@ -82,13 +83,20 @@ class LineCheck:
         self._advance(last)
         return chunk.filter(pl.col(ROW) < self._rows) if self._done and last > self._rows else chunk
 
-    def finish(self) -> None:
+    def finish(self, parsed: bool = True) -> None:
         """Read what is left.
 
+        Args:
+            parsed: whether Polars could read the file. It may fail at a quote in the middle of a text.
+
         Raises:
-            InputError: as `chunk`.
+            InputError: as `chunk`; it could not, and there is such a quote.
         """
         self._advance(None)
+        if not parsed:
+            _WHOLE.pop(self._key, None)  # it is read again, and refused again, whoever asks next
+            if self._stray:
+                self._refuse_quote(*self._stray, "a quote stands in the middle of a text")
 
     def _advance(self, rows: int | None) -> None:
         while not self._done and (rows is None or self._rows < rows):
@@ -128,7 +136,8 @@ class LineCheck:
         if stop > first and self._empty:
             self._refuse(self._rows + 1, b"", last=False)
         suspect = blank | (separators != self._expected - 1)
-        suspect[np.searchsorted(ends, doubtful)] = True
+        stray = np.searchsorted(ends, doubtful)
+        suspect[stray] = True
         more = 0
         for index in np.flatnonzero(suspect[first:stop]) + first:
             line = text[starts[index] : ends[index]]
@@ -136,6 +145,8 @@ class LineCheck:
             row = self._rows + int(index) - first + more + 1
             if self._is_open(line):
                 self._refuse_quote(row, line)
+            if self._stray is None and index in stray:
+                self._stray = row, line
             if blank[index] or counts != [self._expected] * len(counts):
                 wrong = 0 if blank[index] else next(i for i, n in enumerate(counts) if n != self._expected)
                 last = self._ended and int(ends[index]) == len(text) - 1 and wrong == len(counts) - 1
@@ -189,9 +200,9 @@ class LineCheck:
         texts = (text for part in bare.split(b"\n") for text in part.split(dialect.separator))
         return bool(dialect.quote) and any(text.startswith(dialect.quote) for text in texts)
 
-    def _refuse_quote(self, row: int, line: bytes) -> None:
+    def _refuse_quote(self, row: int, line: bytes, what: str = "a quote opens and does not close") -> None:
         raise InputError(
-            "a quote opens and does not close",
+            what,
             where=f"{self._file}, row {row}",
             found=repr(line[:80].decode("utf-8", "replace")),
             fix='close or double the quote, or say quote = "" under [files] in schema.toml; is the file cut off?',

@@ -62,5 +62,5 @@ def _lines_first(check: Check) -> Iterator[None]:
     try:
         yield
     except pl.exceptions.PolarsError:
-        check.finish()
+        check.finish(parsed=False)
         raise

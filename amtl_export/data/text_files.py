@@ -123,7 +123,7 @@ class SplitCheck:
             self._refuse(self._what, wrong[ROW][0], wrong[WRONG_LINE][0], self._fix)
         return full.drop(WRONG_LINE, EMPTY_LINE)
 
-    def finish(self) -> None:
+    def finish(self, parsed: bool = True) -> None:
         """Empty lines at the end do not count."""
 
     def _refuse(self, what: str, row: int, line: str, fix: str) -> None:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from amtl_export.data import lines as lines_module
 from amtl_export.data.file_format import FileFormat
-from amtl_export.data.frames import ROW
+from amtl_export.data.frames import FILE, ROW
 from amtl_export.data.lines import Dialect, LineCheck
+from amtl_export.data.stream import present_columns, stream
 from amtl_export.data.text_files import read_text
 from amtl_export.errors import InputError
 
@@ -36,10 +37,8 @@ def written(table: list[list[str]], ending: str, quoting: Literal[0, 1, 2, 3]) -
 
 def read(file: Path, **options: Any) -> pl.DataFrame:
     reading = read_text(file, ",", FileFormat.model_validate(options))
-    check = reading.check()
-    chunks = [check.chunk(chunk) for chunk in reading.frame.collect_batches(chunk_size=100, maintain_order=True)]
-    check.finish()
-    return pl.concat(chunks)
+    present_columns(reading, file)
+    return pl.concat(stream(reading, file)).drop(FILE)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +117,22 @@ def test_accepts(tmp_path: Path, text: str, expected: list[tuple[str | None, ...
     file = tmp_path / "a.csv"
     file.write_bytes(text.encode())
     assert read(file).drop(ROW).rows() == expected
+
+
+@pytest.mark.parametrize("again", [1, 2])
+def test_quotes_that_polars_cannot_parse_are_named(tmp_path: Path, again: int) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text('a,b,c\n1,a,x\n0,b,"y"\n1,c,a"b\n0,a,z\n1,c"d,z\n')
+    for _ in range(again):
+        with pytest.raises(InputError, match=r"(?s)a quote stands in the middle of a text.*row 3\n.*a\"b"):
+            read(file)
+
+
+def test_a_column_that_is_called_like_the_number_of_a_row(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(f"a,{ROW}\n1,2\n")
+    with pytest.raises(InputError, match=rf"(?s)a name that is taken.*a\.csv.*{ROW}.*rename"):
+        read(file)
 
 
 def test_without_a_header_the_columns_are_counted(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def command(
     if plot is not None:
         plot_curve(report, plot)
     common.result(report, lambda: compressed(report))
-    if out is not None and not dry_run:
+    if out is not None and not dry_run and common.is_shown:
         portable, native = (of_target(target_gives(model, PlanConfig(), own)) for own in ("portable", "native"))
         export = f"  {join(['amtl-export', 'export', str(out), '--out', 'BUNDLE'])}"
         common.say("Next, export it:", export, f"    for any ONNX Runtime: {portable}")

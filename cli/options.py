@@ -56,6 +56,11 @@ class Common:
     overwrite: bool
     working: Working | None = None
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether standard output is for people to read."""
+        return not self.quiet and self.json_path != "-"
+
     def note(self, text: str) -> None:
         """A line of progress, on standard error."""
         if not self.quiet:
@@ -78,7 +83,7 @@ class Common:
 
             with os_errors("writing the JSON result", self.json_path):
                 write_json(Path(self.json_path), values)
-        if not self.quiet and self.json_path != "-" and sys.stdout is not None:  # as >&- makes it
+        if self.is_shown and sys.stdout is not None:  # as >&- makes it
             from amtl_export.cli.terminal import Terminal
 
             # A terminal's own width where there is one; a width that cuts no table elsewhere.
@@ -86,7 +91,7 @@ class Common:
 
     def say(self, *lines: str) -> None:
         """Lines behind a result, for people; none is broken, so that a command in them can be pasted."""
-        if not self.quiet and self.json_path != "-":
+        if self.is_shown:
             from amtl_export.errors import printable
 
             for line in lines:

@@ -21,7 +21,7 @@ from amtl_export.bench.subjects import OnnxSubject
 from amtl_export.bench.traffic import Traffic
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.cli.options import IntList, TextList
+from amtl_export.cli.types import IntList, TextList
 from amtl_export.compression.compress import compress
 from amtl_export.files import write_json
 from amtl_export.freezing.folding import fold

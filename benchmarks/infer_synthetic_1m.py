@@ -23,7 +23,7 @@ from amtl_export.bench.machine import today
 from amtl_export.bench.subjects import OnnxSubject, apart
 from amtl_export.bench.traffic import Traffic
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.cli.options import IntList
+from amtl_export.cli.types import IntList
 from amtl_export.data.field_schema import FieldSchema
 from amtl_export.data.schema import Schema
 from amtl_export.data.vocabulary import FIRST_VALUE, Vocabulary

@@ -35,7 +35,7 @@ from amtl_export.bench.timing import Latency, Subject, interleave
 from amtl_export.bench.traffic import Traffic
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
-from amtl_export.cli.options import IntList, TextList
+from amtl_export.cli.types import IntList, TextList
 from amtl_export.files import write_json
 from amtl_export.freezing.frozen import FrozenModel, freeze
 from amtl_export.models.ctr import CtrModel

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from amtl_export.bench.infer import torch_threads
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bench.timing import Latency, Subject, interleave
-from amtl_export.cli.options import IntList
+from amtl_export.cli.types import IntList
 from amtl_export.files import write_json
 from amtl_export.freezing.table import FrozenEmbedding
 from amtl_export.graph.passes.fuse_sums import FuseSums

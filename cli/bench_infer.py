@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, SOURCE, THREADS, Choice, Common, IntList, TextList, common
+from amtl_export.cli.options import Common, common
+from amtl_export.cli.types import FOLDER, SOURCE, THREADS, Choice, IntList, TextList
 
 
 @click.command("infer")

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from amtl_export.cli.data_options import data_options, model_options, train_config
-from amtl_export.cli.options import THREADS, Choice, Common, TextList, common
+from amtl_export.cli.options import Common, common
+from amtl_export.cli.types import THREADS, Choice, TextList
 
 
 @click.command("train")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from amtl_export.cli.options import FOLDER, Choice, IntList, RatioList, TextList
+from amtl_export.cli.types import FOLDER, Choice, IntList, RatioList, TextList
 from amtl_export.models.config import BACKBONE_NAMES, SelectionConfig
 from amtl_export.training.config import TABLE_OPTIMIZERS, TrainConfig
 

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from amtl_export.cli.data_options import data_options, model_options, setting, train_config
-from amtl_export.cli.options import FOLDER, RAY, THREADS, Choice, Common, RatioList, TextList, common
+from amtl_export.cli.options import RAY, Common, common
+from amtl_export.cli.types import FOLDER, THREADS, Choice, RatioList, TextList
 
 #: What `experiments.run` knows.
 EXPERIMENTS = (

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from amtl_export.cli.options import FOLDER, SOURCE, Common, common
+from amtl_export.cli.options import Common, common
+from amtl_export.cli.types import FOLDER, SOURCE
 
 
 @click.command("freeze")

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, THREADS, Choice, Common, common
+from amtl_export.cli.options import Common, common
+from amtl_export.cli.types import FOLDER, THREADS, Choice
 
 
 @click.command("package")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from amtl_export.cli.options import FOLDER, RAY, THREADS, Common, TextList, common
+from amtl_export.cli.options import RAY, Common, common
+from amtl_export.cli.types import FOLDER, THREADS, TextList
 
 
 @click.command("score")

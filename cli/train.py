@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from amtl_export.cli.data_options import data_options, model_options, setting, train_config
-from amtl_export.cli.options import FOLDER, THREADS, Choice, Common, common
+from amtl_export.cli.options import Common, common
+from amtl_export.cli.types import FOLDER, THREADS, Choice
 from amtl_export.models.config import METHOD_NAMES
 
 

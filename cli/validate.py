@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from amtl_export.cli.options import FOLDER, SOURCE, Choice, Common, common
+from amtl_export.cli.options import Common, common
+from amtl_export.cli.types import FOLDER, SOURCE, Choice
 
 VALIDATION_FAILED = 3
 

@@ -30,7 +30,7 @@ from plots import plot
 
 from amtl_export.bench.machine import describe_machine, today
 from amtl_export.bench.train import bench_train
-from amtl_export.cli.options import IntList, TextList
+from amtl_export.cli.types import IntList, TextList
 from amtl_export.files import write_json
 from amtl_export.training.config import TrainConfig
 

@@ -64,7 +64,7 @@ def test_parameters_of_one_memory_are_told_apart() -> None:
     for p, part in zip(own, whole.split([p.numel() for p in own]), strict=True):
         p.data = part.view(p.shape)
     assert set(frozen_of(module).tables) == {"emb"}
-    module.out.register_forward_hook(lambda _, x, output: output + module.emb(torch.arange(8))[:, :1])
+    module.out.register_forward_hook(lambda _, __, output: output + module.emb(torch.arange(8))[:, :1])
     with pytest.raises(InputError, match=r"(?s)reached past the copy.*where: emb\n"):
         frozen_of(module)
 

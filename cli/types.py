@@ -1,0 +1,82 @@
+"""Types of the commands' parameters: paths, names to choose from, lists separated by commas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from amtl_export.data.schema_problems import nearest
+
+if TYPE_CHECKING:
+    Numbers = click.ParamType[tuple[int, ...]]
+    Ratios = click.ParamType[tuple[float, ...]]
+    Texts = click.ParamType[tuple[str, ...]]
+else:  # before 8.4, click's types take no subscript
+    Numbers = Ratios = Texts = click.ParamType
+
+FOLDER = click.Path(path_type=Path)
+THREADS = click.IntRange(1, 4096)  # libraries do not survive more
+
+#: A trained model: a run's folder, a frozen one's, or `my_model.py:build`.
+SOURCE = click.STRING
+
+
+class Choice(click.Choice):  # type: ignore[type-arg]  # before 8.4, it takes no subscript
+    """One of some names; says which one may be meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            if near := nearest(str(value), [str(own) for own in self.choices]):
+                raise click.BadParameter(f"{error.message} Did you mean {near!r}?", ctx, param) from None
+            raise
+
+
+class IntList(Numbers):
+    """Whole numbers separated by commas: 1,64,1024."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers like 1,64,1024", param, ctx)
+        if min(numbers) < 1:
+            self.fail(f"{min(numbers)} is not positive", param, ctx)
+        return numbers
+
+
+class RatioList(Ratios):
+    """Numbers above 0, at most 1, separated by commas: 0.2,0.4."""
+
+    name = "R,R,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(part) for part in str(value).split(",") if part)
+        except ValueError:
+            self.fail(f"{value!r} is not a list of ratios like 0.2,0.4", param, ctx)
+        if any(not 0 < number <= 1 for number in numbers):
+            self.fail(f"{value!r}: each ratio must be above 0 and at most 1", param, ctx)
+        return numbers
+
+
+class TextList(Texts):
+    """Names separated by commas."""
+
+    name = "A,B,…"
+
+    def convert(self, value: Any, param: object, ctx: object) -> tuple[str, ...]:  # noqa: ARG002 - click fixes it
+        """Parse."""
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(","))

@@ -19,7 +19,7 @@ from amtl_export.report.plots import new_figure, save_figure
 SUBJECTS = ("onnx-dense", "onnx-paged", "onnx-ragged", "onnx-ragged-int8", "fbgemm-fp32", "torch-embedding")
 Case = dict[str, Any]
 
-#: Axis → what of a case is on it. Whatever is not on the axis is as on docs/benchmarks.md, 1,024 × 8 lookups.
+#: Axis → what of a case is on it. Whatever is not on the axis is as on docs/benchmarks/lookups.md, 1,024 × 8 lookups.
 AXES: dict[str, Callable[[Case], float]] = {
     "lookups": lambda case: float(case["batch"] * FIELDS),
     "V, rows of the table": lambda case: float(case["rows"]),

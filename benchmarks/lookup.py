@@ -350,7 +350,7 @@ def make_feeds(point: Point, batch: int, distribution: str) -> list[Feed]:
     return feeds
 
 
-#: The point of docs/benchmarks.md at every batch size, then one thing changed at a time.
+#: The point of docs/benchmarks/lookups.md at every batch size, then one thing changed at a time.
 POINTS: tuple[tuple[Point, tuple[int, ...]], ...] = (
     (Point(), (1, 16, 64, 256, 1024, 4096)),
     (Point(rows=100_000), (64, 1024)),

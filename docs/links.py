@@ -9,7 +9,11 @@ HOME = "https://github.com/amtl-export/amtl-export/blob/main/"
 RAW = "https://raw.githubusercontent.com/amtl-export/amtl-export/main/"
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Called by mkdocs with each page: `](../benchmarks/lookup.py)` becomes a link, `![…](../…)` a picture."""
-    pictures = re.sub(r"(!\[[^\]]*\]\()\.\./", rf"\g<1>{RAW}", markdown)
-    return re.sub(r"\]\(\.\./", f"]({HOME}", pictures)
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Called by mkdocs with each page: `](../benchmarks/lookup.py)` becomes a link, `![…](../…)` a picture.
+
+    A page in a folder of docs/ writes `../../` for the repository, and `../` for a page beside its folder.
+    """
+    out = r"\.\./" * (1 + page.file.src_uri.count("/"))
+    pictures = re.sub(rf"(!\[[^\]]*\]\(){out}", rf"\g<1>{RAW}", markdown)
+    return re.sub(rf"\]\({out}", f"]({HOME}", pictures)

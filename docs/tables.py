@@ -3,7 +3,7 @@
 python docs/tables.py            # writes them
 python docs/tables.py --check    # says which pages would change
 
-A table stands in a page behind `<!-- table: NAME -->` and ends with the next empty line.
+A table stands in a page behind `<!-- table: NAME -->` and ends with the next empty line, or with the page.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TORCH = {"torch": "PyTorch, an exported program"}
 
 #: Page → table → what makes it.
 PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
-    "benchmarks.md": {
+    "benchmarks/whole-model.md": {
         "whole model": lambda: latencies(
             "2026-11-25-infer-1m-xeon2",
             "batch",
@@ -48,6 +48,8 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
             },
             _BATCHES,
         ),
+    },
+    "benchmarks/lookups.md": {
         "lookup": lambda: latencies(
             "2026-11-24-lookup-cpu2",
             "lookups",
@@ -64,7 +66,11 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
             {f"{batch:,} × 8": {"batch": batch} for batch in (1, 64, 1024, 4096)},
             **_PLANTED,
         ),
+    },
+    "benchmarks/peers.md": {
         **{f"peers {name}": partial(beside_peers, "2026-11-27-peers-cpu2", name) for name in _MODELS},
+    },
+    "benchmarks/candidates.md": {
         "candidates": lambda: latencies(
             "2026-11-25-candidates-xeon2",
             "model, request fields",
@@ -84,10 +90,14 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
             },
             batch=1024,
         ),
+    },
+    "benchmarks/parity.md": {
         "parity": lambda: parity(
             "2026-11-23-ml-1m-parity-cpu2",
             {"fbe": "FBE, DNN (published: .8903, .3267)", "amtl": "AMTL, DNN"},
         ),
+    },
+    "benchmarks/budgets.md": {
         "budgets": lambda: budgets(
             "2026-11-24-ml-1m-pareto-d64-cpu2",
             {
@@ -183,7 +193,7 @@ def written(page: str) -> str:
         if text.count(mark) != 1:
             raise SystemExit(f"{page} has {text.count(mark)} places for the table {name!r}, not one")
         before, after = text.split(mark)
-        text = before + mark + text_of(table()) + re.sub(r"\A\|.*?(?=\n\n)", "", after, flags=re.DOTALL)
+        text = before + mark + text_of(table()) + re.sub(r"\A\|.*?(?=\n\n|\n\Z)", "", after, flags=re.DOTALL)
     return text
 
 

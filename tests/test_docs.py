@@ -2,9 +2,12 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,9 +45,9 @@ def test_table_1_is_the_trainings_of_table_2(name: str) -> None:
 
 
 def test_pictures_and_links_lead_somewhere() -> None:
-    for page in (ROOT / "docs").glob("*.md"):
+    for page in (ROOT / "docs").rglob("*.md"):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
 
 
 def test_the_page_of_commands_is_what_the_commands_say() -> None:
@@ -64,8 +67,30 @@ def test_every_page_is_in_one_of_the_four_parts_of_the_site() -> None:
     first, *parts = site["nav"]
     assert first == "index.md"
     assert [name for part in parts for name in part] == ["Tutorial", "How to", "Reference", "Explanation"]
-    pages = [page for part in parts for pages in part.values() for page in pages]
-    assert sorted([first, *pages]) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+    docs = ROOT / "docs"
+    assert sorted([first, *listed(parts)]) == sorted(p.relative_to(docs).as_posix() for p in docs.rglob("*.md"))
+
+
+def listed(entries: list[Any]) -> Iterator[str]:
+    """Pages of a part of the site, and of the parts below it."""
+    for entry in entries:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            for below in entry.values():
+                yield from listed(below)
+
+
+@pytest.mark.parametrize(
+    ("page", "up", "beside"),
+    [("score.md", "../", "benchmarks/lookups.md"), ("benchmarks/lookups.md", "../../", "../score.md#a")],
+)
+def test_links_out_of_docs_lead_to_the_repository_on_the_site(page: str, up: str, beside: str) -> None:
+    """Those to other pages stay, from a folder as well."""
+    hook = runpy.run_path(str(ROOT / "docs" / "links.py"))
+    text = f"[a]({up}benchmarks/lookup.py) ![b]({up}docs/savings.svg) [c]({beside})"
+    made = hook["on_page_markdown"](text, page=SimpleNamespace(file=SimpleNamespace(src_uri=page)))
+    assert made == f"[a]({hook['HOME']}benchmarks/lookup.py) ![b]({hook['RAW']}docs/savings.svg) [c]({beside})"
 
 
 def test_the_reference_of_schemas_has_every_key_with_its_default() -> None:

@@ -20,8 +20,12 @@ from triton_server import free_ports
 from amtl_export.data.schema import Schema
 
 ROOT = Path(__file__).resolve().parents[1]
-#: docs/commands.md is written from the commands, which tests/test_docs.py checks.
-PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "commands.md")]
+DOCS = ROOT / "docs"
+#: Name under docs/ → file. docs/commands.md is written from the commands, which tests/test_docs.py checks.
+PAGES = {
+    "README.md": ROOT / "README.md",
+    **{path.relative_to(DOCS).as_posix(): path for path in sorted(DOCS.rglob("*.md")) if path.name != "commands.md"},
+}
 
 #: What a reader of the README goes on with, of training.md, and of own-model.md; gpu.md asks for a card.
 FIRST = ("README.md", "compress.md", "bundle.md", "score.md", "scale.md")
@@ -80,7 +84,7 @@ class Block:
 def blocks(page: str, text: str | None = None) -> Iterator[Block]:
     """In order."""
     if text is None:
-        text = next(path for path in PAGES if path.name == page).read_text(encoding="utf-8")
+        text = PAGES[page].read_text(encoding="utf-8")
     for part in re.split(r"(?m)^(?=#+ )", re.sub(r"(?ms)^```.*?^```$", lambda m: m[0].replace("\n#", "\n\0#"), text)):
         heading = part.partition("\n")[0].lstrip("# ")
         for found in re.finditer(r"(?ms)(?:^Write `(\w+\.py)`:\n\n)?^```(\w*)\n(.*?)^```$", part.replace("\0", "")):
@@ -174,19 +178,17 @@ def test_every_command_is_gone_through_or_says_why_not() -> None:
     """A new page, a block that no test runs, a command outside of blocks, a reason that nothing has: all are told."""
     ran = {*FIRST, *SERVED, *OWN, *GPU}
     used: set[str | tuple[str, str]] = set()
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
+    for page, path in PAGES.items():
+        text = path.read_text(encoding="utf-8")
         outside = re.sub(r"(?ms)^```.*?^```$", "", text)
-        assert re.findall(rf"(?m)^ +(?:\$ )?(?:{PROGRAMS})\b.*", outside) == [], (
-            f"{page.name}: commands belong in ```sh"
-        )
-        for block in blocks(page.name):
-            assert block.kind in ("sh", "python", "toml", "text"), f"{page.name}: a block of {block.kind!r}"
+        assert re.findall(rf"(?m)^ +(?:\$ )?(?:{PROGRAMS})\b.*", outside) == [], f"{page}: commands belong in ```sh"
+        for block in blocks(page):
+            assert block.kind in ("sh", "python", "toml", "text"), f"{page}: a block of {block.kind!r}"
             if block.kind in ("sh", "python"):
-                assert page.name in ran, f"no test goes through {page.name}, which has commands"
+                assert page in ran, f"no test goes through {page}, which has commands"
             if block.kind == "sh":
                 used |= {begins for line in block.commands() for begins in NOT_RUN if line.startswith(begins)}
-            used |= {(page.name, block.part)} & set(PARTS_NOT_RUN)
+            used |= {(page, block.part)} & set(PARTS_NOT_RUN)
     assert used == {*NOT_RUN, *PARTS_NOT_RUN}
 
 
@@ -205,7 +207,7 @@ def test_blocks_are_found_under_their_headings() -> None:
 
 
 def test_the_schemas_on_the_pages_are_schemas() -> None:
-    shown = [block for page in PAGES for block in blocks(page.name) if block.kind == "toml"]
+    shown = [block for page in PAGES for block in blocks(page) if block.kind == "toml"]
     whole, *parts = (tomllib.loads(block.text) for block in shown)
     Schema.model_validate(whole)
     assert parts

@@ -12,9 +12,13 @@ from chart import SUBJECTS, bars, label
 from amtl_export.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-#: docs/commands.md is written from the commands, which tests/test_docs.py checks.
-PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "commands.md")]
+#: Name under docs/ → file. docs/commands.md is written from the commands, which tests/test_docs.py checks.
+PAGES = {
+    "README.md": ROOT / "README.md",
+    **{path.relative_to(DOCS).as_posix(): path for path in sorted(DOCS.rglob("*.md")) if path.name != "commands.md"},
+}
 
 
 def test_the_readme_is_one_screen_and_a_bit() -> None:
@@ -30,11 +34,11 @@ def commands(page: Path) -> list[str]:
 
 def test_the_pages_that_show_commands_are_found() -> None:
     """Else the next test would have nothing to try."""
-    shown = {page.name: len(commands(page)) for page in PAGES}
+    shown = {name: len(commands(page)) for name, page in PAGES.items()}
     assert all(shown[name] >= 5 for name in ("README.md", "own-model.md", "serving.md", "training.md")), shown
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES if commands(page)])
+@pytest.mark.parametrize("page", [pytest.param(page, id=name) for name, page in PAGES.items() if commands(page)])
 def test_the_commands_of_every_page_are_commands(page: Path) -> None:
     """Command and flags exist, and take such values; what needs data, servers or GPUs runs in the tests of those."""
     for line in commands(page):
@@ -61,7 +65,7 @@ def test_the_set_up_commands_are_the_makefiles() -> None:
 
 
 def test_every_quoted_result_file_is_there() -> None:
-    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    texts = [page.read_text(encoding="utf-8") for page in PAGES.values()]
     quoted = {name for text in texts for name in re.findall(r"benchmarks/results/[\w.\-]+\.json", text)}
     assert len(quoted) > 20
     for name in quoted:

@@ -22,8 +22,9 @@ from amtl_export.errors import InputError
 from amtl_export.freezing.compressed import Compressed
 from amtl_export.freezing.folding import fold
 from amtl_export.freezing.frozen import FrozenModel, freeze
+from amtl_export.freezing.scores import answered
 from amtl_export.principal.dims import Dims
-from amtl_export.source.binding import bind
+from amtl_export.source.binding import bind, same_structure
 from amtl_export.source.call import ModuleCall
 from amtl_export.source.source import Batches, Labels, Source, labels_by_output
 from amtl_export.spec import Feed
@@ -118,13 +119,14 @@ def _given(frozen: FrozenModel, batches: Any) -> Any:
     if isinstance(call, ModuleCall):
         module = (frozen.trained or frozen.module).model
 
-        def count(inputs: Any) -> int:
-            feed = bind(module, inputs).feed
-            return next((len(feed[spec.name]) for spec in frozen.inputs if spec.batched), 1)
+        def unlabelled(inputs: Any) -> Labels:
+            feed = same_structure(bind(module, inputs).feed, frozen.inputs)
+            answers = answered(frozen, feed, trained=True)
+            return {name: np.zeros(answers[name].size) for name in frozen.scores}
 
-        pairs = _labelled(batches, count, frozen.scores)
+        pairs = _labelled(batches, unlabelled)
         return Source(module, frozen.example, batches=pairs).labelled(frozen.inputs, frozen.scores)
-    pairs = _labelled(batches, lambda inputs: len(next(iter(inputs.values()))), frozen.scores)
+    pairs = _labelled(batches, lambda inputs: dict.fromkeys(frozen.scores, np.zeros(len(next(iter(inputs.values()))))))
 
     def rows(_: str) -> Iterator[tuple[Feed, Labels]]:
         for number, (inputs, labels) in enumerate(pairs()):
@@ -135,7 +137,7 @@ def _given(frozen: FrozenModel, batches: Any) -> Any:
 
 
 def _labelled(
-    batches: Batches | Mapping[str, Batches], count: Callable[[Any], int], scores: Sequence[str]
+    batches: Batches | Mapping[str, Batches], unlabelled: Callable[[Any], Labels]
 ) -> Callable[[], Iterator[tuple[Any, Any]]]:
     """The batches, again at each call; labels of 0 where there are none, which no AUC comes of."""
     if isinstance(batches, Mapping):
@@ -150,7 +152,7 @@ def _labelled(
             if known not in (None, labels is not None):
                 raise InputError("compress: some batches have labels and some have none", where=f"batch {number}")
             known = labels is not None
-            yield inputs, labels if known else {score: np.zeros(count(inputs)) for score in scores}
+            yield inputs, labels if known else unlabelled(inputs)
 
     return pairs
 

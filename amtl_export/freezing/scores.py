@@ -126,16 +126,22 @@ def labelled(frozen: FrozenModel, split: str) -> Iterator[tuple[Feed, Labels]]:
 
 def torch_answers(frozen: FrozenModel, split: str, *, trained: bool) -> dict[str, Scored]:
     """What PyTorch answers, by output that labels judge: the model as it was given, or the frozen one."""
+    pairs = ((answered(frozen, feed, trained=trained), labels) for feed, labels in labelled(frozen, split))
+    return gathered(pairs, frozen, split)
+
+
+def answered(frozen: FrozenModel, feed: Feed, *, trained: bool) -> Feed:
+    """What PyTorch answers to one labelled batch.
+
+    Raises:
+        InputError: the model fails.
+    """
     answer = frozen.trained_answers if trained else frozen.answers
-
-    def scored(feed: Feed) -> Feed:
-        try:
-            return answer(feed)
-        except Exception as error:  # whatever the user's forward raises
-            found = why_it_fails(error, (frozen.trained or frozen.module).model, lambda: answer(feed))
-            raise InputError("the model fails on a labelled batch", found=found) from error
-
-    return gathered(((scored(feed), labels) for feed, labels in labelled(frozen, split)), frozen, split)
+    try:
+        return answer(feed)
+    except Exception as error:  # whatever the user's forward raises
+        found = why_it_fails(error, (frozen.trained or frozen.module).model, lambda: answer(feed))
+        raise InputError("the model fails on a labelled batch", found=found) from error
 
 
 def torch_auc(frozen: FrozenModel, split: str, *, trained: bool) -> dict[str, float]:

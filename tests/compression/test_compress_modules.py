@@ -83,6 +83,37 @@ def test_batches_that_are_given() -> None:
         compress(frozen, dim_budget=0.4, batches=[given[0], (given[1][0], None)])
 
 
+class EveryItem(Pair):
+    """Scores of all items: `[B, V]`."""
+
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        scores: Tensor = (self.user(user) + self.item(item)) @ self.item.weight.T
+        return scores
+
+
+class Bag(nn.Module):
+    """Values with offsets: more values than examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.bag, self.out = nn.EmbeddingBag(V, D, mode="sum", include_last_offset=True), nn.Linear(D, 1)
+
+    def forward(self, values: Tensor, offsets: Tensor) -> Tensor:
+        score: Tensor = self.out(self.bag(values, offsets)).squeeze(1)
+        return score
+
+
+@pytest.mark.parametrize("module", [EveryItem, Bag])
+def test_requests_that_are_not_one_score_each(module: type[nn.Module], tmp_path: Path) -> None:
+    values = {"values": torch.arange(20), "offsets": torch.tensor([0, 3, 4, 20])}
+    inputs = requests() if module is EveryItem else values
+    model = compress(freeze(module().eval(), example=inputs), dim_budget=0.4, batches=[(inputs, None)])
+    assert report_of(model)["auc_valid_before"] is None
+    assert {own["metric"] for own in report_of(model)["fields"].values()} == {"gradients"}
+    assert validate(export(model, tmp_path / "bundle").path, model).problems == []
+
+
 def replace_labels(frozen: FrozenModel, like: FrozenModel) -> FrozenModel:
     """The model with another's labelled examples."""
     return FrozenModel(**{**vars(frozen), "labelled": like.labelled})

@@ -15,6 +15,13 @@ from onnxscript.function_libs.torch_lib import ops, registration  # noqa: F401 -
 from onnxscript.rewriter.rules.common import _no_op as no_op
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+#: They talk about absent torchvision, shared axis names, and the exporter's own attributes and initializers.
+_TALKING = (
+    "torch.onnx._internal.exporter._registration",
+    "onnx_ir._convenience",
+    "onnx_ir.passes.common.initializer_deduplication",
+)
+
 #: What tables were made of → the table.
 _TABLES: dict[Hashable, ONNXRegistry] = {}
 
@@ -28,16 +35,18 @@ def exporter() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's talk about absent torchvision and shared axis names; errors still come through."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Silence the exporter's talk about its own doings; errors still come through."""
+    loggers = [logging.getLogger(name) for name in _TALKING]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import onnxscript
+import pytest
 import torch
 from onnxscript.function_libs.torch_lib import registration
 from torch import Tensor, nn
@@ -54,6 +55,22 @@ def test_operators_that_a_library_brought_meanwhile_are_known() -> None:
             del registration.default_registry._registry[name]
     assert name not in before.functions
     assert name in after.functions
+
+
+class Bag(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(5, 2, mode="sum", include_last_offset=True)
+
+    def forward(self, values: Tensor, offsets: Tensor) -> Any:
+        return self.bag(values, offsets)
+
+
+def test_the_exporter_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
+    tensors = (torch.arange(5), torch.tensor([0, 2, 5]))
+    with exporter():
+        torch.onnx.export(Bag(), tensors, opset_version=OPSET, dynamo=True, verbose=False)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_what_one_export_translates_is_not_in_the_next() -> None:

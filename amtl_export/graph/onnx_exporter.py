@@ -15,12 +15,8 @@ from onnxscript.function_libs.torch_lib import ops, registration  # noqa: F401 -
 from onnxscript.rewriter.rules.common import _no_op as no_op
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-#: They talk about absent torchvision, shared axis names, and the exporter's own attributes and initializers.
-_TALKING = (
-    "torch.onnx._internal.exporter._registration",
-    "onnx_ir._convenience",
-    "onnx_ir.passes.common.initializer_deduplication",
-)
+#: They talk about absent torchvision, shared axis names, and attributes of the exporter's own operators.
+_TALKING = ("torch.onnx._internal.exporter._registration", "onnx_ir._convenience")
 
 #: What tables were made of → the table.
 _TABLES: dict[Hashable, ONNXRegistry] = {}
@@ -89,9 +85,11 @@ def _one_table() -> Iterator[None]:
         setattr(ONNXRegistry, "from_torchlib", own)  # noqa: B010
 
 
-def _registered() -> int:
-    """How many functions operators have now: whoever registers one more gets a new table."""
-    return sum(len(own.overloads) + len(own.complex) for _, own in registration.default_registry.items())
+def _registered() -> Hashable:
+    """Which functions operators have now: whoever registers one more gets a new table."""
+    return frozenset(
+        (name, *map(id, own.overloads), *map(id, own.complex)) for name, own in registration.default_registry.items()
+    )
 
 
 def _operators() -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from amtl_export.data.schema_problems import nearest
 
@@ -13,14 +14,26 @@ if TYPE_CHECKING:
     Numbers = click.ParamType[tuple[int, ...]]
     Ratios = click.ParamType[tuple[float, ...]]
     Texts = click.ParamType[tuple[str, ...]]
+    Words = click.ParamType[str]
 else:  # before 8.4, click's types take no subscript
-    Numbers = Ratios = Texts = click.ParamType
+    Numbers = Ratios = Texts = Words = click.ParamType
 
 FOLDER = click.Path(path_type=Path)
 THREADS = click.IntRange(1, 4096)  # libraries do not survive more
 
+
+class _PathLike(Words):
+    """A text that is most often a path: the shell completes it as one."""
+
+    name = "text"
+
+    def shell_complete(self, ctx: object, param: object, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's
+        """The files that begin so."""
+        return [CompletionItem(incomplete, type="file")]
+
+
 #: A trained model: a run's folder, a frozen one's, or `my_model.py:build`.
-SOURCE = click.STRING
+SOURCE = _PathLike()
 
 
 class Choice(click.Choice):  # type: ignore[type-arg]  # before 8.4, it takes no subscript

@@ -21,6 +21,10 @@ Every command and every flag, as `--help` has them. `python docs/commands.py > d
 
 Exit codes: 0 done, 1 a bug here, 2 wrong usage or bad input, 3 validation failed, 4 the environment lacks something,
 5 a stated service level was missed, 130 interrupted.
+
+A shell completes commands, flags, names and paths, with one line in its start-up file. For bash, in `~/.bashrc`:
+`eval "$(_AMTL_EXPORT_COMPLETE=bash_source amtl-export)"`; for zsh, in `~/.zshrc`, the same with `zsh_source`; for
+fish, in `config.fish`: `_AMTL_EXPORT_COMPLETE=fish_source amtl-export | source`.
 """
 
 

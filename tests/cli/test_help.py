@@ -5,6 +5,7 @@ from typing import get_args
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 
 from amtl_export.bundle.export import ExportConfig
 from amtl_export.cli.experiment import EXPERIMENTS
@@ -141,3 +142,24 @@ def test_doctor_requires_parts_by_the_names_that_it_prints(amtl: Command) -> Non
     done = amtl("doctor", "-q", "--require", "python, native operators, cpu")
     assert (done.returncode, done.stderr) == (0, "")
     assert amtl("doctor", "-q", "--require", "torhc").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "begun", "offered"),
+    [
+        ("", "ex", ["export", "experiment"]),
+        ("bench", "i", ["infer"]),
+        ("export", "--lay", ["--layout", "--layer-dtype"]),
+        ("export x --layout", "p", ["paged"]),
+        ("experiment", "table", ["table1", "table2", "table3", "table4", "table5"]),
+    ],
+)
+def test_a_shell_completes(words: str, begun: str, offered: list[str]) -> None:
+    completed = ShellComplete(cli, {}, "amtl-export", "_AMTL_EXPORT_COMPLETE").get_completions(words.split(), begun)
+    assert [item.value for item in completed] == offered
+
+
+@pytest.mark.parametrize("words", ["export", "inspect", "validate b --run", "freeze x --out", "score b --data"])
+def test_a_shell_completes_paths(words: str) -> None:
+    completed = ShellComplete(cli, {}, "amtl-export", "_AMTL_EXPORT_COMPLETE").get_completions(words.split(), "run")
+    assert [(item.value, item.type) for item in completed] == [("run", "file")]

@@ -67,9 +67,7 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
             **_PLANTED,
         ),
     },
-    "benchmarks/peers.md": {
-        **{f"peers {name}": partial(beside_peers, "2026-11-27-peers-cpu2", name) for name in _MODELS},
-    },
+    "benchmarks/peers.md": {f"peers {name}": partial(beside_peers, "2026-11-27-peers-cpu2", name) for name in _MODELS},
     "benchmarks/candidates.md": {
         "candidates": lambda: latencies(
             "2026-11-25-candidates-xeon2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -174,16 +175,48 @@ def build(text: str) -> Source:
         factory = getattr(module, name, None)
         if not callable(factory):
             raise InputError("the factory is not there", where=file, found=name, allowed=_functions(module))
+        _refuse_arguments(factory, text)
         return source_of(factory(), text)
     except AmtlError:
         raise
-    except Exception as error:  # whatever the user's code raises
-        last = traceback.extract_tb(error.__traceback__)[-1]
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        ends = isinstance(error, SystemExit)
         raise InputError(
             "the factory failed",
-            where=f"{text} ({Path(last.filename).name}, line {last.lineno})",
+            where=f"{text}{_line(error)}",
             found=f"{type(error).__name__}: {error}",
+            fix="raise an error instead; a program goes under if __name__ == '__main__':" if ends else None,
         ) from error
+
+
+def _refuse_arguments(factory: Callable[..., Any], text: str) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # some that are written in C have none
+        return
+    try:
+        signature.bind()
+    except TypeError:
+        raise InputError(
+            "the factory needs arguments",
+            where=text,
+            found=f"{text.rpartition(':')[2]}{signature}",
+            allowed="a function that is called without any",
+            fix="write one that calls it with yours",
+        ) from None
+
+
+def _line(error: BaseException) -> str:
+    """The line that failed, for people; nothing where it is none of the user's."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({Path(error.filename).name}, line {error.lineno})"
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    lines = [
+        f" ({Path(name).name}, line {number})"
+        for name, number in frames
+        if name not in (__file__, importlib.__file__) and not name.startswith("<frozen importlib")
+    ]
+    return lines[-1] if lines else ""
 
 
 def _imported(file: str) -> Any:

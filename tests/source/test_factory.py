@@ -111,8 +111,27 @@ def test_a_file_that_is_not_there_or_no_python(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"(?s)no such file.*absent\.py"):
         build(f"{tmp_path}/absent.py:build")
     (tmp_path / "broken_model.py").write_text("x = 1\ndef build(:\n")
-    with pytest.raises(InputError, match=r"(?s)the factory failed.*SyntaxError.*line 2"):
+    with pytest.raises(InputError, match=r"(?s)the factory failed.*:build \(broken_model\.py, line 2\).*SyntaxError"):
         build(f"{tmp_path}/broken_model.py:build")
+
+
+def test_no_line_of_other_files_is_named() -> None:
+    with pytest.raises(InputError, match=r"(?s)where: shop_of_yours:build\n.*ModuleNotFoundError"):
+        build("shop_of_yours:build")
+
+
+def test_a_factory_that_needs_arguments(tmp_path: Path) -> None:
+    (tmp_path / "asks_model.py").write_text("def build(path, dim=4): ...\n")
+    with pytest.raises(InputError, match=r"(?s)needs arguments.*build\(path, dim=4\).*fix: write one that calls it"):
+        build(f"{tmp_path}/asks_model.py:build")
+
+
+@pytest.mark.parametrize("code", ["", "'no weights'", "3"])
+def test_a_factory_that_ends_the_process_is_an_error(tmp_path: Path, code: str) -> None:
+    """As one does that reads its own arguments, or a program without a guard."""
+    (tmp_path / "ends_model.py").write_text(f"import sys\nsys.exit({code})\n")
+    with pytest.raises(InputError, match=r"(?s)the factory failed.*ends_model\.py, line 2.*SystemExit.*__main__"):
+        build(f"{tmp_path}/ends_model.py:build")
 
 
 def test_an_error_of_the_librarys_own_comes_through(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import click
 
 from amtl_export import __version__
 from amtl_export.cli.lazy import LazyGroup
+from amtl_export.cli.streams import take_any_text
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -70,6 +71,7 @@ def main() -> NoReturn:
     4 the environment lacks something, 5 a service level was missed, 130 interrupted."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    take_any_text()
     importlib.import_module("amtl_export.runtime.session").quiet()  # what fails is said here
     code = run(sys.argv[1:])
     gc.freeze()  # no search for cycles in what the system takes back anyhow: with PyTorch that takes a second

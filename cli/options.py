@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
 from amtl_export.cli.errors import speaking_in_flags
 from amtl_export.cli.outputs import check_outputs
+from amtl_export.cli.streams import result_alone, while_read
 from amtl_export.cli.working import Working, working
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Common:
         seed: of everything drawn.
         overwrite: replace an output folder that this tool made.
         working: shows what the command is doing; None shows nothing.
+        out: where results are printed; None is standard output, as far as there is one.
     """
 
     json_path: str | None
@@ -44,6 +47,7 @@ class Common:
     seed: int
     overwrite: bool
     working: Working | None = None
+    out: TextIO | None = None
 
     @property
     def is_shown(self) -> bool:
@@ -65,7 +69,8 @@ class Common:
         if self.working is not None:
             self.working.stage(None)
         if self.json_path == "-":
-            click.echo(json.dumps(values, indent=2, allow_nan=False))
+            with while_read(self.out):
+                click.echo(json.dumps(values, indent=2, allow_nan=False), self.out)
         elif self.json_path is not None:
             from amtl_export.errors import os_errors
             from amtl_export.files import write_json
@@ -76,15 +81,17 @@ class Common:
             from amtl_export.cli.terminal import Terminal
 
             # A terminal's own width where there is one; a width that cuts no table elsewhere.
-            Terminal(width=None if sys.stdout.isatty() else 140).print(shown())
+            with while_read(sys.stdout):
+                Terminal(width=None if sys.stdout.isatty() else 140).print(shown())
 
     def say(self, *lines: str) -> None:
         """Lines behind a result, for people; none is broken, so that a command in them can be pasted."""
         if self.is_shown:
             from amtl_export.errors import printable
 
-            for line in lines:
-                click.echo(printable(line))
+            with while_read(sys.stdout):
+                for line in lines:
+                    click.echo(printable(line))
 
 
 def common(command: F) -> F:
@@ -96,8 +103,9 @@ def common(command: F) -> F:
     @click.option("--overwrite", is_flag=True, help="Replace an output folder that this tool made.")
     @wraps(command)
     def with_common(*args: Any, json_path: str | None, quiet: bool, seed: int, overwrite: bool, **kwargs: Any) -> Any:
-        with speaking_in_flags(), working(quiet) as shown:
+        alone = result_alone() if json_path == "-" else nullcontext()
+        with speaking_in_flags(), working(quiet) as shown, alone as out:
             check_outputs(click.get_current_context().command.name, kwargs | {"json": json_path})
-            return command(*args, common=Common(json_path, quiet, seed, overwrite, shown), **kwargs)
+            return command(*args, common=Common(json_path, quiet, seed, overwrite, shown, out), **kwargs)
 
     return with_common  # type: ignore[return-value]  # `common` is filled in, the rest stays

@@ -21,3 +21,7 @@ class Terminal(Console):
         """Rich's own control codes stay."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to who prints; rich would end the process."""
+        raise BrokenPipeError

@@ -60,7 +60,7 @@ def command(
     from amtl_export.files import check_source
     from amtl_export.freezing.folder import save_frozen
     from amtl_export.report.compression import compressed
-    from amtl_export.report.plots import check_plot, plot_curve
+    from amtl_export.report.plots import plot_curve
     from amtl_export.report.tables import of_target
     from amtl_export.tables.plan import PlanConfig, target_gives
 
@@ -68,8 +68,6 @@ def command(
         raise click.UsageError("Missing option '--out' (or ask for '--dry-run').")
     if out is not None and not dry_run:
         check_source(source, out, common.overwrite)
-    if plot is not None:
-        check_plot(plot)
     model = compress(
         source, dim_budget=dim_budget, max_auc_drop=max_auc_drop, all_fields=all_fields, dtype=dtype, note=common.note
     )

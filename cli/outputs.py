@@ -15,14 +15,16 @@ _OPEN = ("train", "experiment")
 
 
 def check_outputs(command: str | None, given: Mapping[str, Any]) -> None:
-    """Refuse outputs that would spoil a folder of ours, each other, or what the command reads.
+    """Refuse outputs that would spoil a folder of ours, each other, or what the command reads, or cannot be written.
 
     Args:
         command: its name.
         given: the command's parameters; `json` is where the result goes.
 
     Raises:
-        InputError: an output lies in a folder that this tool made or makes, or two paths are one.
+        EnvironmentLacks: a plot is wanted, and matplotlib is missing.
+        InputError: an output lies in a folder that this tool made or makes, two paths are one, or a file
+            cannot be there.
     """
     from amtl_export.errors import InputError
     from amtl_export.files import real, refuse_inside
@@ -40,14 +42,33 @@ def check_outputs(command: str | None, given: Mapping[str, Any]) -> None:
                 found=f"--{name} and {other if other not in _WRITTEN else f'--{other}'}",
                 fix="choose another file",
             )
-        if name != "out" and given.get("out") and command not in _OPEN and real(given["out"]) in real(path).parents:
+        inside = name != "out" and bool(given.get("out")) and real(given["out"]) in real(path).parents
+        if inside and command not in _OPEN:
             raise InputError(
                 "an output lies in the folder that the command makes",
                 where=path,
                 found=f"--out {given['out']}",
                 fix="choose a path outside of it",
             )
+        if name != "out" and not inside:
+            _check_file(name, path)
         seen[real(path)] = name
+
+
+def _check_file(name: str, path: Path) -> None:
+    """Before the command works for minutes on what it cannot write."""
+    from amtl_export.errors import InputError
+
+    if path.is_dir():
+        raise InputError("an output file is a folder", where=path, found=f"--{name}", fix="choose a file")
+    if not path.absolute().parent.is_dir():
+        raise InputError(
+            "the folder of an output is not there", where=path.parent, found=f"--{name}", fix="make it first"
+        )
+    if name == "plot":
+        from amtl_export.report.plots import check_plot
+
+        check_plot(path)
 
 
 def _read(given: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
@@ -60,4 +81,5 @@ def _read(given: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
                 yield name, one
             elif isinstance(one, str) and name in _READ:
                 yield name, Path(one)
-                yield name, Path(one.rpartition(":")[0])
+                if file := one.rpartition(":")[0]:
+                    yield name, Path(file)

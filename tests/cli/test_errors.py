@@ -470,7 +470,7 @@ def plot_that_is_no_png(p: Place) -> list[object]:
     return ["inspect", p.run, "--plot", p.path / "plot.svg"]
 
 
-@case(2, "writing the JSON result", "nowhere")
+@case(2, "the folder of an output is not there", "nowhere")
 def json_into_no_folder(p: Place) -> list[object]:
     return ["inspect", p.run, "--json", p.path / "nowhere" / "x.json"]
 

@@ -102,3 +102,23 @@ def test_a_run_has_no_checksums(tmp_path: Path) -> None:
     small = ["--data", "synthetic", "--method", "fbe", "--hidden", "4", "--epochs", "1", "--batch-size", "4096", "-q"]
     assert called(["train", *small, "--out", str(tmp_path / "run"), "--json", str(tmp_path / "run" / "m.json")]) == 0
     assert (tmp_path / "run" / "m.json").is_file()
+
+
+UNWRITABLE = {
+    "json in no folder": ("--json absent/found.json", "the folder of an output is not there"),
+    "json on a folder": ("--json .", "an output file is a folder"),
+    "plot in no folder": ("--plot absent/p.png", "the folder of an output is not there"),
+    "plot of another kind": ("--plot p.jpg", "plots are PNG files"),
+}
+
+
+@pytest.mark.parametrize("name", UNWRITABLE)
+@pytest.mark.parametrize("command", ["infer --vs", "server --run"])
+def test_what_cannot_be_written_is_told_before_the_work(
+    name: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words, says = UNWRITABLE[name]
+    assert called(["bench", *command.split(), "nobody", "nothing", *words.split()]) == 2
+    assert says in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from amtl_export.data.named import NAMED, synthetic
+from amtl_export.data.schema_problems import nearest
 from amtl_export.data.source import Source, folder_source
 from amtl_export.errors import InputError
 
@@ -40,9 +41,11 @@ def open_source(data: Path | str, path: Path | str | None = None) -> Source:
         raise InputError(f"path={path} goes with a named source", found=data, allowed=", ".join(NAMED))
     place = Path(data)
     if not place.exists():
+        near = nearest(str(data), [*NAMED, "synthetic"])
         raise InputError(
             "no such data",
             found=data,
             allowed=f"a folder or file with a schema.toml, or {', '.join(NAMED)}, synthetic",
+            fix=f"did you mean {near}?" if near else None,
         )
     return folder_source(place)

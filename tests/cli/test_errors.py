@@ -305,6 +305,11 @@ def no_such_data(p: Place) -> list[object]:
     return p.train()
 
 
+@case(2, "no such data", "did you mean ml-1m?")
+def named_source_written_otherwise(p: Place) -> list[object]:
+    return ["train", "--data", "ml1m", "--out", p.path / "out"]
+
+
 @case(2, "needs --path")
 def named_source_without_path(p: Place) -> list[object]:
     return ["train", "--data", "ml-1m", "--out", p.path / "out"]

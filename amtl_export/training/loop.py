@@ -54,7 +54,7 @@ from amtl_export.training.run import Run, load_run, model_config_for, read_histo
 from amtl_export.training.sharded import build_shared, who_holds
 from amtl_export.training.state import TrainState
 from amtl_export.training.tensors import save_tensors
-from amtl_export.training.warm_start import open_start, warm_start
+from amtl_export.training.warm_start import check_start, open_start, warm_start
 from amtl_export.training.working import BEGUN, DONE, claim, is_done, partial_folder, tidy
 
 #: Changes a new model, given the vocabularies of its fields.
@@ -132,6 +132,8 @@ def _train_in(
     work: Path, config: TrainConfig, observer: TrainObserver, prepare: Prepare | None, resumed: bool, ranks: Ranks
 ) -> None:
     check_seen(work, ranks)
+    if ranks.first and not resumed:
+        check_start(config)
     stage("reading and encoding the rows")
     encoded = _prepare(work, config, observer) if ranks.first and not resumed else None
     ranks.wait()

@@ -55,8 +55,8 @@ class Start:
         return replace(config, ordered=self.model.config.ordered and config.method in _PLAIN)
 
 
-def open_start(config: TrainConfig) -> Start | None:
-    """The start that a configuration asks for; None for a random one.
+def check_start(config: TrainConfig) -> Run | None:
+    """The run that a configuration starts from, before the data is read; None for a random start.
 
     Raises:
         InputError: the folder is no run, or D differs.
@@ -72,6 +72,17 @@ def open_start(config: TrainConfig) -> Start | None:
             allowed=config.dim,
             fix=f"dim={run.model_config.dim}",
         )
+    return run
+
+
+def open_start(config: TrainConfig) -> Start | None:
+    """The start that a configuration asks for; None for a random one.
+
+    Raises:
+        InputError: the folder is no run, or D differs.
+    """
+    if (run := check_start(config)) is None:
+        return None
     theirs = run.model_config.method
     if config.method not in SELECTING or config.warm_order == "as-is":
         return _as_is(run, config.method)

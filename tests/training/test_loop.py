@@ -209,6 +209,20 @@ def test_bad_data_leaves_nothing(tmp_path: Path, tiny_train: Make) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("wrong", ["no run", "another D"])
+def test_a_wrong_start_is_told_before_the_data_is_read(
+    wrong: str, tmp_path: Path, fbe_run: Run, tiny_train: Make
+) -> None:
+    class ReadsNothing(Silent):
+        def rows_read(self, stage: str, rows: int, seconds: float, done: bool) -> None:
+            pytest.fail("rows were read")
+
+    start = tmp_path / "absent" if wrong == "no run" else fbe_run.path
+    config = tiny_train(warm_start=start, dim=12 if wrong == "no run" else 8)
+    with pytest.raises(InputError, match="no such run" if wrong == "no run" else "another D"):
+        train(config, tmp_path / "out" / "run", observer=ReadsNothing())
+
+
 def test_warm_start_takes_rows_by_value_and_hidden_layers(tmp_path: Path, fbe_run: Run, tiny_train: Make) -> None:
     notes: list[str] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import join
 from typing import Any
 
 import click
@@ -47,3 +48,4 @@ def command(bundle: Path, triton: Path, name: str, common: Common, **settings: A
     version = package(bundle, triton, name, PackageConfig(**settings))
     values = {"model": str(version.model), "version": version.version, "path": str(version.path)}
     common.result(values, lambda: packaged(values, settings["backend"]))
+    common.say(join(["tritonserver", f"--model-repository={triton}"]))

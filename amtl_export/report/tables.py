@@ -102,12 +102,9 @@ def _soak(result: Mapping[str, Any]) -> list[str]:
 
 
 def packaged(version: Mapping[str, Any], backend: str) -> RenderableType:
-    """For `package`: where the version is, and how a server is started on it."""
-    repository = Path(version["model"]).parent
-    return Text(
-        f"{version['path']}: version {version['version']} of {Path(version['model']).name}, backend {backend}\n"
-        f"tritonserver --model-repository={repository}"
-    )
+    """For `package`: where the version is."""
+    name = Path(version["model"]).name
+    return Text(f"{version['path']}: version {version['version']} of {name}, backend {backend}")
 
 
 def _layout_and_widths(plan: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """`package`, as a command."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,13 +16,20 @@ def test_versions_one_after_the_other(amtl_here: Command, paged_bundle: Bundle, 
     words = ("package", paged_bundle.path, "--triton", tmp_path / "models", "--name", "ctr")
     shown = amtl_here(*words, "--backend", "python").stdout
     assert "version 1 of ctr, backend python" in shown
-    assert f"tritonserver --model-repository={tmp_path / 'models'}" in shown.replace("\n", "")
+    assert f"tritonserver --model-repository={tmp_path / 'models'}" in shown.splitlines()
     made = json.loads(amtl_here(*words, "--backend", "python", "--json", "-").stdout)
     assert made == {
         "model": str(tmp_path / "models" / "ctr"),
         "version": 2,
         "path": str(tmp_path / "models" / "ctr" / "2"),
     }
+
+
+def test_the_servers_command_can_be_pasted(amtl_here: Command, paged_bundle: Bundle, tmp_path: Path) -> None:
+    """A long path is not broken, and a space is quoted."""
+    repository = tmp_path / "my models" / ("long" * 40)
+    shown = amtl_here("package", paged_bundle.path, "--triton", repository, "--name", "ctr").stdout
+    assert ["tritonserver", f"--model-repository={repository}"] in [shlex.split(line) for line in shown.splitlines()]
 
 
 def test_what_is_refused(amtl_here: Command, paged_bundle: Bundle, tmp_path: Path) -> None:

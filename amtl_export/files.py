@@ -277,7 +277,10 @@ def publish(draft: Path, path: Path, *, overwrite: bool = False) -> None:
         except BaseException:
             old.rename(path)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        if old.is_symlink():  # the link goes, what it names stays
+            old.unlink()
+        else:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _rename(draft: Path, path: Path) -> None:

@@ -47,6 +47,14 @@ def test_a_name_is_only_a_name(run_copy: Path, monkeypatch: pytest.MonkeyPatch, 
     assert len(read_parquet(file, {"id"}, {}).frame.collect())
 
 
+def test_a_link_that_is_replaced_leaves_nothing_behind(frozen: FrozenModel, tmp_path: Path) -> None:
+    amtl_export.save_frozen(frozen, tmp_path / "named")
+    (tmp_path / "link").symlink_to("named")
+    amtl_export.save_frozen(frozen, tmp_path / "link", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "named"]
+    assert not (tmp_path / "link").is_symlink()
+
+
 def test_links_in_a_circle_are_refused(run: Run, frozen: FrozenModel, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.symlink_to("out")

@@ -17,6 +17,7 @@ from amtl_export.compression.report import BasisKind, MetricKind
 from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.scores import torch_auc
+from amtl_export.freezing.swap import passed_over
 from amtl_export.principal.basis import Basis, Matrix, covariance, principal_basis, rows_in, shared_basis
 from amtl_export.principal.dims import Dims
 from amtl_export.scratch import scratch
@@ -64,6 +65,8 @@ class Uncut:
     @cached_property
     def groups(self) -> list[RowGroup]:
         """What is cut; what is not is noted in `left`."""
+        if self.original.data is None and self.original.trained is not None:
+            self.left.update(passed_over(self.original.trained.model))
         readers: dict[Rows, list[FieldRows]] = {}
         for field_rows in self.plain.fields:
             readers.setdefault((field_rows.table, field_rows.offset), []).append(field_rows)

@@ -27,6 +27,9 @@ from amtl_export.models.ordered import OrderedEmbedding
 from amtl_export.models.protocol import Freezable
 from amtl_export.scratch import scratch
 
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+_COMPUTED = "its weight is computed"
+
 #: The attribute of a module that holds its frozen table.
 TABLE = "frozen_table"
 
@@ -110,17 +113,35 @@ def tables_of(module: nn.Module) -> list[Table]:
     return [Table(path, weights[key], tuple(holders[key])) for key, path in first.items()]
 
 
+def passed_over(module: nn.Module) -> dict[str, str]:
+    """Path of each `nn.Embedding` and `nn.EmbeddingBag` that is none of `tables_of` → why, but for our own tables."""
+    kept = {holder.path for table in tables_of(module) for holder in table.holders}
+    return {
+        path: _why_kept(part) or _COMPUTED
+        for path, part in module.named_modules()
+        if isinstance(part, _EMBEDDINGS) and path not in kept and not _is_ours(part)
+    }
+
+
 def _weight(module: nn.Module) -> nn.Parameter | None:
     return module._parameters.get("weight")
 
 
 def _is_table(module: nn.Module) -> bool:
-    if not isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or (
-        isinstance(module, Freezable) and not is_attached(module)
-    ):
-        return False
-    computed = parametrize.is_parametrized(module, "weight") or _weight(module) is None
-    return not computed and module.max_norm is None and getattr(module, "mode", "") != "max"
+    return isinstance(module, _EMBEDDINGS) and not _is_ours(module) and not _why_kept(module)
+
+
+def _is_ours(module: nn.Module) -> bool:
+    return isinstance(module, Freezable) and not is_attached(module)
+
+
+def _why_kept(module: nn.Embedding | nn.EmbeddingBag) -> str:
+    """Why an embedding stays what it is; empty if its weight is a table."""
+    if parametrize.is_parametrized(module, "weight") or _weight(module) is None:
+        return _COMPUTED
+    if module.max_norm is not None:
+        return "max_norm rewrites its rows as they are read"
+    return "a bag of mode max compares numbers of rows" if getattr(module, "mode", "") == "max" else ""
 
 
 def frozen_tables(module: nn.Module) -> dict[str, FrozenEmbedding]:

@@ -15,8 +15,8 @@ from onnxscript.function_libs.torch_lib import ops, registration  # noqa: F401 -
 from onnxscript.rewriter.rules.common import _no_op as no_op
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-#: They talk about absent torchvision, shared axis names, and attributes of the exporter's own operators.
-_TALKING = ("torch.onnx._internal.exporter._registration", "onnx_ir._convenience")
+#: They talk about absent torchvision, shared axis names, the exporter's own operators, and what they do not optimize.
+_TALKING = ("torch.onnx._internal.exporter._registration", "onnx_ir", "onnxscript")
 
 #: What tables were made of → the table.
 _TABLES: dict[Hashable, ONNXRegistry] = {}

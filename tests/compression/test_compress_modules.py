@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,31 @@ def test_requests_that_are_not_one_score_each(module: type[nn.Module], tmp_path:
     assert report_of(model)["auc_valid_before"] is None
     assert {own["metric"] for own in report_of(model)["fields"].values()} == {"gradients"}
     assert validate(export(model, tmp_path / "bundle").path, model).problems == []
+
+
+class PassedOver(Pair):
+    """Embeddings that stay what they are, beside two that are cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loud = nn.Embedding(V, D, max_norm=1.0)
+        self.top = nn.EmbeddingBag(V, D, mode="max")
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Embedding(V, D))
+
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        others: Tensor = self.loud(user) + self.top(item[:, None]) + self.normed(user)
+        return super().forward(user, item) + others.sum(dim=1)
+
+
+def test_embeddings_that_stay_what_they_are_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    report = report_of(compress(freeze(PassedOver().eval(), example=requests()), dim_budget=0.5))
+    assert set(report["fields"]) == {"user", "item"}
+    assert report["left"] == {
+        "loud": "max_norm rewrites its rows as they are read",
+        "top": "a bag of mode max compares numbers of rows",
+        "normed": "its weight is computed",
+    }
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def replace_labels(frozen: FrozenModel, like: FrozenModel) -> FrozenModel:

@@ -109,18 +109,42 @@ def _regex(pattern: str) -> re.Pattern[str]:
         raise InputError("a pattern cannot be read", found=pattern, allowed="* ? [abc] and **") from None
 
 
+def is_data(name: str, schema: Schema) -> bool:
+    """Whether a file of a folder, called so there with "/", would be read as data."""
+    partitions = all(map(_key, name.split("/")[:-1]))
+    return _fits_pattern(name, _patterns(schema)) or (
+        not schema.files.pattern and partitions and _fits_suffix(name, _suffixes(schema))
+    )
+
+
+def _patterns(schema: Schema) -> list[str]:
+    if schema.files.pattern:
+        return [schema.files.pattern]
+    rule = schema.split
+    return [pattern for split in rule.patterns for pattern in split] if isinstance(rule, FilesSplit) else []
+
+
+def _suffixes(schema: Schema) -> set[str]:
+    wanted = schema.files.format
+    suffixes = {suffix for suffix, kind in SUFFIXES.items() if wanted in (None, kind)}
+    return suffixes | ({".txt"} if wanted in ("libsvm", "libffm") else set())
+
+
+def _fits_pattern(name: str, patterns: Iterable[str]) -> bool:
+    return any(matches(name, pattern) and _is_named(name, pattern) for pattern in patterns)
+
+
+def _fits_suffix(name: str, suffixes: set[str]) -> bool:
+    return _suffix(name) in suffixes and _is_named(name, "")
+
+
 def _names(folder: Path, schema: Schema) -> list[str]:
-    files = schema.files
-    patterns = [files.pattern] if files.pattern else []
-    if not patterns and isinstance(schema.split, FilesSplit):
-        patterns = [pattern for split in schema.split.patterns for pattern in split]
-    suffixes = {suffix for suffix, kind in SUFFIXES.items() if files.format in (None, kind)}
-    suffixes |= {".txt"} if files.format in ("libsvm", "libffm") else set()
+    patterns, suffixes = _patterns(schema), _suffixes(schema)
     with os_errors("listing the data", folder):
         everything = list(_walk(folder, folder)) if patterns else []
-        plain = [] if files.pattern else list(_walk(folder, folder, partitions=True))
-    named = [name for name in everything if any(matches(name, p) and _is_named(name, p) for p in patterns)]
-    plain = [name for name in plain if _suffix(name) in suffixes and _is_named(name, "")]
+        plain = [] if schema.files.pattern else list(_walk(folder, folder, partitions=True))
+    named = [name for name in everything if _fits_pattern(name, patterns)]
+    plain = [name for name in plain if _fits_suffix(name, suffixes)]
     found = sorted({*named, *plain}, key=lambda name: PurePosixPath(name).parts)
     beside = {real(folder / join.file) for join in schema.joins}
     found = [name for name in found if name != "schema.toml" and real(folder / name) not in beside]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from amtl_export.data.folder import NOTHING_FITS, SUFFIXES
+from amtl_export.data.folder import NOTHING_FITS, SUFFIXES, is_data
 from amtl_export.data.schema import FilesSplit, RandomSplit, Schema
 from amtl_export.data.source import Files
 from amtl_export.data.text_files import PACKED
@@ -47,7 +47,7 @@ def files_to_score(data: Path, schema: Schema, kept: tuple[str, ...], note: Call
 
 
 def refuse_read(out: Path, work: Path, data: Path, files: Files) -> None:
-    """Refuse a result that would replace what is read, and unfinished work that is read itself.
+    """Refuse a result that would replace what is read or be read itself next time, and unfinished work that is read.
 
     Args:
         out: the result.
@@ -62,6 +62,10 @@ def refuse_read(out: Path, work: Path, data: Path, files: Files) -> None:
     read = {real(file.path) for file in files.files} | {real(folder / join.file) for join in files.schema.joins}
     if real(out) in read:
         raise InputError("the output file is one of those that are read", where=out, fix="choose another file")
+    inside = real(out).relative_to(real(data)) if real(out).is_relative_to(real(data)) else None
+    if inside is not None and is_data(inside.as_posix(), files.schema):
+        fix = "choose one outside of the data's folder"
+        raise InputError("the next call would read the output file as data", where=out, fix=fix)
     if any(path.is_relative_to(real(work)) for path in read):
         fix = "remove it, and choose an output file outside of the data's folder"
         raise InputError("unfinished work is among the files that are read", where=work, fix=fix)

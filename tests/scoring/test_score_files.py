@@ -147,6 +147,30 @@ def test_scores_do_not_replace_what_they_are_of(bundle: Path, lake: Path) -> Non
     assert not list(lake.parent.glob("**/*.partial"))
 
 
+@pytest.mark.parametrize(
+    ("data", "out", "is_read"),
+    [("lake", "s.parquet", True), ("lake", "deep/s.parquet", False), ("rows", "s.csv", True), ("rows", "s.pq", False)],
+)
+def test_scores_do_not_become_data(
+    data: str, out: str, is_read: bool, bundle: Path, lake: Path, tmp_path: Path
+) -> None:
+    """Of a folder that is read by the bundle's pattern, and of one that is read by suffix."""
+    place = {"lake": lake, "rows": tmp_path / "rows"}[data]
+    if data == "rows":
+        place.mkdir()
+        frame(9).write_csv(place / "rows.csv")
+    (place / out).parent.mkdir(exist_ok=True)
+    before = sorted(place.rglob("*"))
+    if is_read:
+        with pytest.raises(InputError, match="the next call would read the output file as data"):
+            score(bundle, place, place / out)
+        assert sorted(place.rglob("*")) == before
+        return
+    for _ in range(2):
+        report = score(bundle, place, place / out, overwrite=True)
+        assert report.rows == (9 if data == "rows" else sum(len(pl.read_parquet(f)) for f in lake.glob("*.parquet")))
+
+
 def test_unfinished_work_is_no_data(bundle: Path, tmp_path: Path) -> None:
     part = tmp_path / "s.parquet.partial" / "000000"
     part.mkdir(parents=True)

@@ -104,7 +104,13 @@ def from_os_error(error: OSError, doing: str, path: Path | str | None = None) ->
             found=error.strerror,
             fix="choose a folder you may write",
         )
-    return InputError(f"could not finish {doing}", where=where, found=error.strerror or str(error))
+    in_the_way = error.errno in (errno.EEXIST, errno.ENOTDIR)
+    return InputError(
+        f"could not finish {doing}",
+        where=where,
+        found=error.strerror or str(error),
+        fix="a file stands where a folder is needed: choose another path, or move it" if in_the_way else None,
+    )
 
 
 def memory_error(error: Exception) -> EnvironmentLacks | None:

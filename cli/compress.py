@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from amtl_export.cli.options import Common, common
-from amtl_export.cli.types import FOLDER, SOURCE, Choice
+from amtl_export.cli.types import FOLDER, SOURCE, Choice, as_argument
 
 
 @click.command("compress")
@@ -59,8 +59,9 @@ def command(
     from amtl_export.compression.compress import compress
     from amtl_export.files import check_source
     from amtl_export.freezing.folder import save_frozen
+    from amtl_export.freezing.frozen import freeze
     from amtl_export.report.compression import compressed
-    from amtl_export.report.plots import plot_curve
+    from amtl_export.report.plots import check_curve, plot_curve
     from amtl_export.report.tables import of_target
     from amtl_export.tables.plan import PlanConfig, target_gives
 
@@ -68,8 +69,11 @@ def command(
         raise click.UsageError("Missing option '--out' (or ask for '--dry-run').")
     if out is not None and not dry_run:
         check_source(source, out, common.overwrite)
+    frozen = freeze(source)
+    if plot is not None:
+        check_curve(frozen.labelled is not None)
     model = compress(
-        source, dim_budget=dim_budget, max_auc_drop=max_auc_drop, all_fields=all_fields, dtype=dtype, note=common.note
+        frozen, dim_budget=dim_budget, max_auc_drop=max_auc_drop, all_fields=all_fields, dtype=dtype, note=common.note
     )
     assert model.compressed is not None
     report = model.compressed.report
@@ -80,6 +84,6 @@ def command(
     common.result(report, lambda: compressed(report))
     if out is not None and not dry_run and common.is_shown:
         portable, native = (of_target(target_gives(model, PlanConfig(), own)) for own in ("portable", "native"))
-        export = f"  {join(['amtl-export', 'export', str(out), '--out', 'BUNDLE'])}"
+        export = f"  {join(['amtl-export', 'export', as_argument(out), '--out', 'BUNDLE'])}"
         common.say("Next, export it:", export, f"    for any ONNX Runtime: {portable}")
         common.say(f"{export} --target native", f"    where the native operators are registered: {native}")

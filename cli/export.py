@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from amtl_export.cli.options import Common, common
-from amtl_export.cli.types import FOLDER, SOURCE, Choice, TextList
+from amtl_export.cli.types import FOLDER, SOURCE, Choice, TextList, as_argument
 
 
 @click.command("export")
@@ -100,8 +100,8 @@ def command(
     report = bundle.report()
     other = target_gives(frozen, config, "portable" if config.target == "native" else "native")
     common.result(report | {"other_target": other}, lambda: bundle_report(report, str(out)))
-    validate = ["amtl-export", "validate", str(out), "--run", source]
-    package = ["amtl-export", "package", str(out), "--triton", "repository", "--name", "NAME"]
+    validate = ["amtl-export", "validate", as_argument(out), "--run", source]
+    package = ["amtl-export", "package", as_argument(out), "--triton", "repository", "--name", "NAME"]
     needs = ", where the native operators are registered" if other["target"] == "native" else ", on any ONNX Runtime"
     would = f"--target {other['target']} would give {of_target(other)}{'' if other['problem'] else needs}"
     common.say(would, "Next, prove it and package it:", f"  {join(validate)}", f"  {join(package)}")

@@ -50,6 +50,13 @@ def check_outputs(command: str | None, given: Mapping[str, Any]) -> None:
                 found=f"--out {given['out']}",
                 fix="choose a path outside of it",
             )
+        if file := next((parent for parent in path.parents if parent.is_file()), None):
+            raise InputError(
+                "a file stands where a folder is needed",
+                where=file,
+                found=f"--{name} {path}",
+                fix="choose another path, or move the file",
+            )
         if name != "out" and not inside:
             _check_file(name, path)
         seen[real(path)] = name

@@ -22,6 +22,11 @@ FOLDER = click.Path(path_type=Path)
 THREADS = click.IntRange(1, 4096)  # libraries do not survive more
 
 
+def as_argument(path: Path | str) -> str:
+    """A path as a command takes it; without "./", one that begins with "-" would be a flag."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
 class _PathLike(Words):
     """A text that is most often a path: the shell completes it as one."""
 

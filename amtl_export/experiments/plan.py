@@ -81,12 +81,29 @@ class Base:
     Attributes:
         cold: of arms that start at random.
         warm: of arms that start from a run.
-        budgets: mean dims as parts of D, for the arms that are held to one.
+        given: mean dims as parts of D, for the arms that are held to one.
     """
 
     cold: TrainConfig
     warm: TrainConfig
-    budgets: tuple[float, ...]
+    given: tuple[float, ...]
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """Mean dims as parts of D.
+
+        Raises:
+            InputError: less than one dim.
+        """
+        least = 1 / self.cold.dim
+        if too_small := [ratio for ratio in self.given if ratio < least]:
+            raise InputError(
+                f"experiment: a budget of less than one dim of {self.cold.dim}",
+                found=too_small[0],
+                allowed=f"{least:.3g} to 1",
+                fix="budgets='R,R,…', or a larger dim",
+            )
+        return self.given
 
     def arm(self, name: str, *, warm_from: str | None = None, grid: str | None = None, **changes: Any) -> Arm:
         """An arm; a place for its warm start is filled in when it is trained."""

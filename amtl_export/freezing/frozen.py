@@ -275,6 +275,12 @@ def _opened(source: str) -> FrozenModel:
     if is_factory(source) and not Path(source).exists():
         return replace(of_module(build(source), source, shared=True), source=absolute(source))
     path = Path(source)
+    if path.suffix == ".py" and not path.is_dir():
+        raise InputError(
+            "the name of the function that gives the model is missing",
+            where=source,
+            fix=f"{source}:FUNCTION, such as {source}:build",
+        )
     if (path / "signature.json").is_file():
         raise InputError(
             "a bundle is no source: it is what a model was exported to",

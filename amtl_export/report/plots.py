@@ -119,6 +119,16 @@ def plot_inference(result: Mapping[str, Any], path: Path) -> None:
     save_figure(figure, path)
 
 
+def check_curve(labelled: bool) -> None:
+    """Refuse a curve of a model without AUC.
+
+    Raises:
+        InputError: it has no labelled examples.
+    """
+    if not labelled:
+        raise InputError("nothing to plot", found="no labelled examples", fix="Source(…, batches=…)")
+
+
 def plot_curve(report: Mapping[str, Any], path: Path) -> None:
     """Valid AUC against the bytes of the tables, of the cuts that `compress` tried; the chosen one is marked.
 
@@ -131,8 +141,7 @@ def plot_curve(report: Mapping[str, Any], path: Path) -> None:
         InputError: the model has no labelled examples, or the file is not a .png.
     """
     points = [own for own in report["curve"] if own["auc_valid"] is not None]
-    if not points:
-        raise InputError("nothing to plot", found="no labelled examples", fix="Source(…, batches=…)")
+    check_curve(bool(points))
     figure, (axes,) = new_figure(1)
     axes.plot([p["bytes"] for p in points], [p["auc_valid"] for p in points], marker="o", label="cuts")
     chosen = next(p for p in points if p["chosen"])

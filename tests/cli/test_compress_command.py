@@ -76,12 +76,12 @@ def test_it_ends_with_what_each_target_would_give(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main.run(["compress", str(run.path), "--out", "small", "--dim-budget", "0.3"]) == 0
+    assert main.run(["compress", str(run.path), "--out", "./-small", "--dim-budget", "0.3"]) == 0
     said = capsys.readouterr().out.splitlines()[-5:]
-    assert said[1::2] == [f"  amtl-export export small --out BUNDLE{more}" for more in ("", " --target native")]
+    assert said[1::2] == [f"  amtl-export export ./-small --out BUNDLE{more}" for more in ("", " --target native")]
     lines: dict[Target, str] = {"portable": said[2], "native": said[4]}
     for target, line in lines.items():
-        made = export("small", target, ExportConfig(target=target)).report()
+        made = export("-small", target, ExportConfig(target=target)).report()
         assert f"layout {made['layout']}, {made['dtype']}, table {size(made['bytes_table'])} (" in line
 
 
@@ -112,6 +112,18 @@ def test_what_is_asked_wrongly(here: Here, run: Run, words: tuple[str, ...], say
     assert says in error
     assert "Traceback" not in error
     assert names(Path()) == []
+
+
+def test_a_curve_without_labels(here: Here) -> None:
+    Path("model.py").write_text(
+        "import torch\nfrom torch import nn\n\ndef build():\n    return nn.Embedding(9, 4), torch.arange(9)\n"
+    )
+    code, error = here("compress", "model.py:build", "--out", "small", "--dim-budget", "0.5", "--plot", "curve.png")
+    assert (code, "no labelled examples" in error) == (2, True), error
+    assert "cut" not in error  # it is told before the work
+    code, error = here("compress", "model.py", "--out", "small")
+    assert (code, "fix: model.py:FUNCTION, such as model.py:build" in error) == (2, True), error
+    assert names(Path()) == ["model.py"]
 
 
 def test_without_a_place_to_write(here: Here, run: Run) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from amtl_export.cli.main import run as called
-from amtl_export.files import checksum_mismatches
+from amtl_export.errors import InputError
+from amtl_export.files import atomic_folder, checksum_mismatches
 
 Words = Callable[[Path], list[object]]
 
@@ -109,6 +110,7 @@ UNWRITABLE = {
     "json on a folder": ("--json .", "an output file is a folder"),
     "plot in no folder": ("--plot absent/p.png", "the folder of an output is not there"),
     "plot of another kind": ("--plot p.jpg", "plots are PNG files"),
+    "a file in the way": ("--json file/deep/found.json", "a file stands where a folder is needed"),
 }
 
 
@@ -118,7 +120,22 @@ def test_what_cannot_be_written_is_told_before_the_work(
     name: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     words, says = UNWRITABLE[name]
     assert called(["bench", *command.split(), "nobody", "nothing", *words.split()]) == 2
     assert says in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_a_folder_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of every command, before it reads anything; and of Python."""
+    (tmp_path / "file").touch()
+    for words in (["train", "--data", "nothing"], ["export", "nobody"], ["experiment", "table1", "--data", "nothing"]):
+        assert called([*words, "--out", str(tmp_path / "file" / "out")]) == 2
+        assert f"where: {tmp_path / 'file'}" in capsys.readouterr().err
+    with (
+        pytest.raises(InputError, match="fix: a file stands where a folder is needed"),
+        atomic_folder(tmp_path / "file" / "out"),
+    ):
+        pass
+    assert (tmp_path / "file").is_file()

@@ -43,6 +43,8 @@ def test_arms_of_one_name_are_one_training_in_all_the_papers_tables(tiny_train: 
 def test_unknown_experiments_are_named(tiny_train: Make) -> None:
     with pytest.raises(InputError, match="'table9'"):
         make_plan("table9", tiny_train(), ())
+    with pytest.raises(InputError, match=r"(?s)less than one dim of 12.*0\.083.*fix: budgets="):
+        make_plan("pareto", tiny_train(), (0.3, 0.05))
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ BUNDLES = {
     "native": ("--target", "native", "--dtype", "int8", "--layer-dtype", "int8"),
 }
 
-_BAR = 30
+_BAR = 10
 
 
 class Demo:
@@ -84,7 +84,7 @@ def main(out: Path, data: str, json_path: Path | None) -> None:
     demo.step("what is in one", "inspect", "portable")
     (out / "result.json").unlink()
     seconds = time.perf_counter() - started
-    _summarise(run, compressed, bundles, seconds)
+    _summarise(run, compressed, bundles, seconds, out)
     if json_path:
         where = {"date": today(), "machine": describe_machine(), "seconds": seconds}
         write_json(json_path, where | {"run": run, "compressed": compressed, "bundles": bundles})
@@ -101,42 +101,43 @@ def _bundle(demo: Demo, name: str) -> dict[str, Any]:
     return {"report": report, "verdict": verdict, "cases": timed["cases"], "threads": timed["threads"]}
 
 
-def _summarise(run: Any, compressed: Any, bundles: dict[str, Any], seconds: float) -> None:
-    any_verdict = next(iter(bundles.values()))["verdict"]
-    rows = [
-        ("test AUC of the trained model", f"{run['auc_test']:.4f}"),
-        *((f"test AUC of the {name} bundle", f"{own['verdict']['auc_onnx']:.4f}") for name, own in bundles.items()),
-        ("mean dims", f"{compressed['avg_dim_ratio']:.2f} D"),
-        (
-            "rows equal to PyTorch's, bit for bit",
-            f"{any_verdict['rows_bit_equal']:,} of {any_verdict['rows_checked']:,}",
-        ),
-        ("out-of-range ids answered", f"{any_verdict['hostile_ids_checked']:,}"),
-        ("verdict", ", ".join(own["verdict"]["verdict"] for own in bundles.values())),
-        ("the whole demo", f"{seconds:.0f} s"),
-    ]
+def _summarise(run: Any, compressed: Any, bundles: dict[str, Any], seconds: float, out: Path) -> None:
+    """In ten lines, what was won."""
+    cases = {name: _p50s(own) for name, own in bundles.items()}
+    first = next(iter(bundles.values()))
+    dense = first["report"]["bytes_dense"]
+    rows = [["dense", _bar(1, size(dense)), *(_bar(1, "") for _ in BATCHES), f"{run['auc_test']:.4f}"]]
+    for name, own in bundles.items():
+        ratio = own["report"]["bytes_ratio"]
+        times = (_bar(ours / theirs, f"{ours / theirs:.2f}") for ours, theirs in cases[name].values())
+        bytes_table = f"{size(own['report']['bytes_table'])}, {ratio:.2f}"
+        rows.append([name, _bar(ratio, bytes_table), *times, f"{own['verdict']['auc_onnx']:.4f}"])
+    verdicts = [own["verdict"] for own in bundles.values()]
+    passed = ", ".join(f"{name} {own['verdict']['verdict']}" for name, own in bundles.items())
+    headers = ["", "tables", *(f"p50 of {batch:,}" for batch in BATCHES), "test AUC"]
     console = Console(highlight=False, width=120)
     click.echo()
-    console.print(table("What was measured", ("", ""), rows))
-    console.print(table("Against ONNX dense", ("", "", ""), list(_bars(bundles))))
+    console.print(table("What was won", headers, rows, left=len(headers)))
+    for line in (
+        f"proven: {passed}; {sum(own['rows_bit_equal'] for own in verdicts):,} of "
+        f"{sum(own['rows_checked'] for own in verdicts):,} rows equal PyTorch's bit for bit",
+        f"answered: {sum(own['hostile_ids_checked'] for own in verdicts):,} ids outside of their tables",
+        f"trained: once; mean dims are {compressed['avg_dim_ratio']:.2f} D by principal order alone",
+        f"timed: {first['threads']} thread, {first['cases'][0]['ids']} ids, as parts of ONNX dense in the same run",
+        f"made in {seconds:.0f} s, in {out}: compress.png shows AUC against bytes",
+    ):
+        click.echo(line)
 
 
-def _bars(bundles: dict[str, Any]) -> Any:
-    """Bytes and p50 as parts of the dense model's, each with its bar."""
-    dense = next(iter(bundles.values()))["report"]["bytes_dense"]
-    yield "table bytes", f"dense {size(dense)}", "█" * _BAR
-    for name, own in bundles.items():
-        yield "", f"{name} {size(own['report']['bytes_table'])}", _bar(own["report"]["bytes_ratio"])
-    for batch in BATCHES:
-        yield f"p50, batch {batch}", "dense", "█" * _BAR
-        for name, own in bundles.items():
-            p50 = {c["subject"]: c["p50_us"] for c in own["cases"] if c["batch"] == batch}
-            ours = p50[f"onnx-{own['report']['layout']}".replace("dense", "narrow")]
-            yield "", f"{name} {ours:,.0f} µs", _bar(ours / p50["onnx-dense"])
+def _p50s(own: dict[str, Any]) -> dict[int, tuple[float, float]]:
+    """Batch → p50 of a bundle and of ONNX dense beside it, in µs."""
+    subject = f"onnx-{own['report']['layout']}".replace("dense", "narrow")
+    p50 = {(case["batch"], case["subject"]): case["p50_us"] for case in own["cases"]}
+    return {batch: (p50[batch, subject], p50[batch, "onnx-dense"]) for batch in BATCHES}
 
 
-def _bar(ratio: float) -> str:
-    return "█" * max(1, round(ratio * _BAR)) + f" {ratio:.2f}"
+def _bar(ratio: float, says: str) -> str:
+    return f"{'█' * max(1, round(ratio * _BAR))} {says}"
 
 
 if __name__ == "__main__":

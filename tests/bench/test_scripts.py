@@ -26,9 +26,11 @@ def script(name: str, *words: object) -> str:
 
 def test_the_demo(tmp_path: Path) -> None:
     shown = script("demo.py", "--out", tmp_path / "demo", "--data", "synthetic:rows=4000,values=60")
-    summary = shown.split("What was measured")[1]
-    assert "pass" in summary
-    assert "p50, batch 1024" in summary
+    summary = ["What was won", *shown.split("What was won")[1].strip().splitlines()]
+    assert len(summary) == 10
+    assert max(map(len, summary)) <= 120
+    assert [line.split()[0] for line in summary[2:5]] == ["dense", "portable", "native"]
+    assert summary[5].startswith("proven: portable pass, native pass")
 
 
 def test_steps_of_training(tmp_path: Path) -> None:

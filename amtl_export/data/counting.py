@@ -10,7 +10,7 @@ import polars as pl
 
 from amtl_export.data.gathered import Gathered, frame_bytes
 from amtl_export.data.spill import Spill
-from amtl_export.data.value_index import ValueIndex
+from amtl_export.data.value_index import ValueIndex, hash_order
 from amtl_export.data.vocabulary import FIRST_VALUE, OOV, ValueType, Vocabulary
 from amtl_export.errors import InputError
 
@@ -30,13 +30,21 @@ class ValueCounter:
     """Counts values chunk by chunk, holding one row per distinct value that is not spilled.
 
     Where they are many, values that are known are looked up; new ones wait until their rows are as many.
+
+    Args:
+        field: for errors.
+        type: of the values.
+        padded: whether the vocabulary ends with a padding id.
+        compared: False may take texts of one 64-bit hash for one, which costs less. A vocabulary made so stands only if
+            each counted value is looked up in it, and its `index.met` stays False.
     """
 
     #: Rows of new values that wait at least; and the fewest values that are cheaper to look up than to count anew.
     _WAITING, _MANY = 1 << 18, 1 << 15
 
-    def __init__(self, field: str, type: ValueType, *, padded: bool = False) -> None:
+    def __init__(self, field: str, type: ValueType, *, padded: bool = False, compared: bool = True) -> None:
         self._field = field
+        self._compared = compared
         self._padded = padded
         self._missing = 0
         self._dtype = _DTYPES[type]
@@ -63,9 +71,8 @@ class ValueCounter:
         self._missing += values.null_count()
         values = values.drop_nulls().alias("value")
         if len(self._counts):
-            at = self._known.positions(values)
-            np.add.at(self._counts, at[at >= 0], 1)
-            values = values.filter(pl.Series(at < 0))
+            at, values = self._known.known_and_new(values, self._compared)
+            np.add.at(self._counts, at, 1)
         self._new.add(_side_by_side(values.value_counts(name="count").cast({"count": pl.Int64})))
         if self._new.rows > max(self._WAITING, len(self._counts)) and (
             len(self._counts) or len(self._new.whole()) > self._MANY
@@ -75,9 +82,10 @@ class ValueCounter:
     def _learn(self) -> None:
         """Know the new values too."""
         new = self._new.whole()
-        known = _side_by_side(pl.concat([self._known.values.to_frame("value"), new.select("value")]))
-        self._known = ValueIndex(known["value"])
-        self._counts = np.concatenate([self._counts, new["count"].to_numpy()])
+        known = pl.concat([self._known.values.alias("value"), new["value"]])
+        order = hash_order(known)
+        self._known = ValueIndex(_side_by_side(known.gather(order).to_frame())["value"])
+        self._counts = np.concatenate([self._counts, new["count"].to_numpy()])[order]
         self._new = self._gathered()
 
     def _counted(self) -> pl.DataFrame:
@@ -147,7 +155,7 @@ class ValueCounter:
         read_as = OOV
         if unknown is not None:
             read_as = FIRST_VALUE + int(index.positions(pl.Series([unknown], dtype=index.values.dtype))[0])
-        if read_as < FIRST_VALUE and unknown is not None:
+        if read_as < FIRST_VALUE and unknown is not None and not index.met:
             raise InputError(
                 f"field {counters[0]._field}: unknown values cannot be read as {unknown!r}",
                 found=f"training has it fewer than {min_count} times",

@@ -120,15 +120,35 @@ def encode(
         InputError: bad values, an empty split, or a split with one class only.
         EnvironmentLacks: no room in the folder.
     """
+    encoded = partial(_encoded, source, folder, seed, limit_rows, pace, counted_bytes)
+    if (found := encoded(compared=False)) is None:  # by chance in one of 10^7 data sets of a million texts, or made so
+        found = encoded(compared=True)
+    assert found is not None
+    return found
+
+
+def _encoded(
+    source: Source,
+    folder: Path,
+    seed: int,
+    limit_rows: int | None,
+    pace: Pace,
+    counted_bytes: int,
+    *,
+    compared: bool,
+) -> Encoded | None:
+    """As `encode`; None if texts that were not compared may have been counted together."""
     with Spill(folder) as spill:
         counted = paced(read_rows(source, seed, limit_rows), "counted", pace)
-        summary = _count(counted, source.schema, partial(keep_within, counted_bytes, spill=spill))
+        summary = _count(counted, source.schema, compared, partial(keep_within, counted_bytes, spill=spill))
     _check_splits(summary, source)
     sample = RawSample.drawn(summary.rows[2], seed)
     chunks = paced(read_rows(source, seed, limit_rows), "encoded", pace)
     _write(chunks, source.schema, summary, folder, sample)
     for vocabulary in summary.vocabularies.values():
         vocabulary.index.forget()
+    if not compared and any(vocabulary.index.met for vocabulary in summary.vocabularies.values()):
+        return None
     sample.write(folder)
     write_json(folder / "stats.json", {name: asdict(stats) for name, stats in summary.stats.items()})
     if source.schema.joins:
@@ -198,10 +218,17 @@ class _Summary:
     unmatched: list[int]
 
 
-def _count(chunks: Iterator[Chunk], schema: Schema, bound: Callable[[Collection[ValueCounter]], None]) -> _Summary:
+def _count(
+    chunks: Iterator[Chunk], schema: Schema, compared: bool, bound: Callable[[Collection[ValueCounter]], None]
+) -> _Summary:
     listed, specs = {f.of for f in schema.sequences}, normalisations(schema)
     counters = {
-        f.name: ValueCounter(f.name, specs[f.name].vocabulary_type, padded=f.kind == "multi-valued" or f.name in listed)
+        f.name: ValueCounter(
+            f.name,
+            specs[f.name].vocabulary_type,
+            padded=f.kind == "multi-valued" or f.name in listed,
+            compared=compared,
+        )
         for f in schema.embedded
         if f.of is None
     }

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amtl_export.data import stream as stream_module
+from amtl_export.data import value_index as index_module
 from amtl_export.data.catalog import open_source
 from amtl_export.data.counting import ValueCounter
 from amtl_export.data.describe import describe
@@ -310,3 +311,34 @@ def test_padding_fills_the_right_and_keeps_order(lists: list[list[str]]) -> None
     for row, values in zip(ids.tolist(), lists, strict=True):
         own = [known[v] for v in values] or [MISSING]
         assert row == own + [vocabulary.padding] * (5 - len(own))
+
+
+@pytest.mark.parametrize("kind", ["categorical", "multi-valued"])
+@pytest.mark.parametrize("limit", [1 << 29, 1 << 17], ids=["in memory", "spilled"])
+def test_texts_of_one_hash_are_counted_apart(
+    kind: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashes of 64 bits that differ in 10 of them alone."""
+    hashes = index_module._hashes
+    monkeypatch.setattr(index_module, "_hashes", lambda values: hashes(values) | np.uint64((1 << 54) - 1))
+    monkeypatch.setattr(ValueCounter, "_WAITING", 64)
+    monkeypatch.setattr(ValueCounter, "_MANY", 64)
+    monkeypatch.setattr(stream_module, "CHUNK_ROWS", 500)
+    numbers = np.random.default_rng(0).zipf(1.2, 6000) % 3000
+    values = pl.Series([f"v{number}" for number in numbers])
+    part = ["train"] * 4000 + ["valid"] * 1000 + ["test"] * 1000
+    frame = pl.DataFrame({"v": values, "part": part, "clicked": numbers % 2})
+    schema = 'label = "clicked"\n[split]\nrule = "column"\ncolumn = "part"\n[[field]]\nname = "v"\nmin_count = 2\n'
+    place = tmp_path / "data"
+    place.mkdir()
+    (place / "schema.toml").write_text(f'{schema}kind = "{kind}"\n')
+    frame.write_csv(place / "rows.csv")
+    encoded = encode(open_source(str(place)), tmp_path / "out", seed=0, counted_bytes=limit)
+    counts = values.head(4000).value_counts().filter(pl.col("count") >= 2).sort(["count", ""], descending=[True, False])
+    vocabulary = encoded.vocabularies["v"]
+    assert vocabulary.values.to_list() == counts[""].to_list()
+    assert vocabulary.counts[2 : 2 + len(counts)].tolist() == counts["count"].to_list()
+    ids = {value: number for number, value in enumerate(counts[""], 2)}
+    rows = encoded.rows["train"]
+    stored = rows.ids[:, 0] if kind == "categorical" else rows.multi["v"][:, 0]
+    assert stored.tolist() == [ids.get(value, 0) for value in values.head(4000)]

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from amtl_export.cli.types import FOLDER, Choice, IntList, RatioList, TextList
+from amtl_export.cli.types import DATA, FOLDER, Choice, IntList, RatioList, TextList
 from amtl_export.models.config import BACKBONE_NAMES, SelectionConfig
 from amtl_export.training.config import TABLE_OPTIMIZERS, TrainConfig
 
@@ -34,6 +34,7 @@ def data_options(command: F) -> F:
         click.option("--path", type=FOLDER, metavar="DIR", help="Folder with a named source's files."),
         click.option(
             "--data",
+            type=DATA,
             required=True,
             metavar="NAME|FOLDER",
             help="ml-1m, ml-100k, ijcai18, taobao, taobao-history, criteo, synthetic[:rows=N,values=V,…], "

@@ -39,6 +39,8 @@ class _PathLike(Words):
 
 #: A trained model: a run's folder, a frozen one's, or `my_model.py:build`.
 SOURCE = _PathLike()
+#: Rows to train on: a named source, or a folder or file with a schema.
+DATA = _PathLike()
 
 
 class Choice(click.Choice):  # type: ignore[type-arg]  # before 8.4, it takes no subscript

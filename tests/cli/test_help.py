@@ -159,7 +159,9 @@ def test_a_shell_completes(words: str, begun: str, offered: list[str]) -> None:
     assert [item.value for item in completed] == offered
 
 
-@pytest.mark.parametrize("words", ["export", "inspect", "validate b --run", "freeze x --out", "score b --data"])
+@pytest.mark.parametrize(
+    "words", ["export", "inspect", "validate b --run", "freeze x --out", "score b --data", "train --data"]
+)
 def test_a_shell_completes_paths(words: str) -> None:
     completed = ShellComplete(cli, {}, "amtl-export", "_AMTL_EXPORT_COMPLETE").get_completions(words.split(), "run")
     assert [(item.value, item.type) for item in completed] == [("run", "file")]

@@ -30,9 +30,18 @@ class CompressedField(_Part):
 
 
 class Compressed(_Part):
-    """What compressing came to."""
+    """What compressing came to.
+
+    Attributes:
+        fields: field → how it was rewritten.
+        left: table or field → why it is as it was.
+        bytes_before: of all tables, fp32.
+        auc_valid_before: None without labelled examples.
+        curve: the cuts that were tried.
+    """
 
     fields: dict[str, CompressedField]
+    left: dict[str, str]
     bytes_before: NonNegativeInt
     auc_valid_before: float | None
     curve: list[CurvePoint]

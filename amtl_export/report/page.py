@@ -100,6 +100,8 @@ def _sections(bundle: Bundle, verdict: Verdict | None, timings: Sequence[Path | 
     yield html.section("Spectrum", _spectrum(made.compressed))
     by_frequency = " by frequency" if any(own.group_dims for own in inspected.fields) else ""
     yield html.section(f"Dims{by_frequency}", *_dims(inspected.fields))
+    left = {} if made.compressed is None else made.compressed.left
+    yield html.section("Not cut", html.table(("table or field", "because"), left.items()))
     yield html.section("AUC against bytes", *_curve(made.compressed))
     for name, result in results:
         yield html.section(f"Latency: {name}", *_latency(result))

@@ -77,6 +77,11 @@ def test_the_page_of_a_compressed_bundle(frozen: FrozenModel, tmp_path: Path) ->
     assert len(source) < 2_000_000
     assert "prefers-color-scheme: dark" in source
     assert 'lang="en"' in source
+    assert small.compressed is not None
+    left = small.compressed.report["left"]
+    assert left
+    for name, why in left.items():
+        assert f"{name} {why}" in " ".join(page.text.split())
     for said in ("PASS against", f"{verdict.auc_onnx:.6f}", f"{verdict.rows_checked:,} of {verdict.rows_checked:,}"):
         assert said in page.text
     for field in bundle.fields:

@@ -13,6 +13,7 @@ from torch._dynamo.exc import UserError
 from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
 
 from amtl_export.errors import InputError
+from amtl_export.graph.user_lines import lines_of
 from amtl_export.spec import BATCH, TensorSpec
 
 #: How often what `torch.export` suggests is tried: a fix may bring up the next one.
@@ -61,7 +62,7 @@ def exported(module: nn.Module, tensors: tuple[Tensor, ...], inputs: Sequence[Te
             return Exported(program, _limits(program, inputs))
     raise InputError(
         "the model cannot be exported",
-        where=where,
+        where=where + _lines(reasons),
         found=_first_line(reasons[0]),
         fix="use operations that torch.export traces for every size: no loops over the batch, no .item(), no branch on "
         "a size; dynamic_shapes names the dimensions that may change",
@@ -126,6 +127,12 @@ def _upper(ranges: Mapping[Any, Any], size: Any) -> int | None:
         return None
     upper = str(ranges[size.node.expr].upper)
     return int(upper) if upper.isdigit() and int(upper) < _LARGE else None
+
+
+def _lines(reasons: Sequence[BaseException]) -> str:
+    """Which lines the first reason is about, as far as it or another way of tracing that fails alike knows."""
+    alike = (reason for reason in reasons if _first_line(reason) == _first_line(reasons[0]))
+    return next((lines for reason in alike if (lines := lines_of(reason))), "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,10 +13,14 @@ import torch
 from onnxscript import rewriter
 from onnxscript.function_libs.torch_lib import ops, registration  # noqa: F401 - ops registers what the exporter knows
 from onnxscript.rewriter.rules.common import _no_op as no_op
+from torch.export import _trace
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 #: They talk about absent torchvision, shared axis names, the exporter's own operators, and what they do not optimize.
 _TALKING = ("torch.onnx._internal.exporter._registration", "onnx_ir", "onnxscript")
+
+#: They tell of each try that fails; what they tell is in the error as well.
+_TELLING = ("torch._guards", "torch._dynamo", "torch.export", "torch.fx.experimental.symbolic_shapes")
 
 #: What tables were made of → the table.
 _TABLES: dict[Hashable, ONNXRegistry] = {}
@@ -31,17 +35,24 @@ def exporter() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's talk about its own doings; errors still come through."""
-    loggers = [logging.getLogger(name) for name in _TALKING]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Silence the exporter's talk about its own doings; errors still come through, as exceptions or from its loggers.
+
+    A logger that `TORCH_LOGS` asks more of is left alone.
+    """
+    quiet = {logging.getLogger(name): logging.ERROR for name in _TALKING}
+    telling = [logging.getLogger(name) for name in _TELLING]
+    quiet |= {logger: logging.CRITICAL for logger in telling if not logger.isEnabledFor(logging.INFO)}
+    levels = {logger: logger.level for logger in quiet}
+    for logger, level in quiet.items():
+        logger.setLevel(level)
+    vars(_trace)["print"] = lambda *_, **__: None  # it prints the graph that it gave up
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        vars(_trace).pop("print", None)
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 

@@ -34,6 +34,7 @@ from amtl_export.graph.exporting import exported
 from amtl_export.graph.facts import CLASSES, NAMESPACE, SCOPES, TABLE, WEIGHT, listed, module_of, scopes_of
 from amtl_export.graph.inputs import as_request
 from amtl_export.graph.onnx_exporter import exporter
+from amtl_export.graph.user_lines import lines_of
 from amtl_export.graph.versions import IR_VERSION, OPSET
 from amtl_export.graph.weights import Part
 from amtl_export.interruptions import interruptions_held
@@ -122,7 +123,7 @@ def _converted(program: torch.export.ExportedProgram, inputs: int, outputs: int,
     except torch.onnx.OnnxExporterError as error:
         raise InputError(
             "the model cannot be exported",
-            where=where,
+            where=where + lines_of(error, program),
             found=_root_cause(error),
             fix="use operations that torch.onnx knows",
         ) from error

@@ -1,6 +1,10 @@
 """PyTorch's exporter as it is used here."""
 
+import logging
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import onnxscript
@@ -91,3 +95,79 @@ def test_an_operator_that_was_registered_meanwhile_is_known() -> None:
             functions.overloads.pop()
         less = ONNXRegistry.from_torchlib(opset_version=OPSET)
     assert len(more.functions["aten::sinh"]) == len(less.functions["aten::sinh"]) + 1
+
+
+FACTORY = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.item, self.out = nn.Embedding(50, 8), nn.Linear(8, 1)
+
+
+class Branch(Net):
+    def forward(self, item, price):
+        row = self.item(item)
+        if price.max() > 0.5:  # line 15
+            row = row * 2
+        return self.out(row)
+
+
+class Loop(Net):
+    def forward(self, item, price):
+        rows = torch.stack([self.item(one) for one in item])  # line 22
+        return self.out(rows)
+
+
+class NoOnnx(Net):
+    def forward(self, item, price):
+        steps = torch.linspace(0, 1, 49)
+        return self.out(self.item(torch.searchsorted(steps, price)))  # line 29
+
+
+def source(module):
+    return module, {"item": torch.arange(16), "price": torch.rand(16)}
+
+
+def branch():
+    return source(Branch())
+
+
+def loop():
+    return source(Loop())
+
+
+def no_onnx():
+    return source(NoOnnx())
+"""
+
+
+@pytest.mark.parametrize(("function", "line"), [("branch", 15), ("loop", 22), ("no_onnx", 29)])
+def test_a_refusal_names_the_line_and_is_all_that_is_said(tmp_path: Path, function: str, line: int) -> None:
+    (tmp_path / "factory.py").write_text(FACTORY)
+    words = ["export", f"factory.py:{function}", "--out", "bundle"]
+    done = subprocess.run(
+        [sys.executable, "-m", "amtl_export", *words], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    told = done.stderr.splitlines()
+    assert [text.split(":")[0].strip() for text in told] == ["error", "where", "found", "fix"]
+    assert f"factory.py, line {line}" in told[1]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["factory.py"]
+
+
+def test_what_torch_logs_asks_for_is_still_told() -> None:
+    asked, other = logging.getLogger("torch._dynamo"), logging.getLogger("torch._guards")
+    before = asked.level, other.level
+    asked.setLevel(logging.DEBUG)
+    try:
+        with exporter():
+            assert asked.isEnabledFor(logging.DEBUG)
+            assert not other.isEnabledFor(logging.ERROR)
+        assert (asked.level, other.level) == (logging.DEBUG, before[1])
+    finally:
+        asked.setLevel(before[0])

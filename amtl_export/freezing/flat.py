@@ -58,8 +58,9 @@ def answers(flat: Flat, feed: Feed, inputs: Sequence[TensorSpec], outputs: Seque
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's parameters are."""
-    return next((p.device for p in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
+    """Where a module's parameters are; a table that tells its shape alone is nowhere."""
+    tensors = (*module.parameters(), *module.buffers())
+    return next((tensor.device for tensor in tensors if not tensor.is_meta), torch.device("cpu"))
 
 
 def example_outputs(trained: nn.Module, binding: Binding, wanted: Sequence[str] | None) -> tuple[str, ...]:

@@ -139,6 +139,25 @@ def test_facts_survive_saving_and_loading(proven: Proven) -> None:
     assert all("model" not in node.metadata_props.get(SCOPES, "") for node in graph)
 
 
+class Factors(nn.Module):
+    """Matrix factorization: tables, and nothing else that has a number in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user, self.item = nn.Embedding(40, 8), nn.Embedding(60, 8)
+
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        return (self.user(user) * self.item(item)).sum(dim=1)
+
+
+@pytest.mark.parametrize("target", ["portable", "native"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "int8", "int4"])
+def test_a_model_of_tables_alone(proven: Proven, target: Any, dtype: Any) -> None:
+    torch.manual_seed(0)
+    example = {"user": torch.randint(0, 40, (16,)), "item": torch.randint(0, 60, (16,))}
+    proven(Factors(), example, ExportConfig(dtype=dtype, target=target))
+
+
 class Squeezed(nn.Module):
     """`squeeze(dim)` of axes that are not 1, which PyTorch leaves as they are."""
 

@@ -18,6 +18,7 @@ from amtl_export.files import atomic_folder, producer, write_json, write_sums
 from amtl_export.freezing.changed import changed_since
 from amtl_export.freezing.folder import refuse_sources
 from amtl_export.freezing.frozen import FrozenModel, freeze
+from amtl_export.freezing.swap import passed_over
 from amtl_export.graph.inputs import graph_inputs
 from amtl_export.graph.lookups import IdPolicy
 from amtl_export.graph.pipeline import lower
@@ -119,8 +120,10 @@ def build(frozen: FrozenModel, config: ExportConfig) -> Built:
     if not frozen.tables:
         raise InputError(
             "the model reads no embedding table that can be frozen",
-            found=frozen.origin["backbone"],
-            fix="is it the right module? An nn.Embedding with max_norm, a computed weight or mode max is none",
+            where=frozen.origin["backbone"],
+            found=_no_tables(frozen),
+            allowed="nn.Embedding and nn.EmbeddingBag without max_norm, a computed weight or the mode max",
+            fix="is it the right module? Of a parameter that ids index, nn.Embedding.from_pretrained makes a table",
         )
     inputs = graph_inputs(frozen.inputs, config.request_fields)
     stage("planning how rows lie")
@@ -137,6 +140,13 @@ def build(frozen: FrozenModel, config: ExportConfig) -> Built:
     _describe(model, frozen, config, plans)
     limits, table_bytes = dict(model.meta[LIMITS]), sum(map(stored_bytes, tables.values()))
     return Built(frozen, config, inputs, plans, stored, table_bytes, model, tuple(lookups), limits, traced)
+
+
+def _no_tables(frozen: FrozenModel) -> str:
+    """What a model has in place of tables that it reads."""
+    kept = passed_over((frozen.trained or frozen.module).model)
+    kept |= dict.fromkeys(frozen.unread, "not read")
+    return "; ".join(f"{path}: {why}" for path, why in kept.items()) or "no nn.Embedding"
 
 
 def write_model(model: ir.Model, folder: Path) -> None:

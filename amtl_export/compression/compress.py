@@ -29,7 +29,7 @@ from amtl_export.source.call import ModuleCall
 from amtl_export.source.source import Batches, Labels, Source, labels_by_output
 from amtl_export.spec import Feed
 from amtl_export.stages import stage
-from amtl_export.tables.values import VALUE_TYPES, ValueType, fake_quantized, quantize, value_types
+from amtl_export.tables.values import NARROW, VALUE_TYPES, ValueType, fake_quantized, quantize, value_types
 from amtl_export.training.run import Run
 
 
@@ -79,7 +79,7 @@ def compress(
         raise InputError(
             "compress: no table can be cut",
             found=work.left or "no table",
-            fix="all_fields=True, or a model with tables of four numbers a row and more",
+            fix=_what_can_be_cut(original),
         )
     if drop is not None and work.auc_before is None:
         raise InputError(
@@ -98,6 +98,13 @@ def compress(
     source = None if best.model.data else best.model.source  # a run's folder holds the model before, not this one
     compressed = Compressed(original, drop, report.to_json())
     return replace(best.model, labelled=labelled, beside=given.beside, compressed=compressed, source=source)
+
+
+def _what_can_be_cut(frozen: FrozenModel) -> str:
+    numbers = f"{NARROW} numbers a row and more"
+    if frozen.data is not None:
+        return f"all_fields=True, or a model with tables of {numbers}"
+    return f"a table can be cut that has {numbers}, and whose nn.Embedding forward calls with ids: table(ids)"
 
 
 def _check_limits(dim_budget: float | None, max_auc_drop: float | None, dtype: str) -> None:

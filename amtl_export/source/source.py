@@ -115,8 +115,15 @@ def _label(given: Any, where: str) -> npt.NDArray[np.float64]:
     """Labels of one output as float64 `[B]`.
 
     Raises:
-        InputError: one is neither 0 nor 1.
+        InputError: there are none, or one is neither 0 nor 1.
     """
+    if given is None:
+        raise InputError(
+            "a batch has no labels",
+            where=where,
+            allowed="0 and 1",
+            fix="give them, or leave batches out; compress(…, dim_budget=R, batches=…) alone takes some without",
+        )
     known = given.detach().cpu() if isinstance(given, Tensor) else given
     try:
         labels = np.asarray(known, dtype=np.float64).reshape(-1)

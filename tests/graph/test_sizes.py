@@ -128,6 +128,7 @@ def test_weights_of_a_module_are_its_own_to_the_bit(tmp_path: Path) -> None:
     [
         ({"batches": [({"item": ids(4)}, [0, 1, 2, 1])]}, "labels are not 0 and 1"),
         ({"batches": [({"item": ids(4)}, ["a"] * 4)]}, "labels are no numbers"),
+        ({"batches": [({"item": ids(4)}, None)]}, "a batch has no labels"),
         ({"batches": [{"item": ids(4)}]}, "a batch is no pair"),
         ({"batches": []}, "no labelled examples"),
         ({"batches": [({"item": ids(4) + 100}, [0, 1, 0, 1])]}, "fails on a labelled batch"),

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
+from amtl_export.compression.compress import compress
+from amtl_export.errors import InputError
 from amtl_export.freezing.frozen import freeze
 from amtl_export.graph.facts import SCOPES, TABLE, TRANSPOSED, WEIGHT, fact, module_of, scopes_of
 from amtl_export.graph.weights import Part
@@ -156,6 +158,33 @@ def test_a_model_of_tables_alone(proven: Proven, target: Any, dtype: Any) -> Non
     torch.manual_seed(0)
     example = {"user": torch.randint(0, 40, (16,)), "item": torch.randint(0, 60, (16,))}
     proven(Factors(), example, ExportConfig(dtype=dtype, target=target))
+
+
+class Indexed(nn.Module):
+    """Ids index a parameter."""
+
+    def __init__(self, *, table: bool) -> None:
+        super().__init__()
+        self.rows, self.out = nn.Parameter(torch.randn(40, 8)), nn.Linear(8, 1)
+        if table:
+            self.item = nn.Embedding.from_pretrained(self.rows)
+
+    def forward(self, item: Tensor) -> Tensor:
+        scores: Tensor = self.out(self.item(item) if hasattr(self, "item") else self.rows[item])
+        return scores
+
+
+def test_a_model_without_tables_is_told_what_makes_one(proven: Proven, tmp_path: Path) -> None:
+    example = {"item": torch.randint(0, 40, (16,))}
+    with pytest.raises(InputError, match=r"(?s)no embedding table.*no nn.Embedding.*nn.Embedding.from_pretrained"):
+        export(freeze(Indexed(table=False), example=example), tmp_path / "none")
+    with pytest.raises(InputError, match=r"(?s)no table can be cut.*forward calls with ids: table\(ids\)$"):
+        compress(freeze(Indexed(table=False), example=example), dim_budget=0.5)
+    capped = nn.Sequential(nn.Embedding(40, 8, max_norm=1.0), nn.Linear(8, 1))
+    with pytest.raises(InputError, match="0: max_norm rewrites its rows"):
+        export(freeze(capped, example=(example["item"],)), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    proven(Indexed(table=True), example, ExportConfig())
 
 
 class Squeezed(nn.Module):

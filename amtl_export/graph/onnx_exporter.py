@@ -9,9 +9,13 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import onnx_ir as ir
 import torch
+from onnxscript import opset20 as op
 from onnxscript import rewriter
 from onnxscript.function_libs.torch_lib import ops, registration  # noqa: F401 - ops registers what the exporter knows
+from onnxscript.function_libs.torch_lib.ops import core
 from onnxscript.rewriter.rules.common import _no_op as no_op
 from torch.export import _trace
 from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -71,6 +75,23 @@ def _exact_rules() -> Iterator[None]:
         yield
     finally:
         rewriter._DEFAULT_REWRITE_RULES = rules
+
+
+def exact_translations() -> dict[Any, Any]:
+    """Operator of PyTorch → what stands for it in place of the exporter's own translation, which is not exact.
+
+    That divides whole numbers as float32: ids above 2^24 would come out as others.
+    """
+    divide = torch.ops.aten.div
+    return {divide.Tensor_mode: _divided, divide.Scalar_mode: _divided}
+
+
+def _divided(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
+    """`torch.div` with a rounding mode."""
+    numbers = (self.dtype, getattr(other, "dtype", None) or ir.DataType.from_numpy(np.asarray(other).dtype))
+    if rounding_mode is None or not all(kind.is_integer() for kind in numbers):
+        return core.aten_div_mode(self, other, rounding_mode=rounding_mode)
+    return core.aten_floor_divide(self, other) if rounding_mode == "floor" else op.Div(self, other)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from amtl_export.freezing.swap import frozen_tables
 from amtl_export.graph.exporting import exported
 from amtl_export.graph.facts import CLASSES, NAMESPACE, SCOPES, TABLE, WEIGHT, listed, module_of, scopes_of
 from amtl_export.graph.inputs import as_request
-from amtl_export.graph.onnx_exporter import exporter
+from amtl_export.graph.onnx_exporter import exact_translations, exporter
 from amtl_export.graph.user_lines import lines_of
 from amtl_export.graph.versions import IR_VERSION, OPSET
 from amtl_export.graph.weights import Part
@@ -321,7 +321,7 @@ def _translations() -> dict[Any, Any]:
         return custom.Lookup(weight, ids, sizes=[V], offsets=[0])
 
     operators = torch.ops
-    return {
+    return exact_translations() | {
         operators.amtl.lookup.default: lookup,
         operators.amtl.whole_table.default: whole_table,
         operators.amtl.decode.default: decode,

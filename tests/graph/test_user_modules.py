@@ -149,7 +149,8 @@ class Factors(nn.Module):
         self.user, self.item = nn.Embedding(40, 8), nn.Embedding(60, 8)
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
-        return (self.user(user) * self.item(item)).sum(dim=1)
+        answer: Tensor = (self.user(user) * self.item(item)).sum(dim=1)
+        return answer
 
 
 @pytest.mark.parametrize("target", ["portable", "native"])
@@ -185,6 +186,30 @@ def test_a_model_without_tables_is_told_what_makes_one(proven: Proven, tmp_path:
         export(freeze(capped, example=(example["item"],)), tmp_path / "none")
     assert not (tmp_path / "none").exists()
     proven(Indexed(table=True), example, ExportConfig())
+
+
+class QuotientRemainder(nn.Module):
+    """Two small tables for many ids; `torch.div` of whole numbers, in both of its rounding modes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quotient, self.other = nn.Embedding(64, 8), nn.Embedding(64, 8)
+        self.remainder, self.out = nn.Embedding(1000, 8), nn.Linear(8, 1)
+
+    def forward(self, item: Tensor) -> Tensor:
+        floor = torch.div(item, 1000, rounding_mode="floor") % 64
+        trunc = torch.div(item, torch.tensor(77), rounding_mode="trunc") % 64
+        rows = self.quotient(floor) * self.other(trunc) * self.remainder(item % 1000)
+        answer: Tensor = self.out(rows).squeeze(1)
+        return answer
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32])
+def test_whole_numbers_are_divided_exactly(proven: Proven, kind: torch.dtype) -> None:
+    torch.manual_seed(0)
+    largest = torch.iinfo(kind).max
+    ids = torch.cat([torch.randint(-largest, largest, (32,)), torch.tensor([0, largest, 1 << 24, (1 << 24) + 1])])
+    proven(QuotientRemainder(), {"item": ids.to(kind)}, ExportConfig())
 
 
 class Squeezed(nn.Module):

@@ -80,10 +80,38 @@ def _exact_rules() -> Iterator[None]:
 def exact_translations() -> dict[Any, Any]:
     """Operator of PyTorch → what stands for it in place of the exporter's own translation, which is not exact.
 
-    That divides whole numbers as float32: ids above 2^24 would come out as others.
+    That divides whole numbers as float32: ids above 2^24 would come out as others. And it takes the logarithm of a
+    sigmoid or of a sum of exponentials, which is infinite for numbers that PyTorch answers.
     """
-    divide = torch.ops.aten.div
-    return {divide.Tensor_mode: _divided, divide.Scalar_mode: _divided}
+    aten = torch.ops.aten
+    return {
+        aten.div.Tensor_mode: _divided,
+        aten.div.Scalar_mode: _divided,
+        aten.log_sigmoid.default: _log_sigmoid,
+        aten.logaddexp.default: _logaddexp,
+    }
+
+
+def _log_sigmoid(self: Any) -> Any:
+    return op.Neg(_softplus(op.Neg(self), self.dtype))
+
+
+def _logaddexp(self: Any, other: Any) -> Any:
+    apart = op.Where(op.Equal(self, other), _like(self, 0.0), op.Abs(op.Sub(self, other)))  # of infinities too
+    return op.Add(op.Max(self, other), _softplus(op.Neg(apart), self.dtype))
+
+
+def _softplus(x: Any, kind: ir.DataType) -> Any:
+    """log(1 + e^x); ONNX Runtime has it for float32 alone."""
+    if kind == ir.DataType.FLOAT:
+        return op.Softplus(x)
+    exponential = op.Exp(op.Neg(op.Abs(x)))
+    return op.Add(op.Max(x, _like(x, 0.0)), op.Log(op.Add(_like(x, 1.0), exponential)))
+
+
+def _like(x: Any, number: float) -> Any:
+    constant: Any = op.Constant(value_float=number)
+    return op.CastLike(constant, x)
 
 
 def _divided(self: Any, other: Any, rounding_mode: str | None = None) -> Any:

@@ -1,12 +1,15 @@
 """PyTorch's exporter as it is used here."""
 
 import logging
+import math
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import onnxscript
 import pytest
 import torch
@@ -15,7 +18,7 @@ from torch import Tensor, nn
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from amtl_export.freezing.frozen import freeze
-from amtl_export.graph.onnx_exporter import exporter
+from amtl_export.graph.onnx_exporter import exact_translations, exporter
 from amtl_export.graph.trace import trace
 from amtl_export.graph.versions import OPSET
 
@@ -171,3 +174,26 @@ def test_what_torch_logs_asks_for_is_still_told() -> None:
         assert (asked.level, other.level) == (logging.DEBUG, before[1])
     finally:
         asked.setLevel(before[0])
+
+
+class Logarithms(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        wide, labels = x.double(), (x > 0).float()
+        return (
+            *(nn.functional.logsigmoid(value) for value in (x, wide)),
+            *(torch.logaddexp(value, value.flip(0)) for value in (x, wide)),
+            nn.functional.binary_cross_entropy_with_logits(x, labels, reduction="none"),
+        )
+
+
+def test_logarithms_of_small_numbers_are_none_of_zero() -> None:
+    x = torch.tensor([0.0, 3.0, -3.0, 20.0, -20.0, 40.0, -40.0, 100.0, -100.0, math.inf, -math.inf, -math.inf])
+    with exporter():
+        made = torch.onnx.export(
+            Logarithms(), (x,), opset_version=OPSET, dynamo=True, custom_translation_table=exact_translations()
+        )
+    assert made is not None
+    session = onnxruntime.InferenceSession(made.model_proto.SerializeToString())
+    answers = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    for answer, expected in zip(answers, Logarithms()(x), strict=True):
+        np.testing.assert_allclose(answer, expected.numpy(), rtol=1e-5, atol=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from amtl_export.freezing.compressed import Compressed
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.scores import Scored, ScoreKind, Scores, torch_answers, torch_auc
 from amtl_export.runtime.session import Provider
+from amtl_export.validation.same_batches import same_each_time
 from amtl_export.validation.scores import graph_answers, rank_flips
 from amtl_export.validation.verdict import Judged, Tolerances, Verdict
 from amtl_export.validation.worth import held
@@ -44,13 +45,15 @@ class ScoreCheck:
         """The whole split, optimised, and not where the runtime answers so.
 
         Raises:
-            InputError: the model fails on a batch, or labels do not fit its scores.
+            InputError: the model fails on a batch, labels do not fit its scores, or the batches are others each time.
         """
-        frozen, verdict = self.frozen, self.verdict
+        verdict, labelled = self.verdict, self.frozen.labelled
+        assert labelled is not None
+        frozen = replace(self.frozen, labelled=same_each_time(labelled))
         given = torch_answers(frozen, self.split, trained=True)
         stored = given
-        if self.reference is not frozen:
-            stored = torch_answers(self.reference, self.split, trained=False)
+        if self.reference is not self.frozen:
+            stored = torch_answers(replace(self.reference, labelled=frozen.labelled), self.split, trained=False)
         levels = (True, False) if verdict.unoptimized in ("answered", None) else (True,)
         answers = {
             optimized: graph_answers(self.bundle, frozen, self.split, self.provider, optimized=optimized)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from amtl_export import AmtlError, Source, export, freeze, load, validate
 from amtl_export.errors import InputError, ValidationFailed
@@ -140,6 +141,28 @@ def test_batches_that_cannot_be_scored_are_said(given: dict[str, Any], message: 
     bundle = export(freeze(model, example={"item": ids(16)}), tmp_path / "b")
     problems = validate(bundle.path, Source(model, {"item": ids(16)}, **given)).problems
     assert any(message in problem for problem in problems), problems
+
+
+def test_batches_that_are_others_each_time_are_said(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    examples: Any = [({"item": item}, label) for item, label in zip(ids(96), torch.arange(96) % 2, strict=True)]
+    model = Model(lambda y, _: y.squeeze(-1)).eval()
+    example = {"item": ids(16)}
+    bundle = export(freeze(model, example=example), tmp_path / "b")
+
+    def problems(batches: Any) -> list[str]:
+        return validate(bundle.path, Source(model, example, batches=batches)).problems
+
+    def loader(**options: Any) -> DataLoader[Any]:
+        return DataLoader(examples, batch_size=24, **options)
+
+    fewer = iter([loader(), *(list(loader())[:2] for _ in range(9))])
+    for batches in (loader(shuffle=True), loader(shuffle=True, drop_last=True), lambda: next(fewer)):
+        (problem,) = problems(batches)
+        assert "not the same when they are gone through again" in problem
+        assert "shuffle=False" in problem
+    for steady in (loader(shuffle=False), list(loader(shuffle=True)), iter(loader(shuffle=True))):
+        assert problems(steady) == []
 
 
 def test_counts_of_no_table_and_names_twice() -> None:

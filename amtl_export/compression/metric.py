@@ -52,7 +52,8 @@ def measure(frozen: FrozenModel, requests: Iterable[Feed], most: int) -> Measure
 
     g is the gradient of the logit in a row that was looked up; of a probability, its logit's. Where a model gives
     several outputs, each counts, in units of its spread over the first batch that has one; of one with several numbers
-    an example, a sum with random signs. What the model keeps of a call is kept by a copy.
+    an example, a sum with random signs. One number for the whole batch, such as a loss, counts where there is nothing
+    else. What the model keeps of a call is kept by a copy.
 
     Args:
         frozen: the model.
@@ -71,7 +72,7 @@ def measure(frozen: FrozenModel, requests: Iterable[Feed], most: int) -> Measure
             tensors = [torch.from_numpy(np.array(feed[spec.name])) for spec in frozen.inputs]
             answers = dict(zip(frozen.outputs, frozen.module(*tensors), strict=True))
             _add(measured, frozen, recorded, list(_targets(frozen, answers, spreads, signs)))
-            measured.requests += next(iter(answers.values())).shape[0]
+            measured.requests += next((len(answer) for answer in answers.values() if answer.ndim), 1)
     return measured
 
 
@@ -114,12 +115,13 @@ def _targets(
     """A number for each output whose gradient in a row is g, summed over examples."""
     names = list(frozen.scores if frozen.data is not None else frozen.outputs)
     floats = {own: answers[own] for own in names if answers[own].is_floating_point() and answers[own].requires_grad}
+    floats = {name: values for name, values in floats.items() if values.ndim} or floats
     for name, values in floats.items():
         known = values.detach()
         if known.numel() and 0 <= float(known.min()) <= float(known.max()) <= 1:
             values = torch.logit(values.clamp(_EDGE, 1 - _EDGE))
         scale = 1.0 if len(floats) == 1 else _spread(name, values, spreads)
-        flat = values.flatten(1) if values.ndim > 1 else values.unsqueeze(1)
+        flat = values.flatten(1) if values.ndim > 1 else values.reshape(-1, 1)
         sign = torch.randint(0, 2, flat.shape[1:], generator=signs) * 2.0 - 1
         yield (flat * (sign if flat.shape[1] > 1 else 1.0)).sum() / scale
 

@@ -192,6 +192,47 @@ def test_a_row_that_is_no_number(value: float) -> None:
         compress(freeze(module, example=requests()), dim_budget=0.5, batches=given)
 
 
+class WithLoss(Pair):
+    """A loss beside the score, as models have it that are trained by what they answer; or alone."""
+
+    def __init__(self, *, alone: bool, first: bool = False) -> None:
+        super().__init__()
+        self.alone, self.first = alone, first
+
+    def forward(self, user: Tensor, item: Tensor, label: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        score = super().forward(user, item)
+        loss = {"loss": nn.functional.binary_cross_entropy_with_logits(score, label)}
+        return loss if self.alone else loss | {"score": score} if self.first else {"score": score} | loss
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_loss_among_the_outputs(tmp_path: Path, first: bool) -> None:
+    module = WithLoss(alone=False, first=first).eval()
+    given: list[tuple[dict[str, Tensor], None]] = [
+        (requests(seed=seed) | {"label": torch.arange(40.0) % 2}, None) for seed in (1, 2)
+    ]
+    model = compress(Source(module, given[0][0], score="score"), dim_budget=0.5, batches=given)
+    report, expected = (
+        report_of(model),
+        report_of(
+            compress(
+                Source(Pair().eval(), requests()), dim_budget=0.5, batches=[(requests(seed=s), None) for s in (1, 2)]
+            )
+        ),
+    )
+    assert report["requests"] == expected["requests"] == 80
+    assert report["fields"] == expected["fields"]
+    bundle = export(model, tmp_path / "bundle")
+    assert validate(bundle.path, model).problems == []
+
+
+def test_a_loss_alone() -> None:
+    module = WithLoss(alone=True).eval()
+    inputs = requests() | {"label": torch.arange(40.0) % 2}
+    report = report_of(compress(freeze(module, example=inputs), dim_budget=0.5, batches=[(inputs, None)]))
+    assert {own["metric"] for own in report["fields"].values()} == {"gradients"}
+
+
 def test_scores_that_are_no_number() -> None:
     class Logs(Pair):
         def forward(self, user: Tensor, item: Tensor) -> Tensor:

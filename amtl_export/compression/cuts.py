@@ -18,6 +18,7 @@ from amtl_export.compression.trial import rounded
 from amtl_export.compression.uncut import RowGroup, Uncut
 from amtl_export.errors import ValidationFailed
 from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.scores import numbers
 from amtl_export.principal.dims import Dims, dims_at, dims_within, narrowed
 from amtl_export.principal.dims import Rows as CutRows
 from amtl_export.spec import Feed
@@ -201,7 +202,7 @@ def scores_apart(first: FrozenModel, second: FrozenModel, examples: FrozenModel)
         examples: whose labelled examples are answered, or else whose example.
     """
     pairs = [(first.answers(feed), second.answers(feed)) for feed in feeds(examples)]
-    one, other = (np.concatenate([np.ravel(pair[k][n]) for pair in pairs for n in first.scores]) for k in (0, 1))
+    one, other = (np.concatenate([numbers(pair[k][n]) for pair in pairs for n in first.scores]) for k in (0, 1))
     finite = np.isfinite(one)
     return one[finite], np.abs(other[finite] - one[finite])
 

@@ -150,13 +150,19 @@ def torch_auc(frozen: FrozenModel, split: str, *, trained: bool) -> dict[str, fl
     return {name: Scores.of(scored).auc for name, scored in answers.items()}
 
 
+def numbers(answer: Array) -> Array:
+    """Scores `[N]` that can be subtracted, as truth values and unsigned numbers cannot."""
+    flat = np.ravel(answer)
+    return flat if flat.dtype.kind == "f" else flat.astype(np.float64)
+
+
 def gathered(parts: Iterator[tuple[Feed, Labels]], frozen: FrozenModel, split: str) -> dict[str, Scored]:
     """Scores and labels of all batches of a split, one of each for every example, by output.
 
     Raises:
         InputError: another number of labels.
     """
-    kept = [({name: np.ravel(answers[name]) for name in frozen.scores}, labels) for answers, labels in parts]
+    kept = [({name: numbers(answers[name]) for name in frozen.scores}, labels) for answers, labels in parts]
     beside = Beside() if frozen.beside is None else frozen.beside(split)
     found = {}
     for name in frozen.scores:

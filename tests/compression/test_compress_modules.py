@@ -233,6 +233,23 @@ def test_a_loss_alone() -> None:
     assert {own["metric"] for own in report["fields"].values()} == {"gradients"}
 
 
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64])
+def test_answers_that_are_decisions(tmp_path: Path, kind: torch.dtype) -> None:
+    class Decides(Pair):
+        def forward(self, user: Tensor, item: Tensor) -> Tensor:
+            return (super().forward(user, item) > 0).to(kind)
+
+    module = Decides().eval()
+    source = Source(module, requests(), batches=[(inputs, module(**inputs).long()) for inputs in (requests(seed=1),)])
+    model = compress(source, dim_budget=0.5)
+    assert report_of(model)["auc_valid_before"] == 1
+    for number, (frozen, dtype) in enumerate([(model, "fp32"), (freeze(source), "int8")]):
+        bundle = export(frozen, tmp_path / str(number), ExportConfig(dtype=dtype))  # type: ignore[arg-type]
+        verdict = validate(bundle.path, frozen)
+        assert verdict.auc_torch is not None
+        assert [problem for problem in verdict.problems if "logit" not in problem and "AUC" not in problem] == []
+
+
 def test_scores_that_are_no_number() -> None:
     class Logs(Pair):
         def forward(self, user: Tensor, item: Tensor) -> Tensor:

@@ -63,7 +63,8 @@ def compress(
         The compressed model; `.compressed.report` is what the command writes as JSON.
 
     Raises:
-        InputError: both or bad limits, no table that can be cut, or no labelled examples where an AUC is needed.
+        InputError: both or bad limits, no table that can be cut, no labelled examples where an AUC is needed, or others
+            each time.
         ValidationFailed: answers before the cut are not the model's.
     """
     _check_limits(dim_budget, max_auc_drop, dtype)
@@ -87,6 +88,8 @@ def compress(
             found="none" if original.labelled is None else "no AUC: a score is NaN, or all labels are alike",
             fix="Source(module, example, batches=[(inputs, labels), …]) in place of (module, example), or dim_budget=R",
         )
+    if drop is not None:
+        work.check_steady()
     dtypes: tuple[ValueType, ...] = (dtype,) if dtype != "auto" else VALUE_TYPES if drop is not None else ("fp32",)
     found = [best_cut(work, kind, dim_budget, drop, dtypes) for kind in work.kinds()]
     best = smallest(found, work.auc_before, drop)

@@ -14,6 +14,7 @@ from amtl_export.compression.coding import Coded, whole_model
 from amtl_export.compression.metric import Measured, Rows, measure
 from amtl_export.compression.readers import Readers
 from amtl_export.compression.report import BasisKind, MetricKind
+from amtl_export.errors import InputError
 from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.scores import torch_auc
@@ -108,6 +109,23 @@ class Uncut:
         stage("scoring the valid split")
         values = torch_auc(self.original, "valid", trained=True)
         return {} if any(map(math.isnan, values.values())) else values
+
+    def check_steady(self) -> None:
+        """Refuse labelled examples that are others each time: AUC would tell of them, and not of a cut.
+
+        Raises:
+            InputError: the same model's AUC is another one.
+        """
+        if self.original.data is not None or not self.aucs_before:
+            return
+        again = torch_auc(self.original, "valid", trained=True)
+        for name, auc in self.aucs_before.items():
+            if not math.isclose(auc, again[name], abs_tol=1e-9):  # an order of their own is fine
+                raise InputError(
+                    "the batches are not the same when they are gone through again",
+                    found=f"an AUC of {auc:.6f}, and then of {again[name]:.6f}, of the model before it is cut",
+                    fix="draw examples with a seed that is set each time, or give list(batches)",
+                )
 
     @property
     def auc_before(self) -> float | None:

@@ -61,7 +61,8 @@ def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside DataParallel, DistributedDataParallel and torch.compile.
 
     Raises:
-        InputError: a wrapper whose module cannot be reached so, or weights that are sharded.
+        InputError: a wrapper whose module cannot be reached so, a layer that PyTorch has quantized, or weights that are
+            sharded.
     """
     inner = _INSIDE.get(type(module).__name__)
     while inner is not None:
@@ -75,6 +76,13 @@ def unwrapped(module: nn.Module) -> nn.Module:
                 found=type(part).__name__,
                 fix="give the module as it was before torch.jit",
             )
+        if type(part).__module__.startswith(_QUANTIZED):
+            raise InputError(
+                "a layer is quantized already",
+                where=name or None,
+                found=type(part).__qualname__,
+                fix="give the float32 module; layer_dtype='int8' quantizes its layers",
+            )
     for name, parameter in module.named_parameters():
         if type(parameter.data).__name__ == "DTensor" or type(parameter).__name__ == "DTensor":
             raise InputError(
@@ -82,6 +90,9 @@ def unwrapped(module: nn.Module) -> nn.Module:
             )
     return module
 
+
+#: Where PyTorch's quantized layers are.
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 
 #: Wrapper → the attribute with the module inside.
 _INSIDE = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}

@@ -13,7 +13,7 @@ from amtl_export.freezing.compressed import Compressed
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.scores import Scored, ScoreKind, Scores, torch_answers, torch_auc
 from amtl_export.runtime.session import Provider
-from amtl_export.validation.same_batches import same_each_time
+from amtl_export.source.same_batches import same_each_time
 from amtl_export.validation.scores import graph_answers, rank_flips
 from amtl_export.validation.verdict import Judged, Tolerances, Verdict
 from amtl_export.validation.worth import held

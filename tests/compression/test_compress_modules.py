@@ -84,6 +84,18 @@ def test_batches_that_are_given() -> None:
         compress(frozen, dim_budget=0.4, batches=[given[0], (given[1][0], None)])
 
 
+def test_batches_that_are_others_each_time() -> None:
+    module = Pair().eval()
+    frozen = freeze(module, example=requests())
+    given = clicks(module)
+    turn = iter(range(99))
+    with pytest.raises(InputError, match=r"(?s)not the same when they are gone through again.*an AUC of .*, and then"):
+        compress(frozen, max_auc_drop=0.2, batches=lambda: given[next(turn) % 4 :][:1])
+    orders = iter([given, *([given[::-1], given] * 99)])
+    assert report_of(compress(frozen, max_auc_drop=0.2, batches=lambda: next(orders)))["auc_valid_before"] > 0.9
+    assert report_of(compress(frozen, dim_budget=0.5, batches=lambda: given[next(turn) % 4 :][:1]))["requests"] == 40
+
+
 class EveryItem(Pair):
     """Scores of all items: `[B, V]`."""
 

@@ -161,6 +161,13 @@ def test_a_part_in_torchscript_is_refused(make: Any) -> None:
         freeze(module, example=IDS)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of torch.ao.quantization
+def test_a_layer_that_is_quantized_already_is_refused() -> None:
+    module = torch.ao.quantization.quantize_dynamic(Items().eval(), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(InputError, match=r"(?s)quantized already\n  where: out\n.*layer_dtype='int8'"):
+        freeze(module, example=IDS)
+
+
 def test_a_layer_without_a_shape_is_refused() -> None:
     module = Items()
     module.out = nn.LazyLinear(1)

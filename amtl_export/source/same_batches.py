@@ -17,24 +17,23 @@ from amtl_export.spec import Feed
 def same_each_time(labelled: Labelled) -> Labelled:
     """The same batches, held against those that came when they were gone through before.
 
-    What gives them raises an InputError where they are others, in another order, or fewer.
+    What gives them raises an InputError where they are others, in another order, or another number.
     """
     seen: dict[str, list[int]] = {}
-    return lambda split: _held(labelled(split), seen.setdefault(split, []))
 
+    def held(split: str) -> Iterator[tuple[Feed, Labels]]:
+        own: list[int] = []
+        before = seen.get(split)
+        for feed, labels in labelled(split):
+            own.append(_checksum({**feed, **{f"label {name}": known for name, known in labels.items()}}))
+            if before is not None and own[-1:] != before[len(own) - 1 : len(own)]:
+                raise _others(f"batch {len(own) - 1}", "other examples, another order, or one more")
+            yield feed, labels
+        if before is not None and len(own) < len(before):
+            raise _others("batches", f"{len(own)}, and {len(before)} before")
+        seen[split] = own
 
-def _held(batches: Iterator[tuple[Feed, Labels]], seen: list[int]) -> Iterator[tuple[Feed, Labels]]:
-    """The batches; a checksum of each that is new is appended to those that were seen."""
-    number = -1
-    for number, (feed, labels) in enumerate(batches):
-        own = _checksum({**feed, **{f"label {name}": known for name, known in labels.items()}})
-        if number == len(seen):
-            seen.append(own)
-        elif seen[number] != own:
-            raise _others(f"batch {number}", "other examples, or another order")
-        yield feed, labels
-    if number + 1 < len(seen):
-        raise _others("batches", f"{number + 1}, and {len(seen)} before")
+    return held
 
 
 def _others(where: str, found: str) -> InputError:

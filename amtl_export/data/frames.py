@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from amtl_export.errors import InputError
 #: Columns that every chunk carries beside the data's own: where each row stands.
 ROW = "__row"
 FILE = "__file"
+
+
+_ZONE = re.compile(r"unable to parse time zone: '([^']*)'")
 
 
 class Check(Protocol):
@@ -64,11 +68,19 @@ class Reading(NamedTuple):
 
 @contextmanager
 def polars_errors(file: Path) -> Iterator[None]:
-    """Turn Polars' own error inside the block into an `InputError` that names the file."""
+    """Turn Polars' own error, or panic, inside the block into an `InputError` that names the file."""
     try:
         yield
-    except pl.exceptions.PolarsError as error:
-        found = str(error).strip().splitlines()[0]
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        found = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if zone := _ZONE.search(found):
+            raise InputError(
+                "a column of times has a time zone that is not read",
+                where=file,
+                found=zone[1],
+                allowed="UTC, whole hours like +02:00, or the name of a zone like Asia/Kolkata",
+                fix="write the file with its times in UTC or in a named zone",
+            ) from None
         if isinstance(error, pl.exceptions.DuplicateError) and f"'{ROW}'" in found:
             raise InputError("a column has a name that is taken", where=file, found=ROW, fix="rename it") from None
         encoding = "utf-8" in found.lower()

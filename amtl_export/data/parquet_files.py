@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import functools
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -27,7 +28,53 @@ def read_parquet(file: Path, columns: set[str], types: dict[str, pl.DataType]) -
         for name in sorted(columns & set(stored.names()))
         if stored[name] != types.get(name, _plain(stored[name]))
     ]
-    return Reading(frame.with_columns(casts).with_row_index(ROW))
+    times = [name for name in sorted(columns & set(stored.names())) if _holds_times(stored[name])]
+    return Reading(frame.with_columns(casts).with_row_index(ROW), functools.partial(TimesCheck, file, times))
+
+
+def _holds_times(dtype: pl.DataType) -> bool:
+    inner = dtype.inner if isinstance(dtype, pl.Array | pl.List) else dtype
+    return isinstance(inner, pl.Date | pl.Datetime)
+
+
+class TimesCheck:
+    """Refuses dates and times past any calendar: whatever takes one as a text ends in a panic of Polars.
+
+    Args:
+        file: for the messages.
+        columns: of dates or times, or of lists of them.
+    """
+
+    def __init__(self, file: Path, columns: Sequence[str]) -> None:
+        self._file, self._columns = file, columns
+
+    def chunk(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        """The rows as they are.
+
+        Raises:
+            InputError: a time is of no year.
+        """
+        for column in self._columns:
+            if column in chunk.columns:
+                self._refuse(chunk, column)
+        return chunk
+
+    def _refuse(self, chunk: pl.DataFrame, column: str) -> None:
+        times = chunk.select(ROW, column)
+        if isinstance(times.schema[column], pl.List):
+            times = times.explode(column)
+        bad = times.filter(pl.col(column).is_not_null() & pl.col(column).dt.year().is_null()).head(1)
+        if len(bad):
+            raise InputError(
+                f"column {column!r}: a time is past any calendar",
+                where=f"{self._file}, row {bad[ROW][0] + 1}",
+                found=f"{bad[column].to_physical()[0]} as {bad.schema[column]}",
+                allowed="years -262143 to 262142",
+                fix="correct or drop the row; is the number in another unit than the column's type says?",
+            )
+
+    def finish(self, parsed: bool = True) -> None:
+        """Nothing is left."""
 
 
 def column_types(files: Iterable[Path], columns: set[str], carried: Collection[str] = ()) -> dict[str, pl.DataType]:
@@ -89,7 +136,7 @@ def _plain(dtype: pl.DataType) -> pl.DataType:
 
 def _refuse_unusable(dtype: pl.DataType, name: str, file: Path) -> None:
     inner = dtype.inner if isinstance(dtype, pl.Array | pl.List) else dtype
-    if inner == pl.Binary:
+    if inner == pl.Binary or hasattr(inner, "ext_storage"):  # the second: Arrow's extension types, JSON say
         fix = "store it as text: cast the column to string before it is written"
     elif isinstance(inner, pl.Struct | pl.Array | pl.List) or inner == pl.Object:
         fix = "write its parts as columns of their own"

@@ -20,14 +20,24 @@ def refuse_first(raw: pl.DataFrame, bad: pl.Series, column: str, asker: str, all
     first = bad.arg_max() if bad.any() else None
     if first is None:
         return
-    value = raw[column][first : first + 1].to_list()[0] if column in raw.columns else None
+    found = shown(raw[column][first : first + 1]) if column in raw.columns else repr(None)
     raise InputError(
         f"{asker}: a value cannot be used",
         where=f"{raw[FILE][first]}, row {raw[ROW][first] + 1}, column {column!r}",
-        found=repr(value),
+        found=found,
         allowed=allowed,
         fix=fix,
     )
+
+
+def shown(one: pl.Series) -> str:
+    """The value of a column of one row; a time of a year that Python has not, as the number that is stored."""
+    times = one.explode() if isinstance(one.dtype, pl.List) else one
+    if isinstance(times.dtype, pl.Date | pl.Datetime):
+        years = times.drop_nulls().dt.year()
+        if not years.is_between(1, 9999).fill_null(False).all():
+            return f"{one.to_physical().to_list()[0]} ({one.dtype} as it is stored, of no year from 1 to 9999)"
+    return repr(one.to_list()[0])
 
 
 def refuse_type(column: pl.Series, asker: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -77,6 +80,48 @@ def test_types_without_a_field(tmp_path: Path, value: object) -> None:
     folder = place(tmp_path)
     write(folder / "a.parquet", pl.DataFrame({"u": [value], "y": [1]}))
     with pytest.raises(InputError, match=r"column 'u' has a type that no field can use"):
+        rows(folder)
+
+
+@pytest.mark.parametrize(
+    ("asks", "times"),
+    [
+        ("", [None, 2**30]),
+        ("", [None, [1, 2**30]]),
+        ('group = "t"\n', [None, 2**30]),
+        ("filter = \"t > '2024-01-01'\"\n", [None, 2**30]),
+    ],
+)
+def test_a_time_past_any_calendar_is_named(tmp_path: Path, asks: str, times: list[Any]) -> None:
+    """A text of it ends in a panic of Polars, which is no exception that anybody catches."""
+    many = isinstance(times[1], list)
+    kind = "multi-valued" if many else "categorical"
+    field = f'[[field]]\nname = "t"\nkind = "{kind}"\n'
+    folder = place(tmp_path, asks + SCHEMA + ("" if asks else field))
+    column = pl.Series("t", times).cast(pl.List(pl.Date) if many else pl.Date)
+    write(folder / "a.parquet", pl.DataFrame([pl.Series("u", ["a", "b"]), column, pl.Series("y", [1, 0])]))
+    with pytest.raises(InputError, match=rf"'t'(?s:.*)a\.parquet, row 2\n  found: {2**30} as Date"):
+        encode(open_source(str(folder)), tmp_path / "spilt", 0)
+
+
+def test_a_year_that_python_does_not_hold_is_shown(tmp_path: Path) -> None:
+    folder = place(tmp_path, f'{SCHEMA}[[field]]\nname = "t"\nkind = "categorical"\npart = "day"\n')
+    column = pl.Series("t", [None, 253402300800000000]).cast(pl.Datetime("us"))
+    write(folder / "a.parquet", pl.DataFrame([pl.Series("u", ["a", "b"]), column, pl.Series("y", [1, 0])]))
+    with pytest.raises(InputError, match=r"row 2, column 't'\n  found: 253402300800000000 \(Datetime"):
+        encode(open_source(str(folder)), tmp_path / "spilt", 0)
+
+
+def test_a_time_zone_that_polars_does_not_know_is_named(tmp_path: Path) -> None:
+    """PyArrow and pandas write `+05:30` of a fixed offset; Polars, which panics on it, writes a name: it is changed."""
+    folder = place(tmp_path)
+    times = pl.Series("u", [datetime(2024, 5, 1)]).dt.replace_time_zone("Etc/GMT-5")
+    write(folder / "a.parquet", pl.DataFrame([times, pl.Series("y", [1])]))
+    content = (folder / "a.parquet").read_bytes()
+    schema = re.findall(rb"/////[A-Za-z0-9+/]+=*", content)[0]
+    other = base64.b64encode(base64.b64decode(schema).replace(b"Etc/GMT-5", b"+05:30:00"))
+    (folder / "a.parquet").write_bytes(content.replace(schema, other))
+    with pytest.raises(InputError, match=r"(?s)time zone that is not read.*a\.parquet.*found: \+05:30:00.*UTC"):
         rows(folder)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from amtl_export.data.frames import FILE, ROW
 from amtl_export.data.normalise import BLANKS, NUMBER, WHOLE
 from amtl_export.data.refusal import refuse_first
 from amtl_export.data.schema import Schema
@@ -85,7 +86,10 @@ class Expressions:
                 problems.append(str(error).splitlines()[0])
                 continue
             if found == pl.Boolean or found.is_numeric():
-                return self._evaluated(raw, dict(zip(columns, readings, strict=True)), expression, what)
+                try:
+                    return self._evaluated(raw, dict(zip(columns, readings, strict=True)), expression, what)
+                except pl.exceptions.PolarsError as error:  # a cast of what does not fit, say
+                    raise _not_computed(raw, text, what, error) from None
             problems.append(f"it gives {found}")
         raise InputError(
             f"the {what} expression cannot be computed",
@@ -124,6 +128,16 @@ class Expressions:
         allowed = "0 or 1 in every row" if alone and what.startswith("label") else "a number"
         refuse_first(raw, number.is_null() & values.is_not_null(), column, what, allowed)
         return number
+
+
+def _not_computed(raw: pl.DataFrame, text: str, what: str, error: Exception) -> InputError:
+    """What to say where an expression that fits the columns' types fails on their values."""
+    return InputError(
+        f"the {what} expression cannot be computed",
+        where=f"{raw[FILE][0]}, from row {raw[ROW][0] + 1}",
+        found=f"{text!r}: {str(error).splitlines()[0]}",
+        fix="correct the rows or the expression; TRY_CAST gives null where CAST fails",
+    )
 
 
 def _asked_for_null_alone(column: str, text: str) -> bool:

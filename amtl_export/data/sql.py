@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,11 @@ _SEVERAL_ROWS = {
     *("Agg", "Len", "Over", "Rolling", "Explode", "Sort", "SortBy", "Gather", "Filter", "Slice", "Selector"),
     *("Quantile", "NullCount", "Shift", "ShiftAndFill", "Rank", "Random", "Correlation", "Any", "All"),
 }
+
+#: Operators that nest what stands before them: Polars' own parser overflows the stack, and ends the process, on many.
+_NESTING = re.compile(r"\b(?:and|or|when|not|like|cast)\b|(?<=[^\s(,])\s*(?:[-+*/%|&^]|::)", re.IGNORECASE)
+_IN_QUOTES = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"")
+_MOST_OPERATORS = 2000
 
 _QUOTED = "a column whose name is no plain word goes in double quotes, '\"click rate\"'"
 
@@ -25,20 +31,32 @@ def columns_of(expression: str, what: str) -> list[str]:
         what: `label` or `filter`, for errors.
 
     Raises:
-        ValueError: it is neither, names no column, gives one another name, or takes several rows together.
+        ValueError: it is neither, names no column, gives one another name, takes several rows together, or nests
+            too deep.
     """
+    shown = expression if len(expression) <= 300 else f"{expression[:300]}…"
+    operators = sum(1 for _ in _NESTING.finditer(_IN_QUOTES.sub("x", expression)))
+    deep = (
+        f"{what} nests too deep, with {operators:,} operators: {shown!r}; many values of one column are "
+        "`column in (1, 2, 3)`, and anything else is best a column of the data"
+    )
+    if operators > _MOST_OPERATORS:
+        raise ValueError(deep)
     try:
         parsed = pl.sql_expr(expression)
+        kinds = set(_kinds(json.loads(parsed.meta.serialize(format="json"))))
     except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{what} is not a column or SQL expression: {expression!r} ({error}); {_QUOTED}") from None
+        raise ValueError(f"{what} is not a column or SQL expression: {shown!r} ({error}); {_QUOTED}") from None
+    except RecursionError:
+        raise ValueError(deep) from None
     columns = parsed.meta.root_names()
     if not columns:
-        raise ValueError(f"{what} names no column: {expression!r} is the same in every row")
+        raise ValueError(f"{what} names no column: {shown!r} is the same in every row")
     if not parsed.meta.undo_aliases().meta.eq(parsed):
-        raise ValueError(f"{what} gives column {columns[0]!r} another name: {expression!r}; {_QUOTED}")
-    if together := sorted(_SEVERAL_ROWS & set(_kinds(json.loads(parsed.meta.serialize(format="json"))))):
+        raise ValueError(f"{what} gives column {columns[0]!r} another name: {shown!r}; {_QUOTED}")
+    if together := sorted(_SEVERAL_ROWS & kinds):
         raise ValueError(
-            f"{what} takes several rows together ({', '.join(together)}): {expression!r}; it is computed row by row: "
+            f"{what} takes several rows together ({', '.join(together)}): {shown!r}; it is computed row by row: "
             "add a column for it to the data"
         )
     return columns

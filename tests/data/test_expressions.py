@@ -96,6 +96,7 @@ def test_missing_texts_of_files_are_null_in_expressions(tmp_path: Path) -> None:
         ('label = "w"', "row 2, column 'w'.*found: 'two'.*allowed: 0 or 1 in every row"),
         ('label = "w = \'two\'"\nfilter = "v + w"', "allowed: what is 0 or 1|a number"),
         ("label = \"v || 'x'\"", "the label expression cannot be computed"),
+        ('label = "v = \'x\'"\nfilter = "CAST(u AS INT) > 1"', "a.csv, from row 1 .*conversion from `str`.*TRY_CAST"),
     ],
 )
 def test_what_cannot_be_compared_is_named(tmp_path: Path, head: str, says: str) -> None:
@@ -131,6 +132,25 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path, head: str, says: str) 
 def test_what_is_no_expression_of_a_row_is_refused(tmp_path: Path, head: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         labels(texts(tmp_path, head, "a,1,1", "b,0,2"))
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        pytest.param(" OR ".join(f"w = {k}" for k in range(700)), id="deeper than Python goes"),
+        pytest.param(" OR ".join(["w = 1"] * 20_000), id="deeper than a stack holds"),
+        pytest.param("CASE " + " ".join(f"WHEN w={k} THEN 1" for k in range(900)) + " ELSE 0 END", id="cases"),
+    ],
+)
+def test_an_expression_of_very_many_operators_is_refused(tmp_path: Path, term: str) -> None:
+    with pytest.raises(InputError, match=r"nests too deep, with [\d,]+ operators.*`column in \(1, 2, 3\)`") as caught:
+        labels(texts(tmp_path, f'label = "{term}"', "a,1,1", "b,0,2"))
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_long_list_of_values_is_no_nesting(tmp_path: Path) -> None:
+    numbers = ", ".join(str(k) for k in range(-10_000, 2))
+    assert labels(texts(tmp_path, f'label = "w IN ({numbers})"', "a,1,1", "b,0,2")) == [1, 0]
 
 
 @pytest.mark.parametrize("name", ["click rate", "order", "a.b", "Len", "Agg"])

@@ -208,6 +208,13 @@ def test_a_data_file_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
         rows(folder)
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    folder = place(tmp_path, **{"a.csv": "u,y\na,1\n"})
+    (folder / "a.csv").rename(folder / os.fsdecode(b"\xff.csv"))
+    with pytest.raises(InputError, match=r"not UTF-8\n.*udcff\.csv(?s:.*)rename it"):
+        rows(folder)
+
+
 def test_columns_beside_a_header_are_refused(tmp_path: Path) -> None:
     folder = place(tmp_path, with_files('columns = ["y", "u"]'), **{"a.csv": "u,y\na,1\n"})
     with pytest.raises(InputError, match="header = false"):

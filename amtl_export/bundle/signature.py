@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from amtl_export.data.output_names import probability_of
 from amtl_export.errors import InputError
@@ -34,7 +34,7 @@ class Table(_Part):
 
     layout: Layout
     dtype: ValueType
-    dim: int
+    dim: int = Field(le=2**24)
     rows: int
     page_width: int | None = None
     bytes: int
@@ -91,6 +91,14 @@ class Signature(_Part):
     out_of_range: dict[str, str] = {}
     limits: dict[str, int] = {}
 
+    @model_validator(mode="after")
+    def _names_known_tables(self) -> Self:
+        """A ValueError, which pydantic gathers, if a field's table is none of `tables`."""
+        for name, table in [(own.name, own.table) for own in self.fields] + [("main", self.main)][: len(self.tables)]:
+            if table not in self.tables:
+                raise ValueError(f"{name} is in table {table!r}, and the tables are {sorted(self.tables)}")
+        return self
+
     @property
     def answer(self) -> str:
         """The output that is shown: the main score, of a run its probability."""
@@ -134,7 +142,7 @@ class Signature(_Part):
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
             raise InputError(
-                "a bundle's signature cannot be read", where=where, found=f"{key}: {first['msg']}"
+                "a bundle's signature cannot be read", where=where, found=f"{key}: {first['msg']}".removeprefix(": ")
             ) from None
 
 

@@ -153,3 +153,19 @@ def test_an_incomplete_bundle_is_refused(bundle_copy: Path, name: str) -> None:
     (bundle_copy / name).unlink()
     with pytest.raises(InputError, match=f"no {name}"):
         open_bundle(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda values: values.update(main="xxx"), "main is in table 'xxx'"),
+        (lambda values: values["fields"][1].update(table="xxx"), "is in table 'xxx', and the tables are"),
+        (lambda values: values["tables"][values["main"]].update(dim=10**30), "less than or equal to 16777216"),
+    ],
+)
+def test_a_signature_that_contradicts_itself_is_refused(bundle_copy: Path, change: Any, found: str) -> None:
+    file = bundle_copy / "signature.json"
+    change(values := json.loads(file.read_text()))
+    file.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=f"(?s)a bundle's signature cannot be read.*{found}"):
+        open_bundle(bundle_copy)

@@ -192,7 +192,12 @@ def _text(value: Any, name: str) -> str:
 
 def _fitted(values: npt.ArrayLike, spec: TensorSpec, sizes: dict[str, int]) -> npt.NDArray[Any]:
     """The input as the graph takes it; `sizes` gathers the dynamic dimensions."""
-    array, dtype = np.asarray(values), np.dtype(spec.dtype)
+    dtype = np.dtype(spec.dtype)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        fix = "fill rows up to one length, as the signature says"
+        raise InputError("an input is no array", where=spec.name, found=error, allowed=spec.shape, fix=fix) from None
     if array.dtype.kind not in _KINDS[dtype.kind] and array.size:
         wanted = "texts" if spec.dtype == "object" else spec.dtype
         raise InputError("an input has another type", where=spec.name, found=array.dtype, allowed=wanted)

@@ -118,3 +118,10 @@ def test_without_the_library_native_operators_are_an_error(bundle: Bundle, tmp_p
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=False)
     assert done.returncode == 0, done.stderr
     assert ("refused" in done.stdout) == (bundle.signature.layout == "ragged")
+
+
+def test_rows_of_different_lengths_are_refused(bundle: Bundle) -> None:
+    predictor = amtl_export.load(bundle.path)
+    request = {spec.name: [[1], [1, 2]] for spec in predictor.inputs}
+    with pytest.raises(InputError, match=r"(?s)an input is no array.*inhomogeneous.*fill rows up"):
+        predictor.predict(request)

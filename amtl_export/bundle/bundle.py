@@ -201,7 +201,29 @@ def open_bundle(path: Path | str) -> Bundle:
     if signature.source == "module":
         return Bundle(path, signature, None)
     _require(path, "schema.json", "normalisation.json")
-    return Bundle(path, signature, Schema.from_values(read_json(path / "schema.json"), path / "schema.json"))
+    schema = Schema.from_values(read_json(path / "schema.json"), path / "schema.json")
+    _check_inputs(signature, schema, path / "signature.json")
+    return Bundle(path, signature, schema)
+
+
+def _check_inputs(signature: Signature, schema: Schema, where: Path) -> None:
+    """Refuse inputs that do not take each field of the schema once: numbers side by side, and ids, or one list."""
+    given = sorted(name for spec in signature.inputs for name in spec.fields)
+    numeric = {field.name for field in schema.numeric}
+    wrong = [
+        spec.name
+        for spec in signature.inputs
+        if {name in numeric for name in spec.fields} != {spec.source == "numeric"}
+        or not (spec.packed or spec.fields == (spec.name,))
+    ]
+    if wrong or given != sorted(field.name for field in schema.fields):
+        raise InputError(
+            "a bundle's signature does not fit its schema",
+            where=where,
+            found=f"input {wrong[0]}" if wrong else f"fields {', '.join(given)}",
+            allowed=", ".join(field.name for field in schema.fields),
+            fix="export it again",
+        )
 
 
 #: A file of a folder that is no bundle → what it is.

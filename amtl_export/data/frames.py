@@ -83,6 +83,10 @@ def polars_errors(file: Path) -> Iterator[None]:
             ) from None
         if isinstance(error, pl.exceptions.DuplicateError) and f"'{ROW}'" in found:
             raise InputError("a column has a name that is taken", where=file, found=ROW, fix="rename it") from None
+        if isinstance(error, pl.exceptions.DuplicateError):
+            raise InputError(
+                "a name stands for two columns", where=file, found=found, fix="rename one of them"
+            ) from None
         encoding = "utf-8" in found.lower()
         raise InputError(
             "the file cannot be parsed",

@@ -171,6 +171,12 @@ def _open(file: DataFile, schema: Schema, needed: set[str], types: dict[str, pl.
 
 def _check_columns(present: set[str], file: Path, of_schema: set[str], needed: set[str]) -> None:
     if lacking := sorted(of_schema - present) or sorted(needed - present):
+        if any("\r" in name for name in present):
+            raise InputError(
+                "lines end in a carriage return alone",
+                where=file,
+                fix="write the file with line feeds: tr '\\r' '\\n' < old > new",
+            )
         named = lacking[0] in of_schema
         raise InputError(
             f"the data lacks columns that {'the schema names' if named else 'are to be kept'}",

@@ -131,11 +131,12 @@ class Predictor:
         """The outputs of a prepared request; inputs are read in place, outputs are new arrays.
 
         Raises:
-            InputError: an output is unknown; the graph fails on the request.
+            InputError: an output is unknown, or none is wanted; the graph fails on the request.
         """
-        wanted = self._given if outputs is None else outputs
-        if not set(self._given).issuperset(wanted):
-            raise InputError("an output is unknown", found=", ".join(wanted), allowed=_names(self.outputs))
+        wanted = self._given if outputs is None else [outputs] if isinstance(outputs, str) else list(outputs)
+        if not wanted or not set(self._given).issuperset(wanted):
+            found = ", ".join(map(str, wanted)) or "none"
+            raise InputError("outputs that the graph does not give", found=found, allowed=_names(self.outputs))
         return run(self.session, wanted, prepared, where=self.bundle)
 
 
@@ -203,6 +204,8 @@ def _fitted(values: npt.ArrayLike, spec: TensorSpec, sizes: dict[str, int]) -> n
         raise InputError("an input has another type", where=spec.name, found=array.dtype, allowed=wanted)
     if spec.dtype == "object":
         array = np.array([_text(value, spec.name) for value in array.flat], dtype=object).reshape(array.shape)
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise InputError("values are masked", where=spec.name, fix="fill them with what is missing there")
     _check_range(array, dtype, spec.name)
     fits = array.ndim == len(spec.shape) and all(
         size == (sizes.setdefault(expected, size) if isinstance(expected, str) else expected)
@@ -215,7 +218,12 @@ def _fitted(values: npt.ArrayLike, spec: TensorSpec, sizes: dict[str, int]) -> n
 
 
 def _check_range(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> None:
-    """Refuse whole numbers that a narrower type would change."""
+    """Refuse whole numbers that a narrower type would change, and others that it would make infinite."""
+    if dtype.kind == "f" and array.dtype.kind == "f" and array.dtype.itemsize > dtype.itemsize:
+        most = np.finfo(dtype).max
+        if (past := np.isfinite(array) & (np.abs(array) > most)).any():
+            raise InputError(f"a number is past {dtype}", where=name, found=array[past][0], allowed=f"±{most}")
+        return
     if dtype.kind not in "iu" or not array.size or np.can_cast(array.dtype, dtype):
         return
     limits = np.iinfo(dtype)

@@ -64,7 +64,16 @@ class Scorer:
         known = tuple(spec.name for spec in signature.outputs)
         if unknown := [name for name in outputs if name not in known]:
             raise InputError("score: unknown outputs", found=", ".join(unknown), allowed=", ".join(known))
-        return cls(bundle, load(bundle.path), tuple(outputs) or known, bundle.normalisations(), raw_fields(bundle))
+        predictor = load(bundle.path)
+        graphs, said = ({(s.name, s.dtype, len(s.shape)) for s in own} for own in (predictor.inputs, signature.inputs))
+        if graphs != said:
+            raise InputError(
+                "the graph takes other inputs than the bundle's signature says",
+                where=bundle.path / "model.onnx",
+                found=", ".join(sorted(name for name, _, _ in graphs ^ said)),
+                fix="export it again",
+            )
+        return cls(bundle, predictor, tuple(outputs) or known, bundle.normalisations(), raw_fields(bundle))
 
     def scored(self, raw: pl.DataFrame, kept: Sequence[str], batch: int, pool: ThreadPoolExecutor) -> pl.DataFrame:
         """`file`, `row`, the kept columns and the outputs of a chunk.

@@ -16,6 +16,7 @@ from amtl_export.errors import InputError
 from amtl_export.files import SUMS, checksum_mismatches
 from amtl_export.freezing.folder import save_frozen
 from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.scoring.scorer import Scorer
 from amtl_export.traffic.draw import draw
 from amtl_export.training.run import Run
 
@@ -169,3 +170,35 @@ def test_a_signature_that_contradicts_itself_is_refused(bundle_copy: Path, chang
     file.write_text(json.dumps(values))
     with pytest.raises(InputError, match=f"(?s)a bundle's signature cannot be read.*{found}"):
         open_bundle(bundle_copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda inputs: inputs[0]["columns"].pop(),
+        lambda inputs: inputs[0]["columns"].append(inputs[0]["columns"][0]),
+        lambda inputs: inputs[0]["columns"][0].update(field="nobody"),
+        lambda inputs: inputs[0]["shape"].append(3),
+        lambda inputs: inputs[1].pop("source"),
+        lambda inputs: inputs[1].pop("columns"),
+        lambda inputs: inputs[2].update(name="nobody"),
+        lambda inputs: inputs.pop(),
+    ],
+)
+def test_inputs_that_are_not_the_schemas_are_refused(bundle_copy: Path, change: Any) -> None:
+    file = bundle_copy / "signature.json"
+    values = json.loads(file.read_text())
+    assert [own["name"] for own in values["inputs"]] == ["ids", "numeric", "tags"]
+    change(values["inputs"])
+    file.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"(?s)a bundle's signature does not fit its schema.*signature\.json.*fix:"):
+        open_bundle(bundle_copy)
+
+
+def test_a_graph_with_other_inputs_than_the_signatures_is_not_scored(bundle_copy: Path) -> None:
+    file = bundle_copy / "signature.json"
+    values = json.loads(file.read_text())
+    values["inputs"][0]["dtype"] = "int32"
+    file.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"(?s)other inputs than the bundle's signature says.*found: ids"):
+        Scorer.open(open_bundle(bundle_copy))

@@ -160,6 +160,13 @@ def test_a_column_named_twice(tmp_path: Path) -> None:
         rows(folder)
 
 
+def test_lines_that_end_in_a_carriage_return_alone(tmp_path: Path) -> None:
+    folder = place(tmp_path)
+    (folder / "a.csv").write_bytes(b"u,y\ra,1\rb,0\r")
+    with pytest.raises(InputError, match=r"(?s)carriage return alone\n  where: .*a\.csv\n  fix: .*tr "):
+        rows(folder)
+
+
 def test_texts_that_mean_missing_stay_texts(tmp_path: Path) -> None:
     """Fields decide about them, alike for every format."""
     folder = place(tmp_path, with_files('missing = ["n/a"]'))

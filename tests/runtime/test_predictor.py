@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -78,6 +79,8 @@ def test_requests_that_do_not_fit(paged_bundle: Bundle, feed: Feed) -> None:
         "where: ids\n  found: (27,)": feed | {"ids": ids.ravel()},
         "where: numeric\n  found: <U1": feed | {"numeric": np.array([["a"]] * 9)},
         "-9223372036854775808..9223372036854775807": feed | {"ids": np.full(ids.shape, 2**64 - 1, np.uint64)},
+        "past float32\n  where: numeric\n  found: 1e+300": feed | {"numeric": np.full(feed["numeric"].shape, 1e300)},
+        "masked\n  where: ids": feed | {"ids": np.ma.masked_equal(ids, ids[0, 0])},
     }
     for text, request in wrong.items():
         with pytest.raises(InputError) as error:
@@ -85,8 +88,13 @@ def test_requests_that_do_not_fit(paged_bundle: Bundle, feed: Feed) -> None:
         assert text in str(error.value)
     with pytest.raises(InputError, match="where: tags"):
         predictor.predict(feed | {"tags": feed["tags"][:5]})
-    with pytest.raises(InputError, match="allowed: logit, probability"):
-        predictor.predict(feed, ["loss"])
+    outputs: list[Any] = [["loss"], [], [1], "loss"]
+    for one in outputs:
+        with pytest.raises(InputError, match="allowed: logit, probability"):
+            predictor.predict(feed, one)
+    assert list(predictor.predict(feed, "logit")) == ["logit"]
+    wide = feed | {"numeric": np.full(feed["numeric"].shape, -np.inf), "ids": np.ma.masked_equal(ids, -1)}
+    assert predictor.predict(wide)["logit"].shape == (len(ids),)
 
 
 def test_what_is_missing_is_said(bundle: Bundle, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def measure_encode(folder: Path, type: str, values: int, rows: int) -> dict[str,
     limits = (rows, 2 * rows)
     works: list[Callable[[], object]] = [partial(encode, source, folder / str(own), 0, own) for own in limits]
     works += [partial(_read_twice, source, own) for own in limits]
-    seconds = [min(several) for several in zip(*([cpu_s(work) for work in works] for _ in range(3)), strict=True)]
+    seconds = [min(several) for several in zip(*([cpu_s(work) for work in works] for _ in range(5)), strict=True)]
     return {
         "type": type,
         "values": values,

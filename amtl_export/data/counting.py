@@ -90,8 +90,8 @@ class ValueCounter:
 
     def _counted(self) -> pl.DataFrame:
         """Every value that is not spilled, and its count."""
-        self._learn()
-        return pl.DataFrame({"value": self._known.values, "count": self._counts})
+        known = pl.DataFrame({"value": self._known.values, "count": self._counts})
+        return pl.concat([known, self._new.whole()])
 
     def spill(self, spill: Spill) -> None:
         """Put all values aside that are in memory.

@@ -16,6 +16,7 @@ import polars as pl
 
 #: 2^64 over the golden ratio, odd: no two integers have one product, and leading bits spread.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_INVERSE = np.uint64(pow(int(_MULTIPLIER), -1, 2**64))
 _SEED = 0x616D746C
 _LARGEST = np.uint64(2**64 - 1)
 
@@ -73,10 +74,9 @@ class ValueIndex:
         known, new = [np.zeros(0, dtype=np.int32)], [values.clear()]
         for start in range(0, len(values), _BLOCK):
             block = values.slice(start, _BLOCK)
-            rows, found = self._index.sorted(block, self.values, compared)
-            known.append(found[found >= 0])
-            if len(known[-1]) < len(block):
-                new.append(block.gather(rows[found < 0]))
+            found, others = self._index.known_and_new(block, self.values, compared)
+            known.append(found)
+            new.append(others)
         return np.concatenate(known), pl.concat(new)
 
     @property
@@ -138,16 +138,22 @@ class _Hashed:
             found[values.is_null().to_numpy()] = -1
         return found, met
 
-    def sorted(self, values: pl.Series, all_values: pl.Series, compared: bool) -> tuple[npt.NDArray[np.int64], Ints]:
-        """Rows of the values, none null, in the order of their hashes, and the position of each."""
+    def known_and_new(self, values: pl.Series, all_values: pl.Series, compared: bool) -> tuple[Ints, pl.Series]:
+        """Positions of the values that are there, and those that are not, in the order of their hashes."""
         hashes = _hashes(values)
-        order = _order(hashes)
-        hashes = hashes[order]
-        places = self._places(hashes)
-        found = self.known[places]
-        if compared and values.dtype == pl.String:
-            self._tell_apart(values.gather(order), hashes, places, found, all_values)
-        return order, found
+        if values.dtype == pl.String:
+            order = _order(hashes)
+            hashes = hashes[order]
+            places = self._places(hashes)
+            found = self.known[places]
+            if compared:
+                self._tell_apart(values.gather(order), hashes, places, found, all_values)
+            new = values.gather(order[found < 0])
+        else:
+            hashes.sort()
+            found = self.known[self._places(hashes)]
+            new = pl.Series(values.name, (hashes[found < 0] * _INVERSE).view(np.int64))
+        return found[found >= 0], new
 
     def _tell_apart(self, values: pl.Series, hashes: Hashes, places: Ints, found: Ints, all_values: pl.Series) -> bool:
         """Correct `places` and `found` of texts that have another one's hash; whether there are such."""
@@ -162,13 +168,13 @@ class _Hashed:
 
     def _places(self, asked: Hashes) -> Ints:
         """int32 `[n]`: the first of each of these among the hashes, V if it is not there."""
-        at = self.begin[(asked >> self.shift).view(np.int64)]
-        there = self.hashes[at]
+        at = self.begin.take((asked >> self.shift).view(np.int64))
+        there = self.hashes.take(at)
         todo = np.flatnonzero(there < asked)
         while len(todo):  # as often as the fullest bucket has hashes
             at[todo] += 1
-            there[todo] = more = self.hashes[at[todo]]
-            todo = todo[more < asked[todo]]
+            there[todo] = more = self.hashes.take(at.take(todo))
+            todo = todo[more < asked.take(todo)]
         at[there != asked] = len(self.known) - 1
         return at
 

@@ -20,6 +20,7 @@ from amtl_export.data.normalise import normalisations
 from amtl_export.data.rows import read_rows
 from amtl_export.data.source import Source
 from amtl_export.data.spill import Spill
+from amtl_export.errors import InputError
 from amtl_export.stages import stage
 
 
@@ -99,7 +100,7 @@ def describe(
     """One pass over all rows of the source; values beyond `counted_bytes` wait in the folder that TMPDIR names.
 
     Raises:
-        InputError: as `read_rows`.
+        InputError: as `read_rows`; no row passes the schema's filter.
         EnvironmentLacks: no room in that folder.
     """
     with Spill(Path(tempfile.gettempdir())) as spill:
@@ -134,6 +135,13 @@ def _described(
                 chunk.fields.select(low=column.min(), high=column.max(), missing=column.null_count().cast(pl.Int64))
             )
     rows = sum(split_rows)
+    if not rows and schema.filter is not None:
+        raise InputError(
+            "no row passes the filter",
+            where=source.path or source.name,
+            found=repr(schema.filter),
+            fix="correct filter in schema.toml",
+        )
     fields = tuple(_field_summary(f.name, f.kind, f.governed, counters[f.name]) for f in schema.embedded)
     numeric = tuple(_numeric_summary(name, parts, rows) for name, parts in extremes.items())
     split = (split_rows[0], split_rows[1], split_rows[2])

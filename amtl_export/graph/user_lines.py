@@ -75,4 +75,4 @@ def _is_users(file: str) -> bool:
         return False
     path, library = real(file), real(sysconfig.get_paths()["stdlib"])
     standard = path.is_relative_to(library) and not {"site-packages", "dist-packages"} & set(path.parts)
-    return not standard and not any(path.is_relative_to(package) for package in _PACKAGES)
+    return not standard and not any(own.is_relative_to(package) for own in (path, Path(file)) for package in _PACKAGES)

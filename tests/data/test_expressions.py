@@ -13,6 +13,7 @@ import pytest
 from data_places import place
 
 from amtl_export.data.catalog import open_source
+from amtl_export.data.describe import describe
 from amtl_export.data.expressions import label_column
 from amtl_export.data.rows import read_rows
 from amtl_export.data.sql import columns_of
@@ -172,3 +173,10 @@ def test_a_filter_of_other_numbers_is_refused(tmp_path: Path) -> None:
 
 def test_names_of_values_are_no_kinds_of_nodes() -> None:
     assert columns_of("CONCAT_WS('Len', u, v) = 'Agg'", "label") == ["u", "v"]
+
+
+def test_a_filter_that_no_row_passes_is_told_of(tmp_path: Path) -> None:
+    lines = ["a,1,1", "b,0,3"]
+    with pytest.raises(InputError, match=r"(?s)no row passes the filter.*found: 'w > 3'\n  fix: correct filter"):
+        describe(open_source(str(texts(tmp_path, 'label = "v"\nfilter = "w > 3"', *lines))))
+    assert describe(open_source(str(texts(tmp_path, 'label = "v"\nfilter = "w > 2"', *lines)))).rows == 1

@@ -207,8 +207,8 @@ def open_bundle(path: Path | str) -> Bundle:
 
 
 def _check_inputs(signature: Signature, schema: Schema, where: Path) -> None:
-    """Refuse inputs that do not take each field of the schema once: numbers side by side, and ids, or one list."""
-    given = sorted(name for spec in signature.inputs for name in spec.fields)
+    """Refuse inputs that are not fields of the schema, each once: numbers side by side, and ids, or one list."""
+    given = [name for spec in signature.inputs for name in spec.fields]
     numeric = {field.name for field in schema.numeric}
     wrong = [
         spec.name
@@ -216,7 +216,7 @@ def _check_inputs(signature: Signature, schema: Schema, where: Path) -> None:
         if {name in numeric for name in spec.fields} != {spec.source == "numeric"}
         or not (spec.packed or spec.fields == (spec.name,))
     ]
-    if wrong or given != sorted(field.name for field in schema.fields):
+    if wrong or len(given) > len(set(given)) or not {field.name for field in schema.fields}.issuperset(given):
         raise InputError(
             "a bundle's signature does not fit its schema",
             where=where,

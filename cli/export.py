@@ -64,7 +64,7 @@ from amtl_export.cli.types import FOLDER, SOURCE, Choice, TextList, as_argument
     type=Choice(["guard", "trust"]),
     default="guard",
     show_default=True,
-    help="guard: any id is answered; trust: ids must be legal, which saves four nodes.",
+    help="guard: any id is answered; trust: ids must be legal, which saves four or five nodes.",
 )
 @click.option(
     "--request-fields",

@@ -102,15 +102,36 @@ class Builder:
         return any(name == input_name for input_name, _, _ in self._row_numbers)
 
     def _guarded(self, ids: ir.Value, sizes: Sequence[int], scope: str) -> ir.Value:
+        """Ids that are known; 0 in the place of others, by a product: ONNX Runtime's Where takes longer."""
+        known = self._clipped_alike(ids, sizes[0], scope) if _is_narrow(ids, sizes) else self._within(ids, sizes, scope)
+        kept = self.op("Cast", known, name=f"{scope}/kept", to=ir.DataType.INT64)
+        return self.op("Mul", kept, ids, name=f"{scope}/known_ids")
+
+    def _within(self, ids: ir.Value, sizes: Sequence[int], scope: str) -> ir.Value:
         zero = self.constant("ids/zero", np.array(0, dtype=np.int64))
-        limit = self.constant(f"{scope}/sizes", np.array(sizes, dtype=np.int64))
+        limit = self.constant(f"{scope}/sizes", _number_or_numbers(sizes))
         above = self.op("GreaterOrEqual", ids, zero, name=f"{scope}/not_negative")
         below = self.op("Less", ids, limit, name=f"{scope}/below_size")
-        known = self.op("And", above, below, name=f"{scope}/known")
-        return self.op("Where", known, ids, zero, name=f"{scope}/known_ids")
+        return self.op("And", above, below, name=f"{scope}/known")
+
+    def _clipped_alike(self, ids: ir.Value, size: int, scope: str) -> ir.Value:
+        zero = self.constant("ids/zero", np.array(0, dtype=np.int64))
+        last = self.constant(f"{scope}/last", np.array(size - 1, dtype=np.int64))
+        clipped = self.op("Clip", ids, zero, last, name=f"{scope}/clipped")
+        return self.op("Equal", clipped, ids, name=f"{scope}/known")
 
     def _shifted(self, ids: ir.Value, offsets: Sequence[int], scope: str) -> ir.Value:
         if not any(offsets):
             return ids
-        shift = self.constant(f"{scope}/offsets", np.array(offsets, dtype=np.int64))
+        shift = self.constant(f"{scope}/offsets", _number_or_numbers(offsets))
         return self.op("Add", ids, shift, name=f"{scope}/row_numbers")
+
+
+def _is_narrow(ids: ir.Value, sizes: Sequence[int]) -> bool:
+    """Whether all ids have one size, and lie in one column: ONNX Runtime's And goes through `[B, 1]` one by one."""
+    return len(sizes) == 1 and (ids.shape is None or len(ids.shape) < 2 or ids.shape[-1] == 1)
+
+
+def _number_or_numbers(values: Sequence[int]) -> np.ndarray[Any, Any]:
+    """One number where all columns have the same, else one for each."""
+    return np.array(values if len(set(values)) > 1 else values[0], dtype=np.int64)

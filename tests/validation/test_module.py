@@ -147,8 +147,8 @@ def test_a_guard_that_is_wrong(model: Clicks, tmp_path: Path) -> None:
     bundle = exported(model, tmp_path, ExportConfig("dense"))
 
     def widen(graph: ir.Model) -> None:
-        (name,) = [name for name in graph.graph.initializers if name.startswith("ids/item") and name.endswith("sizes")]
-        graph.graph.initializers[name].const_value = ir.tensor(np.array([V + 1]), name=name)
+        (name,) = [name for name in graph.graph.initializers if name.startswith("ids/item") and name.endswith("last")]
+        graph.graph.initializers[name].const_value = ir.tensor(np.array(V), name=name)
 
     rewrite(bundle, widen)
     assert any("an id" in p or "field item, id 40" in p for p in failed(bundle, model).problems)

@@ -1,6 +1,7 @@
 """A multi-valued field: rows looked up and added up, against a dense lookup with a sum, and PyTorch's EmbeddingBag.
 
 python benchmarks/pooling.py --out benchmarks/results
+python benchmarks/pooling.py --rows 1000 --dim 9 --length 6 --name pooling-few --out benchmarks/results
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ from amtl_export.bench.timing import Latency, Subject, interleave
 from amtl_export.cli.types import IntList
 from amtl_export.files import write_json
 from amtl_export.freezing.table import FrozenEmbedding
-from amtl_export.graph.passes.fuse_sums import FuseSums
+from amtl_export.graph.passes.fuse_sums import FEW, NARROW, FuseSums
 from amtl_export.graph.passes.lower_lookups import LowerLookups
 from amtl_export.runtime.session import open_session
 from amtl_export.spec import Feed
 from amtl_export.tables.plan import PlanConfig
 
+#: Of a dense table whose rows are looked up values first, which export does where they are narrow and few.
+VALUES_FIRST = "onnx-values-first"
+
 SUBJECTS = {
     "onnx-dense": PlanConfig("dense"),
+    VALUES_FIRST: PlanConfig("dense"),
     "onnx-paged": PlanConfig("paged"),
     "ragged-gather": PlanConfig("ragged"),
     "ragged-sum": PlanConfig("ragged"),
@@ -61,6 +66,8 @@ class Part:
         model = traced(Pooled(table), torch.zeros(3, length, dtype=torch.int64), "total")
         if name.startswith("ragged-sum"):
             FuseSums(["table"])(model)
+        if name == VALUES_FIRST:
+            FuseSums([], ["table"])(model)
         LowerLookups({"table": laid_out_as(table, SUBJECTS[name])}, "guard")(model)
         ir.save(model, folder / f"{name}.onnx", external_data=f"{name}.data", size_threshold_bytes=128)
         self._session = open_session(folder / f"{name}.onnx", native=True)
@@ -94,19 +101,24 @@ class EmbeddingBag:
 
 @click.command()
 @click.option("--rows", default=1_000_000, show_default=True, help="V.")
+@click.option("--dim", default=Point.dim, show_default=True, help="D.")
 @click.option("--length", default=50, show_default=True, help="Values of an example.")
+@click.option("--name", default="pooling", show_default=True, help="In the file's name.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"), show_default=True)
 @click.option("--machine", default="cpu2", show_default=True, help="Short name in the file's name.")
 @click.option("--seconds", default=3.0, show_default=True, help="For each batch size and id distribution.")
 @click.option("--batch", type=IntList(), default="1,16,256", show_default=True, help="Batch sizes.")
-def main(rows: int, length: int, out: Path, machine: str, seconds: float, batch: tuple[int, ...]) -> None:
+def main(
+    rows: int, dim: int, length: int, name: str, out: Path, machine: str, seconds: float, batch: tuple[int, ...]
+) -> None:
     """Time pooled lookups."""
     out.mkdir(parents=True, exist_ok=True)
-    point, cases = Point(rows=rows), []
+    point, cases = Point(rows=rows, dim=dim), []
+    timed = [own for own in SUBJECTS if own != VALUES_FIRST or (length <= FEW and dim <= NARROW)]
     whole = planted_table(point)
     table = FrozenEmbedding(whole.rows, whole.dims, [len(whole.dims)], [0])
     with tempfile.TemporaryDirectory() as folder, torch_threads(1):
-        subjects: list[Subject] = [*(Part(name, table, Path(folder), length) for name in SUBJECTS), EmbeddingBag(table)]
+        subjects: list[Subject] = [*(Part(own, table, Path(folder), length) for own in timed), EmbeddingBag(table)]
         for size, distribution in itertools.product(batch, ("zipf", "uniform")):
             rng = np.random.default_rng(size)
             drawn = rng.random((int(np.clip(20_000 // size, 20, 256)), size, length))
@@ -119,7 +131,7 @@ def main(rows: int, length: int, out: Path, machine: str, seconds: float, batch:
             ratios = "  ".join(f"{name} {latency.p50_us / dense:.2f}" for name, latency in found.items())
             click.echo(f"batch {size}, {distribution}: onnx-dense {dense:,.0f} µs; against it {ratios}")
     report = {"date": today(), "machine": describe_machine(), "cases": cases}
-    write_json(out / f"{today()}-pooling-{machine}.json", report)
+    write_json(out / f"{today()}-{name}-{machine}.json", report)
 
 
 if __name__ == "__main__":

@@ -136,9 +136,10 @@ def build(frozen: FrozenModel, config: ExportConfig) -> Built:
     stage("rewriting the graph")
     traced = count_ops(model)
     shared = [spec.name for spec in inputs if spec.shared]
-    lookups = lower(model, plans, tables, config, shared, quantizable(frozen.module.model))
-    _describe(model, frozen, config, plans)
     limits, table_bytes = dict(model.meta[LIMITS]), sum(map(stored_bytes, tables.values()))
+    most = limits if frozen.data is None else frozen.data.most_values | limits
+    lookups = lower(model, plans, tables, config, shared, quantizable(frozen.module.model), most)
+    _describe(model, frozen, config, plans)
     return Built(frozen, config, inputs, plans, stored, table_bytes, model, tuple(lookups), limits, traced)
 
 

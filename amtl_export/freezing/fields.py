@@ -40,6 +40,11 @@ class RunData:
         """Over all vocabularies."""
         return vocabulary_hash(self.vocabularies)
 
+    @property
+    def most_values(self) -> dict[str, int]:
+        """Dimension → how many values an example has at most, for each multi-valued field and sequence."""
+        return {_values_of(own.name): own.max_length for own in self.schema.multi_valued}
+
 
 def run_inputs(config: ModelConfig) -> tuple[TensorSpec, ...]:
     """What a run's model takes: `ids`, `numeric`, and one input for each multi-valued field, whichever it has."""
@@ -53,8 +58,13 @@ def run_inputs(config: ModelConfig) -> tuple[TensorSpec, ...]:
     for i in config.multi:
         own = config.embedded[i]
         column = Column(own.name, own.size, own.padding)
-        specs.append(TensorSpec(own.name, "int64", (BATCH, f"length_{own.name}"), (column,), own.name))
+        specs.append(TensorSpec(own.name, "int64", (BATCH, _values_of(own.name)), (column,), own.name))
     return tuple(specs)
+
+
+def _values_of(field: str) -> str:
+    """Name of the dimension of a field's values."""
+    return f"length_{field}"
 
 
 def row_counts(fields: Sequence[FieldRows], vocabularies: Mapping[str, Vocabulary], rows: int) -> npt.NDArray[np.int64]:

@@ -48,6 +48,7 @@ class Builder:
         self._model, self._graph = model, model.graph
         self._policy = policy
         self._row_numbers: dict[tuple[str, tuple[int, ...], tuple[int, ...]], ir.Value] = {}
+        self._turned: dict[ir.Value, ir.Value] = {}
         self._scopes: dict[str, int] = {}
         self._nodes: list[ir.Node] = []
         self._provenance: dict[str, str] = {}
@@ -97,6 +98,14 @@ class Builder:
             known = self._guarded(ids, sizes, scope) if self._policy == "guard" else ids
             self._row_numbers[key] = self._shifted(known, offsets, scope)
         return self._row_numbers[key]
+
+    def values_first(self, ids: ir.Value) -> ir.Value:
+        """Ids `[B, L]` as `[L, B]`; made once."""
+        if ids not in self._turned:
+            turned = self.op("Transpose", ids, name=f"{ids.name}/values_first", perm=[1, 0])
+            turned.type, turned.shape = ids.type, ir.Shape(tuple(reversed(ids.shape.dims)) if ids.shape else ())
+            self._turned[ids] = turned
+        return self._turned[ids]
 
     def _has_rows_of(self, name: str) -> bool:
         return any(name == input_name for input_name, _, _ in self._row_numbers)

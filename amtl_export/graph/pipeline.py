@@ -15,7 +15,7 @@ from amtl_export.graph.passes.drop_idle_squeezes import DropIdleSqueezes
 from amtl_export.graph.passes.fold_bases import FoldBases
 from amtl_export.graph.passes.fuse_first_layers import FuseFirstLayers
 from amtl_export.graph.passes.fuse_pairs import FusePairs
-from amtl_export.graph.passes.fuse_sums import FuseSums
+from amtl_export.graph.passes.fuse_sums import NARROW, FuseSums
 from amtl_export.graph.passes.hoist_request import HoistRequest
 from amtl_export.graph.passes.lower_lookups import LowerLookups
 from amtl_export.graph.passes.quantize_layers import QuantizeLayers
@@ -74,6 +74,7 @@ def lower(
     wanted: Wanted,
     shared: Sequence[str] = (),
     layers: Quantizable = _NOTHING,
+    most: Mapping[str, int] | None = None,
 ) -> list[Lookup]:
     """Turn a traced graph's custom ops into those of the planned layouts, in place; where the lookups are now.
 
@@ -84,6 +85,7 @@ def lower(
         wanted: what was asked for.
         shared: names of inputs that are given once per request.
         layers: what may be quantized.
+        most: dimension → its largest size, where that is known.
 
     Raises:
         InputError: what was asked for changed nothing: no layer can be fused or quantized, or nothing depends on the
@@ -91,7 +93,7 @@ def lower(
     """
     lowering = LowerLookups(tables, wanted.id_policy)
     quantizing = QuantizeLayers(layers, native=wanted.native_layers) if wanted.layer_dtype == "int8" else None
-    run([*_steps(plans, wanted, shared, quantizing), Step(lowering)], model)
+    run([*_steps(plans, wanted, shared, quantizing, most or {}), Step(lowering)], model)
     if quantizing:
         asked = ("layer_dtype: int8", 'layer_dtype="fp32"')
         fused = any(part.form == SCALES for part in parts_of(model.graph))
@@ -100,7 +102,11 @@ def lower(
 
 
 def _steps(
-    plans: Mapping[str, TablePlan], wanted: Wanted, shared: Sequence[str], quantizing: QuantizeLayers | None
+    plans: Mapping[str, TablePlan],
+    wanted: Wanted,
+    shared: Sequence[str],
+    quantizing: QuantizeLayers | None,
+    most: Mapping[str, int],
 ) -> Iterator[Step]:
     """The rewrites before lookups are lowered."""
     yield from _first()
@@ -108,7 +114,8 @@ def _steps(
         asked = (f"request_fields: {', '.join(shared)}", "leave request_fields out")
         yield Step(HoistRequest(shared), asked, "nothing can be computed once per request")
     ragged = [path for path, table in plans.items() if table.layout == "ragged"]
-    yield from (Step(FuseSums(ragged)), Step(FusePairs(ragged)))
+    narrow = [path for path, table in plans.items() if table.layout != "ragged" and table.dim <= NARROW]
+    yield from (Step(FuseSums(ragged, narrow, most)), Step(FusePairs(ragged)))
     fusable = [path for path, table in plans.items() if table.fused]
     asked_layer = ("first_layer: fused", 'first_layer="plain"') if wanted.first_layer == "fused" else None
     int8 = quantizing is not None and all(plans[path].dtype in SCALED for path in fusable)

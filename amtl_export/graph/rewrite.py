@@ -59,9 +59,9 @@ def is_linear(node: ir.Node) -> bool:
     return is_constant(node.inputs[1]) and {"alpha": 1.0, "beta": 1.0, "transA": 0} | given == unscaled
 
 
-def is_sum_over_values(node: ir.Node) -> bool:
-    """Whether a node is the ReduceSum of rows `[B, L, D]` over L; `keepdims` may be either."""
-    given = node.op_type == "ReduceSum" and node.domain == "" and len(node.inputs) == 2
+def is_sum_over_values(node: ir.Node, *kinds: str) -> bool:
+    """Whether a node is the ReduceSum, or one of `kinds`, of rows `[B, L, D]` over L; `keepdims` may be either."""
+    given = node.op_type in ("ReduceSum", *kinds) and node.domain == "" and len(node.inputs) == 2
     return given and constant_ints(node.inputs[1]) in ([1], [-2])
 
 

@@ -112,11 +112,11 @@ def test_rows_of_one_number_are_added_up_side_by_side(last: int, keepdims: int, 
     assert [node.op_type for node in model.graph] == [*["Squeeze"] * flat, "ReduceSum", "Neg"]
 
 
-def summed(axis: int) -> ir.Model:
-    ids, table = value("ids", "batch", 4, dtype=ir.DataType.INT64), constant("t", np.zeros((9, 2), np.float32))
+def summed(axis: int, values: int | str = 4) -> ir.Model:
+    ids, table = value("ids", "batch", values, dtype=ir.DataType.INT64), constant("t", np.zeros((9, 2), np.float32))
     table.metadata_props[TABLE] = "item"
     lookup = ir.node("Lookup", [table, ids], {"sizes": [9], "offsets": [0]}, domain=DOMAIN)
-    total = ir.node("ReduceSum", [result(lookup, "batch", 4, 2), ints("axis", axis)], {"keepdims": 0})
+    total = ir.node("ReduceSum", [result(lookup, "batch", values, 2), ints("axis", axis)], {"keepdims": 0})
     result(total, "batch", 2)
     model = graph_of([lookup, total], ids)
     model.graph.opset_imports[DOMAIN] = 1
@@ -129,6 +129,17 @@ def test_a_sum_over_values_is_fused(axis: int, fuses: bool) -> None:
     assert FuseSums(["item"])(model).modified == fuses
     assert any(node.op_type == "LookupSum" for node in model.graph) == fuses
     assert not FuseSums(["another"])(summed(axis)).modified
+
+
+@pytest.mark.parametrize(("values", "few"), [(8, True), (9, False), ("tags", True), ("history", False), ("any", False)])
+def test_few_values_of_a_narrow_table_are_added_up_values_first(values: int | str, few: bool) -> None:
+    model = summed(1, values)
+    assert FuseSums([], ["item"], {"tags": 8, "history": 9})(model).modified == few
+    LowerLookups({"item": Dense(np.zeros((9, 2), np.float32))}, "guard")(model)
+    kinds = [node.op_type for node in model.graph]
+    assert ("Transpose" in kinds) == few
+    (total,) = (node for node in model.graph if node.op_type == "ReduceSum")
+    assert constant_ints(total.inputs[1]) == [0 if few else 1]
 
 
 def pairs(*, kept: bool = True, power: int = 2, another: bool = False) -> ir.Model:
@@ -167,9 +178,9 @@ def test_a_pass_in_the_wrong_place_names_itself_and_those_before() -> None:
     table = Dense(np.zeros((9, 2), np.float32))
     with pytest.raises(ir.passes.PreconditionError, match="table item is not laid out"):
         LowerLookups({}, "guard")(summed(1))
-    with pytest.raises(ir.passes.PreconditionError, match="LookupSum of item, which is not ragged") as caught:
-        run([Step(ReadRowsAlone()), Step(FuseSums(["item"])), Step(LowerLookups({"item": table}, "guard"))], summed(1))
-    assert caught.value.__notes__ == ["in LowerLookups, after ReadRowsAlone, FuseSums"]
+    with pytest.raises(ir.passes.PreconditionError, match="LookupPairs of item, which is not ragged") as caught:
+        run([Step(ReadRowsAlone()), Step(FusePairs(["item"])), Step(LowerLookups({"item": table}, "guard"))], pairs())
+    assert caught.value.__notes__ == ["in LowerLookups, after ReadRowsAlone, FusePairs"]
 
 
 def test_ragged_tables_are_all_of_int4_or_none_is() -> None:

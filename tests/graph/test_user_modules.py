@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
@@ -92,6 +93,37 @@ def test_every_kind_of_lookup(proven: Proven, config: ExportConfig) -> None:
 @pytest.mark.parametrize("layout", ["dense", "ragged"])
 def test_every_kind_of_lookup_of_a_request(proven: Proven, layout: Any, fields: tuple[str, ...]) -> None:
     proven(Kinds(), kinds_example(), ExportConfig(layout, first_layer="plain", request_fields=fields))
+
+
+class Summed(nn.Module):
+    """Rows of the same ids added up, and as they are; a table of which a second one is read with the same ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tag, self.weight, self.user = nn.Embedding(30, 6), nn.Embedding(30, 1), nn.Embedding(40, 6)
+
+    def forward(self, tags: Tensor, user: Tensor) -> Tensor:
+        rows = self.tag(tags)
+        pooled = self.tag(tags).sum(dim=1) / (tags != 0).sum(dim=1, keepdim=True).clamp(min=1)
+        wide: Tensor = self.weight(tags).mean(dim=1).squeeze(-1)
+        return wide + (pooled * self.user(user).squeeze(1)).sum(dim=1) + rows.square().sum(dim=(1, 2))
+
+
+UNFUSED = [config for config in LAYOUTS if config.layout != "ragged"]
+
+
+@pytest.mark.parametrize("config", UNFUSED, ids=lambda config: f"{config.layout}-{config.dtype}-{config.id_policy}")
+def test_sums_of_few_values_from_narrow_tables(proven: Proven, config: ExportConfig) -> None:
+    torch.manual_seed(0)
+    example = {"tags": torch.randint(0, 30, (32, 5)), "user": torch.randint(0, 40, (32, 1))}
+    bundle = proven(Summed(), example, config)
+    turned = [node for node in load_graph(bundle.model).graph if node.op_type == "Transpose"]
+    assert [str(node.inputs[0].name) for node in turned if node.inputs[0]] == ["tags"]  # once for both tables
+    session, whole = bundle.session(), {name: tensor.numpy() for name, tensor in example.items()}
+    (together,) = session.run(None, whole)
+    for rows in (1, 3):
+        (some,) = session.run(None, {name: array[:rows] for name, array in whole.items()})
+        np.testing.assert_array_equal(some, together[:rows])
 
 
 class Stacked(nn.Module):

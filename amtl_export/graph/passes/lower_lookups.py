@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,10 +42,11 @@ _EMIT: dict[type, Callable[[Builder, Any, Site], ir.Value]] = {
 class LowerLookups(GraphPass):
     """Replace every Lookup, WholeTable, LookupSum, LookupPairs and LookupLinear by nodes of its table's layout.
 
-    requires: no lookup is lowered; every table is laid out, that of the last three as ragged; ragged
+    requires: no lookup is lowered; every table is laid out, that of the last two as ragged; ragged
     tables are all of int4 or none is, since a model has one function body of an operator; ranks of ids are known.
     ensures: no custom op is left but those of graph/ragged.py, with their function bodies of standard operators;
-    every lookup's result is the value that `lookups` names, unless it is part of another ragged operator;
+    every lookup's result is the value that `lookups` names, unless it is part of another ragged operator; in a
+    LookupSum of another layout it has its values first, `[L, B, D]`;
     lookups of the same ids in several tables share one guard and one shift.
 
     Args:
@@ -93,7 +95,7 @@ class LowerLookups(GraphPass):
             require(path is None or path in self._tables, f"table {path} is not laid out")
             ragged = path is not None and isinstance(self._tables[path], Ragged)
             require(
-                ragged or node.op_type in ("Lookup", "WholeTable", "Decode"),
+                ragged or node.op_type in ("Lookup", "LookupSum", "WholeTable", "Decode"),
                 f"{node.op_type} of {path}, which is not ragged",
             )
             require(node.op_type == "WholeTable" or rank(node.inputs[1]) >= 0, f"ids of {path} have no rank")
@@ -111,6 +113,11 @@ def _fields(sizes: tuple[int, ...], offsets: tuple[int, ...]) -> tuple[tuple[int
     """Size and offset of each column's field; once if they are alike, as one number serves all columns."""
     fields = tuple(zip(sizes, offsets, strict=True))
     return fields[:1] if len(set(fields)) == 1 else fields
+
+
+def _values_first(scope: str) -> str:
+    """Where the names of nodes begin that look up `[L, B]`."""
+    return f"{scope}/values_first"
 
 
 class _Lowering:
@@ -134,8 +141,10 @@ class _Lowering:
         else:
             new = self._once(node.op_type, site)
         self._builder.end(node.outputs[0], new)
-        layer = "" if node.op_type == "Lookup" else str(new.name)
-        return Lookup(path, str(site.ids.name), site.scope, site.sizes, site.offsets, layer)
+        rows, layer = site.scope, "" if node.op_type == "Lookup" else str(new.name)
+        if node.op_type == "LookupSum" and not isinstance(self._tables[path], Ragged):
+            rows, layer = _values_first(site.scope), ""
+        return Lookup(path, str(site.ids.name), rows, site.sizes, site.offsets, layer)
 
     def _site(self, path: str, node: ir.Node) -> Site:
         ids = node.inputs[1]
@@ -159,8 +168,12 @@ class _Lowering:
         return self._made[key]
 
     def _summed(self, kind: str, site: Site) -> ir.Value:
-        table = self._ragged(site.stored)
-        return ragged_sum(self._builder, table, site, {"LookupSum": SUM, "LookupPairs": PAIRS}[kind])
+        table = self._tables[site.stored]
+        if isinstance(table, Ragged):
+            return ragged_sum(self._builder, table, site, {"LookupSum": SUM, "LookupPairs": PAIRS}[kind])
+        rows = self._rows(replace(site, ids=self._builder.values_first(site.ids), scope=_values_first(site.scope)))
+        first = self._builder.constant("axes/0", np.array([0], dtype=np.int64))
+        return self._builder.op("ReduceSum", rows, first, name=f"{site.scope}/sum", keepdims=0)
 
     def _rows(self, site: Site) -> ir.Value:
         table = self._tables[site.stored]

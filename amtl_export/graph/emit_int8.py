@@ -13,7 +13,7 @@ from amtl_export.graph.builder import Builder
 from amtl_export.graph.linear_int8 import CROSS_INT8, LEAST_SCALE, LINEAR_INT8, Activation, function
 from amtl_export.graph.ragged import NO_LEAST
 from amtl_export.graph.rewrite import sizes
-from amtl_export.graph.weights import INT8_COLUMNS, INT8_OFFSETS, INT8_PANELS, INT8_SCALES, part_of
+from amtl_export.graph.weights import INT8_COLUMNS, INT8_OFFSETS, INT8_PANELS, INT8_SCALES, INT8_SIGNED_COLUMNS, part_of
 from amtl_export.native import DOMAIN
 
 
@@ -75,21 +75,20 @@ def standard_layer(builder: Builder, layer: Int8Layer) -> ir.Value:
     unit = builder.constant(f"layer/unit_{levels}", np.array(layer.activation.unit))
     least = builder.constant("layer/least_scale", np.array(LEAST_SCALE, np.float32))
     scale = op("Max", op("Mul", largest, unit, name=f"{scope}/scale_of_largest"), least, name=f"{scope}/scale")
-    zeros = []
+    of_examples, of_all = [], []  # zeros, where they are not 0
     if zero:
         examples = op("Shape", scale, name=f"{scope}/examples")
         shift = ir.tensor(np.array([zero], np.uint8))
-        zeros = [op("ConstantOfShape", examples, name=f"{scope}/zeros", value=shift)]
-    q = op("QuantizeLinear", x, scale, *zeros, name=f"{scope}/quantized", axis=0)
-    sums = op("MatMulInteger", q, layer.part(INT8_COLUMNS), name=f"{scope}/sums")
-    if zero:
-        sums = op("Add", sums, layer.part(INT8_OFFSETS), name=f"{scope}/sums_over_zero")
+        of_examples = [op("ConstantOfShape", examples, name=f"{scope}/zeros", value=shift)]
+        of_all = [builder.constant(f"layer/zero_{zero}", np.array(zero, np.uint8))]
+    q = op("QuantizeLinear", x, scale, *of_examples, name=f"{scope}/quantized", axis=0)
+    columns = layer.part(INT8_SIGNED_COLUMNS if zero else INT8_COLUMNS)
+    sums = op("MatMulInteger", q, columns, *of_all, name=f"{scope}/sums")
     # NaN where a number is not finite, which the largest and the quantized numbers do not show.
     total = op("ReduceSum", x, one, name=f"{scope}/total", keepdims=0)
     nothing = op("Mul", total, builder.constant("layer/nothing", np.array(0, np.float32)), name=f"{scope}/nothing")
     finite = op("Add", scale, nothing, name=f"{scope}/finite_scale")
-    numbers = op("Cast", sums, name=f"{scope}/numbers", to=ir.DataType.FLOAT)
-    y = op("Mul", numbers, op("Unsqueeze", finite, one, name=f"{scope}/scale_column"), name=f"{scope}/of_example")
+    y = op("DequantizeLinear", sums, finite, name=f"{scope}/of_example", axis=0)
     y = op("Mul", y, layer.part(INT8_SCALES), name=f"{scope}/scaled")
     return y if layer.bias is None else op("Add", y, layer.bias, name=f"{scope}/result")
 

@@ -18,7 +18,7 @@ from amtl_export.graph.linear_int8 import SIGNED, UNSIGNED
 from amtl_export.graph.quantized_linear import bases_of, quantizable, quantize_layer
 from amtl_export.graph.ragged import fake_quantized_weight
 from amtl_export.graph.segments import Bases, Segment, inverse, places
-from amtl_export.graph.weights import INT8_OFFSETS, INT8_SCALES, PAIRS, SCALES, Part, parts_of
+from amtl_export.graph.weights import INT8_SCALES, PAIRS, SCALES, SIGNED_FORMS, Part, parts_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -49,7 +49,7 @@ def with_quantized_weights(module: M, graph: ir.Model) -> M:
         if own:
             weight = _as_in_graph(exact[name], own, bases, gone)
             reference.get_parameter(name).data = torch.from_numpy(weight)
-    signed = {part.weight for part in parts if part.form == INT8_OFFSETS}
+    signed = {part.weight for part in parts if part.form in SIGNED_FORMS}
     for part in layers:
         activation = SIGNED if part.weight in signed else UNSIGNED
         folds = (part.turned(exact[part.weight], bases), places(part.fold, bases)) if part.fold else ()

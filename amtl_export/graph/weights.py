@@ -2,7 +2,8 @@
 
 `facts.WEIGHT` names the weight, `COLUMNS` its columns in order (`0:64,128:192`), `FORM` how they lie: `columns`;
 `panels` of a RaggedLinear; `quantized_64`, as a RaggedLinearInt8 over rows of 64 numbers takes them, and `scales`; of
-a layer in int8 `int8_columns` or `int8_panels`, `int8_scales`, and `int8_offsets` where it multiplies signed numbers;
+a layer in int8 `int8_columns` or `int8_panels`, and `int8_scales`; of one that multiplies signed numbers
+`int8_signed_columns`, or `int8_offsets` beside the panels;
 `pairs` of bases, what products of pairs of rows are in coordinates (see `pair_products`).
 `TRANSPOSED` says that they are columns of the transposed weight. `FOLD` says that bases are folded into the weight
 first, and its columns are counted behind that.
@@ -28,17 +29,22 @@ from amtl_export.graph.segments import Segment, folded, pair_products
 
 COLUMNS, PANELS, SCALES, QUANTIZED, PAIRS = "columns", "panels", "scales", "quantized_", "pairs"
 INT8_COLUMNS, INT8_PANELS, INT8_SCALES, INT8_OFFSETS = "int8_columns", "int8_panels", "int8_scales", "int8_offsets"
+INT8_SIGNED_COLUMNS = "int8_signed_columns"
 
 #: More than any layer has, and few enough to be counted out.
 _MOST_COLUMNS = 1 << 24
 
 #: Of a layer in int8.
-INT8_FORMS = frozenset({INT8_COLUMNS, INT8_PANELS, INT8_SCALES, INT8_OFFSETS})
+INT8_FORMS = frozenset({INT8_COLUMNS, INT8_SIGNED_COLUMNS, INT8_PANELS, INT8_SCALES, INT8_OFFSETS})
+
+#: Of a layer that multiplies signed numbers.
+SIGNED_FORMS = (INT8_SIGNED_COLUMNS, INT8_OFFSETS)
 
 _FORMS: dict[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
     PANELS: panels,
     SCALES: scales_of,
     INT8_COLUMNS: weight_columns,
+    INT8_SIGNED_COLUMNS: weight_columns,
     INT8_PANELS: weight_panels,
     INT8_SCALES: weight_scales,
     INT8_OFFSETS: zero_offsets,

@@ -144,7 +144,7 @@ class LineCheck:
             counts = self._counts(line)
             row = self._rows + int(index) - first + more + 1
             if self._is_open(line):
-                self._refuse_quote(row, line)
+                self._refuse_quote(row, line, "a text begins with a quote and does not end with one")
             if self._stray is None and index in stray:
                 self._stray = row, line
             if blank[index] or counts != [self._expected] * len(counts):
@@ -191,6 +191,7 @@ class LineCheck:
             if self._counts(line) != [self._expected]:
                 self._refuse(row, line, last=True)
             self._rows = row
+            self._stray = self._stray or (row, line)
             return
         self._refuse_quote(row, line)
 
@@ -212,7 +213,7 @@ class LineCheck:
 def _lines(
     data: npt.NDArray[np.uint8], dialect: Dialect
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Where lines end, how many separators each has, and quotes that open in the middle of a text and end within."""
+    """Where lines end, how many separators each has, and quotes that open or close in the middle of a text within."""
     separator = dialect.separator[0]
     marks = data == separator
     marks |= data == _LF
@@ -229,11 +230,14 @@ def _lines(
     opens = place[quoting & odd]
     before = data[np.maximum(opens - 1, 0)]
     usual = (opens == 0) | (before == separator) | (before == _LF) | (before == dialect.quote[0])
+    closes = place[quoting & ~odd]
+    behind = data[np.minimum(closes + 1, len(data) - 1)]
+    ending = (behind == separator) | (behind == _LF) | (behind == _CR) | (behind == dialect.quote[0])
     outside = np.flatnonzero(~odd & ~quoting)
     place, kind = place[outside], kind[outside]
     breaks = np.flatnonzero(kind == _LF)
     ends = place[breaks]
-    stray = opens[~usual]
+    stray = np.sort(np.concatenate([opens[~usual], closes[~ending]]))
     return ends, np.diff(breaks, prepend=-1) - 1, stray[stray < (ends[-1] if len(ends) else 0)]
 
 

@@ -119,12 +119,21 @@ def test_accepts(tmp_path: Path, text: str, expected: list[tuple[str | None, ...
     assert read(file).drop(ROW).rows() == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('0,b,"y"\n1,c,a"b\n0,a,z\n1,c"d,z\n', r"in the middle of a text.*row 3\n.*c,a\"b"),
+        ('0,b,y\n1,a"b,c\n', r"in the middle of a text.*row 3\n.*1,a\"b"),
+        ('0,"b"x,y\n1,a,c\n', r"does not end with one.*row 2\n.*0,\"b\"x"),
+        ('0,b,y\n1,"a" ,c', r"does not end with one.*row 3\n.*1,\"a\" "),
+    ],
+)
 @pytest.mark.parametrize("again", [1, 2])
-def test_quotes_that_polars_cannot_parse_are_named(tmp_path: Path, again: int) -> None:
+def test_quotes_that_polars_cannot_parse_are_named(tmp_path: Path, text: str, says: str, again: int) -> None:
     file = tmp_path / "a.csv"
-    file.write_text('a,b,c\n1,a,x\n0,b,"y"\n1,c,a"b\n0,a,z\n1,c"d,z\n')
+    file.write_text(f"a,b,c\n1,a,x\n{text}")
     for _ in range(again):
-        with pytest.raises(InputError, match=r"(?s)a quote stands in the middle of a text.*row 3\n.*a\"b"):
+        with pytest.raises(InputError, match=f"(?s){says}"):
             read(file)
 
 

@@ -141,7 +141,7 @@ def _fits_suffix(name: str, suffixes: set[str]) -> bool:
 
 def _names(folder: Path, schema: Schema) -> list[str]:
     patterns, suffixes = _patterns(schema), _suffixes(schema)
-    with os_errors("listing the data", folder):
+    with os_errors("listing the data"):
         everything = list(_walk(folder, folder)) if patterns else []
         plain = [] if schema.files.pattern else list(_walk(folder, folder, partitions=True))
     named = [name for name in everything if _fits_pattern(name, patterns)]
@@ -254,6 +254,6 @@ def _refuse_two(folder: Path, found: list[DataFile]) -> None:
 
 def _below(folder: Path, suffixes: set[str]) -> str | None:
     """What sub-folders hold, for the message."""
-    with os_errors("listing the data", folder):
+    with os_errors("listing the data"):
         deeper = [name for name in _walk(folder, folder) if "/" in name and _suffix(name) in suffixes]
     return f"{len(deeper)} in sub-folders, such as {deeper[0]}" if deeper else None

@@ -81,18 +81,19 @@ def polars_errors(file: Path) -> Iterator[None]:
                 allowed="UTC, whole hours like +02:00, or the name of a zone like Asia/Kolkata",
                 fix="write the file with its times in UTC or in a named zone",
             ) from None
-        if isinstance(error, pl.exceptions.DuplicateError) and f"'{ROW}'" in found:
-            raise InputError("a column has a name that is taken", where=file, found=ROW, fix="rename it") from None
+        if isinstance(error, pl.exceptions.NoDataError):
+            raise InputError("the file is empty", where=file) from None
         if isinstance(error, pl.exceptions.DuplicateError):
+            taken = ROW in found
             raise InputError(
-                "a name stands for two columns", where=file, found=found, fix="rename one of them"
+                "a column has a name that is taken" if taken else "a name stands for two columns",
+                where=file,
+                found=ROW if taken else found,
+                fix="rename the column in the file" if taken else "rename one of them",
             ) from None
-        encoding = "utf-8" in found.lower()
-        raise InputError(
-            "the file cannot be parsed",
-            where=file,
-            found=found,
-            fix='[files] encoding = "latin-1" in schema.toml, or store the file as UTF-8'
-            if encoding
-            else "is it cut off, or are [files] format, separator and quote in schema.toml right?",
-        ) from error
+        fix = "is it cut off, or are [files] format, separator and quote in schema.toml right?"
+        if "utf-8" in found.lower():
+            fix = '[files] encoding = "latin-1" in schema.toml, or store the file as UTF-8'
+        elif "not yet supported" in found.lower():
+            fix = "store the column as another type: text, or numbers of at most 38 digits"
+        raise InputError("the file cannot be parsed", where=file, found=found, fix=fix) from error

@@ -54,6 +54,13 @@ def test_a_packed_file_that_is_damaged(tmp_path: Path, encoding: str) -> None:
         rows(folder)
 
 
+@pytest.mark.parametrize("encoding", ["utf8", "latin-1"])
+def test_a_packed_file_of_nothing(tmp_path: Path, encoding: str) -> None:
+    folder = place(tmp_path, with_files(f'encoding = "{encoding}"'), **{"a.csv.gz": gzip.compress(b"")})
+    with pytest.raises(InputError, match=r"the file is empty\n.*a\.csv\.gz"):
+        rows(folder)
+
+
 def test_what_tells_of_the_data_is_no_data(tmp_path: Path) -> None:
     folder = place(tmp_path)
     for name in ("README.txt", "readme.csv", "LICENSE.txt", "CHANGELOG.tsv", "_SUCCESS", "_x.csv", ".b.csv", "._a.csv"):
@@ -212,6 +219,10 @@ def test_a_data_file_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
     (folder / "b.csv").unlink()
     os.mkfifo(folder / "b.csv")
     with pytest.raises(InputError, match=r"no such file\n.*b\.csv"):
+        rows(folder)
+    (folder / "b.csv").unlink()
+    (folder / "b.csv").symlink_to("b.csv")
+    with pytest.raises(InputError, match=r"(?s)b\.csv\n.*symbolic links"):
         rows(folder)
 
 

@@ -125,6 +125,49 @@ def test_a_time_zone_that_polars_does_not_know_is_named(tmp_path: Path) -> None:
         rows(folder)
 
 
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (b"u", "a name stands for two columns.*a\\.parquet.*'u'.*rename"),
+        (b"__row", "taken.*a\\.parquet.*__row.*rename"),
+    ],
+)
+def test_a_column_name_that_is_taken(tmp_path: Path, other: bytes, says: str) -> None:
+    """Polars writes no name twice: it is changed."""
+    folder = place(tmp_path)
+    pl.DataFrame({"u": ["a"], "y": [1], "z" * len(other): [2]}).write_parquet(folder / "a.parquet")
+    content = (folder / "a.parquet").read_bytes()
+    (folder / "a.parquet").write_bytes(content.replace(b"z" * len(other), other))
+    with pytest.raises(InputError, match=f"(?s){says}"):
+        rows(folder)
+
+
+def test_decimals_of_more_digits_than_polars_reads(tmp_path: Path) -> None:
+    """PyArrow's decimal256; Polars writes none: precision and length in the file's schema are changed, 38 to 50."""
+    folder = place(tmp_path)
+    numbers = pl.Series("u", [Decimal(1)], dtype=pl.Decimal(38, 2))
+    pl.DataFrame([numbers, pl.Series("y", [1])]).write_parquet(folder / "a.parquet", compression="uncompressed")
+    content = (folder / "a.parquet").read_bytes()
+    column = b"\x15\x0e\x15\x20\x15\x02\x18\x01u%\n\x15\x04\x15\x4c,\\\x15\x04\x15\x4c"
+    assert column in content
+    content = content.replace(column, column.replace(b"\x15\x20", b"\x15\x40").replace(b"\x4c", b"\x64"))
+    (folder / "a.parquet").write_bytes(content.replace(b"ARROW:schema", b"other:schema"))
+    with pytest.raises(InputError, match=r"(?s)a\.parquet.*supported.*fix: store the column as another type.* 38"):
+        rows(folder)
+
+
+def test_arrows_extension_types_are_refused(tmp_path: Path) -> None:
+    class Tagged(pl.BaseExtension):
+        def __init__(self) -> None:
+            super().__init__("test.tagged", pl.String())
+
+    folder = place(tmp_path)
+    tagged = pl.Series("u", ["a"]).ext.to(Tagged())
+    write(folder / "a.parquet", pl.DataFrame([tagged, pl.Series("y", [1])]))
+    with pytest.raises(InputError, match=r"(?s)'u' has a type that no field can use.*a\.parquet.*test\.tagged.*string"):
+        rows(folder)
+
+
 @pytest.mark.parametrize("name", ["a.libsvm", "a.svm.gz", "a.txt"])
 def test_libsvm(tmp_path: Path, name: str) -> None:
     schema = LIBSVM.replace("\n", '\n[files]\nformat = "libsvm"\n', 1) if name == "a.txt" else LIBSVM

@@ -129,7 +129,8 @@ def score(
     refuse_read(out, work, Path(data), files)
     refuse_inside(out)
     _check_target(out, overwrite)
-    files.check(files.files[0])  # a column that is not there is told before anything is written
+    for data_file in files.files:  # a column that is not there is told before anything is written
+        files.check(data_file)
     with os_errors("writing scores", out):
         _claim(work, _plan(opened, files, config), overwrite)
         parts = [work / f"{number:06}" for number in range(len(files.files))]

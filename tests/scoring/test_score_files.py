@@ -216,6 +216,9 @@ def test_a_kept_column_may_be_of_a_type_that_no_field_has(bundle: Path, lake: Pa
 def test_a_kept_column_that_is_missing_is_no_column_of_the_schema(bundle: Path, lake: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"lacks columns that are to be kept(?s:.)*also \['z'\]"):
         score(bundle, lake, tmp_path / "s.parquet", ScoreConfig(keep=("z",)))
+    frame(100, 200).drop("k").write_parquet(lake / "2.parquet")  # the last file alone
+    with pytest.raises(InputError, match=r"(?s)to be kept.*2\.parquet.*also \['k'\]"):
+        score(bundle, lake, tmp_path / "s.parquet", ScoreConfig(keep=("k",)))
     assert not list(tmp_path.glob("*.partial"))
 
 

@@ -131,7 +131,7 @@ def torch_answers(frozen: FrozenModel, split: str, *, trained: bool) -> dict[str
 
 
 def answered(frozen: FrozenModel, feed: Feed, *, trained: bool) -> Feed:
-    """What PyTorch answers to one labelled batch.
+    """What PyTorch answers to one batch, with labels or without.
 
     Raises:
         InputError: the model fails.
@@ -141,7 +141,7 @@ def answered(frozen: FrozenModel, feed: Feed, *, trained: bool) -> Feed:
         return answer(feed)
     except Exception as error:  # whatever the user's forward raises
         found = why_it_fails(error, (frozen.trained or frozen.module).model, lambda: answer(feed))
-        raise InputError("the model fails on a labelled batch", found=found) from error
+        raise InputError("the model fails on a batch", found=found) from error
 
 
 def torch_auc(frozen: FrozenModel, split: str, *, trained: bool) -> dict[str, float]:

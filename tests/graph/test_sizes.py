@@ -132,7 +132,7 @@ def test_weights_of_a_module_are_its_own_to_the_bit(tmp_path: Path) -> None:
         ({"batches": [({"item": ids(4)}, None)]}, "a batch has no labels"),
         ({"batches": [{"item": ids(4)}]}, "a batch is no pair"),
         ({"batches": []}, "no labelled examples"),
-        ({"batches": [({"item": ids(4) + 100}, [0, 1, 0, 1])]}, "fails on a labelled batch"),
+        ({"batches": [({"item": ids(4) + 100}, [0, 1, 0, 1])]}, "fails on a batch"),
         ({"batches": [({"item": ids(4) + 100}, [0, 1, 0, 1])]}, "; emb has 50 rows, ids 0 to 49, and was given 1"),
     ],
 )

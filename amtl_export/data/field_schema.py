@@ -53,11 +53,11 @@ class FieldSchema(Strict):
     of: str | None = None
     vocabulary: str | None = None
     type: Literal["string", "int64"] = "string"
-    min_count: Annotated[int, Field(ge=1)] = 2
+    min_count: Annotated[int, Field(ge=1, strict=True)] = 2
     dim: Annotated[int, Field(ge=1, strict=True)] | None = None
     governed: bool = True
     separator: Annotated[str, Field(min_length=1)] = "|"
-    max_length: Annotated[int, Field(ge=1, le=4096)] = 32
+    max_length: Annotated[int, Field(ge=1, le=4096, strict=True)] = 32
     pool: Literal["mean", "sum"] = "mean"
     transform: Literal["none", "log1p"] = "none"
     missing: tuple[str, ...] = ()

@@ -17,7 +17,15 @@ KeysOf = Callable[[tuple[str, ...], Mapping[str, Any]], Mapping[str, bool] | Non
 #: How alike a key must be to one that it may stand for.
 _NEAR = 0.7
 
-_MESSAGES = {"missing": "is missing", "too_short": "at least one is needed", "union_tag_not_found": "rule is missing"}
+_MESSAGES = {
+    "missing": "is missing",
+    "too_short": "at least one is needed",
+    "tuple_type": "is no list",
+    "dict_type": "is no table",
+    "model_attributes_type": "is no table",
+    "model_type": "is no table",
+    "union_tag_not_found": "rule is missing: random, time, column or files",
+}
 _MEMBERS = ("int_", "float_", "string_")  # of the union of what a time may be
 _SHOWN = (str, int, float, bool, date, time)
 
@@ -89,6 +97,8 @@ def lines(errors: Iterable[Mapping[str, Any]], unknown: Mapping[Path, str]) -> l
         message = _MESSAGES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
         if error["loc"][:1] == ("split",) and error["loc"][-1] in ("int", "float"):
             message = "neither a number nor a text nor a date"
+        if error["type"] == "tuple_type" and isinstance(error["input"], Mapping):
+            message = f"is one table; say [[{place[-1]}]] before each"
         line = _line(place, message, error["input"])
         said[place] = f"{said[place]}\n{line}" if place in said else line
     return [line for text in said.values() for line in text.split("\n")]

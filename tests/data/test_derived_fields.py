@@ -89,7 +89,7 @@ def test_boundaries_imply_whole_numbers(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ('kind = "categorical"\nboundaries = []', "field.1.boundaries: at least one is needed"),
-        ('kind = "categorical"\nboundaries = 3', "field.1.boundaries: Input should be a valid tuple, found 3"),
+        ('kind = "categorical"\nboundaries = 3', "field.1.boundaries: is no list, found 3"),
         ('kind = "categorical"\nboundaries = ["1"]', "field.1.boundaries.0: Input should be a valid number, found '1'"),
         ('kind = "categorical"\nboundaries = [0, inf]', "field.1.boundaries.1: Input should be a finite number"),
         ('kind = "categorical"\nboundaries = [0, 1e39]', "boundaries has 1e+39, which float32 does not hold"),

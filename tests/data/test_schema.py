@@ -75,9 +75,10 @@ def test_needs_an_embedded_field(tmp_path: Path) -> None:
         read(tmp_path, 'label = "y"\n[[field]]\nname = "x"\nkind = "numeric"\n')
 
 
-def test_says_what_is_not_toml(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["label = = 3", f"x = {'[' * 2000}", f"x = {'9' * 5000}"], ids=len)
+def test_says_what_is_not_toml(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="not TOML"):
-        read(tmp_path, "label = = 3")
+        read(tmp_path, text)
 
 
 def test_says_that_it_is_missing(tmp_path: Path) -> None:
@@ -122,14 +123,19 @@ FIELD = '[[field]]\nname = "user"\nkind = "categorical"\n'
             ["split.rul: unknown key", "split.colum: unknown key, found 'x'; did you mean column?"],
         ),
         ('label = "y"\n[split]\nrule = "tme"\n' + FIELD, ["split: Input tag 'tme'"]),
-        ('label = "y"\n[split]\nvalid = 0.1\n' + FIELD, ["split: rule is missing"]),
+        ('label = "y"\n[split]\nvalid = 0.1\n' + FIELD, ["split: rule is missing: random, time, column or files"]),
         (
             'label = "y"\n[split]\nrule = "time"\ncolumn = "d"\nvalid_from = [1]\ntest_from = "2024-01-02"\n' + FIELD,
             ["split.valid_from: neither a number nor a text nor a date"],
         ),
         ('label = "y"\n' + FIELD.replace("categorical", "number"), ["field.0.kind: Input should be 'categorical'"]),
+        ('label = "y"\n' + FIELD + "min_count = true\n", ["field.0.min_count: Input should be a valid integer"]),
         ('label = "y"\nfield = []\n', ["field: at least one is needed"]),
         ('label = "y"\n', ["field: is missing"]),
+        ('label = "y"\n' + FIELD.replace("[[field]]", "[field]"), ["field: is one table; say [[field]] before each"]),
+        ('label = "y"\nfield = [1]\n', ["field.0: is no table, found 1"]),
+        ('label = "y"\nsplit = "random"\n' + FIELD, ["split: is no table, found 'random'"]),
+        ('label = "y"\n[files]\nmissing = "-"\n' + FIELD, ["files.missing: is no list, found '-'"]),
         ('label = "y"\ngrup = "user"\nfilter = 3\n' + FIELD, ["grup: unknown key", "filter: Input should be"]),
         (
             'label = "y"\n[files]\nformt = "csv"\n' + FIELD,

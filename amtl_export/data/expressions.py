@@ -15,7 +15,7 @@ import polars as pl
 
 from amtl_export.data.frames import FILE, ROW
 from amtl_export.data.normalise import BLANKS, NUMBER, WHOLE
-from amtl_export.data.refusal import refuse_first
+from amtl_export.data.refusal import OR_FILTER, OR_MISSING, refuse_first
 from amtl_export.data.schema import Schema
 from amtl_export.errors import InputError
 
@@ -125,8 +125,10 @@ class Expressions:
             return values
         number = _number(values)
         alone = expression.meta.eq(pl.col(column))
-        allowed = "0 or 1 in every row" if alone and what.startswith("label") else "a number"
-        refuse_first(raw, number.is_null() & values.is_not_null(), column, what, allowed)
+        allowed, fix = "a number", OR_MISSING if what == "filter" else OR_FILTER
+        if alone and what.startswith("label"):
+            allowed, fix = "0 or 1 in every row", f"say which values are clicks: label = \"{column} = 'yes'\""
+        refuse_first(raw, number.is_null() & values.is_not_null(), column, what, allowed, fix)
         return number
 
 

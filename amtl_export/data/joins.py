@@ -16,7 +16,7 @@ from amtl_export.data.folder import format_of
 from amtl_export.data.frames import ROW, Reading
 from amtl_export.data.normalise import Normalisation, normalised
 from amtl_export.data.parquet_files import column_types, read_parquet
-from amtl_export.data.refusal import refuse_first
+from amtl_export.data.refusal import OR_MISSING, refuse_first
 from amtl_export.data.schema import Schema
 from amtl_export.data.stream import present_columns, refuse_empty, stream
 from amtl_export.data.text_files import SEPARATORS, read_text
@@ -128,7 +128,7 @@ class Joins:
         values = frame[column]
 
         def refuse(bad: pl.Series, allowed: str) -> None:
-            refuse_first(frame, bad.fill_null(False), column, asker, allowed)
+            refuse_first(frame, bad.fill_null(False), column, asker, allowed, OR_MISSING)
 
         kind = "int64" if values.dtype.is_float() or values.dtype.is_decimal() else "string"
         spec = Normalisation(field=column, column=column, type=kind, missing=self._missing)

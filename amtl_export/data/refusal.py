@@ -7,11 +7,14 @@ import polars as pl
 from amtl_export.data.frames import FILE, ROW
 from amtl_export.errors import InputError
 
-#: What helps where a value of a field cannot be used.
-_FIX = "correct or drop the row, or name the text under missing = [...] in schema.toml"
+#: What helps where a row needs a value, and where it may be missing.
+OR_FILTER = "correct the row, or leave it out by filter = … in schema.toml"
+OR_MISSING = "correct or drop the row, or name the text under missing = [...] in schema.toml"
 
 
-def refuse_first(raw: pl.DataFrame, bad: pl.Series, column: str, asker: str, allowed: str, fix: str = _FIX) -> None:
+def refuse_first(
+    raw: pl.DataFrame, bad: pl.Series, column: str, asker: str, allowed: str, fix: str = OR_FILTER
+) -> None:
     """Raise on the first row where `bad` is true, naming file, row, column and value.
 
     Raises:

@@ -12,7 +12,7 @@ from amtl_export.data.beside import beside
 from amtl_export.data.expressions import Expressions
 from amtl_export.data.joins import unmatched_column
 from amtl_export.data.normalise import Normalisation, normalisations, normalised
-from amtl_export.data.refusal import refuse_first
+from amtl_export.data.refusal import OR_MISSING, refuse_first
 from amtl_export.data.source import Source
 from amtl_export.data.splits import SPLIT, split_of_rows
 
@@ -85,6 +85,6 @@ def typed_fields(raw: pl.DataFrame, specs: Iterable[Normalisation]) -> list[pl.S
 def _field(kept: pl.DataFrame, spec: Normalisation) -> pl.Series:
     def refuse(bad: pl.Series, allowed: str) -> None:
         what = "numeric field" if spec.type == "float32" else "field"
-        refuse_first(kept, bad.fill_null(False), spec.column, f"{what} {spec.field}", allowed)
+        refuse_first(kept, bad.fill_null(False), spec.column, f"{what} {spec.field}", allowed, OR_MISSING)
 
     return normalised(kept[spec.column], spec, refuse).alias(spec.field)

@@ -94,7 +94,15 @@ def test_missing_texts_of_files_are_null_in_expressions(tmp_path: Path) -> None:
     ("head", "says"),
     [
         ('label = "w > 1"', "row 2, column 'w'.*found: 'two'.*allowed: a number"),
-        ('label = "w"', "row 2, column 'w'.*found: 'two'.*allowed: 0 or 1 in every row"),
+        (
+            'label = "w"',
+            "row 2, column 'w'.*found: 'two'.*allowed: 0 or 1 in every row.*fix: say which .*\"w = 'yes'\"",
+        ),
+        (
+            'label = "w > 1"\nfilter = "w > 0"',
+            "allowed: a number.*fix: correct or drop the row, or name the text under",
+        ),
+        ('label = "TRY_CAST(w AS INT)"', "row 2.*found: 'two'.*fix: correct the row, or leave it out by filter"),
         ('label = "w = \'two\'"\nfilter = "v + w"', "allowed: what is 0 or 1|a number"),
         ("label = \"v || 'x'\"", "the label expression cannot be computed"),
         ('label = "v = \'x\'"\nfilter = "CAST(u AS INT) > 1"', "a.csv, from row 1 .*conversion from `str`.*TRY_CAST"),

@@ -94,7 +94,7 @@ def test_other_texts_compare_as_texts(tmp_path: Path) -> None:
         (["2024-05-01", "2024-13-01"], "2024-05-01", "2024-05-02", "row 2, column 't'\n  found: '2024-13-01'"),
         (["2024-05-01", "1.5.2024"], "2024-05-01", "2024-05-02", "row 2, column 't'\n  found: '1.5.2024'"),
         (["2024-05-01", "2024-05-01"], "2024-05-01T00:00:00Z", "2024-05-02T00:00:00Z", "row 1(.*\n)+.*offset"),
-        (["2024-05-01", None], "2024-05-01", "2024-05-02", "row 2, column 't'\n  found: None"),
+        (["2024-05-01", None], "2024-05-01", "2024-05-02", "row 2, column 't'\n  found: None(.*\n)+  fix: .*filter"),
         (["7", "seven"], "5", "6", "row 2, column 't'\n  found: 'seven'"),
         (DAYS, "5", "6", "do not compare(.*\n)+  found: .*Date"),
         ([1, 2], "2024-05-01", "2024-05-02", "do not compare(.*\n)+  found: .*Int64\n  allowed: numbers"),

@@ -220,8 +220,13 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a hidden sibling file that becomes `path`, which may be there, only if the block succeeds.
 
-    What a process that was killed leaves of it is written over by the next one.
+    What a process that was killed leaves of it is written over by the next one. A link stays one; what is no file, a
+    pipe or `/dev/null`, is yielded itself.
     """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = real(path)
     draft = path.with_name(f".part-{path.name}")
     try:
         yield draft

@@ -66,6 +66,6 @@ def command(
     cuda = Cuda(tables=table_device) if table_device else None
     config = InferConfig(batch, ids, threads, provider, cuda, seconds, common.seed)
     result = bench_infer(bundle, source, config, note=common.note)
+    common.result(result, lambda: inference(result))
     if plot:
         plot_inference(result, plot)
-    common.result(result, lambda: inference(result))

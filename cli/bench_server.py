@@ -44,7 +44,7 @@ def command(bundle: Path, source: str, plot: Path | None, common: Common, **sett
     from amtl_export.report.tables import load_report
 
     result = bench_server(bundle, source, ServerBenchConfig(**settings), note=common.note)
+    common.result(result, lambda: load_report(result))
     if plot:
         plot_load(result, plot)
-    common.result(result, lambda: load_report(result))
     return 0 if result["met"] else LEVEL_MISSED

@@ -79,9 +79,9 @@ def command(
     report = model.compressed.report
     if out is not None and not dry_run:
         save_frozen(model, out, overwrite=common.overwrite)
+    common.result(report, lambda: compressed(report))
     if plot is not None:
         plot_curve(report, plot)
-    common.result(report, lambda: compressed(report))
     if out is not None and not dry_run and common.is_shown:
         portable, native = (of_target(target_gives(model, PlanConfig(), own)) for own in ("portable", "native"))
         export = f"  {join(['amtl-export', 'export', as_argument(out), '--out', 'BUNDLE'])}"

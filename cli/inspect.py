@@ -24,6 +24,6 @@ def command(source: str, plot: Path | None, common: Common) -> None:
     from amtl_export.report.tables import inspection
 
     inspected = inspect(source)
+    common.result(inspected.to_json(), lambda: inspection(inspected))
     if plot:
         plot_dims(inspected, plot)
-    common.result(inspected.to_json(), lambda: inspection(inspected))

@@ -73,10 +73,10 @@ class Common:
                 click.echo(json.dumps(values, indent=2, allow_nan=False), self.out)
         elif self.json_path is not None:
             from amtl_export.errors import os_errors
-            from amtl_export.files import write_json
+            from amtl_export.files import whole_file, write_json
 
-            with os_errors("writing the JSON result", self.json_path):
-                write_json(Path(self.json_path), values)
+            with os_errors("writing the JSON result", self.json_path), whole_file(Path(self.json_path)) as draft:
+                write_json(draft, values)
         if self.is_shown and sys.stdout is not None:  # as >&- makes it
             from amtl_export.cli.terminal import Terminal
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import amtl_export
+from amtl_export.cli.main import run as called
 from amtl_export.data.parquet_files import read_parquet
 from amtl_export.errors import EnvironmentLacks, InputError, os_error_within, os_errors
 from amtl_export.files import real, whole_file
@@ -104,6 +105,22 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         draft.write_text("a new one")
     assert [path.name for path in tmp_path.iterdir()] == ["fig3.json"]
     assert file.read_text() == "old"
-    with whole_file(file) as draft:
+    (tmp_path / "link").symlink_to("fig3.json")
+    with whole_file(tmp_path / "link") as draft:
         draft.write_text("new")
     assert file.read_text() == "new"
+    assert (tmp_path / "link").is_symlink()
+    with whole_file(Path("/dev/null")) as draft:
+        draft.write_text("nothing")
+
+
+def test_a_result_without_room_leaves_the_one_before_it(bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = bundle_copy.parent / "results"
+    folder.mkdir()
+    results = {"json": folder / "found.json", "plot": folder / "dims.png"}
+    for flag, file in results.items():
+        file.write_text("old")
+        with room_for(1000):
+            assert called(["inspect", str(bundle_copy), "-q", f"--{flag}", str(file)]) == 4
+        assert "no room left" in capsys.readouterr().err
+    assert {file: file.read_text() for file in folder.iterdir()} == dict.fromkeys(results.values(), "old")

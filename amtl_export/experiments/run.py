@@ -72,6 +72,5 @@ def run_experiment(
         with whole_file(out / f"{name}.md") as draft:
             draft.write_text(text, encoding="utf-8")
         if figure:
-            with whole_file(out / f"{name}.png") as draft:
-                plot(summary, draft)
+            plot(summary, out / f"{name}.png")
     return summary, text

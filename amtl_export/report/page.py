@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.made import Compressed, Made
 from amtl_export.errors import InputError, os_errors
-from amtl_export.files import read_json, refuse_inside
+from amtl_export.files import read_json, refuse_inside, whole_file
 from amtl_export.graph.facts import TABLE, WEIGHT
 from amtl_export.report import html
 from amtl_export.report.inspection import FieldInspection, Inspection, inspect
@@ -55,12 +54,8 @@ def write_report(
     text = text.replace('<meta charset="utf-8">', f'<meta charset="utf-8">{_MARK}', 1)
     with os_errors("writing the page", out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        draft = out.with_name(f".{out.name}.{os.getpid()}.part")
-        try:
+        with whole_file(out) as draft:
             draft.write_text(text, encoding="utf-8")
-            draft.replace(out)
-        finally:
-            draft.unlink(missing_ok=True)
     return out
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amtl_export.errors import EnvironmentLacks, InputError, os_errors
-from amtl_export.files import refuse_inside
+from amtl_export.files import refuse_inside, whole_file
 from amtl_export.report.inspection import Inspection
 
 
@@ -32,8 +32,8 @@ def save_figure(figure: Any, path: Path) -> None:
         InputError: the file is not a .png.
     """
     _check_name(path)
-    with os_errors("writing the plot", path):
-        figure.savefig(path, dpi=150)
+    with os_errors("writing the plot", path), whole_file(path) as draft:
+        figure.savefig(draft, dpi=150, format="png")
 
 
 def check_plot(path: Path) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from amtl_export.bundle.samples import read_test_data
+from amtl_export.bundle.signature import Signature
 from amtl_export.errors import InputError, ValidationFailed
 from amtl_export.runtime.apart import run_apart
+from amtl_export.runtime.predictor import Predictor
 from amtl_export.runtime.session import onnxruntime
 
 
@@ -44,6 +46,22 @@ def check_answers(bundle: Path) -> None:
             where=f"{bundle}, output {name}",
             found=wrong,
             fix="validate it against its run, which says more",
+        )
+
+
+def check_inputs(predictor: Predictor, signature: Signature) -> None:
+    """Refuse a bundle whose graph takes other inputs than its signature says.
+
+    Raises:
+        InputError: a name, a type or a number of dimensions differs.
+    """
+    graphs, said = ({(s.name, s.dtype, len(s.shape)) for s in own} for own in (predictor.inputs, signature.inputs))
+    if graphs != said:
+        raise InputError(
+            "the graph takes other inputs than the bundle's signature says",
+            where=predictor.bundle / "model.onnx",
+            found=", ".join(sorted(name for name, _, _ in graphs ^ said)),
+            fix="export it again",
         )
 
 

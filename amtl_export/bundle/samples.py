@@ -96,9 +96,10 @@ def read_test_data(bundle: Path, kind: Literal["input", "output"]) -> Feed:
         file, tensor = folder / f"{kind}_{number}.pb", onnx.TensorProto()
         try:
             tensor.ParseFromString(file.read_bytes())
-            if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.name in feed:
-                raise ValueError("its numbers are elsewhere, or its name is another sample's")
-            feed[tensor.name] = onnx.numpy_helper.to_array(tensor)
+            name: Any = tensor.name
+            if tensor.data_location == onnx.TensorProto.EXTERNAL or name in feed or isinstance(name, bytes):
+                raise ValueError("its numbers are elsewhere, or its name is another sample's or not UTF-8")
+            feed[name] = onnx.numpy_helper.to_array(tensor)
         except Exception as error:  # protobuf's errors have no common base below Exception
             raise InputError("a sample cannot be read", where=file, found=error, fix="export it again") from None
     if not feed:

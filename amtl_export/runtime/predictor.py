@@ -58,7 +58,14 @@ class Predictor:
         self.session = open_session(
             self.bundle / "model.onnx", provider=provider, threads=threads, native=native, cuda=cuda
         )
-        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        try:
+            self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+            self.inputs = tuple(_spec(value) for value in self.session.get_inputs())
+            self.outputs = tuple(_spec(value) for value in self.session.get_outputs())
+        except UnicodeDecodeError as error:
+            raise InputError(
+                "a name in the graph is not UTF-8", where=self.bundle / "model.onnx", found=error, fix="export it again"
+            ) from None
         tables = self.cuda.tables if self.cuda else provider
         if native is None and self.native_operators and library_path(tables) is None:
             raise EnvironmentLacks(
@@ -67,8 +74,6 @@ class Predictor:
                 found=", ".join(self.native_operators),
                 fix=f"{HOW_TO_BUILD[tables]}; or native=False: as right, and several times slower",
             )
-        self.inputs = tuple(_spec(value) for value in self.session.get_inputs())
-        self.outputs = tuple(_spec(value) for value in self.session.get_outputs())
         self._given = [spec.name for spec in self.outputs]
 
     def check_vocabulary(self, vocabulary_hash: str) -> None:

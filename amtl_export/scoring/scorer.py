@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from amtl_export.bundle.answers import check_inputs
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.raw import encoded_values, raw_fields
 from amtl_export.data.frames import FILE, ROW
@@ -65,14 +66,7 @@ class Scorer:
         if unknown := [name for name in outputs if name not in known]:
             raise InputError("score: unknown outputs", found=", ".join(unknown), allowed=", ".join(known))
         predictor = load(bundle.path)
-        graphs, said = ({(s.name, s.dtype, len(s.shape)) for s in own} for own in (predictor.inputs, signature.inputs))
-        if graphs != said:
-            raise InputError(
-                "the graph takes other inputs than the bundle's signature says",
-                where=bundle.path / "model.onnx",
-                found=", ".join(sorted(name for name, _, _ in graphs ^ said)),
-                fix="export it again",
-            )
+        check_inputs(predictor, signature)
         return cls(bundle, predictor, tuple(outputs) or known, bundle.normalisations(), raw_fields(bundle))
 
     def scored(self, raw: pl.DataFrame, kept: Sequence[str], batch: int, pool: ThreadPoolExecutor) -> pl.DataFrame:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from amtl_export.bundle.answers import check_answers
+from amtl_export.bundle.answers import check_answers, check_inputs
 from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.bundle.raw import key_count, raw_fields
 from amtl_export.bundle.samples import read_test_data
@@ -96,6 +96,7 @@ def _packaged(bundle: Path, source: Bundle | None, repository: Path, name: str, 
     maker = _Maker(repository, config)
     stage("asking the bundle for its sample")
     check_answers(bundle)
+    check_inputs(load(bundle), open_bundle(bundle).signature)
     if not config.raw_features:
         with ExitStack() as drafts:
             return maker.folder(bundle, name, source, files=service).add(drafts)

@@ -173,6 +173,26 @@ def test_a_bundle_that_answers_otherwise_is_refused(tmp_path: Path, bundle_copy:
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        ("signature.json", b'"name": "numeric"', b'"name": "other"', "other inputs than the bundle's signature says"),
+        ("model.onnx", b"amtl.operators", b"amtl\xffoperators", "a name in the graph is not UTF-8"),
+        ("test_data_set_0/input_0.pb", b"ids", b"i\xffs", "a sample cannot be read"),
+    ],
+)
+def test_a_bundle_whose_names_differ_is_refused(
+    file: str, old: bytes, new: bytes, says: str, tmp_path: Path, bundle_copy: Path
+) -> None:
+    content = (bundle_copy / file).read_bytes()
+    assert old in content
+    (bundle_copy / file).write_bytes(content.replace(old, new))
+    write_sums(bundle_copy)
+    for settings in (PackageConfig(), PackageConfig(raw_features=True)):
+        with pytest.raises(InputError, match=says):
+            package(bundle_copy, tmp_path / "models", "ctr", settings)
+
+
 def test_kserve_gets_its_resource(tmp_path: Path, served_bundle: Bundle) -> None:
     config = PackageConfig(storage_uri="s3://bucket/models")
     model = package(served_bundle.path, tmp_path, "Ctr_1.0", config).model

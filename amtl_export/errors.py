@@ -105,11 +105,14 @@ def from_os_error(error: OSError, doing: str, path: Path | str | None = None) ->
             fix="choose a folder you may write",
         )
     in_the_way = error.errno in (errno.EEXIST, errno.ENOTDIR)
+    fix = "a file stands where a folder is needed: choose another path, or move it" if in_the_way else None
+    if where is None and error.errno == errno.ENOENT:  # of the current folder Python names none
+        fix = "is the current folder still there? change into another one"
     return InputError(
         f"could not finish {doing}",
         where=where,
         found=error.strerror or str(error),
-        fix="a file stands where a folder is needed: choose another path, or move it" if in_the_way else None,
+        fix=fix,
     )
 
 

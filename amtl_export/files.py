@@ -127,6 +127,18 @@ def real(path: Path | str) -> Path:
     return Path(os.path.realpath(path))
 
 
+def refuse_bytes(path: Path | str) -> None:
+    """Refuse a path whose name is no text: libraries that are not written in Python cannot open it.
+
+    Raises:
+        InputError: it is not UTF-8.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in str(path)):
+        raise InputError(
+            "the name of a file or folder is not UTF-8", where=path, found=os.fsencode(path), fix="rename it"
+        )
+
+
 def check_source(source: str, out: Path, overwrite: bool) -> None:
     """Refuse to write a folder where the one lies that is read, before any work is done.
 

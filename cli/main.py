@@ -103,7 +103,7 @@ def _report(error: Exception) -> int:
     from amtl_export.extras import lacking
 
     if not isinstance(error, AmtlError) and (known := os_error_within(error)):
-        error = from_os_error(known, "the command")
+        error = from_os_error(known, "running the command")
     if isinstance(error, ModuleNotFoundError):
         error = lacking(error) or error
     error = memory_error(error) or error

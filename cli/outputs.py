@@ -27,8 +27,10 @@ def check_outputs(command: str | None, given: Mapping[str, Any]) -> None:
             cannot be there.
     """
     from amtl_export.errors import InputError
-    from amtl_export.files import real, refuse_inside
+    from amtl_export.files import real, refuse_bytes, refuse_inside
 
+    for path in (*(path for _, path in _read(given)), *(Path(given[name]) for name in _WRITTEN if given.get(name))):
+        refuse_bytes(path.absolute())
     seen = {real(path): name for name, path in _read(given)}
     for name in _WRITTEN:
         if not given.get(name) or str(given[name]) == "-":

@@ -14,7 +14,7 @@ from amtl_export.data.file_format import FileFormat
 from amtl_export.data.schema import SPLITS, FilesSplit, Schema
 from amtl_export.data.text_files import PACKED
 from amtl_export.errors import InputError, os_errors
-from amtl_export.files import real
+from amtl_export.files import real, refuse_bytes
 
 SUFFIXES = {
     ".csv": "csv",
@@ -69,7 +69,8 @@ def data_files(place: Path, schema: Schema, *, by_split: bool = True) -> list[Da
     if by_split and isinstance(rule, FilesSplit):
         names.sort(key=lambda name: split_of_file(rule, name))
     found = [DataFile(folder / name, name, format_of(folder / name, schema.files), _keys(name)) for name in names]
-    _refuse_names([str(file.path) for file in found])
+    for file in found:
+        refuse_bytes(file.path)
     _refuse_two(folder, found)
     return found
 
@@ -217,15 +218,6 @@ def _keys(name: str) -> dict[str, str | None]:
 def _key(folder: str) -> tuple[str, str] | None:
     key, equals, value = folder.partition("=")
     return (unquote(key), unquote(value)) if key and equals and key[0] not in "._" else None
-
-
-def _refuse_names(paths: Iterable[str]) -> None:
-    """Refuse names of files that are no text: nothing but the file system knows them."""
-    for path in paths:
-        if any("\ud800" <= character <= "\udfff" for character in path):
-            raise InputError(
-                "the name of a file or folder is not UTF-8", where=path, found=os.fsencode(path), fix="rename it"
-            )
 
 
 def _refuse_two(folder: Path, found: list[DataFile]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,23 @@ def test_nothing_is_written_into_a_folder_of_ours(
     said = capsys.readouterr().err
     assert "a folder that this tool made" in said or "holds what is read, or lies in it" in said
     assert checksum_mismatches(bundle_copy) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        lambda p: ["inspect", p],
+        lambda p: ["score", p.parent / "bundle", "--data", p.parent, "--out", p],
+        lambda p: ["freeze", f"{p}.py:build", "--out", p.parent / "out"],
+        lambda p: ["package", p.parent / "bundle", "--triton", p, "--name", "ctr"],
+    ],
+)
+def test_a_name_that_is_no_text_is_refused(words: Words, bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called([str(word) for word in words(bundle_copy.parent / os.fsdecode(b"\xff"))]) == 2
+    said = capsys.readouterr().err
+    assert "name of a file or folder is not UTF-8" in said
+    assert "rename it" in said
+    assert [path.name for path in bundle_copy.parent.iterdir()] == ["bundle"]
 
 
 def test_a_run_stays_as_it_is(run_copy: Path) -> None:

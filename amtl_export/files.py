@@ -281,7 +281,7 @@ def publish(draft: Path, path: Path, *, overwrite: bool = False) -> None:
     for file in draft.rglob("*"):
         if file.is_file():
             sync(file)
-    draft.chmod(0o755)
+    permit(draft)
     check_target(path, overwrite)
     with interruptions_held():
         if not path.exists() or not any(path.iterdir()):
@@ -298,6 +298,15 @@ def publish(draft: Path, path: Path, *, overwrite: bool = False) -> None:
             old.unlink()
         else:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def permit(folder: Path) -> None:
+    """Give a folder the permissions that a new one has here; temporary ones are for their owner alone."""
+    fresh = folder / ".new"
+    fresh.mkdir()
+    mode = fresh.stat().st_mode & 0o777
+    fresh.rmdir()
+    folder.chmod(mode)
 
 
 def _rename(draft: Path, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import amtl_export
 from amtl_export.cli.main import run as called
 from amtl_export.data.parquet_files import read_parquet
 from amtl_export.errors import EnvironmentLacks, InputError, os_error_within, os_errors
-from amtl_export.files import real, whole_file
+from amtl_export.files import atomic_folder, real, whole_file
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.locks import locked
 from amtl_export.report.page import write_report
@@ -96,6 +97,28 @@ def test_an_error_of_polars_is_what_the_system_said(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentLacks, match="no room"), room_for(1000), os_errors("writing scores", tmp_path):
         frame.write_parquet(tmp_path / "a.parquet")
     assert os_error_within(ValueError("no number of the system's")) is None
+
+
+def test_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match="is the current folder still there"), os_errors("writing scores"):
+        Path("s.parquet").absolute()
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o077])
+def test_a_folder_is_for_whom_a_new_one_is(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        with atomic_folder(tmp_path / "made") as draft:
+            (draft / "part").mkdir()
+    finally:
+        os.umask(before)
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["part"]
+    assert (
+        (tmp_path / "made").stat().st_mode & 0o777 == 0o777 & ~mask == (tmp_path / "made/part").stat().st_mode & 0o777
+    )
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

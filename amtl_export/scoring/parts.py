@@ -16,7 +16,7 @@ import polars as pl
 from amtl_export.data.folder import DataFile
 from amtl_export.data.source import Files
 from amtl_export.errors import InputError
-from amtl_export.files import read_object, sha256, sync, write_json
+from amtl_export.files import permit, read_object, sha256, sync, write_json
 from amtl_export.runtime.cores import usable_cores
 from amtl_export.scoring.scorer import Scorer
 from amtl_export.stages import stage
@@ -145,7 +145,7 @@ def _listed(part: Path) -> dict[str, Any]:
 
 def _publish(draft: Path, part: Path) -> None:
     """Where another worker has been faster, its part stays: the two are equal."""
-    draft.chmod(0o755)
+    permit(draft)
     try:
         draft.rename(part)
     except OSError:

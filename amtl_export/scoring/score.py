@@ -27,6 +27,7 @@ from amtl_export.files import (
     whole_file,
     write_json,
 )
+from amtl_export.locks import locked
 from amtl_export.scoring.inputs import files_to_score, refuse_read
 from amtl_export.scoring.on_ray import on_ray
 from amtl_export.scoring.parts import PartWriter, Scored, Task, chunks, discard, here, is_whole
@@ -116,7 +117,8 @@ def score(
 
     Raises:
         InputError: not a bundle of a run, or one that takes fields once per request; a value or a column cannot be
-            used; `out` exists, or is read; unfinished work of other settings is in the way; workers not on Ray.
+            used; `out` exists, or is read; unfinished work of other settings is in the way; another process is at it;
+            workers not on Ray.
         EnvironmentLacks: ONNX Runtime or the native library is missing; no disk space; no permission; Ray is missing or
             cannot be reached, a worker lacks something, or workers die again and again.
     """
@@ -131,7 +133,7 @@ def score(
     _check_target(out, overwrite)
     for data_file in files.files:  # a column that is not there is told before anything is written
         files.check(data_file)
-    with os_errors("writing scores", out):
+    with os_errors("writing scores", out), locked(work):
         _claim(work, _plan(opened, files, config), overwrite)
         parts = [work / f"{number:06}" for number in range(len(files.files))]
         tasks = [Task(*pair) for pair in zip(files.files, parts, strict=True) if not is_whole(pair[1])]

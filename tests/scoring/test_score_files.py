@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -232,6 +233,20 @@ def test_columns_that_are_named_twice(config: ScoreConfig, bundle: Path, lake: P
 def truncate(part: Path) -> None:
     file = part / "000000.parquet"
     file.write_bytes(file.read_bytes()[:-9])
+
+
+def test_two_do_not_work_on_one_result(bundle: Path, lake: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.parquet"
+    refused: list[str] = []
+
+    def meanwhile(said: str) -> None:
+        if said.startswith("1.parquet:"):  # is done
+            refused.append(str(other.submit(score, bundle, lake, out).exception()))
+
+    with ThreadPoolExecutor(1) as other:
+        assert score(bundle, lake, out, note=meanwhile).rows == 300
+    assert [text.split("\n")[0] for text in refused] == ["another process is working on the output folder"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lake", "s.parquet"]
 
 
 def empty(part: Path) -> None:

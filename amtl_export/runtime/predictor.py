@@ -201,8 +201,8 @@ def _fitted(values: npt.ArrayLike, spec: TensorSpec, sizes: dict[str, int]) -> n
     dtype = np.dtype(spec.dtype)
     try:
         array = np.asarray(values)
-    except ValueError as error:
-        fix = "fill rows up to one length, as the signature says"
+    except (ValueError, TypeError, RuntimeError) as error:  # the last of PyTorch, of a tensor with a gradient
+        fix = "fill rows up to one length, as the signature says" if isinstance(error, ValueError) else None
         raise InputError("an input is no array", where=spec.name, found=error, allowed=spec.shape, fix=fix) from None
     if array.dtype.kind not in _KINDS[dtype.kind] and array.size:
         wanted = "texts" if spec.dtype == "object" else spec.dtype

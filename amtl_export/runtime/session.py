@@ -16,6 +16,8 @@ Provider = Literal["cpu", "cuda"]
 #: Of ONNX Runtime's severities, the one that writes least.
 _FATAL = 4
 
+#: ONNX Runtime does not survive more.
+MOST_THREADS = 4096
 _PROVIDERS: dict[Provider, str] = {"cpu": CPU, "cuda": CUDA}
 
 _quiet = False
@@ -53,8 +55,11 @@ def check_provider(provider: Provider) -> None:
 
     Raises:
         EnvironmentLacks: ONNX Runtime or the provider is missing.
+        InputError: there is no such provider.
     """
     available = onnxruntime().get_available_providers()
+    if provider not in _PROVIDERS:
+        raise InputError("no such provider", found=repr(provider), allowed=", ".join(_PROVIDERS))
     if _PROVIDERS[provider] not in available:
         raise EnvironmentLacks(
             f"the execution provider {provider} is not there",
@@ -91,12 +96,14 @@ def open_session(
     Raises:
         EnvironmentLacks: ONNX Runtime, the provider, a native operator that was asked for, or the instruction set that
             AMTL_FORCE_ISA names is missing.
-        InputError: the model cannot be loaded, or its weights are outside its folder; AMTL_FORCE_ISA names no
-            instruction set; nodes would run elsewhere than
-            was asked for; `cuda` for the CPU.
+        InputError: there is no such provider; no or too many threads; the model cannot be loaded, or its weights are
+            outside its folder; AMTL_FORCE_ISA names no instruction set; nodes would run elsewhere than was asked for;
+            `cuda` for the CPU.
     """
     if cuda is not None and provider != "cuda":
         raise InputError("options of CUDA for a session elsewhere", found=f"provider {provider}", fix="provider cuda")
+    if threads not in range(1, MOST_THREADS + 1):
+        raise InputError("threads of a session", found=f"threads={threads!r}", allowed=f"1 to {MOST_THREADS}")
     ort = onnxruntime()
     check_provider(provider)
     if isinstance(model, Path):
@@ -109,7 +116,7 @@ def open_session(
 
     def opened(*, record: bool, fallback: bool) -> Any:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = int(threads)
         options.inter_op_num_threads = 1
         options.log_severity_level = _FATAL  # what fails is an error of ours; its names are of the file
         level = ort.GraphOptimizationLevel

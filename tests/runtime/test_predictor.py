@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 import amtl_export
 from amtl_export.bundle.bundle import Bundle
@@ -95,6 +96,21 @@ def test_requests_that_do_not_fit(paged_bundle: Bundle, feed: Feed) -> None:
     assert list(predictor.predict(feed, "logit")) == ["logit"]
     wide = feed | {"numeric": np.full(feed["numeric"].shape, -np.inf), "ids": np.ma.masked_equal(ids, -1)}
     assert predictor.predict(wide)["logit"].shape == (len(ids),)
+
+
+def test_a_tensor_with_a_gradient_is_told_how_to_be_an_array(paged_bundle: Bundle, feed: Feed) -> None:
+    numbers: Any = torch.from_numpy(feed["numeric"]).requires_grad_()
+    with pytest.raises(InputError, match=r"(?s)an input is no array\n  where: numeric.*detach\(\)"):
+        amtl_export.load(paged_bundle.path).predict(feed | {"numeric": numbers})
+
+
+@pytest.mark.parametrize(
+    "settings", [{"threads": n} for n in (0, -1, 1.5, "2", 10**9)] + [{"provider": "tpu"}], ids=str
+)
+def test_settings_that_no_session_has(paged_bundle: Bundle, settings: dict[str, Any]) -> None:
+    (value,) = settings.values()
+    with pytest.raises(InputError, match=rf"{value}'?\n  allowed: (1 to 4096|cpu, cuda)"):
+        amtl_export.load(paged_bundle.path, **settings)
 
 
 def test_what_is_missing_is_said(bundle: Bundle, tmp_path: Path) -> None:

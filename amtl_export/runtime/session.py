@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +27,13 @@ _quiet = False
 def quiet() -> None:
     """Let ONNX Runtime write nothing of its own in this process, whoever's sessions: errors are raised all the same.
 
-    For programs that say themselves what fails. Sessions that this package opens write nothing as it is.
+    For programs that say themselves what fails. Sessions that this package opens write nothing as it is. From 1.32 on
+    the wheels for Linux send events to their maker, keep an id of the machine in the home folder, and warn on standard
+    error where they cannot: not from here, unless ORT_DISABLE_TELEMETRY says so.
     """
     global _quiet
     _quiet = True
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def onnxruntime() -> Any:

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,8 +41,10 @@ def test_without_onnxruntime_the_fix_is_named() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_program_may_have_onnx_runtime_write_nothing() -> None:
-    """In a process of its own: what a session of somebody else's writes on an error is there, or not."""
+def test_a_program_may_have_onnx_runtime_write_nothing(tmp_path: Path) -> None:
+    """In a process of its own: what a session of somebody else's writes on an error is there, or not, as is what it
+    says of a home folder that it cannot write, and leaves in that of temporary files.
+    """
     program = """
 import sys
 import numpy as np
@@ -61,8 +65,11 @@ except Exception as error:
 """
     written = {}
     for how in ("usual", "quiet"):
-        done = subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True)
+        (tmp_path / how).mkdir()
+        env = os.environ | {"HOME": "/dev/null", "TMPDIR": str(tmp_path / how)}
+        done = subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True, env=env)
         assert done.stdout.strip() == "InvalidArgument"
         written[how] = done.stderr
     assert "onnxruntime" in written["usual"]
     assert written["quiet"] == ""
+    assert list((tmp_path / "quiet").iterdir()) == []

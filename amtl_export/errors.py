@@ -102,7 +102,7 @@ def from_os_error(error: OSError, doing: str, path: Path | str | None = None) ->
             f"not permitted while {doing}",
             where=where,
             found=error.strerror,
-            fix="choose a folder you may write",
+            fix="get the right to it, or choose another place",
         )
     in_the_way = error.errno in (errno.EEXIST, errno.ENOTDIR)
     fix = "a file stands where a folder is needed: choose another path, or move it" if in_the_way else None
@@ -130,8 +130,6 @@ def os_errors(doing: str, path: Path | str | None = None) -> Iterator[None]:
     """Turn an OSError inside the block into an `AmtlError` that names the file and the fix."""
     try:
         yield
-    except OSError as error:
-        raise from_os_error(error, doing, path) from error
     except AmtlError:
         raise
     except Exception as error:
@@ -141,8 +139,8 @@ def os_errors(doing: str, path: Path | str | None = None) -> Iterator[None]:
 
 
 def os_error_within(error: Exception) -> OSError | None:
-    """The OSError that an error is, or is about: libraries written in Rust (Polars, safetensors) give its number."""
-    if isinstance(error, OSError):
-        return error
+    """The OSError that an error is, or is about: libraries written in Rust (Polars, safetensors) say its number."""
     found = _OS_ERROR.search(str(error))
+    if isinstance(error, OSError) and (error.errno is not None or not found):
+        return error
     return OSError(number := int(found[1] or found[2]), os.strerror(number)) if found else None

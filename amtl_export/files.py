@@ -46,16 +46,19 @@ def read_json(path: Path) -> Any:
 
     Raises:
         InputError: the file is missing, truncated or not JSON.
+        EnvironmentLacks: it may not be read.
     """
     if not path.is_file():
         raise InputError("a file is missing", where=path, fix=f"is {path.parent} a folder that {TOOL} wrote, complete?")
+    with os_errors("reading", path):
+        content = path.read_bytes()
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = content.decode("utf-8")
         value = json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_each_once)
         if "\\ud" in text.lower():  # half of a surrogate pair
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             "a file does not hold JSON",
             where=path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +14,16 @@ import pytest
 
 import amtl_export
 from amtl_export.cli.main import run as called
+from amtl_export.data import vocabulary
 from amtl_export.data.parquet_files import read_parquet
 from amtl_export.errors import EnvironmentLacks, InputError, os_error_within, os_errors
-from amtl_export.files import atomic_folder, real, whole_file
+from amtl_export.files import atomic_folder, read_json, real, whole_file
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.locks import locked
 from amtl_export.report.page import write_report
 from amtl_export.training.config import TrainConfig
 from amtl_export.training.run import Run, load_run
+from amtl_export.training.tensors import load_tensors
 
 
 @contextmanager
@@ -119,6 +122,28 @@ def test_a_folder_is_for_whom_a_new_one_is(tmp_path: Path, mask: int) -> None:
     assert (
         (tmp_path / "made").stat().st_mode & 0o777 == 0o777 & ~mask == (tmp_path / "made/part").stat().st_mode & 0o777
     )
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """As nobody, where the tests run as root."""
+    user = os.geteuid()
+    if not user:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("read", [read_json, vocabulary.read_parquet, load_tensors])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(read: Callable[[Path], object]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        file = Path(folder) / "a"
+        file.touch(0o000)
+        with pytest.raises(EnvironmentLacks, match=r"not permitted while reading\n.*/a\n.*denied"), without_rights():
+            read(file)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

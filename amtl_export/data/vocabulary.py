@@ -22,7 +22,7 @@ import numpy.typing as npt
 import polars as pl
 
 from amtl_export.data.value_index import ValueIndex
-from amtl_export.errors import InputError
+from amtl_export.errors import InputError, os_errors
 
 OOV = 0
 MISSING = 1
@@ -199,6 +199,8 @@ def unreadable(path: Path) -> Iterator[None]:
     """
     if not path.is_file():
         raise InputError("a file is missing", where=path, fix="make the folder anew")
+    with os_errors("reading", path), path.open("rb"):  # of a file that may not be read Polars says no more
+        pass
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:

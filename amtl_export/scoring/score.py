@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import time
@@ -18,11 +17,13 @@ from amtl_export.bundle.bundle import Bundle, open_bundle
 from amtl_export.data.source import Files
 from amtl_export.errors import InputError, os_errors
 from amtl_export.files import (
+    SUMS,
     TOOL,
     atomic_folder,
     producer,
     read_json,
     refuse_inside,
+    sha256,
     sync,
     whole_file,
     write_json,
@@ -175,7 +176,9 @@ def _check_names(config: ScoreConfig, scorer: Scorer) -> None:
 
 def _plan(bundle: Bundle, files: Files, config: ScoreConfig) -> dict[str, Any]:
     """What an unfinished work was asked to do: the bundle, the files as they are, the columns."""
-    sums = hashlib.sha256((bundle.path / "SHA256SUMS").read_bytes()).hexdigest()
+    file = bundle.path / SUMS
+    with os_errors("reading the bundle's checksums", file):
+        sums = sha256(file)
     listed = [[file.name, (stat := file.path.stat()).st_size, stat.st_mtime_ns] for file in files.files]
     return {
         "producer": producer(),

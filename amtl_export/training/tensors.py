@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from amtl_export.errors import InputError
+from amtl_export.errors import InputError, os_errors
 from amtl_export.training.distributed import ALONE, Ranks
 from amtl_export.training.held import held_of
 
@@ -135,6 +135,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise InputError("a file is missing", where=path, fix="is the folder complete? train or freeze again")
+    with os_errors("reading", path), path.open("rb"):  # safetensors says "no such file" where it may not read one
+        pass
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, TypeError, KeyError) as error:

@@ -148,16 +148,33 @@ def _is_ours(module: nn.Module) -> bool:
 
 def _why_kept(module: nn.Embedding | nn.EmbeddingBag) -> str:
     """Why an embedding stays what it is; empty if its weight is a table."""
-    if parametrize.is_parametrized(module, "weight") or _weight(module) is None:
-        return _COMPUTED
+    computed = parametrize.is_parametrized(module, "weight") or _weight(module) is None
+    return _COMPUTED if computed else _why_unfit(module)
+
+
+def _why_unfit(module: nn.Embedding | nn.EmbeddingBag) -> str:
     if module.max_norm is not None:
         return "max_norm rewrites its rows as they are read"
     return "a bag of mode max compares numbers of rows" if getattr(module, "mode", "") == "max" else ""
 
 
 def frozen_tables(module: nn.Module) -> dict[str, FrozenEmbedding]:
-    """Path in a module → frozen table; a table that a user's module holds has that module's path."""
-    return {_path(name): part for name, part in module.named_modules() if isinstance(part, FrozenEmbedding)}
+    """Path in a module → frozen table; of a user's module, the path that `tables_of` gave it: an embedding's.
+
+    A layer that holds the same weight may come before the embedding.
+    """
+    paths: dict[FrozenEmbedding, list[str]] = {}
+    for name, part in module.named_modules(remove_duplicate=False):
+        if isinstance(part, FrozenEmbedding):
+            paths.setdefault(part, []).append(_path(name))
+    return {
+        min(own, key=lambda path: _reads_no_rows(module.get_submodule(path))): table for table, own in paths.items()
+    }
+
+
+def _reads_no_rows(holder: nn.Module) -> bool:
+    """Whether a module that holds a frozen table is no embedding that could be frozen."""
+    return not isinstance(holder, _EMBEDDINGS) or bool(_why_unfit(holder))
 
 
 def _path(name: str) -> str:

@@ -150,12 +150,15 @@ def test_a_weight_that_is_read_past_its_module(tmp_path: Path, answer: Any, layo
     assert stored(bundle) < 2 * V * D * 4 + 4096  # the table is there once
 
 
-def test_another_parameter_that_holds_the_weight(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [[], ["out"], ["out", "capped"]])
+def test_another_parameter_that_holds_the_weight(tmp_path: Path, before: list[str]) -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.items, self.out = nn.Embedding(V, D), nn.Linear(D, V)
-            self.out.weight = self.items.weight
+            parts = {"out": nn.Linear(D, V), "capped": nn.Embedding(V, D, max_norm=1.0), "items": nn.Embedding(V, D)}
+            for name in dict.fromkeys([*before, "items", *parts]):
+                self.add_module(name, parts[name])
+                parts[name].weight = parts["items"].weight
 
         def forward(self, item: Tensor) -> Any:
             return self.out(self.items(item))

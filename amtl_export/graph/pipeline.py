@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
 from amtl_export.errors import InputError
 from amtl_export.graph.lookups import IdPolicy, Lookup
@@ -151,6 +152,7 @@ def run(steps: Sequence[Step], model: ir.Model) -> None:
             raise
         if step.asked and not result.modified:
             _refuse(step, step.asked)
+        common.NameFixPass()(model)  # a value without a name got one that an input may have: val_0
         done.append(type(step.rewrite).__name__)
 
 

@@ -263,3 +263,23 @@ def test_a_squeeze_that_does_nothing_is_dropped(proven: Proven, layout: Any) -> 
     for node in ir.from_proto(bundle.proto()).graph:
         squeezed = node.inputs[0]
         assert squeezed is None or squeezed.shape is None or node.op_type != "Squeeze" or squeezed.shape[1] == 1
+
+
+class NamedAsGraphsName(nn.Module):
+    """Inputs called as values without a name are in a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items, self.users, self.out = nn.Embedding(60, 8), nn.Embedding(60, 8), nn.Linear(16, 1)
+
+    def forward(self, val_0: Tensor, val_1: Tensor) -> Any:
+        return self.out(torch.cat([self.items(val_0), self.users(val_1)], 1))
+
+
+def test_inputs_may_be_called_as_values_of_the_graph(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, example = NamedAsGraphsName().eval(), {f"val_{i}": torch.randint(0, 60, (16,)) for i in range(2)}
+    small = compress(freeze(module, example=example), dim_budget=0.5)
+    bundle = export(small, tmp_path / "bundle")
+    assert validate(bundle.path, small).problems == []
+    assert [value.name for value in load_graph(bundle.model).graph.inputs] == ["val_0", "val_1"]

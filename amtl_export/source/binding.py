@@ -109,7 +109,10 @@ def _arguments(
     anything = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
     alone = [p.name for p in parameters if p.kind is kinds.POSITIONAL_ONLY]
     by_name = {p.name for p in parameters if p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)}
+    needed = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
     if not isinstance(example, Mapping):
+        if hasattr(example, "_fields") and len(needed) == 1 < len(example):  # forward(features), a NamedTuple
+            example = (example,)
         return *_checked(signature, example if isinstance(example, tuple) else (example,), {}, where), None
     matching = [name for name in example if name in by_name]
     if len(matching) == len(example) or anything:
@@ -124,7 +127,6 @@ def _arguments(
             allowed=", ".join(sorted(by_name)),
             fix="name the inputs as forward does",
         )
-    needed = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
     if len(needed) == 1 and len(example) > 1:  # forward(features) and what it looks up in them
         return (dict(example),), {}, None
     return *_checked(signature, tuple(example.values()), {}, where, _IN_ORDER), _IN_ORDER
@@ -198,6 +200,8 @@ def _stated(chosen: dict[str, Any], name: str, path: Path) -> Any:
             node = node[part] if isinstance(node, (list, tuple)) and part < len(node) else node
         elif isinstance(node, Mapping):
             node = node.get(part, node)
+        elif part in getattr(node, "_fields", ()):
+            node = getattr(node, part)
     return node
 
 

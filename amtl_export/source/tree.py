@@ -47,9 +47,13 @@ def flatten(value: Any, path: Path, leaves: Leaves) -> Rebuild:
     if value is None or isinstance(value, (bool, int, float, str, np.generic)):
         return lambda _: value
     if isinstance(value, Mapping):
+        if odd := [key for key in value if not isinstance(key, (str, int))]:
+            raise InputError("a key of the example is no name", where=written(path), found=odd[0], allowed="str or int")
         return _of_mapping(value, {key: flatten(part, (*path, key), leaves) for key, part in value.items()})
     if isinstance(value, (list, tuple)):
-        return _of_sequence(value, [flatten(part, (*path, i), leaves) for i, part in enumerate(value)])
+        names = getattr(value, "_fields", range(len(value)))
+        parts = [flatten(part, (*path, name), leaves) for name, part in zip(names, value, strict=True)]
+        return _of_sequence(value, parts)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         return _of_dataclass(value, {name: flatten(getattr(value, name), (*path, name), leaves) for name in names})

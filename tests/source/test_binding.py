@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -140,6 +140,26 @@ def test_nested_values() -> None:
     example = {"batch": Batch(A, [B, C]), "dense": {"age": B}}
     assert names(forward, example) == ("ids", "history_0", "history_1", "age")
     assert torch.equal(called(forward, example)[0], C)
+
+
+class Pair(NamedTuple):
+    ids: Any
+    age: Any
+
+
+@pytest.mark.parametrize("example", [Pair(A, B), (Pair(A, B),), {"pair": Pair(A, B)}])
+def test_a_named_tuple_names_its_inputs(example: Any) -> None:
+    assert names(lambda pair: pair, example) == ("ids", "age")
+    assert torch.equal(called(lambda pair: pair.age, example), B)
+    bound = bind(module(lambda pair: pair), example)
+    given = {"pair": Pair({0: "rows"}, {0: "others"})}
+    with pytest.raises(InputError, match="two sizes"):
+        describe(bound, {"pair": Pair({0: "n", 1: "n"}, {})})
+    assert [spec.shape for spec in describe(bound, given)] == [("rows", 2), ("others",)]
+
+
+def test_a_named_tuple_of_several_arguments_is_taken_in_order() -> None:
+    assert torch.equal(called(plain, Pair(A, B))[1], B)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def test_structures_come_back_as_they_were() -> None:
     features = Features(one, [two, three])
     paths, tensors, built = flat({"a": features, "b": Pair(one, (two, None)), "c": "mean", "d": [3, True, 1.5]})
     assert paths == [
-        ("x", "a", "ids"), ("x", "a", "history", 0), ("x", "a", "history", 1), ("x", "b", 0), ("x", "b", 1, 0),
+        ("x", "a", "ids"), ("x", "a", "history", 0), ("x", "a", "history", 1), ("x", "b", "left"),
+        ("x", "b", "right", 0),
     ]  # fmt: skip
     assert [float(t[0]) for t in tensors] == [0, 1, 2, 0, 1]
     assert isinstance(built["a"], Features)
@@ -81,6 +82,11 @@ def test_a_tensor_with_a_history_is_detached() -> None:
 def test_what_is_no_tensor_is_named_with_its_place(value: Any) -> None:
     with pytest.raises(InputError, match=rf"(?s)no tensor.*x\.a\.1.*{type(value).__name__}"):
         flat({"a": [torch.zeros(1), value]})
+
+
+def test_a_key_that_is_no_name_is_refused() -> None:
+    with pytest.raises(InputError, match=r"(?s)no name\n  where: x\.1\n  found: \('a', 0\)"):
+        flat([torch.zeros(1), {("a", 0): torch.zeros(1)}])
 
 
 def test_names() -> None:

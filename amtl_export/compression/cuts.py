@@ -194,7 +194,7 @@ def table_bytes(model: FrozenModel, dtype: ValueType = "fp32") -> int:
 
 
 def scores_apart(first: FrozenModel, second: FrozenModel, examples: FrozenModel) -> tuple[Scores, Scores]:
-    """The finite scores of one model, and how far another's lie from each.
+    """The finite scores of one model, and how far another's lie from each: at most float32's largest number.
 
     Args:
         first: the one.
@@ -203,8 +203,9 @@ def scores_apart(first: FrozenModel, second: FrozenModel, examples: FrozenModel)
     """
     pairs = [(first.answers(feed), second.answers(feed)) for feed in feeds(examples)]
     one, other = (np.concatenate([numbers(pair[k][n]) for pair in pairs for n in first.scores]) for k in (0, 1))
-    finite = np.isfinite(one)
-    return one[finite], np.abs(other[finite] - one[finite])
+    scores = one[np.isfinite(one)].astype(np.float64)  # whose squares are finite too
+    apart, farthest = np.abs(other[np.isfinite(one)] - scores), np.finfo(np.float32).max
+    return scores, np.nan_to_num(apart, nan=farthest, posinf=farthest)
 
 
 def feeds(frozen: FrozenModel) -> Iterator[Feed]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -272,6 +273,24 @@ def test_scores_that_are_no_number() -> None:
     assert report_of(compress(frozen, dim_budget=0.5, batches=given))["auc_valid_before"] is None
     with pytest.raises(InputError, match="a score is NaN"):
         compress(frozen, max_auc_drop=0.5, batches=given)
+
+
+class Steep(Pair):
+    """A score whose square is infinite, and one that is infinite where a number of a row is not above 0."""
+
+    def forward(self, user: Tensor, item: Tensor) -> Any:
+        return 1e25 * super().forward(user, item), torch.log(torch.relu(self.item(item)[:, 1]))
+
+
+def test_scores_whose_distances_are_infinite(tmp_path: Path) -> None:
+    module = Steep().eval()
+    with torch.no_grad():
+        module.item.weight[:, 1].abs_()
+    small = compress(Source(module, requests(), score=["output_0", "output_1"]), dim_budget=0.15)
+    cut = report_of(small)["answers_after_cut"]
+    assert 1e25 < cut["mean_abs_diff"] < cut["max_abs_diff"] < np.inf
+    assert 1e23 < cut["std"] < np.inf
+    assert export(small, tmp_path / "bundle").path.is_dir()  # its report is JSON
 
 
 def test_a_score_that_is_constant() -> None:

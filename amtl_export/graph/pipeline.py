@@ -13,6 +13,7 @@ from amtl_export.errors import InputError
 from amtl_export.graph.lookups import IdPolicy, Lookup
 from amtl_export.graph.passes.base import GraphPass
 from amtl_export.graph.passes.drop_idle_squeezes import DropIdleSqueezes
+from amtl_export.graph.passes.exact_sigmoids import ExactSigmoids
 from amtl_export.graph.passes.fold_bases import FoldBases
 from amtl_export.graph.passes.fuse_first_layers import FuseFirstLayers
 from amtl_export.graph.passes.fuse_pairs import FusePairs
@@ -127,7 +128,7 @@ def _steps(
 
 def _first() -> Iterator[Step]:
     """Whatever was asked for."""
-    rewrites = (DropIdleSqueezes(), StateShapes(), StateLinearLayers(), ReadRowsAlone(), FoldBases())
+    rewrites = (DropIdleSqueezes(), StateShapes(), ExactSigmoids(), StateLinearLayers(), ReadRowsAlone(), FoldBases())
     yield from map(Step, rewrites)
 
 

@@ -42,3 +42,29 @@ def test_a_small_number_is_not_dropped(kind: str, tmp_path: Path) -> None:
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert validate(bundle.path, model, {"item": items}).problems == []
+
+
+SMALL: dict[str, Callable[[Tensor], Tensor]] = {
+    "logarithm": lambda x: torch.log(torch.sigmoid(x)),
+    "of a sum": lambda x: torch.log(1e-10 + torch.sigmoid(x)),
+    "of a product": lambda x: torch.log(torch.sigmoid(x) * torch.sigmoid(x[:1])),
+    "odds": lambda x: torch.log(torch.sigmoid(x / 4) / (1 - torch.sigmoid(x / 4))),
+    "denominator": lambda x: 1 / torch.sigmoid(x / 2),
+    "root": lambda x: torch.sqrt(torch.sigmoid(x.double())).float(),
+}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_small_probability_is_not_zero(kind: str, tmp_path: Path) -> None:
+    model, items = Model(SMALL[kind]).eval(), torch.arange(20)
+    model.emb.weight.data = torch.linspace(-60, 60, 20).unsqueeze(1).expand(20, 4).contiguous()
+    bundle = export(freeze(model, example={"item": items}), tmp_path / "b")
+    with torch.no_grad():
+        expected = model(items).numpy()
+    np.testing.assert_allclose(load(bundle.path).predict({"item": items.numpy()})["output"], expected, rtol=1e-5)
+    assert validate(bundle.path, model, {"item": items}).problems == []
+
+
+def test_a_gate_is_the_operators_own(tmp_path: Path) -> None:
+    gated = export(freeze(Model(torch.nn.functional.silu).eval(), example={"item": torch.arange(20)}), tmp_path / "b")
+    assert "Sigmoid" in [node.op_type for node in gated.proto().graph.node]

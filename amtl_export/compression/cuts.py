@@ -204,7 +204,7 @@ def scores_apart(first: FrozenModel, second: FrozenModel, examples: FrozenModel)
     pairs = [(first.answers(feed), second.answers(feed)) for feed in feeds(examples)]
     one, other = (np.concatenate([numbers(pair[k][n]) for pair in pairs for n in first.scores]) for k in (0, 1))
     scores = one[np.isfinite(one)].astype(np.float64)  # whose squares are finite too
-    apart, farthest = np.abs(other[np.isfinite(one)] - scores), np.finfo(np.float32).max
+    apart, farthest = np.abs(other[np.isfinite(one)] - scores), float(np.finfo(np.float32).max)
     return scores, np.nan_to_num(apart, nan=farthest, posinf=farthest)
 
 

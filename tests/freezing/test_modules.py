@@ -161,7 +161,7 @@ def test_another_parameter_that_holds_the_weight(tmp_path: Path, before: list[st
                 parts[name].weight = parts["items"].weight
 
         def forward(self, item: Tensor) -> Any:
-            return self.out(self.items(item))
+            return self.get_submodule("out")(self.get_submodule("items")(item))
 
     module = Tied()
     frozen = same(module, ids(5))

@@ -30,6 +30,7 @@ from amtl_export.freezing.flat import Flat
 from amtl_export.freezing.frozen import FrozenModel
 from amtl_export.freezing.kept import draws_kept
 from amtl_export.freezing.swap import frozen_tables
+from amtl_export.graph.added_operators import added_translations
 from amtl_export.graph.exporting import exported
 from amtl_export.graph.facts import CLASSES, NAMESPACE, SCOPES, TABLE, WEIGHT, listed, module_of, scopes_of
 from amtl_export.graph.inputs import as_request
@@ -46,6 +47,9 @@ LIMITS = "amtl.limits"
 
 #: Where the exporter finds the model.
 _MODEL = "model."
+
+#: How the exporter says which operator it has no ONNX for.
+_UNKNOWN = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
 
 
 class _Serving(nn.Module):
@@ -293,6 +297,8 @@ def _provenance(node: ir.Node) -> dict[str, str]:
 def _root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
+    if unknown := _UNKNOWN.search(str(error)):
+        return f"torch.onnx has no translation of {unknown[1]}"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
@@ -321,12 +327,16 @@ def _translations() -> dict[Any, Any]:
         return custom.Lookup(weight, ids, sizes=[V], offsets=[0])
 
     operators = torch.ops
-    return exact_translations() | {
-        operators.amtl.lookup.default: lookup,
-        operators.amtl.whole_table.default: whole_table,
-        operators.amtl.decode.default: decode,
-        operators.aten.embedding.default: embedding,
-    }
+    return (
+        exact_translations()
+        | added_translations()
+        | {
+            operators.amtl.lookup.default: lookup,
+            operators.amtl.whole_table.default: whole_table,
+            operators.amtl.decode.default: decode,
+            operators.aten.embedding.default: embedding,
+        }
+    )
 
 
 def _register_schemas() -> None:

@@ -22,6 +22,10 @@ _FIXES = 4
 #: Sizes beyond this are no limit.
 _LARGE = 1 << 30
 
+#: How `torch.export` says what became of a dimension: a number, or one that not every size is.
+_FIXED = re.compile(r"You marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)")
+_ASKED = re.compile(r"Not all values of (\w+) = (\S+) in the specified range .*?satisfy the generated guard (.+)")
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -138,5 +142,9 @@ def _lines(reasons: Sequence[BaseException]) -> str:
 def _first_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
+    if fixed := _FIXED.search(str(error)):
+        return f"forward fixes the dimension {fixed[1]} at {fixed[2]}, the example's size"
+    if asked := _ASKED.search(str(error)):
+        return f"not every {asked[1]} fits: forward needs {asked[3].rstrip('.').replace(asked[2], asked[1])}"
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[:2]) if lines[0].startswith("Constraints violated") else lines[0]
+    return lines[1] if lines[0].startswith("Constraints violated") and len(lines) > 1 else lines[0]

@@ -86,6 +86,22 @@ def test_a_model_that_goes_on_otherwise_past_its_limit_is_refused(tmp_path: Path
         export(frozen, tmp_path / "b")
 
 
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [
+        (lambda y, _: y.view(6, 10), "forward fixes the dimension batch at 6, the example's size"),
+        (lambda y, _: y.chunk(2, dim=1)[0], "not every length fits: forward needs "),
+    ],
+)
+def test_a_dimension_that_may_not_change_is_said(made: Any, found: str, tmp_path: Path) -> None:
+    shapes = {"item": {0: "batch", 1: "length"}}
+    frozen = freeze(Model(made).eval(), example={"item": ids(6, 10)}, dynamic_shapes=shapes)
+    with pytest.raises(InputError) as error:
+        export(frozen, tmp_path / "b")
+    assert str(error.value.found).startswith(found)
+    assert not any(word in str(error.value) for word in ("L[", "Constraints", "TORCH_LOGS"))
+
+
 def test_outputs_of_a_whole_batch_are_said(tmp_path: Path) -> None:
     bundle = export(freeze(Model(lambda y, _: (y, y.mean())), example={"item": ids(16)}), tmp_path / "b")
     assert not bundle.signature.batches.independent

@@ -17,6 +17,7 @@ from amtl_export.compression.report import BasisKind, MetricKind
 from amtl_export.errors import InputError
 from amtl_export.freezing.field_rows import FieldRows
 from amtl_export.freezing.frozen import FrozenModel
+from amtl_export.freezing.reads import indexed
 from amtl_export.freezing.scores import torch_auc
 from amtl_export.freezing.swap import passed_over
 from amtl_export.principal.basis import Basis, Matrix, covariance, principal_basis, rows_in, shared_basis
@@ -66,12 +67,18 @@ class Uncut:
     @cached_property
     def groups(self) -> list[RowGroup]:
         """What is cut; what is not is noted in `left`."""
-        if self.original.data is None and self.original.trained is not None:
-            self.left.update(passed_over(self.original.trained.model))
+        if self.original.data is None:
+            self.left.update(self._no_tables())
         readers: dict[Rows, list[FieldRows]] = {}
         for field_rows in self.plain.fields:
             readers.setdefault((field_rows.table, field_rows.offset), []).append(field_rows)
         return [group for rows, fields in readers.items() if (group := self._group(rows, fields))]
+
+    def _no_tables(self) -> dict[str, str]:
+        """What ids are looked up in beside tables → why it is none."""
+        model = self.original.module.model
+        kept = passed_over((self.original.trained or self.original.module).model)
+        return indexed(model, lambda: self.original.answers(self.original.example)) | kept
 
     def _group(self, rows: Rows, fields: Sequence[FieldRows]) -> RowGroup | None:
         """Rows that some fields read, cut if one of these is; None where none is."""
@@ -88,7 +95,7 @@ class Uncut:
         if own.table not in self.plain.tables:
             return "the model does not read it"
         if own.table in self.plain.read_whole:
-            return "the model reads the whole table"
+            return "the model reads the whole table: table.weight, not table(ids)"
         if self.plain.tables[own.table].rows.shape[1] < NARROW:
             return f"fewer than {NARROW} numbers a row"
         if unfit := _not_finite(self.plain.tables[own.table].rows[own.offset : own.offset + own.size].numpy()):

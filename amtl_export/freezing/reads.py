@@ -1,8 +1,8 @@
-"""Which tables a model reads, and with which ids, seen by running it."""
+"""Which tables a model reads, with which ids, and what it reads that is none, seen by running it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -48,6 +48,66 @@ def tables_read(tables: Mapping[str, FrozenEmbedding], run: Callable[[], Any]) -
     return {path for path, table in tables.items() if id(table.rows) in reads.read}, {
         path for path, table in tables.items() if id(table.rows) in reads.whole
     }
+
+
+class _Indexed(TorchDispatchMode):
+    """Keeps the matrices that rows are taken out of, but for frozen tables."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's
+        self.matrices: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _INDEXING and args[0].ndim == 2 and args[0].is_floating_point():
+            self.matrices.append(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+_ATEN = torch.ops.aten
+_INDEXING = {
+    _ATEN.embedding.default, _ATEN._embedding_bag.default, _ATEN._embedding_bag_forward_only.default,
+    _ATEN.index.Tensor, _ATEN.index_select.default, _ATEN.gather.default,
+}  # fmt: skip
+
+_NO_EMBEDDING = "no nn.Embedding holds it: nn.Embedding.from_pretrained makes a table of it"
+_HIDDEN = "no part of the module: nn.ModuleList and nn.ModuleDict make one of it"
+
+
+def indexed(module: nn.Module, run: Callable[[], Any]) -> dict[str, str]:
+    """Name of each weight that a call takes rows out of and that is no frozen table → why it is none.
+
+    Weights are parameters, buffers, and those of what plain lists and dicts hold.
+
+    Args:
+        module: frozen.
+        run: calls it.
+    """
+    with _Indexed() as seen:
+        run()
+    places = {matrix.untyped_storage().data_ptr() for matrix in seen.matrices}  # a part of a weight has its place
+    names = [name for name, tensor in _held(module) if tensor.untyped_storage().data_ptr() in places]
+    known = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    return {name.removesuffix(".weight"): _NO_EMBEDDING if name in known else _HIDDEN for name in names}
+
+
+def _held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of what a module and its parts hold, but for frozen tables."""
+    for path, part in module.named_modules():
+        if not isinstance(part, FrozenEmbedding):
+            hidden = {name: value for name, value in vars(part).items() if name not in vars(nn.Module())}
+            yield from _within({**part._parameters, **part._buffers, **hidden}, path)
+
+
+def _within(value: Any, name: str, depth: int = 4) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, nn.Module):  # in a list, which registers nothing
+        yield from ((f"{name}.{own}" if own else name, tensor) for own, tensor in _held(value))
+    elif depth and isinstance(value, (dict, list, tuple)):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _within(part, f"{name}.{key}" if name else str(key), depth - 1)
 
 
 class _Outside(TorchFunctionMode):

@@ -143,7 +143,7 @@ def _is_table(module: nn.Module) -> bool:
 
 
 def _is_ours(module: nn.Module) -> bool:
-    return isinstance(module, Freezable) and not is_attached(module)
+    return (isinstance(module, Freezable) or "amtl_name" in vars(type(module))) and not is_attached(module)
 
 
 def _why_kept(module: nn.Embedding | nn.EmbeddingBag) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from reports import check_report, report_of
 from torch import Tensor, nn
 
@@ -136,19 +138,31 @@ class PassedOver(Pair):
         self.loud = nn.Embedding(V, D, max_norm=1.0)
         self.top = nn.EmbeddingBag(V, D, mode="max")
         self.normed = nn.utils.parametrizations.weight_norm(nn.Embedding(V, D))
+        self.rows, self.planes = nn.Parameter(torch.randn(V, D)), nn.Parameter(torch.randn(2, V, D))
+        self.register_buffer("fixed", torch.randn(V, D))
+        self.unregistered = {"more": [nn.Embedding(V, D).requires_grad_(False)]}
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
-        others: Tensor = self.loud(user) + self.top(item[:, None]) + self.normed(user)
-        return super().forward(user, item) + others.sum(dim=1)
+        others = self.loud(user) + self.top(item[:, None]) + self.normed(user) + self.rows[item]
+        others += (
+            self.planes[1][user] + F.embedding(item, self.get_buffer("fixed")) + self.unregistered["more"][0](user)
+        )
+        scores: Tensor = super().forward(user, item) + others.sum(dim=1)
+        return scores[torch.arange(user.shape[0])]
 
 
 def test_embeddings_that_stay_what_they_are_are_named(caplog: pytest.LogCaptureFixture) -> None:
-    report = report_of(compress(freeze(PassedOver().eval(), example=requests()), dim_budget=0.5))
+    frozen = freeze(PassedOver().eval(), example=requests())
+    report = report_of(compress(frozen, dim_budget=0.5))
     assert set(report["fields"]) == {"user", "item"}
+    assert report_of(compress(replace(frozen, trained=None), dim_budget=0.5))["left"] == report["left"]
+    no_embedding = "no nn.Embedding holds it: nn.Embedding.from_pretrained makes a table of it"
     assert report["left"] == {
         "loud": "max_norm rewrites its rows as they are read",
         "top": "a bag of mode max compares numbers of rows",
         "normed": "its weight is computed",
+        **dict.fromkeys(("rows", "planes", "fixed"), no_embedding),
+        "unregistered.more.0": "no part of the module: nn.ModuleList and nn.ModuleDict make one of it",
     }
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import warnings
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import torch
 from onnxscript import opset20 as op
 from onnxscript import rewriter
 from onnxscript.function_libs.torch_lib import ops, registration  # noqa: F401 - ops registers what the exporter knows
-from onnxscript.function_libs.torch_lib.ops import core
+from onnxscript.function_libs.torch_lib.ops import core, nn
 from onnxscript.rewriter.rules.common import _no_op as no_op
 from torch.export import _trace
 from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -80,8 +81,9 @@ def _exact_rules() -> Iterator[None]:
 def exact_translations() -> dict[Any, Any]:
     """Operator of PyTorch → what stands for it in place of the exporter's own translation, which is not exact.
 
-    That divides whole numbers as float32: ids above 2^24 would come out as others. And it takes the logarithm of a
-    sigmoid or of a sum of exponentials, which is infinite for numbers that PyTorch answers.
+    That divides whole numbers as float32: ids above 2^24 would come out as others. It takes the logarithm of a sigmoid
+    or of a sum of exponentials, which is infinite for numbers that PyTorch answers. And its attention to nothing, of an
+    empty history, is the mean of all.
     """
     aten = torch.ops.aten
     return {
@@ -89,6 +91,7 @@ def exact_translations() -> dict[Any, Any]:
         aten.div.Scalar_mode: _divided,
         aten.log_sigmoid.default: _log_sigmoid,
         aten.logaddexp.default: _logaddexp,
+        aten.scaled_dot_product_attention.default: _attention,
     }
 
 
@@ -120,6 +123,32 @@ def _divided(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
     if rounding_mode is None or not all(kind.is_integer() for kind in numbers):
         return core.aten_div_mode(self, other, rounding_mode=rounding_mode)
     return core.aten_floor_divide(self, other) if rounding_mode == "floor" else op.Div(self, other)
+
+
+def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *settings: Any, **named: Any) -> Any:
+    """`F.scaled_dot_product_attention` `[…, L, E]`: 0 where a bool masks all; the exporter's own takes 4 axes alone."""
+    lifted: Any = list(range(4 - len(query.shape)))
+    masked = attn_mask is not None and attn_mask.dtype == ir.DataType.BOOL
+    if masked:
+        attn_mask = op.Where(attn_mask, _like(query, 0.0), _like(query, -math.inf))
+    if lifted:
+        query, key, value = (_lifted(each, lifted) for each in (query, key, value))
+    answer: Any = nn.aten_scaled_dot_product_attention(query, key, value, attn_mask, *settings, **named)
+    if masked:
+        most: Any = op.ReduceMax(attn_mask, _last_axis(), keepdims=1)
+        answer = op.Where(op.IsInf(most), _like(answer, 0.0), answer)
+    return op.Squeeze(answer, lifted) if lifted else answer
+
+
+def _last_axis() -> Any:
+    return op.Constant(value_ints=[-1])
+
+
+def _lifted(tensor: Any, axes: Any) -> Any:
+    """The same with axes of 1 in front, its shape stated."""
+    wide: Any = op.Unsqueeze(tensor, axes)
+    wide.shape, wide.dtype = ir.Shape([1] * len(axes) + list(tensor.shape)), tensor.dtype
+    return wide
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amtl_export import load
 from amtl_export.bundle.bundle import Bundle
 from amtl_export.bundle.export import ExportConfig, export
 from amtl_export.compression.compress import compress
@@ -283,3 +284,30 @@ def test_inputs_may_be_called_as_values_of_the_graph(tmp_path: Path) -> None:
     bundle = export(small, tmp_path / "bundle")
     assert validate(bundle.path, small).problems == []
     assert [value.name for value in load_graph(bundle.model).graph.inputs] == ["val_0", "val_1"]
+
+
+class Attention(nn.Module):
+    """Attention over a history, by one head or two; an empty one gives nothing."""
+
+    def __init__(self, heads: int, *, causal: bool) -> None:
+        super().__init__()
+        self.items, self.heads, self.causal = nn.Embedding(60, 8, padding_idx=0), heads, causal
+
+    def forward(self, history: Tensor) -> Tensor:
+        rows, mask = self.items(history), (history != 0).unsqueeze(1)
+        if self.heads > 1:
+            rows, mask = rows.unflatten(-1, (self.heads, -1)).transpose(1, 2), mask.unsqueeze(1)
+        settings: dict[str, Any] = {"is_causal": True, "scale": 0.1} if self.causal else {"attn_mask": mask}
+        return F.scaled_dot_product_attention(rows, rows, rows + 1, **settings).sum(dim=-2)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_to_an_empty_history(heads: int, causal: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Attention(heads, causal=causal).eval()
+    example = {"history": torch.randint(1, 60, (16, 6)).masked_fill(torch.arange(6) > 3, 0)}
+    bundle = export(freeze(model, example=example), tmp_path / "bundle")
+    history = torch.tensor([[0] * 6, [5, 9, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6]])
+    found = load(bundle.path).predict({"history": history.numpy()})["output"]
+    np.testing.assert_allclose(found, model(history).detach().numpy(), atol=1e-5)

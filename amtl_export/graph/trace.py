@@ -35,6 +35,7 @@ from amtl_export.graph.exporting import exported
 from amtl_export.graph.facts import CLASSES, NAMESPACE, SCOPES, TABLE, WEIGHT, listed, module_of, scopes_of
 from amtl_export.graph.inputs import as_request
 from amtl_export.graph.onnx_exporter import exact_translations, exporter
+from amtl_export.graph.padded_encoders import padded_encoders
 from amtl_export.graph.user_lines import lines_of
 from amtl_export.graph.versions import IR_VERSION, OPSET
 from amtl_export.graph.weights import Part
@@ -96,7 +97,7 @@ def trace(frozen: FrozenModel, inputs: Sequence[TensorSpec] | None = None) -> ir
     example = as_request(frozen.example, taken)
     tensors = tuple(torch.from_numpy(example[spec.name].copy()) for spec in taken)
     where = str(frozen.origin.get("backbone"))
-    with interruptions_held(), exporter(), draws_kept():
+    with interruptions_held(), exporter(), draws_kept(), padded_encoders():
         found = exported(module.eval(), tensors, taken, where)
         model = _converted(found.program, len(taken), len(frozen.outputs), where)
     model.meta[LIMITS] = found.limits

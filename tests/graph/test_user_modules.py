@@ -311,3 +311,36 @@ def test_attention_to_an_empty_history(heads: int, causal: bool, tmp_path: Path)
     history = torch.tensor([[0] * 6, [5, 9, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6]])
     found = load(bundle.path).predict({"history": history.numpy()})["output"]
     np.testing.assert_allclose(found, model(history).detach().numpy(), atol=1e-5)
+
+
+class Encoder(nn.Module):
+    """What an encoder gives for the last position, padded or not."""
+
+    def __init__(self, *, causal: bool, norm: bool) -> None:
+        super().__init__()
+        self.items, self.causal = nn.Embedding(60, 8, padding_idx=0), causal
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, nn.LayerNorm(8) if norm else None)
+
+    def forward(self, history: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(6) if self.causal else None
+        padding = torch.zeros(history.shape).masked_fill(history == 0, -torch.inf)
+        rows: Tensor = self.encoder(self.items(history), mask, padding)
+        return rows[:, -1]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize(("causal", "norm"), [(False, False), (False, True), (True, False)])
+def test_an_encoder_of_padded_histories(causal: bool, norm: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Encoder(causal=causal, norm=norm).eval()
+    if norm:
+        nn.init.normal_(model.get_parameter("encoder.norm.bias"))
+    bundle = export(freeze(model, example={"history": torch.randint(1, 60, (16, 6))}), tmp_path / "bundle")
+    for history in (
+        torch.tensor([[5, 9, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6], [0] * 6][: 2 if causal else 3]),
+        torch.tensor([[0, 0, 0, 3, 4, 5], [1, 2, 3, 4, 5, 6]])[causal:],
+    ):
+        found = load(bundle.path).predict({"history": history.numpy()})["output"]
+        with torch.no_grad():
+            np.testing.assert_allclose(found, model(history).numpy(), atol=1e-5)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from amtl_export.errors import AmtlError
 from amtl_export.runtime.session import first_line, open_session, quiet
 from amtl_export.spec import Feed
 
@@ -101,11 +102,16 @@ def main(model: str, folder: str, first: str, last: str, optimized: str) -> None
             names = [output.name for output in session.get_outputs()]
             answers = dict(zip(names, session.run(names, feed), strict=True))
         except Exception as error:  # ONNX Runtime's own classes derive from Exception alone
-            (Path(folder) / f"{number}{_ERROR}").write_text(first_line(error), encoding="utf-8", errors="replace")
+            (Path(folder) / f"{number}{_ERROR}").write_text(_said(error), encoding="utf-8", errors="replace")
             continue
         draft = Path(folder) / f"{number}.part"
         _write(draft, answers)
         draft.rename(Path(folder) / f"{number}{_ANSWER}")
+
+
+def _said(error: Exception) -> str:
+    """Why there is no answer, in a line."""
+    return f"{error.what}: {error.found}" if isinstance(error, AmtlError) else first_line(error)
 
 
 if __name__ == "__main__":

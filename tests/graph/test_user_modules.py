@@ -107,7 +107,8 @@ class Summed(nn.Module):
         rows = self.tag(tags)
         pooled = self.tag(tags).sum(dim=1) / (tags != 0).sum(dim=1, keepdim=True).clamp(min=1)
         wide: Tensor = self.weight(tags).mean(dim=1).squeeze(-1)
-        return wide + (pooled * self.user(user).squeeze(1)).sum(dim=1) + rows.square().sum(dim=(1, 2))
+        answer: Tensor = wide + (pooled * self.user(user).squeeze(1)).sum(dim=1) + rows.square().sum(dim=(1, 2))
+        return answer
 
 
 UNFUSED = [config for config in LAYOUTS if config.layout != "ragged"]

@@ -1,6 +1,6 @@
 """The README's picture: a compressed model's bytes and latency against ONNX dense, from a committed result.
 
-python benchmarks/chart.py benchmarks/results/2026-11-26-ml-1m-d64-dnn-compressed-cpu2.json docs/savings.svg
+python benchmarks/chart.py benchmarks/results/2026-11-27-ml-1m-d64-dnn-compressed-cpu2.json docs/savings.svg
 """
 
 from __future__ import annotations

@@ -142,7 +142,10 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[list[str]]]]] = {
             {"dnn": "2026-11-27-ml-1m-d64-dnn-compressed-cpu2"},
             _PORTABLE
             | {"portable-layers-int8": "portable, layers in int8", "native": "native"}
-            | {"native-layer-int8": "native, rows and layers in int8", "onnx-dynamic-int8": f"{_DYNAMIC} of all layers"},
+            | {
+                "native-layer-int8": "native, rows and layers in int8",
+                "onnx-dynamic-int8": f"{_DYNAMIC} of all layers",
+            },
         ),
         "synthetic": lambda: compressed({"dnn": "2026-11-26-synthetic-1m-d64-dnn-compressed-cpu2"}, _COMPRESSED),
         "layers": lambda: compressed(

@@ -304,7 +304,10 @@ def publish(draft: Path, path: Path, *, overwrite: bool = False) -> None:
 
 
 def permit(folder: Path) -> None:
-    """Give a folder the permissions that a new one has here; temporary ones are for their owner alone."""
+    """Give a folder the permissions that a new one has here; temporary ones are for their owner alone.
+
+    A new one is made and looked at: the umask can be asked for only by setting it, which other threads would notice.
+    """
     fresh = folder / ".new"
     fresh.mkdir()
     mode = fresh.stat().st_mode & 0o777

@@ -332,10 +332,7 @@ class Schema(Strict):
                 fix="write one: label, and a [[field]] with name and kind for each field; "
                 "https://github.com/amtl-export/amtl-export/blob/main/docs/schema.md has all keys",
             ) from None
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # no TOML, no UTF-8, a number of thousands of digits, a list in lists
+        except (ValueError, RecursionError) as error:  # endless digits are no TOML's error, nor are lists in lists
             raise InputError("schema.toml is not TOML", where=path, found=error) from None
         return cls.from_values(values, path)
 

@@ -71,6 +71,9 @@ _INDEXING = {
     _ATEN.index.Tensor, _ATEN.index_select.default, _ATEN.gather.default,
 }  # fmt: skip
 
+#: What every module holds: its registries and flags.
+_OF_ANY_MODULE = frozenset(vars(nn.Module()))
+
 _NO_EMBEDDING = "no nn.Embedding holds it: nn.Embedding.from_pretrained makes a table of it"
 _HIDDEN = "no part of the module: nn.ModuleList and nn.ModuleDict make one of it"
 
@@ -96,7 +99,7 @@ def _held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of what a module and its parts hold, but for frozen tables."""
     for path, part in module.named_modules():
         if not isinstance(part, FrozenEmbedding):
-            hidden = {name: value for name, value in vars(part).items() if name not in vars(nn.Module())}
+            hidden = {name: value for name, value in vars(part).items() if name not in _OF_ANY_MODULE}
             yield from _within({**part._parameters, **part._buffers, **hidden}, path)
 
 

@@ -75,7 +75,7 @@ def standard_layer(builder: Builder, layer: Int8Layer) -> ir.Value:
     unit = builder.constant(f"layer/unit_{levels}", np.array(layer.activation.unit))
     least = builder.constant("layer/least_scale", np.array(LEAST_SCALE, np.float32))
     scale = op("Max", op("Mul", largest, unit, name=f"{scope}/scale_of_largest"), least, name=f"{scope}/scale")
-    of_examples, of_all = [], []  # zeros, where they are not 0
+    of_examples, of_all = [], []  # what a zero becomes, where that is not 0
     if zero:
         examples = op("Shape", scale, name=f"{scope}/examples")
         shift = ir.tensor(np.array([zero], np.uint8))

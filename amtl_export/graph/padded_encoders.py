@@ -36,9 +36,8 @@ def _padded(own: Callable[..., Tensor], fast: bool) -> Callable[..., Tensor]:
         src_key_padding_mask: Tensor | None = None,
         is_causal: bool | None = None,
     ) -> Tensor:
-        answer = own(
-            self, src, mask, src_key_padding_mask, is_causal or False
-        )  # of None, it looks at the mask's numbers
+        # of None for is_causal PyTorch looks at the mask's numbers, which a trace cannot
+        answer = own(self, src, mask, src_key_padding_mask, is_causal or False)
         nested = fast and self.use_nested_tensor and mask is None and src.dim() == 3
         if src_key_padding_mask is None or not nested:
             return answer

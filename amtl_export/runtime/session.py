@@ -27,9 +27,9 @@ _quiet = False
 def quiet() -> None:
     """Let ONNX Runtime write nothing of its own in this process, whoever's sessions: errors are raised all the same.
 
-    For programs that say themselves what fails. Sessions that this package opens write nothing as it is. From 1.32 on
-    the wheels for Linux send events to their maker, keep an id of the machine in the home folder, and warn on standard
-    error where they cannot: not from here, unless ORT_DISABLE_TELEMETRY says so.
+    For programs that say themselves what fails. Sessions that this package opens write nothing as it is. The telemetry
+    that wheels for Linux have from 1.32 on is turned off, unless ORT_DISABLE_TELEMETRY is set: where the home folder
+    cannot be written it warns on standard error and leaves a file in the temporary folder.
     """
     global _quiet
     _quiet = True
